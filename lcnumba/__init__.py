@@ -1,0 +1,47 @@
+"""Locally connected layers on the CPU, with Keras' behaviour and without a deep-learning framework.
+
+Names are bound on first use, so that ``import lcnumba`` stays quick; Numba and SciPy are imported
+by the first layer that computes.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lcnumba.dense import Dense
+    from lcnumba.flatten import Flatten
+    from lcnumba.io import load
+    from lcnumba.layer import LocallyConnected2D
+    from lcnumba.optimizers import SGD, Adam
+    from lcnumba.parameters import Gradients
+    from lcnumba.sequential import Sequential
+
+__all__ = ["SGD", "Adam", "Dense", "Flatten", "Gradients", "LocallyConnected2D", "Sequential", "load"]
+
+_HOMES = {
+    "Adam": "optimizers",
+    "Dense": "dense",
+    "Flatten": "flatten",
+    "Gradients": "parameters",
+    "LocallyConnected2D": "layer",
+    "SGD": "optimizers",
+    "Sequential": "sequential",
+    "load": "io",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"lcnumba.{_HOMES[name]}"), name)
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("lcnumba")
+    else:
+        raise AttributeError(f"module 'lcnumba' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, "__version__"})

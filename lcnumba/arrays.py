@@ -1,0 +1,146 @@
+"""The array boundary: any array-API array in, one normalised NumPy array inside, the same kind out."""
+
+import sys
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["exact", "float_dtype", "frozen", "ingest", "normalise"]
+
+Array = npt.NDArray[Any]
+DTypes = (np.dtype(np.float32), np.dtype(np.float64))
+
+# Array types that would be computed or misread in silence: by top-level package, the remedy.
+_REFUSED = {
+    "dask": "it would be computed as a whole; apply the layer with dask.array.map_blocks",
+    "sparse": "make it dense with .todense()",
+    "scipy": "make it dense with .toarray()",
+    "cupy": "it lives on a GPU; copy it to the CPU with cupy.asnumpy",
+}
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """Return `dtype` as np.dtype if the library computes in it: float32 or float64."""
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        wanted = None
+    if dtype is None or wanted not in DTypes:
+        raise ValueError(f"dtype={dtype!r} is not supported; give 'float32' or 'float64'")
+    return wanted
+
+
+def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """Bring a caller's array in.
+
+    Parameters
+    ----------
+    name : str
+        What messages call the array.
+    array : array_like
+        NumPy arrays of any form, nested lists, arrays of an array-API library on the CPU, and
+        objects that NumPy can read (xarray, pandas).
+
+    Returns
+    -------
+    values : ndarray
+        The same numbers, shared where possible.
+    like : callable
+        Turns a NumPy result into the kind of array that came in.
+
+    Raises
+    ------
+    TypeError
+        For what would be misread in silence or computed elsewhere: masked arrays, np.matrix,
+        sparse, object and Dask arrays, arrays on other devices, and tensors that carry a gradient.
+    """
+    if type(array) is np.ndarray:
+        return array, _unchanged
+    if isinstance(array, np.ma.MaskedArray):
+        _refuse(name, array, "its mask would be ignored; fill it with .filled(value)")
+    if isinstance(array, np.matrix):
+        _refuse(name, array, "convert it with np.asarray")
+    package = type(array).__module__.partition(".")[0]
+    if package in _REFUSED and not isinstance(array, np.ndarray):
+        _refuse(name, array, _REFUSED[package])
+    if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
+        return _as_numpy(name, array), _unchanged
+
+    import array_api_compat
+
+    if not array_api_compat.is_array_api_obj(array):
+        return _as_numpy(name, array), _unchanged
+    if getattr(array, "requires_grad", False):
+        _refuse(name, array, "it requires a gradient; pass .detach()")
+    if _is_traced(array):
+        _refuse(name, array, "it is a tracer inside a JAX transformation; call the layer outside of jax.jit")
+    device = array_api_compat.device(array)
+    kind = str(getattr(device, "type", getattr(device, "platform", device))).lower()
+    if "cpu" not in kind:
+        _refuse(name, array, f"it lives on device {device!r}; move it to the CPU first")
+    if "bfloat16" in str(array.dtype):
+        _refuse(name, array, "its dtype is bfloat16; cast it to float32")
+    xp = array_api_compat.array_namespace(array)
+    try:
+        values = np.from_dlpack(array)
+    except (TypeError, RuntimeError, BufferError, AttributeError):  # bool and other gaps of DLPack
+        values = _as_numpy(name, array)
+    return values, xp.asarray
+
+
+def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
+    """Return `values` as a C-contiguous, aligned, native array of `dtype`, copied only if needed.
+
+    Integers and booleans are cast; so are float32 and float64 into each other, as Keras does.
+    Other dtypes are a TypeError that names the cast.
+    """
+    flags = values.flags
+    if values.dtype is dtype and flags.c_contiguous and flags.aligned:
+        return values
+    given = values.dtype
+    if given.kind not in "biu" and given.newbyteorder("=") not in DTypes:
+        raise TypeError(
+            f"{name} has dtype {given}, which is not computed in; cast it with .astype({dtype.name!r})"
+            + (" after taking its real part" if given.kind == "c" else "")
+        )
+    return np.require(values, dtype=dtype, requirements=("C", "A"))
+
+
+def exact(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
+    """Return a NumPy array of exactly this shape and dtype, C-contiguous; refuse any other."""
+    values, _ = ingest(name, array)
+    if values.shape != shape:
+        raise ValueError(f"{name} has shape {values.shape}; give shape {shape}")
+    if values.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r})")
+    return normalise(name, values, dtype)
+
+
+def frozen(array: Array) -> Array:
+    """A read-only view of an array."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _unchanged(array: Array) -> Array:
+    return array
+
+
+def _as_numpy(name: str, array: Any) -> Array:
+    try:
+        return np.asarray(array)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} is a {type(array).__name__} that is no array of numbers: {error}") from error
+
+
+def _is_traced(array: Any) -> bool:
+    jax = sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.core.Tracer)
+
+
+def _refuse(name: str, array: Any, remedy: str) -> NoReturn:
+    kind = type(array)
+    raise TypeError(f"{name} is a {kind.__module__.partition('.')[0]} {kind.__name__}; {remedy}")

@@ -1,0 +1,73 @@
+"""A layer that makes each sample one row."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from lcnumba.arrays import ingest
+from lcnumba.naming import layer_name
+
+__all__ = ["Flatten"]
+
+Shape = tuple[int | None, ...]
+
+
+class Flatten:
+    """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.Flatten().compute_output_shape((None, 4, 4, 3))
+    (None, 48)
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self.name = layer_name(name, "flatten")
+
+    def build(self, input_shape: Shape) -> None:
+        """Do nothing: the layer has no weights."""
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return (batch, size of a sample)."""
+        if any(entry is None for entry in input_shape[1:]):
+            raise ValueError(f"input_shape={input_shape} must be fully defined but for the batch")
+        return input_shape[0], math.prod(entry or 0 for entry in input_shape[1:])
+
+    def __call__(self, x: Any) -> Any:
+        """Return x reshaped; a view of the input."""
+        return self.forward(x)[0]
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        """Return x reshaped and the pullback, which reshapes back."""
+        values, like = ingest("x", x)
+        if values.ndim < 1:
+            raise ValueError("x has 0 dimensions; Flatten needs the batch first")
+        shape = values.shape
+
+        def backward(dy: Any) -> tuple[Any, None]:
+            given, like_dy = ingest("dy", dy)
+            return like_dy(given.reshape(shape)), None
+
+        return like(values.reshape(shape[0], math.prod(shape[1:]))), backward
+
+    def step(self, grads: None, lr: float) -> None:
+        """Do nothing: the layer has no weights."""
+
+    def count_params(self) -> int:
+        """Return 0."""
+        return 0
+
+    def get_weights(self) -> list[np.ndarray]:
+        """Return no weights."""
+        return []
+
+    def set_weights(self, weights: list[np.ndarray]) -> None:
+        """Take no weights."""
+        if weights:
+            raise ValueError(f"{len(weights)} weights given; Flatten has none")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {"name": self.name}

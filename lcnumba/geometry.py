@@ -1,0 +1,334 @@
+"""Which input each weight of a locally connected layer reads: shapes, lines, tables, index maps.
+
+An input of any spatial rank is seen as LI *lines*, each a contiguous run of W*C numbers, and an
+output as LO lines of OW columns. A window is a set of A *tap lines*; tap line ``a`` of output
+line ``o`` reads one input line ``i``, or none where padding would be. So a layer is a list of
+triples ``(o, a, i)``, and inside a triple output column ``j`` reads a few *segments* of the line:
+runs of neighbouring taps on neighbouring inputs. Everything else follows from these two tables.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba.checks import choice, int_tuple, integer
+
+__all__ = ["Geometry", "Segments", "Triples"]
+
+Index = npt.NDArray[np.int64]
+
+# Enough tasks to keep many cores busy, and a number that shapes alone decide: a count that
+# followed the number of threads would change the order of sums, and with it the result.
+TASKS = 64
+# A band narrower than this would cut most blocks of weights in two.
+BAND_COLUMNS = 8
+
+
+class Triples(NamedTuple):
+    """Triples (o, a, i), grouped: group g holds entries ``start[g]:start[g + 1]``.
+
+    Attributes
+    ----------
+    start : (groups + 1,) int64
+        Where each group begins.
+    tap_line : (triples,) int64
+        The tap line a.
+    line : (triples,) int64
+        The line of the other side: i when grouped by o, and o when grouped by i.
+    """
+
+    start: Index
+    tap_line: Index
+    line: Index
+
+
+class Segments(NamedTuple):
+    """Segments, grouped: group g holds entries ``start[g]:start[g + 1]``.
+
+    Attributes
+    ----------
+    start : (groups + 1,) int64
+        Where each group begins.
+    column : (segments,) int64
+        The output column j that reads the segment.
+    first_input : (segments,) int64
+        The first input column.
+    first_tap : (segments,) int64
+        The tap that reads it.
+    taps : (segments,) int64
+        How many neighbouring taps read as many neighbouring inputs.
+    """
+
+    start: Index
+    column: Index
+    first_input: Index
+    first_tap: Index
+    taps: Index
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a locally connected layer of spatial rank 1, 2 or 3.
+
+    Parameters
+    ----------
+    input_size : tuple of int
+        Spatial size of the input: (W,), (H, W) or (D, H, W).
+    channels : int
+        Channels C of the input.
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size : int or tuple of int
+        Window, one entry a spatial dimension.
+    strides : int or tuple of int, default 1
+        Distance of neighbouring windows.
+    dilation : int or tuple of int, default 1
+        Distance of neighbouring taps inside a window.
+    padding : {"valid", "same"}, default "valid"
+        "valid": only windows that lie inside the input. "same": Keras' windows, clipped to the
+        input; output o begins at input ``o * stride - effective // 2``, where ``effective =
+        dilation * (kernel - 1) + 1``. For even kernels and strides this is not the window that
+        TensorFlow's convolutions use.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For every parameter that is no such thing, and for a kernel larger than its input.
+
+    Examples
+    --------
+    >>> geometry = Geometry((32, 32), channels=3, filters=64, kernel_size=3)
+    >>> geometry.output_size, geometry.kernel_shape
+    ((30, 30), (900, 27, 64))
+    """
+
+    input_size: tuple[int, ...]
+    channels: int
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...] = 1  # type: ignore[assignment]
+    dilation: tuple[int, ...] = 1  # type: ignore[assignment]
+    padding: str = "valid"
+
+    def __post_init__(self) -> None:
+        """Normalise and check every field."""
+        try:
+            rank = len(self.input_size)
+        except TypeError:
+            raise TypeError(f"input_size={self.input_size!r} must be a tuple of 1 to 3 integers") from None
+        if not 1 <= rank <= 3:
+            raise ValueError(f"input_size={self.input_size!r} has {rank} entries; give 1, 2 or 3")
+        fields = {
+            "input_size": int_tuple("input_size", self.input_size, rank),
+            "channels": integer("channels", self.channels),
+            "filters": integer("filters", self.filters),
+            "kernel_size": int_tuple("kernel_size", self.kernel_size, rank),
+            "strides": int_tuple("strides", self.strides, rank),
+            "dilation": int_tuple("dilation", self.dilation, rank),
+            "padding": choice("padding", self.padding, ("valid", "same")),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        if min(self.output_size) < 1:
+            raise ValueError(
+                f"kernel_size={self.kernel_size} with dilation={self.dilation} does not fit input "
+                f"{self.input_size} with padding='valid'; use padding='same' or a smaller kernel"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the fields alone; the tables are made again."""
+        fields = (self.input_size, self.channels, self.filters, self.kernel_size, self.strides)
+        return Geometry, (*fields, self.dilation, self.padding)
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.input_size)
+
+    @cached_property
+    def effective_size(self) -> tuple[int, ...]:
+        """Inputs that a window spans in each dimension, the gaps of a dilation included."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """Spatial size of the output."""
+        if self.padding == "same":
+            return tuple(-(-n // s) for n, s in zip(self.input_size, self.strides, strict=True))
+        return tuple(
+            -(-(n - e + 1) // s) for n, e, s in zip(self.input_size, self.effective_size, self.strides, strict=True)
+        )
+
+    @cached_property
+    def positions(self) -> int:
+        """Number of output positions P."""
+        return math.prod(self.output_size)
+
+    @cached_property
+    def window(self) -> int:
+        """Inputs that a whole window reads: K = product of the kernel size times C."""
+        return math.prod(self.kernel_size) * self.channels
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """Shape (P, K, F) of the canonical kernel; K runs over (taps, channels)."""
+        return self.positions, self.window, self.filters
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape (OH, OW, F) of the bias."""
+        return (*self.output_size, self.filters)
+
+    @cached_property
+    def inputs(self) -> int:
+        """Numbers in one sample of the input."""
+        return math.prod(self.input_size) * self.channels
+
+    @cached_property
+    def input_lines(self) -> int:
+        """Number of input lines LI."""
+        return math.prod(self.input_size[:-1])
+
+    @cached_property
+    def connections(self) -> int:
+        """Existing (position, window entry) pairs; each carries F weights."""
+        lines = int(np.count_nonzero(self._line_table >= 0))
+        columns = int(np.count_nonzero(self._taps(-1) >= 0))
+        return lines * columns * self.channels
+
+    @property
+    def complete(self) -> bool:
+        """Whether every window lies wholly inside the input."""
+        return self.connections == self.positions * self.window
+
+    @cached_property
+    def by_output(self) -> Triples:
+        """The triples grouped by output line o, ordered by a; `line` is i."""
+        o, a = np.nonzero(self._line_table >= 0)
+        return Triples(_starts(o, len(self._line_table)), *_frozen(a, self._line_table[o, a]))
+
+    @cached_property
+    def by_input(self) -> Triples:
+        """The triples grouped by input line i, ordered by (o, a); `line` is o."""
+        o, a = np.nonzero(self._line_table >= 0)
+        i = self._line_table[o, a]
+        order = np.argsort(i, kind="stable")
+        return Triples(_starts(i[order], self.input_lines), *_frozen(a[order], o[order]))
+
+    @cached_property
+    def columns(self) -> Segments:
+        """The segments of one line, grouped by output column."""
+        taps = self._taps(-1)
+        exists = taps >= 0
+        follows = np.zeros_like(exists)
+        follows[:, 1:] = exists[:, 1:] & exists[:, :-1] & (taps[:, 1:] == taps[:, :-1] + 1)
+        column, first_tap = np.nonzero(exists & ~follows)
+        segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
+        length = np.bincount(segment, minlength=len(column))
+        return Segments(_starts(column, len(taps)), *_frozen(column, taps[column, first_tap], first_tap, length))
+
+    @cached_property
+    def band_edges(self) -> Index:
+        """Input columns at which a line is cut into bands; LI times the bands is the task count."""
+        width = self.input_size[-1]
+        bands = max(1, min(-(-TASKS // self.input_lines), width // BAND_COLUMNS))
+        return _frozen(np.arange(bands + 1) * width // bands)[0]
+
+    @cached_property
+    def bands(self) -> Segments:
+        """The segments of one line cut at the band edges, grouped by band, ordered by column."""
+        _, column, first_input, first_tap, taps = self.columns
+        parts = []
+        for band, (left, right) in enumerate(zip(self.band_edges, self.band_edges[1:], strict=False)):
+            begin = np.maximum(first_input, left)
+            length = np.minimum(first_input + taps, right) - begin
+            kept = length > 0
+            tap = first_tap + begin - first_input
+            band_of = np.full(np.count_nonzero(kept), band)
+            parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
+        of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
+        return Segments(_starts(of_band, len(self.band_edges) - 1), *_frozen(*table))
+
+    @cached_property
+    def input_index(self) -> Index:
+        """Flat index (P, K) of the input that each window entry reads, -1 where there is none."""
+        lines, taps = self._line_table, self._taps(-1)
+        i = lines[:, None, :, None, None]
+        w = taps[None, :, None, :, None]
+        index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
+        index = np.where((i >= 0) & (w >= 0), index, -1)
+        return _frozen(index.reshape(self.positions, self.window))[0]
+
+    @cached_property
+    def exists(self) -> npt.NDArray[np.bool_]:
+        """Which (P, K) connections exist."""
+        exists = self.input_index >= 0
+        exists.flags.writeable = False
+        return exists
+
+    def dense_index(self) -> Index:
+        """Return where the dense form keeps each existing connection.
+
+        Returns
+        -------
+        (connections,) int64
+            In the order of ``kernel[exists]``: the row in the dense (inputs, P*F) matrix seen as
+            (inputs * P, F), so that ``matrix.reshape(-1, F)[index] = kernel[exists]`` fills it.
+        """
+        position = np.arange(self.positions)[:, None]
+        return (self.input_index * self.positions + position)[self.exists]
+
+    def csr_index(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the pattern of the sparse form, a CSR matrix of shape (P*F, inputs).
+
+        Returns
+        -------
+        indptr, indices : arrays of int32, or of int64 where int32 would overflow
+            Rows run over (position, filter); the values belong in the order
+            ``kernel.transpose(0, 2, 1)[exists[:, None, :]]`` (broadcast over filters).
+        """
+        values = self.connections * self.filters
+        dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
+        counts = np.repeat(np.count_nonzero(self.exists, axis=1), self.filters)
+        indptr = np.zeros(len(counts) + 1, dtype)
+        np.cumsum(counts, out=indptr[1:])
+        shape = (self.positions, self.filters, self.window)
+        rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
+        if self.complete:
+            return indptr, rows.reshape(-1)
+        return indptr, rows[np.broadcast_to(self.exists[:, None, :], shape)]
+
+    def _taps(self, dimension: int) -> Index:
+        """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
+        size = self.input_size[dimension]
+        before = self.effective_size[dimension] // 2 if self.padding == "same" else 0
+        first = np.arange(self.output_size[dimension]) * self.strides[dimension] - before
+        taps = first[:, None] + np.arange(self.kernel_size[dimension]) * self.dilation[dimension]
+        return np.where((taps >= 0) & (taps < size), taps, -1)
+
+    @cached_property
+    def _line_table(self) -> Index:
+        """Input line (LO, A) that each tap line of each output line reads, -1 for none."""
+        table = np.zeros((1, 1), np.int64)
+        for dimension in range(self.rank - 1):
+            outer, inner = table[:, None, :, None], self._taps(dimension)[None, :, None, :]
+            line = np.where((outer >= 0) & (inner >= 0), outer * self.input_size[dimension] + inner, -1)
+            table = line.reshape(line.shape[0] * line.shape[1], -1)
+        return table
+
+
+def _starts(group: Index, groups: int) -> Index:
+    """Where each of `groups` groups begins in the sorted list `group` of group numbers."""
+    return _frozen(np.searchsorted(group, np.arange(groups + 1)))[0]
+
+
+def _frozen(*arrays: Index) -> tuple[Index, ...]:
+    """The arrays as contiguous, read-only int64: one compiled specialisation serves all tables."""
+    frozen = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
+    for array in frozen:
+        array.flags.writeable = False
+    return frozen

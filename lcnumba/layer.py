@@ -1,0 +1,429 @@
+"""The locally connected layer: a convolution whose weights are not shared between positions."""
+
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba import activations, initializers
+from lcnumba.arrays import float_dtype, ingest, normalise
+from lcnumba.backward import Backward
+from lcnumba.checks import boolean, choice, int_tuple, integer
+from lcnumba.geometry import Geometry
+from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
+from lcnumba.naming import layer_name
+from lcnumba.parameters import Gradients
+from lcnumba.trainable import Trainable
+
+__all__ = ["LocallyConnected2D"]
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | None, ...]
+
+
+def _not_yet(name: str) -> Callable[["LocallyConnected", Any], None]:
+    """Return the rule of a parameter that is accepted for Keras' signature but not implemented."""
+
+    def rule(_: "LocallyConnected", value: Any) -> None:
+        if value is not None:
+            raise NotImplementedError(f"{name}={value!r} is not implemented yet; leave {name}=None")
+
+    return rule
+
+
+_PENALTIES = (
+    "kernel_regularizer",
+    "bias_regularizer",
+    "activity_regularizer",
+    "kernel_constraint",
+    "bias_constraint",
+)
+
+
+class LocallyConnected(Trainable):
+    """The layer of any spatial rank; the public classes fix the rank and give it Keras' signature."""
+
+    rank: int
+
+    # Every entry of get_config but trainable, with its check: the same one whether the value comes
+    # through the constructor or is assigned before the layer is built.
+    _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {
+        "name": lambda layer, v: layer_name(v, ""),
+        "dtype": lambda layer, v: float_dtype(v).name,
+        "filters": lambda layer, v: integer("filters", v),
+        "kernel_size": lambda layer, v: int_tuple("kernel_size", v, layer.rank),
+        "strides": lambda layer, v: int_tuple("strides", v, layer.rank),
+        "padding": lambda layer, v: choice("padding", v, ("valid", "same")),
+        "data_format": lambda layer, v: choice(
+            "data_format", "channels_last" if v is None else v, ("channels_last", "channels_first")
+        ),
+        "activation": lambda layer, v: activations.get(v),
+        "use_bias": lambda layer, v: boolean("use_bias", v),
+        "kernel_initializer": lambda layer, v: initializers.get(v),
+        "bias_initializer": lambda layer, v: initializers.get(v),
+        **{name: _not_yet(name) for name in _PENALTIES},
+        "implementation": lambda layer, v: choice("implementation", integer("implementation", v), IMPLEMENTATIONS),
+        "fans": lambda layer, v: choice("fans", v, ("keras", "window")),
+    }
+
+    def __init__(
+        self,
+        *,
+        name: str | None,
+        trainable: bool,
+        optimizer: Any,
+        rng: Any,
+        input_shape: tuple[int, ...] | None,
+        weights: list[Array] | None,
+        **config: Any,
+    ) -> None:
+        super().__init__(name, f"locally_connected{self.rank}d", trainable, optimizer, rng)
+        for entry, value in config.items():
+            setattr(self, entry, value)
+        self._initial_weights = weights
+        self._given_input_shape: Shape | None = None
+        self._geometry: Geometry | None = None
+        self._implementation: Implementation
+        if input_shape is not None:
+            shape: Shape = (None, *input_shape)
+            self._geometry_of(shape)
+            self._given_input_shape = shape
+
+    # The entries that `_rules` sets, for type checkers and readers.
+    dtype: str
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: str
+    data_format: str
+    activation: activations.Activation
+    use_bias: bool
+    kernel_initializer: Callable[..., Array]
+    bias_initializer: Callable[..., Array]
+    implementation: int
+    fans: str
+
+    def build(self, input_shape: Shape) -> None:
+        """Make fresh weights for an input shape, the batch (or None) first.
+
+        Raises
+        ------
+        ValueError
+            If the rank is wrong, a dimension but the batch is undefined, or the kernel does not fit.
+        """
+        geometry = self._geometry_of(input_shape)
+        with self._parameters.lock.exclusive():
+            self._build(geometry)
+
+    def __call__(self, x: Any) -> Any:
+        """Return y for inference; may be called from several threads.
+
+        Parameters
+        ----------
+        x : array, (N, H, W, C), or (N, C, H, W) with channels_first
+            Any array-API array on the CPU, or nested lists; cast to the layer's dtype.
+
+        Returns
+        -------
+        array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+            A fresh array.
+        """
+        inner, like = self._inward_input(x)
+        y, _ = self._apply(inner)
+        return like(self._outward(y))
+
+    def forward(self, x: Any) -> tuple[Any, Backward]:
+        """Return y and the pullback of this very call, for training.
+
+        Parameters and y are those of a plain call. `Backward` refers to x and y without copying
+        them: leave both unchanged until it has run.
+        """
+        inner, like = self._inward_input(x)
+        y, version = self._apply(inner)
+        y_shape = self._outer_shape(y.shape)
+
+        def pullback(dy: Array) -> tuple[Array, Gradients]:
+            dz = self.activation.gradient(self._inward(dy), y)
+            n = len(inner)
+            geometry, parameters = self._require_geometry(), self._parameters
+            with parameters.reading(version):
+                dx, dkernel = self._implementation.backward(
+                    inner.reshape(n, geometry.inputs),
+                    parameters["kernel"],
+                    np.ascontiguousarray(dz, dtype=self._dtype).reshape(n, geometry.positions, geometry.filters),
+                    version,
+                )
+            dbias = np.sum(dz, axis=0) if self.use_bias else None
+            return self._outward(dx.reshape(inner.shape)), Gradients(dkernel, dbias)
+
+        return like(self._outward(y)), Backward(self._parameters, version, y_shape, self._dtype, pullback)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape, the batch (or None) first."""
+        geometry = self._geometry_of(input_shape)
+        return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        if self._geometry is not None:
+            return self._outer_shape((None, *self._geometry.input_size, self._geometry.channels))
+        if self._given_input_shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
+        return self._given_input_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, None for the batch."""
+        return self.compute_output_shape(self.input_shape)
+
+    def count_params(self) -> int:
+        """Return the number of weights that exist."""
+        geometry = self._geometry
+        if geometry is None:
+            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
+        bias = math.prod(geometry.bias_shape) if self.use_bias else 0
+        return geometry.connections * self.filters + bias
+
+    @property
+    def losses(self) -> list[float]:
+        """Penalties of weights and activity; empty, as regularizers are not implemented yet."""
+        return []
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer, with Keras' keys in Keras' order.
+
+        `fans` is added where it differs from its default.
+        """
+        shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
+        config = {
+            "name": self.name,
+            "trainable": self.trainable,
+            "dtype": self.dtype,
+            **shape,
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            **dict.fromkeys(_PENALTIES),
+            "implementation": self.implementation,
+        }
+        return config if self.fans == "keras" else {**config, "fans": self.fans}
+
+    def with_implementation(self, implementation: int) -> Self:
+        """Return a layer with another implementation and the same weights, optimizer and state."""
+        other = self.from_config({**self.get_config(), "implementation": implementation})
+        other.optimizer = self.optimizer
+        if self._geometry is not None:
+            other.build(self.input_shape)
+            other._parameters.take(self._parameters)
+        return other
+
+    def _apply(self, x: Array) -> tuple[Array, int]:
+        """Y (N, *output, F) of a normalised, channels-last x, and the version of the weights."""
+        parameters = self._parameters
+        with parameters.reading():
+            geometry, version = self._require_geometry(), parameters.version
+            bias = parameters["bias"].reshape(geometry.positions, -1) if self.use_bias else None
+            flat = x.reshape(len(x), geometry.inputs)
+            z = self._implementation.forward(flat, parameters["kernel"], bias, version)
+        z = z.reshape(len(x), *geometry.output_size, geometry.filters)
+        return activations.apply(self.activation, z), version
+
+    def _inward_input(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+        """The input normalised and channels-last, checked against the layer, which is built if need be."""
+        given, like = ingest("x", x)
+        if given.ndim != self.rank + 2:
+            raise ValueError(
+                f"x has {given.ndim} dimensions (shape {given.shape}); {type(self).__name__} needs "
+                f"{self.rank + 2}: {self._axes()}"
+            )
+        values = normalise("x", given, self._dtype)
+        if not self.built:
+            geometry = self._geometry_of(values.shape)
+            with self._parameters.lock.exclusive():
+                if not self.built:  # another thread may have come first
+                    self._build(geometry)
+        elif values.shape[1:] != self.input_shape[1:]:
+            raise ValueError(
+                f"x has shape {values.shape}; {self.name!r} was built for {self.input_shape}: its weights belong "
+                "to positions, so every sample must have that shape"
+            )
+        return self._inward(values), like
+
+    def _build(self, geometry: Geometry) -> None:
+        """Make weights; the caller holds the lock alone. Nothing changes if it fails."""
+        fans = None
+        if self.fans == "window":
+            fans = geometry.window, math.prod(self.kernel_size) * self.filters
+        kernel = initializers.draw(self.kernel_initializer, geometry.kernel_shape, self._dtype, self._rng, fans)
+        arrays = {"kernel": kernel}
+        if self.use_bias:
+            arrays["bias"] = initializers.draw(self.bias_initializer, geometry.bias_shape, self._dtype, self._rng, None)
+        exists = {} if geometry.complete else {"kernel": geometry.exists[:, :, None]}
+        implementation = create(self.implementation, geometry)
+        if self._initial_weights is not None:
+            arrays = self._parameters.checked(self._initial_weights, arrays)
+        self._geometry, self._implementation = geometry, implementation
+        self._parameters.fill(arrays, exists)
+
+    def _geometry_of(self, input_shape: Shape) -> Geometry:
+        """The geometry for an outer input shape, batch first."""
+        shape = tuple(input_shape)
+        if len(shape) != self.rank + 2:
+            raise ValueError(
+                f"input_shape={shape} has {len(shape)} entries; {type(self).__name__} needs "
+                f"{self.rank + 2}: {self._axes()}"
+            )
+        if any(entry is None for entry in shape[1:]):
+            raise ValueError(
+                f"input_shape={shape} must be fully defined but for the batch: the number of weights depends on it"
+            )
+        _, *sizes = (*shape[:1], *shape[2:], shape[1]) if self.data_format == "channels_first" else shape
+        *input_size, channels = (integer("input_shape", size) for size in sizes)
+        return Geometry(tuple(input_size), channels, self.filters, self.kernel_size, self.strides, padding=self.padding)
+
+    def _require_geometry(self) -> Geometry:
+        assert self._geometry is not None
+        return self._geometry
+
+    def _axes(self) -> str:
+        spatial = ("depth", "height", "width")[3 - self.rank :]
+        if self.data_format == "channels_first":
+            return f"(batch, channels, {', '.join(spatial)})"
+        return f"(batch, {', '.join(spatial)}, channels)"
+
+    def _outer_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A channels-last shape in the layer's data format."""
+        return (*shape[:1], *shape[-1:], *shape[1:-1]) if self.data_format == "channels_first" else shape
+
+    def _inward(self, array: Array) -> Array:
+        """An array in the layer's data format as contiguous channels-last."""
+        if self.data_format == "channels_first":
+            return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+        return array
+
+    def _outward(self, array: Array) -> Array:
+        """A channels-last array as a contiguous one in the layer's data format."""
+        if self.data_format == "channels_first":
+            return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+        return array
+
+
+class LocallyConnected2D(LocallyConnected):
+    """Locally connected layer for images: every output position has weights of its own.
+
+    ``y[n, i, j, f] = activation(bias[i, j, f] + sum over (a, b, c) of x[n, i*s + a, j*t + b, c] *
+    kernel[i * OW + j, (a * KW + b) * C + c, f])`` for strides (s, t), as Keras'
+    ``LocallyConnected2D`` (TensorFlow 2.3) defines it.
+
+    Parameters
+    ----------
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size : int or (int, int)
+        Height and width of the window, in this order.
+    strides : int or (int, int), default (1, 1)
+        Steps between windows along height and width, in this order.
+    padding : {"valid", "same"}, default "valid"
+        "valid": windows inside the input. "same": ``ceil(size / stride)`` windows of Keras'
+        placement, clipped to the input; connections outside it do not exist. Works with every
+        implementation (Keras refuses it with implementation 1).
+    data_format : {"channels_last", "channels_first"}, optional
+        Order of the axes of x and y; channels_last by default. Weights do not depend on it.
+    activation : str or object, optional
+        "linear", "relu", "tanh", "sigmoid", "softmax" (over the channels), or an object with
+        ``__call__(z, out=None)`` and ``gradient(dy, y)``.
+    use_bias : bool, default True
+        Whether a bias is added at each position and filter.
+    kernel_initializer, bias_initializer : str, object or callable
+        "glorot_uniform" and "zeros" by default; a callable takes ``(shape, dtype, rng)``.
+    kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint
+        Accepted for the signature; anything but None is a NotImplementedError for now.
+    implementation : {1, 2, 3}, default 1
+        How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
+        sparse matrix.
+    input_shape : (int, int, int), optional
+        Shape of a sample; lets a `Sequential` build the layer at once.
+    name : str, optional
+        "locally_connected2d", "locally_connected2d_1", ... by default.
+    trainable : bool, default True
+        Whether `step` changes the weights.
+    dtype : {"float32", "float64"}, default "float32"
+        Dtype of weights, computation and output.
+    weights : list of arrays, optional
+        Initial values, in the order of `get_weights`.
+    fans : {"keras", "window"}, default "keras"
+        What the scaled initializers take for the fans of the kernel. "keras": P*K and P*F, which
+        Keras reads off the weights' shape and which makes first values far smaller than those of a
+        convolution. "window": K and KH*KW*F, as for a convolution; better for new models.
+    rng : None, int or numpy.random.Generator
+        Source of initial values. Layers given the same integer draw the same numbers; hand one
+        Generator to all layers to avoid that.
+    optimizer : str or object, default "sgd"
+        What `step` runs: "sgd", "adam", ``SGD(momentum=0.9)``, or an object with ``init(param)``
+        and ``update(param, grad, state, lr)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing, or a kernel that does not fit `input_shape`.
+
+    Notes
+    -----
+    The kernel has shape (P, K, F), P = OH*OW positions, K = KH*KW*C in the order (row, column,
+    channel); the bias has shape (OH, OW, F): Keras' implementation 1 with channels_last, whatever
+    the implementation and data format here.
+
+    Once the layer is built, all of its settings but `trainable` and `optimizer` are locked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected2D(64, (3, 3), input_shape=(32, 32, 3), rng=0)
+    >>> y, backward = layer.forward(np.ones((2, 32, 32, 3)))
+    >>> y.shape, layer.count_params()
+    ((2, 30, 30, 64), 1612800)
+    >>> dx, grads = backward(np.ones_like(y))
+    >>> layer.step(grads, lr=0.01)
+    """
+
+    rank = 2
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, int],
+        strides: int | tuple[int, int] = (1, 1),
+        padding: str = "valid",
+        data_format: str | None = None,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        implementation: int = 1,
+        *,
+        input_shape: tuple[int, int, int] | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = "float32",
+        weights: list[Array] | None = None,
+        fans: str = "keras",
+        rng: Any = None,
+        optimizer: Any = "sgd",
+    ) -> None:
+        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
+        super().__init__(**arguments)

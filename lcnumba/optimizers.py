@@ -1,0 +1,151 @@
+"""Optimizers: how a parameter changes by its gradient. The formulas are Keras'.
+
+An optimizer holds settings only; its state, a dict of arrays, lives beside each parameter. Any
+object with `init` and `update` serves as one; it is then run on copies, so that one that fails
+half-way leaves everything as it was.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba import named
+from lcnumba.arrays import frozen
+
+__all__ = ["SGD", "Adam", "Optimizer", "get", "is_built_in"]
+
+Array = npt.NDArray[Any]
+State = dict[str, Array]
+
+
+class Optimizer(Protocol):
+    """What a layer asks of an optimizer."""
+
+    def init(self, param: Array) -> Any:
+        """Return fresh state for a parameter."""
+        ...
+
+    def update(self, param: Array, grad: Array, state: Any, lr: float) -> None:
+        """Change `param` and `state` in place. `grad` is read-only, of the same shape and dtype."""
+        ...
+
+
+class SGD:
+    """Stochastic gradient descent, with momentum and Nesterov's look-ahead if wanted.
+
+    ``velocity = momentum * velocity - lr * grad``, then ``param += velocity``; with nesterov
+    ``param += momentum * velocity - lr * grad``; without momentum ``param -= lr * grad``.
+
+    Parameters
+    ----------
+    momentum : float, default 0
+        Share of the last change that is kept, in [0, 1).
+    nesterov : bool, default False
+        Whether to look ahead along the velocity.
+    """
+
+    def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
+        self.momentum = _fraction("momentum", momentum)
+        self.nesterov = bool(nesterov)
+
+    def init(self, param: Array) -> State:
+        """Return the velocity, 0 at first; nothing without momentum."""
+        return {"velocity": np.zeros_like(param)} if self.momentum else {}
+
+    def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
+        """Change `param` and `state` in place."""
+        from lcnumba.kernels import update
+
+        number = param.dtype.type
+        if not self.momentum:
+            _run(update.sgd, param, grad, number(lr))
+            return
+        rate = number(self.momentum)
+        _run(update.momentum, param, grad, _flat(state["velocity"]), number(lr), rate, self.nesterov)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal optimizer."""
+        return {"momentum": self.momentum, "nesterov": self.nesterov}
+
+
+class Adam:
+    """Adam (Kingma and Ba, 2015) as Keras computes it.
+
+    ``m = beta_1 m + (1 - beta_1) grad``, ``v = beta_2 v + (1 - beta_2) grad^2``, then ``param -=
+    lr sqrt(1 - beta_2^t) / (1 - beta_1^t) * m / (sqrt(v) + epsilon)`` at step t = 1, 2, ...
+
+    Parameters
+    ----------
+    beta_1, beta_2 : float, default 0.9 and 0.999
+        Decay of the two moments, in [0, 1).
+    epsilon : float, default 1e-7
+        Keeps the quotient finite.
+    """
+
+    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:
+        self.beta_1 = _fraction("beta_1", beta_1)
+        self.beta_2 = _fraction("beta_2", beta_2)
+        self.epsilon = float(epsilon)
+        if not 0 < self.epsilon < math.inf:
+            raise ValueError(f"epsilon={epsilon!r} cannot be used; give a small positive number")
+
+    def init(self, param: Array) -> State:
+        """Return the two moments and the step count, all 0."""
+        return {"m": np.zeros_like(param), "v": np.zeros_like(param), "t": np.zeros((), np.int64)}
+
+    def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
+        """Change `param` and `state` in place."""
+        from lcnumba.kernels import update
+
+        number = param.dtype.type
+        t = int(state["t"]) + 1
+        corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
+        rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
+        scalars = (number(corrected), *(number(rate) for rate in rates))
+        _run(update.adam, param, grad, _flat(state["m"]), _flat(state["v"]), *scalars)
+        state["t"][...] = t
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal optimizer."""
+        return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+
+
+_BY_NAME = {"sgd": SGD, "adam": Adam}
+
+
+def get(identifier: Any) -> Optimizer:
+    """Return the optimizer of a name or config dict, or an optimizer object itself."""
+    found = named.build("optimizer", _BY_NAME, identifier)
+    if isinstance(found, type):
+        raise TypeError(f"optimizer={identifier!r} is a class; give an instance, {found.__name__}()")
+    if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
+        raise TypeError(
+            f"optimizer={identifier!r} has no init(param) and update(param, grad, state, lr); give such "
+            f"an object or a name ({', '.join(sorted(_BY_NAME))})"
+        )
+    return found
+
+
+def is_built_in(optimizer: Optimizer) -> bool:
+    """Whether an update cannot fail once its arguments have been checked."""
+    return type(optimizer) in (SGD, Adam)
+
+
+def _run(kernel: Callable[..., None], param: Array, grad: Array, *rest: Any) -> None:
+    kernel(_flat(param), frozen(_flat(grad)), *rest)
+
+
+def _flat(array: Array) -> Array:
+    if not array.flags.c_contiguous:
+        raise ValueError("parameters, gradients and state must be C-contiguous; pass np.ascontiguousarray(...)")
+    return array.reshape(-1)
+
+
+def _fraction(name: str, value: Any) -> float:
+    number = float(value)
+    if not 0 <= number < 1:
+        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0 and below 1")
+    return number

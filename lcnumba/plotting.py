@@ -1,0 +1,105 @@
+"""Pictures with matplotlib (the extra ``lcnumba[plot]``); every function draws on `ax` and returns it."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from lcnumba.checks import integer
+from lcnumba.layer import LocallyConnected2D
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["filters_by_position", "training_curve"]
+
+
+def training_curve(history: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
+    """Draw the losses of a training, and its accuracies on a second axis.
+
+    Parameters
+    ----------
+    history : mapping of str to list of float
+        `History.history`, as `fit` returned it.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure, on which `ax.figure.savefig` works without a screen.
+
+    Returns
+    -------
+    Axes
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    ax = _axes(ax, (7, 4.5))
+    accuracy = ax.twinx() if any(name.endswith("accuracy") for name in history) else ax
+    lines: list[Any] = []
+    for name, values in history.items():
+        side, style = (accuracy, "--") if name.endswith("accuracy") else (ax, "-")
+        color = "C1" if name.startswith("val_") else "C0"
+        lines += side.plot(range(1, len(values) + 1), values, style, color=color, label=name)
+    ax.set_xlabel("epoch")
+    ax.set_ylabel("loss")
+    if accuracy is not ax:
+        accuracy.set_ylabel("accuracy (dashed)")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    ax.set_ylim(bottom=0)
+    ax.legend(handles=lines, loc="center right")
+    return ax
+
+
+def filters_by_position(
+    layer: LocallyConnected2D, filter: int = 0, channel: int | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw one filter at every output position, as a map of windows.
+
+    A convolution would show the same window everywhere; here each position has its own.
+
+    Parameters
+    ----------
+    layer : LocallyConnected2D
+        A built layer.
+    filter : int, default 0
+        Which filter.
+    channel : int, optional
+        Which input channel; by default the mean over channels.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+    """
+    if not isinstance(layer, LocallyConnected2D):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
+    (KH, KW), F = layer.kernel_size, layer.filters
+    if integer("filter", filter, 0) >= F:
+        raise ValueError(f"filter={filter} does not exist; give 0 to {F - 1}")
+    shape = layer.output_shape
+    OH, OW = (entry or 0 for entry in (shape[2:] if layer.data_format == "channels_first" else shape[1:3]))
+    windows = layer.kernel[:, :, filter].reshape(OH, OW, KH, KW, -1)
+    if channel is None:
+        windows = windows.mean(axis=-1)
+    elif integer("channel", channel, 0) < windows.shape[-1]:
+        windows = windows[..., channel]
+    else:
+        raise ValueError(f"channel={channel} does not exist; give 0 to {windows.shape[-1] - 1}")
+    # A frame of NaN, drawn as nothing, separates the windows.
+    framed = np.full((OH, OW, KH + 1, KW + 1), np.nan)
+    framed[:, :, :KH, :KW] = windows
+    picture = framed.transpose(0, 2, 1, 3).reshape(framed.shape[0] * (KH + 1), -1)[:-1, :-1]
+    ax = _axes(ax, (7, 6))
+    limit = float(np.abs(windows).max()) or 1.0
+    image = ax.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    ax.set_xticks([]), ax.set_yticks([])
+    ax.set_title(f"{layer.name}: filter {filter} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
+    ax.get_figure().colorbar(image, ax=ax, shrink=0.8, label="weight")  # type: ignore[union-attr]
+    return ax
+
+
+def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
+    """The axes given, or new ones on a figure that needs no screen and no global state."""
+    if ax is not None:
+        return ax
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained").subplots()

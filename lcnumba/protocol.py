@@ -1,0 +1,56 @@
+"""What `Sequential` asks of a layer: any object with these members joins one."""
+
+from typing import Any, Protocol, runtime_checkable
+
+__all__ = ["Layer", "Pullback"]
+
+Shape = tuple[int | None, ...]
+
+
+class Pullback(Protocol):
+    """What a layer's `forward` returns beside y."""
+
+    def __call__(self, dy: Any) -> tuple[Any, Any]:
+        """Return (dx, grads) of dy; grads is whatever the layer's own `step` takes."""
+        ...
+
+
+@runtime_checkable
+class Layer(Protocol):
+    """A layer of a `Sequential`.
+
+    Arrays inside a `Sequential` are NumPy arrays, batch first, and shapes are tuples that begin
+    with None for the batch. A layer may also bring, and is then asked for:
+
+    - ``check_gradients(grads)``, which raises what `step` would raise and changes nothing, so that
+      a refused step of one layer leaves all layers as they were;
+    - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
+    - ``count_params()`` for the summary, and an ``optimizer`` attribute;
+    - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
+    """
+
+    name: str
+
+    def build(self, input_shape: Shape) -> None:
+        """Make weights for inputs of this shape."""
+        ...
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the output for inputs of this shape."""
+        ...
+
+    def __call__(self, x: Any) -> Any:
+        """Return y for inference."""
+        ...
+
+    def forward(self, x: Any) -> tuple[Any, Pullback]:
+        """Return y and the pullback of this very call."""
+        ...
+
+    def step(self, grads: Any, lr: float) -> None:
+        """Change the weights by the gradients that the pullback returned."""
+        ...
+
+    def get_config(self) -> dict[str, Any]:
+        """Return arguments, JSON values only, that make an equal layer."""
+        ...

@@ -1,0 +1,95 @@
+"""The locally connected layer by its definition: slow, obvious, and independent of the rest.
+
+This is the oracle of the tests. It computes in float64 with plain loops over output positions and
+window taps, and shares no index code with `lcnumba.geometry`; only NumPy is imported.
+
+Shapes: x (N, *input, C), kernel (P, K, F) with K = (*taps, C), bias and y (N, *output, F).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["backward", "forward", "output_size"]
+
+Array = npt.NDArray[np.float64]
+Ints = tuple[int, ...]
+
+
+def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: str) -> Ints:
+    """Count the windows of each dimension, one by one, as Keras places them."""
+    sizes = []
+    for n, k, s, d in zip(input_size, kernel_size, strides, dilation, strict=True):
+        span = d * (k - 1) + 1
+        count = 0
+        if padding == "same":
+            while count * s < n:
+                count += 1
+        else:
+            while count * s + span <= n:
+                count += 1
+        sizes.append(count)
+    return tuple(sizes)
+
+
+def _reads(
+    input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: str
+) -> Iterator[tuple[Any, int, int, Any]]:
+    """Every existing connection: index of the output, position, tap, and index of the input."""
+    outputs = output_size(input_size, kernel_size, strides, dilation, padding)
+    for p, out in enumerate(np.ndindex(*outputs)):
+        for t, tap in enumerate(np.ndindex(*kernel_size)):
+            at = []
+            for o, k, s, d, size in zip(out, tap, strides, dilation, kernel_size, strict=True):
+                begin = o * s
+                if padding == "same":
+                    begin -= (d * (size - 1) + 1) // 2
+                at.append(begin + k * d)
+            if all(0 <= a < n for a, n in zip(at, input_size, strict=True)):
+                yield (slice(None), *out), p, t, (slice(None), *at)
+
+
+def forward(
+    x: npt.ArrayLike,
+    kernel: npt.ArrayLike,
+    bias: npt.ArrayLike | None,
+    *,
+    kernel_size: Ints,
+    strides: Ints,
+    dilation: Ints,
+    padding: str,
+) -> Array:
+    """Return y: y[n, o, f] = bias[o, f] + sum over taps t, channels c of x[n, i(o, t), c] * kernel[o, (t, c), f]."""
+    x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
+    C, input_size = x.shape[-1], x.shape[1:-1]
+    outputs = output_size(input_size, kernel_size, strides, dilation, padding)
+    y = np.zeros((x.shape[0], *outputs, kernel.shape[2]))
+    if bias is not None:
+        y += np.asarray(bias, np.float64)
+    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding):
+        y[out] += x[at] @ kernel[p, t * C : (t + 1) * C]
+    return y
+
+
+def backward(
+    x: npt.ArrayLike,
+    kernel: npt.ArrayLike,
+    dy: npt.ArrayLike,
+    *,
+    kernel_size: Ints,
+    strides: Ints,
+    dilation: Ints,
+    padding: str,
+) -> tuple[Array, Array, Array]:
+    """Return (dx, dkernel, dbias), the derivatives of sum(dy * forward(x, kernel, bias))."""
+    x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
+    C, input_size = x.shape[-1], x.shape[1:-1]
+    dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)
+    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding):
+        k = slice(t * C, (t + 1) * C)
+        dx[at] += dy[out] @ kernel[p, k].T
+        dkernel[p, k] += x[at].T @ dy[out]
+    dbias: Any = dy.sum(axis=0)
+    return dx, dkernel, dbias
