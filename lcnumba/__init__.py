@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
     from lcnumba.flatten import Flatten
-    from lcnumba.io import load
     from lcnumba.layer import LocallyConnected2D
     from lcnumba.optimizers import SGD, Adam
     from lcnumba.parameters import Gradients
-    from lcnumba.sequential import Sequential
+    from lcnumba.sequential import Sequential, load
 
 __all__ = ["SGD", "Adam", "Dense", "Flatten", "Gradients", "LocallyConnected2D", "Sequential", "load"]
 
@@ -26,7 +25,7 @@ _HOMES = {
     "LocallyConnected2D": "layer",
     "SGD": "optimizers",
     "Sequential": "sequential",
-    "load": "io",
+    "load": "sequential",
 }
 
 

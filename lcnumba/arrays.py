@@ -24,12 +24,11 @@ _REFUSED = {
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return `dtype` as np.dtype if the library computes in it: float32 or float64."""
     try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        wanted = None
-    if dtype is None or wanted not in DTypes:
-        raise ValueError(f"dtype={dtype!r} is not supported; give 'float32' or 'float64'")
-    return wanted
+        # None would be float64 to NumPy.
+        wanted = DTypes.index(np.dtype("O" if dtype is None else dtype))
+    except (TypeError, ValueError):
+        raise ValueError(f"dtype={dtype!r} is not supported; give 'float32' or 'float64'") from None
+    return DTypes[wanted]
 
 
 def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
@@ -131,9 +130,14 @@ def _unchanged(array: Array) -> Array:
 
 def _as_numpy(name: str, array: Any) -> Array:
     try:
-        return np.asarray(array)
+        values = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{name} is a {type(array).__name__} that is no array of numbers: {error}") from error
+    if values.dtype == object:
+        raise TypeError(
+            f"{name} is a {type(array).__name__} that is no array of numbers; give an array or nested lists"
+        )
+    return values
 
 
 def _is_traced(array: Any) -> bool:

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import io, plotting
+from lcnumba import plotting
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected2D
 from lcnumba.optimizers import SGD, Adam
-from lcnumba.sequential import Sequential
+from lcnumba.sequential import Sequential, load
 
 __all__ = ["DATA", "OPTIMIZERS", "load_data", "network", "run"]
 
@@ -110,7 +110,7 @@ def run(
     }
 
     model.save(folder / "model.npz")
-    figures["reload_equal"] = bool(np.array_equal(io.load(folder / "model.npz")(test[0]), model(test[0])))
+    figures["reload_equal"] = bool(np.array_equal(load(folder / "model.npz")(test[0]), model(test[0])))
     if history:
         _save(plotting.training_curve(history), folder / "training-curve.png")
     _save(plotting.filters_by_position(model.layers[0]), folder / "filters.png")  # type: ignore[arg-type]

@@ -82,7 +82,6 @@ class Dense(Trainable):
         self.kernel_initializer = kernel_initializer
         self.bias_initializer = bias_initializer
         self.dtype = dtype
-        self._given_input_shape: Shape | None = None
         if input_shape is not None:
             self._features((None, *input_shape))
             self._given_input_shape = (None, *input_shape)
@@ -116,34 +115,10 @@ class Dense(Trainable):
         self._features(input_shape)
         return input_shape[0], self.units
 
-    @property
-    def input_shape(self) -> Shape:
-        """(None, features)."""
-        if self.built:
-            return None, len(self.kernel)
-        if self._given_input_shape is None:
-            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
-        return self._given_input_shape
-
-    @property
-    def output_shape(self) -> Shape:
-        """(None, U)."""
-        return self.compute_output_shape(self.input_shape)
-
-    def count_params(self) -> int:
-        """Return the number of weights."""
-        if not self.built:
-            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
-        return sum(array.size for array in self.weights)
-
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         return {
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": self.dtype,
-            **shape,
+            **self._common_config(),
             "units": self.units,
             "activation": activations.serialize(self.activation),
             "use_bias": self.use_bias,
@@ -179,6 +154,7 @@ class Dense(Trainable):
         arrays = {"kernel": initializers.draw(self.kernel_initializer, shape, self._dtype, self._rng, None)}
         if self.use_bias:
             arrays["bias"] = initializers.draw(self.bias_initializer, shape[1:], self._dtype, self._rng, None)
+        self._built_input_shape = None, features
         self._parameters.fill(arrays, {})
 
     def _features(self, input_shape: Shape) -> int:

@@ -1,47 +1,53 @@
-"""Models in files: one .npz with the weights and a JSON config. No pickle, nothing executed."""
+"""Model files: one .npz with the weights and a JSON config. No pickle, nothing executed."""
 
 import json
 import os
 import secrets
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lcnumba.sequential import Sequential
+__all__ = ["read_model", "write_model"]
 
-__all__ = ["load", "save"]
+Array = npt.NDArray[Any]
+PathLike = str | os.PathLike[str]
 
 FORMAT = "lcnumba-model-1"
-CONFIG = "config"  # the member that holds the JSON text, as bytes
+CONFIG = "config"  # the member that holds the JSON text, as bytes; the others are weight_0, weight_1, ...
+
+# What NumPy, zipfile and json raise on files that are damaged or something else.
+_UNREADABLE = (
+    AttributeError,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
-def save(model: Sequential, path: str | os.PathLike[str]) -> None:
-    """Write a model's structure and weights to a file.
+def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]) -> None:
+    """Write a config and weights to a file.
 
     The file is written beside its place and then moved there, so that a save that fails leaves an
-    older file as it was. Optimizer state is not saved.
-
-    Parameters
-    ----------
-    model : Sequential
-        A built model.
-    path : path
-        The file, by convention ``.npz``; nothing is appended to the name.
+    older file as it was.
 
     Raises
     ------
-    RuntimeError
-        If the model has not been built.
     TypeError
-        If a layer's config is not made of JSON values (custom functions, say).
+        If the config is not made of JSON values (custom functions, say).
+    OSError
+        If the file cannot be written.
     """
-    if model.get_config()["build_input_shape"] is None:
-        raise RuntimeError(f"save before build: {model.name!r} has no weights yet; call or build it first")
-    text = json.dumps({"format": FORMAT, "model": model.get_config()}, default=_refuse)
-    arrays = {f"weight_{number}": weight for number, weight in enumerate(model.get_weights())}
+    text = json.dumps({"format": FORMAT, "model": config}, default=_refuse)
+    arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
@@ -55,44 +61,27 @@ def save(model: Sequential, path: str | os.PathLike[str]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) -> Sequential:
-    """Read a model that `save` wrote.
-
-    Parameters
-    ----------
-    path : path
-        The file.
-    layers : mapping of str to class, optional
-        Classes of layers that are not the library's, by class name.
-
-    Returns
-    -------
-    Sequential
-        With the saved weights and fresh optimizer state.
+def read_model(path: PathLike) -> tuple[dict[str, Any], list[Array]]:
+    """Return the config and the weights that `write_model` wrote.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no such file, or its weights do not fit its config.
+        If it is no such file.
     """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
-        description = json.loads(stored.pop(CONFIG).tobytes().decode())
-        if description["format"] != FORMAT:
-            raise ValueError(f"its format is {description['format']!r}")
-        weights = [stored[f"weight_{number}"] for number in range(len(stored))]
-        config = description["model"]
-    except (KeyError, TypeError, AttributeError, EOFError, ValueError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{os.fspath(path)!r} is no model file of lcnumba: {error}") from error
-    try:
-        model = Sequential.from_config(config, layers)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
-    model.set_weights(weights)
-    return model
+    with Path(path).open("rb") as stream:
+        try:
+            # np.load leaves a file that it opened itself open when it cannot read it.
+            with np.load(stream, allow_pickle=False) as file:
+                stored = {name: file[name] for name in file.files}
+            description = json.loads(stored.pop(CONFIG).tobytes().decode())
+            if description["format"] != FORMAT:
+                raise ValueError(f"its format is {description['format']!r}")
+            return description["model"], [stored[f"weight_{number}"] for number in range(len(stored))]
+        except _UNREADABLE as error:
+            raise ValueError(f"{os.fspath(path)!r} is no model file of lcnumba: {error}") from error
 
 
 def _refuse(value: Any) -> Any:

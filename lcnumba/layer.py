@@ -83,7 +83,6 @@ class LocallyConnected(Trainable):
         for entry, value in config.items():
             setattr(self, entry, value)
         self._initial_weights = weights
-        self._given_input_shape: Shape | None = None
         self._geometry: Geometry | None = None
         self._implementation: Implementation
         if input_shape is not None:
@@ -166,28 +165,6 @@ class LocallyConnected(Trainable):
         return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
 
     @property
-    def input_shape(self) -> Shape:
-        """Shape of the input, None for the batch."""
-        if self._geometry is not None:
-            return self._outer_shape((None, *self._geometry.input_size, self._geometry.channels))
-        if self._given_input_shape is None:
-            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
-        return self._given_input_shape
-
-    @property
-    def output_shape(self) -> Shape:
-        """Shape of the output, None for the batch."""
-        return self.compute_output_shape(self.input_shape)
-
-    def count_params(self) -> int:
-        """Return the number of weights that exist."""
-        geometry = self._geometry
-        if geometry is None:
-            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
-        bias = math.prod(geometry.bias_shape) if self.use_bias else 0
-        return geometry.connections * self.filters + bias
-
-    @property
     def losses(self) -> list[float]:
         """Penalties of weights and activity; empty, as regularizers are not implemented yet."""
         return []
@@ -197,12 +174,8 @@ class LocallyConnected(Trainable):
 
         `fans` is added where it differs from its default.
         """
-        shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         config = {
-            "name": self.name,
-            "trainable": self.trainable,
-            "dtype": self.dtype,
-            **shape,
+            **self._common_config(),
             "filters": self.filters,
             "kernel_size": self.kernel_size,
             "strides": self.strides,
@@ -272,6 +245,7 @@ class LocallyConnected(Trainable):
         if self._initial_weights is not None:
             arrays = self._parameters.checked(self._initial_weights, arrays)
         self._geometry, self._implementation = geometry, implementation
+        self._built_input_shape = self._outer_shape((None, *geometry.input_size, geometry.channels))
         self._parameters.fill(arrays, exists)
 
     def _geometry_of(self, input_shape: Shape) -> Geometry:

@@ -91,7 +91,7 @@ class Parameters:
         others are 0 and stay 0 whatever values or gradients come.
         """
         for name, mask in exists.items():
-            arrays[name][np.broadcast_to(~mask, arrays[name].shape)] = 0
+            np.copyto(arrays[name], 0, where=~mask)
         self._arrays, self._exists = dict(arrays), dict(exists)
         self._states = {}
         self._built = True
@@ -109,6 +109,17 @@ class Parameters:
         """Copies of the arrays."""
         with self.lock.shared():
             return [array.copy() for array in self._arrays.values()]
+
+    def count(self) -> int:
+        """How many numbers exist."""
+        return sum(array.size - self._absent(name) for name, array in self._arrays.items())
+
+    def _absent(self, name: str) -> int:
+        """How many numbers of one array do not exist."""
+        mask = self._exists.get(name)
+        if mask is None:
+            return 0
+        return int(np.count_nonzero(~mask)) * (self._arrays[name].size // mask.size)
 
     @contextmanager
     def reading(self, version: int | None = None) -> Iterator[None]:

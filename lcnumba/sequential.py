@@ -1,5 +1,6 @@
 """A network of layers, one after the other; itself a layer."""
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
@@ -7,13 +8,16 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import optimizers, training
+from lcnumba import io, optimizers, training
 from lcnumba.arrays import ingest
 from lcnumba.checks import integer, learning_rate
+from lcnumba.dense import Dense
+from lcnumba.flatten import Flatten
+from lcnumba.layer import LocallyConnected2D
 from lcnumba.naming import layer_name
 from lcnumba.protocol import Layer, Pullback
 
-__all__ = ["Sequential"]
+__all__ = ["Sequential", "load"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
@@ -63,12 +67,11 @@ class Sequential:
 
         Nothing is appended if the layer is refused or does not fit.
         """
-        if isinstance(layer, type) or not isinstance(layer, Layer):
-            missing = [m for m in ("name", *_METHODS) if not hasattr(layer, m)]
-            raise TypeError(
-                f"{layer!r} is no layer: "
-                + (f"it lacks {', '.join(missing)}" if missing else "give an instance, not the class")
-            )
+        if isinstance(layer, type):
+            raise TypeError(f"{layer.__name__} is a class; give an instance, {layer.__name__}(...)")
+        if not isinstance(layer, Layer):
+            missing = [member for member in ("name", *_METHODS) if not hasattr(layer, member)]
+            raise TypeError(f"{layer!r} is no layer: it lacks {', '.join(missing)}")
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"a layer named {layer.name!r} is in the model already; give each layer a name of its own")
         shape = self._output_shape
@@ -228,10 +231,6 @@ class Sequential:
         layers : mapping of str to class, optional
             Classes of layers that are not the library's, by class name.
         """
-        from lcnumba.dense import Dense
-        from lcnumba.flatten import Flatten
-        from lcnumba.layer import LocallyConnected2D
-
         known = {c.__name__: c for c in (Dense, Flatten, LocallyConnected2D)} | dict(layers or {})
         model = cls(name=config["name"])
         for entry in config["layers"]:
@@ -247,11 +246,28 @@ class Sequential:
             model.build(tuple(config["build_input_shape"]))
         return model
 
-    def save(self, path: Any) -> None:
-        """Write the model to one .npz file; see `lcnumba.io.save`."""
-        from lcnumba import io
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write structure and weights to one file, which `lcnumba.load` reads.
 
-        io.save(self, path)
+        The file is complete or, if saving fails, as it was before. Optimizer state is not saved.
+
+        Parameters
+        ----------
+        path : path
+            The file, by convention ``.npz``; nothing is appended to the name.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        TypeError
+            If a layer has a custom function, which no file can hold.
+        OSError
+            If the file cannot be written.
+        """
+        if self._input_shape is None:
+            raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
+        io.write_model(path, self.get_config(), self.get_weights())
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the lock, which cannot travel."""
@@ -274,6 +290,37 @@ class Sequential:
                 if self._input_shape is None:  # another thread may have come first
                     self.build(values.shape)
         return values, like
+
+
+def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) -> Sequential:
+    """Read a model that `Sequential.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    layers : mapping of str to class, optional
+        Classes of layers that are not the library's, by class name.
+
+    Returns
+    -------
+    Sequential
+        With the saved weights and fresh optimizer state.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no such file, or its weights do not fit its config.
+    """
+    config, weights = io.read_model(path)
+    try:
+        model = Sequential.from_config(config, layers)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
+    model.set_weights(weights)
+    return model
 
 
 class SequentialBackward:

@@ -14,6 +14,7 @@ from lcnumba.parameters import Gradients, Parameters
 __all__ = ["Trainable"]
 
 Array = npt.NDArray[Any]
+Shape = tuple[int | None, ...]
 
 
 class Trainable:
@@ -32,6 +33,8 @@ class Trainable:
         self._parameters = Parameters(f"{type(self).__name__} {self.name!r}", optimizer)
         self.trainable = trainable
         self._rng = np.random.default_rng(rng)
+        self._given_input_shape: Shape | None = None
+        self._built_input_shape: Shape | None = None
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check config entries, and refuse to change them once the layer is built."""
@@ -71,6 +74,29 @@ class Trainable:
     @optimizer.setter
     def optimizer(self, value: Any) -> None:
         self._parameters.optimizer = value
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        shape = self._built_input_shape or self._given_input_shape
+        if shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
+        return shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, None for the batch."""
+        return self.compute_output_shape(self.input_shape)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape, the batch (or None) first."""
+        raise NotImplementedError
+
+    def count_params(self) -> int:
+        """Return the number of weights that exist."""
+        if not self.built:
+            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
+        return self._parameters.count()
 
     def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
         """Let the optimizer change the weights: the one place where training changes them.
@@ -137,6 +163,11 @@ class Trainable:
         if batch_input_shape is not None:
             arguments["input_shape"] = tuple(batch_input_shape)[1:]
         return cls(**arguments)
+
+    def _common_config(self) -> dict[str, Any]:
+        """The entries that every layer's config begins with, in Keras' order."""
+        shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
 
     def _weight(self, name: str) -> Array:
         if not self.built:

@@ -1,0 +1,103 @@
+"""The shape of the code base itself."""
+
+import ast
+import doctest
+import importlib
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lcnumba
+
+PACKAGE = Path(lcnumba.__file__).parent
+MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if not m.name.endswith("__main__")]
+
+# Rooms in the order of the data's flow; a module imports only from rows above its own, or from
+# its own row where that is a package of its own.
+ROWS = [
+    {"checks", "naming", "named", "locks", "metrics", "reference", "io"},
+    {"geometry", "arrays", "activations", "initializers", "losses", "protocol", "kernels.jit"},
+    {"testing", "kernels", "kernels.loop", "kernels.sparse", "kernels.update"},
+    {"optimizers", "implementations.base", "implementations.cache"},
+    {"implementations.loop", "implementations.dense", "implementations.sparse"},
+    {"implementations", "parameters"},
+    {"backward", "trainable", "flatten"},
+    {"layer", "dense"},
+    {"training"},
+    {"sequential"},
+    {"plotting"},
+    {"demo"},
+    {"__main__"},
+]
+ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
+
+
+def imports(path):
+    """Modules of the package that a file imports anywhere, functions included."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [node.module]
+        else:
+            continue
+        yield from (name.removeprefix("lcnumba.") for name in names if name.startswith("lcnumba."))
+
+
+def room(path):
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_dependencies_point_one_way(path):
+    mine = ROW_OF[room(path)]
+    for name in imports(path):
+        if name in ROW_OF:
+            assert ROW_OF[name] < mine, f"{room(path)} imports {name}"
+
+
+def test_the_oracle_imports_numpy_alone():
+    names = {
+        alias.name.partition(".")[0]
+        for node in ast.walk(ast.parse((PACKAGE / "reference.py").read_text()))
+        if isinstance(node, ast.Import)
+        for alias in node.names
+    }
+    assert names == {"numpy"}
+    assert not list(imports(PACKAGE / "reference.py"))
+
+
+def run(code, cwd):
+    # -P: the installed package, whatever folder the tests run in.
+    return subprocess.run([sys.executable, "-P", "-c", code], cwd=cwd, capture_output=True, text=True, check=True)
+
+
+def test_importing_brings_in_neither_numba_nor_scipy(tmp_path):
+    code = "import sys, lcnumba; dir(lcnumba); print([m for m in ('numba', 'scipy', 'numpy') if m in sys.modules])"
+    assert run(code, tmp_path).stdout.strip() == "[]"
+    code = (
+        "import sys, lcnumba; [getattr(lcnumba, n) for n in lcnumba.__all__]; "
+        "lcnumba.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)); "
+        "print([m for m in ('numba', 'scipy', 'matplotlib', 'tqdm', 'sklearn') if m in sys.modules])"
+    )
+    assert run(code, tmp_path).stdout.strip() == "[]"
+
+
+def test_public_names():
+    assert set(lcnumba.__all__) == set(lcnumba._HOMES)
+    assert lcnumba.__version__
+    assert set(lcnumba.__all__) <= set(dir(lcnumba))
+    with pytest.raises(AttributeError, match="no attribute 'nope'"):
+        lcnumba.nope  # noqa: B018
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings(name):
+    result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
+    assert result.failed == 0

@@ -1,0 +1,105 @@
+import math
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba import initializers
+
+SHAPE = (40, 50, 30)  # P, K, F
+FAN_IN, FAN_OUT = 40 * 50, 40 * 30
+
+
+def draw(name, dtype=np.float32, fans=None, seed=0):
+    return initializers.draw(initializers.get(name), SHAPE, np.dtype(dtype), np.random.default_rng(seed), fans)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("name", "limit"),
+    [
+        ("random_uniform", 0.05),
+        ("glorot_uniform", math.sqrt(6 / (FAN_IN + FAN_OUT))),
+        ("he_uniform", math.sqrt(6 / FAN_IN)),
+    ],
+)
+def test_uniform(name, limit, dtype):
+    values = draw(name, dtype)
+    assert values.dtype == dtype
+    assert np.abs(values).max() <= limit * (1 + 1e-6)
+    assert np.abs(values).max() > 0.999 * limit
+    np.testing.assert_allclose(values.std(), limit / math.sqrt(3), rtol=0.01)
+    assert abs(values.mean()) < 0.01 * limit
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("name", "sigma", "truncated"),
+    [
+        ("random_normal", 0.05, False),
+        ("glorot_normal", math.sqrt(2 / (FAN_IN + FAN_OUT)), True),
+        ("he_normal", math.sqrt(2 / FAN_IN), True),
+    ],
+)
+def test_normal(name, sigma, truncated, dtype):
+    values = draw(name, dtype)
+    assert values.dtype == dtype
+    np.testing.assert_allclose(values.std(), sigma, rtol=0.02)
+    assert abs(values.mean()) < 0.02 * sigma
+    bound = 2 * sigma / initializers.TRUNCATED_STDDEV
+    assert (np.abs(values).max() <= bound * (1 + 1e-6)) == truncated
+
+
+def test_constants():
+    assert not draw("zeros").any()
+    assert (draw("Ones") == 1).all()
+
+
+def test_fans():
+    assert initializers.fans_of((900, 27, 64)) == (24300, 57600)
+    assert initializers.fans_of((30, 30, 64)) == (900, 1920)
+    assert initializers.fans_of((5,)) == (5, 5)
+    assert initializers.fans_of(()) == (1, 1)
+    # The first layer of Keras' documentation: a limit of 0.00856, where a convolution has 0.0998.
+    limits = []
+    for fans in ("keras", "window"):
+        layer = lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3), rng=0, fans=fans)
+        layer.build((None, 32, 32, 3))
+        limits.append(np.abs(layer.kernel).max())
+    np.testing.assert_allclose(limits, [0.00856, 0.0998], rtol=2e-3)
+
+
+def test_seeds_repeat_and_generators_go_on():
+    for seeded in (initializers.GlorotUniform(seed=3), initializers.RandomNormal(seed=3)):
+        np.testing.assert_array_equal(draw(seeded, seed=1), draw(seeded, seed=2))
+    fresh = initializers.HeNormal()
+    assert not np.array_equal(draw(fresh, seed=1), draw(fresh, seed=2))
+    rng = np.random.default_rng(0)
+    one, two = (lc.LocallyConnected2D(2, 2, rng=rng) for _ in range(2))
+    for layer in (one, two):
+        layer.build((None, 4, 4, 1))
+    assert not np.array_equal(one.kernel, two.kernel)
+    same = [lc.LocallyConnected2D(2, 2, rng=5) for _ in range(2)]
+    for layer in same:
+        layer.build((None, 4, 4, 1))
+    np.testing.assert_array_equal(same[0].kernel, same[1].kernel)
+
+
+def test_get_and_config():
+    assert isinstance(initializers.get(None), initializers.GlorotUniform)
+    assert isinstance(initializers.get(initializers.Ones), initializers.Ones)
+    made = initializers.get({"class_name": "RandomUniform", "config": {"minval": -1.0, "maxval": 1.0, "seed": None}})
+    config = initializers.serialize(made)
+    assert config == {"class_name": "RandomUniform", "config": {"minval": -1.0, "maxval": 1.0, "seed": None}}
+    with pytest.raises(ValueError, match="give one of glorot_normal"):
+        initializers.get("nope")
+
+
+def test_a_custom_function_gets_shape_dtype_and_rng():
+    def custom(shape, dtype, rng):
+        assert dtype == np.float32
+        return rng.integers(0, 2, shape)
+
+    values = draw(custom)
+    assert values.dtype == np.float32
+    assert set(np.unique(values)) == {0, 1}

@@ -1,0 +1,639 @@
+import concurrent.futures
+import copy
+import itertools
+import pickle
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba import reference
+from lcnumba.testing import integers, numerical_gradient
+
+INPUT = (2, 6, 5, 3)
+
+
+def make(**settings):
+    return lc.LocallyConnected2D(**({"filters": 4, "kernel_size": (3, 2), "rng": 0} | settings))
+
+
+def filled(rng, shape=INPUT, **settings):
+    """A built layer with integer weights and an integer input."""
+    layer = make(**settings)
+    layer.build(shape)
+    layer.set_weights([integers(rng, w.shape) for w in layer.weights])
+    return layer, integers(rng, shape, layer.dtype)
+
+
+def channels_first(array):
+    return np.moveaxis(array, -1, 1)
+
+
+# --- what it computes
+
+
+@pytest.mark.parametrize(
+    ("padding", "implementation", "data_format", "use_bias", "dtype"),
+    list(
+        itertools.product(
+            ["valid", "same"], [1, 2, 3], ["channels_last", "channels_first"], [True, False], ["float32", "float64"]
+        )
+    ),
+)
+def test_every_combination_equals_the_reference(padding, implementation, data_format, use_bias, dtype, rng):
+    settings = {"strides": (2, 1), "padding": padding, "use_bias": use_bias, "dtype": dtype}
+    first = data_format == "channels_first"
+    shape = (2, 3, 6, 5) if first else INPUT
+    layer, x = filled(rng, shape, **settings, implementation=implementation, data_format=data_format)
+    y, backward = layer.forward(x)
+    dy = integers(rng, y.shape, dtype)
+    dx, grads = backward(dy)
+
+    inner_x, inner_dy = (np.moveaxis(a, 1, -1) if first else a for a in (x, dy))
+    windows = {"kernel_size": (3, 2), "strides": (2, 1), "dilation": (1, 1), "padding": padding}
+    expected_y = reference.forward(inner_x, layer.kernel, layer.bias, **windows)
+    expected_dx, expected_dkernel, expected_dbias = reference.backward(inner_x, layer.kernel, inner_dy, **windows)
+    if first:
+        expected_y, expected_dx = channels_first(expected_y), channels_first(expected_dx)
+    np.testing.assert_array_equal(y, expected_y)
+    np.testing.assert_array_equal(layer(x), expected_y)
+    np.testing.assert_array_equal(dx, expected_dx)
+    np.testing.assert_array_equal(grads.kernel, expected_dkernel)
+    assert layer.output_shape[1:] == y.shape[1:]
+    assert y.dtype == dx.dtype == grads.kernel.dtype == dtype
+    if use_bias:
+        np.testing.assert_array_equal(grads.bias, expected_dbias)
+    else:
+        assert grads.bias is None
+        assert layer.bias is None
+        assert len(layer.weights) == 1
+
+
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "sigmoid", "softmax"])
+def test_gradients_are_those_of_finite_differences(activation, data_format, implementation, rng):
+    shape = (2, 2, 4, 4) if data_format == "channels_first" else (2, 4, 4, 2)
+    layer = make(
+        filters=3, strides=(1, 2), padding="same", activation=activation, data_format=data_format,
+        dtype="float64", implementation=implementation,
+    )  # fmt: skip
+    x = rng.standard_normal(shape)
+    layer.build(shape)
+    layer.set_weights([rng.standard_normal(w.shape) for w in layer.weights])
+    y, backward = layer.forward(x)
+    dy = rng.standard_normal(y.shape)
+    dx, grads = backward(dy)
+
+    kernel, bias = layer.get_weights()
+
+    def loss(x=x, kernel=kernel, bias=bias):
+        layer.set_weights([kernel, bias])
+        return float(np.sum(layer(x) * dy))
+
+    np.testing.assert_allclose(dx, numerical_gradient(lambda v: loss(x=v), x), atol=1e-8)
+    np.testing.assert_allclose(grads.kernel, numerical_gradient(lambda v: loss(kernel=v), kernel), atol=1e-8)
+    np.testing.assert_allclose(grads.bias, numerical_gradient(lambda v: loss(bias=v), bias), atol=1e-8)
+
+
+def test_kernel_size_and_strides_are_rows_then_columns():
+    layer = make(filters=1, kernel_size=(3, 1), strides=(1, 2), use_bias=False, kernel_initializer="ones")
+    y = layer(np.arange(20.0).reshape(1, 4, 5, 1))
+    np.testing.assert_array_equal(y[0, :, :, 0], [[15, 21, 27], [30, 36, 42]])
+
+
+def test_documented_example():
+    model = lc.Sequential()
+    model.add(lc.LocallyConnected2D(64, (3, 3), input_shape=(32, 32, 3)))
+    assert model.output_shape == (None, 30, 30, 64)
+    assert model.count_params() == (30 * 30) * (3 * 3 * 3 * 64) + (30 * 30) * 64 == 1_612_800
+    model.add(lc.LocallyConnected2D(32, (3, 3)))
+    assert model.output_shape == (None, 28, 28, 32)
+
+
+def test_connections_that_do_not_exist_are_not_counted_and_stay_zero(rng):
+    layer, _ = filled(rng, padding="same", optimizer="adam", kernel_initializer="ones")
+    windows = {"kernel_size": (3, 2), "strides": (1, 1), "dilation": (1, 1), "padding": "same"}
+    ones_x, ones_dy = np.ones((1, *INPUT[1:])), np.ones((1, 6, 5, 4))
+    exists = reference.backward(ones_x, layer.kernel, ones_dy, **windows)[1] != 0
+    assert layer.count_params() == np.count_nonzero(exists) + 6 * 5 * 4
+    layer.set_weights([np.ones_like(w) for w in layer.weights])
+    np.testing.assert_array_equal(layer.kernel, exists)
+    # Gradients from elsewhere may hold anything there.
+    layer.step((np.full_like(layer.kernel, np.nan), np.zeros_like(layer.bias)), lr=0.1)
+    np.testing.assert_array_equal(np.isnan(layer.kernel), exists)
+    layer.build(INPUT)
+    assert not layer.kernel[~exists].any()
+
+
+# --- life of a layer
+
+
+def test_build_on_first_call_and_from_input_shape():
+    layer = make()
+    assert layer.weights == []
+    assert layer.get_weights() == []
+    assert not layer.built
+    with pytest.raises(ValueError, match="not known yet"):
+        layer.count_params()
+    with pytest.raises(AttributeError, match="kernel does not exist yet"):
+        layer.kernel  # noqa: B018
+    with pytest.raises(AttributeError, match="input shape"):
+        layer.output_shape  # noqa: B018
+    assert layer(np.zeros(INPUT)).shape == (2, 4, 4, 4)
+    assert layer.input_shape == (None, 6, 5, 3)
+    assert layer.kernel.shape == (16, 18, 4)
+    assert layer.bias.shape == (4, 4, 4)
+    assert make(input_shape=(6, 5, 3)).output_shape == (None, 4, 4, 4)
+    assert make().compute_output_shape((None, 6, 5, 3)) == (None, 4, 4, 4)
+    assert make().compute_output_shape((7, 6, 5, 3)) == (7, 4, 4, 4)
+    assert make(data_format="channels_first").compute_output_shape((None, 3, 6, 5)) == (None, 4, 4, 4)
+
+
+def test_a_second_build_replaces_the_weights():
+    layer = make()
+    layer.build(INPUT)
+    kernel = layer.get_weights()[0]
+    _, backward = layer.forward(np.zeros(INPUT))
+    layer.build((None, 8, 8, 3))
+    assert layer.kernel.shape != kernel.shape
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward(np.zeros((2, 4, 4, 4)))
+
+
+def test_initial_weights_are_applied_by_build(rng):
+    kernel, bias = integers(rng, (16, 18, 4)), integers(rng, (4, 4, 4))
+    layer = make(weights=[kernel, bias])
+    layer.build(INPUT)
+    np.testing.assert_array_equal(layer.kernel, kernel)
+    np.testing.assert_array_equal(layer.bias, bias)
+    layer = make(weights=[kernel, bias[..., :1]])
+    with pytest.raises(ValueError, match=r"bias has shape \(4, 4, 1\); .* needs \(4, 4, 4\)"):
+        layer.build(INPUT)
+    assert not layer.built
+
+
+def test_settings_can_change_until_the_layer_is_built_and_are_locked_then():
+    layer = make()
+    layer.filters = np.int64(5)
+    layer.activation = "relu"
+    layer.dtype = "float64"
+    with pytest.raises(ValueError, match="strides=0 is too small"):
+        layer.strides = 0
+    assert layer(np.zeros(INPUT)).shape == (2, 4, 4, 5)
+    assert layer.kernel.dtype == np.float64
+    for name in layer.get_config():
+        if name != "trainable":
+            with pytest.raises(AttributeError, match=f"{name} of LocallyConnected2D .* is locked"):
+                setattr(layer, name, getattr(layer, name))
+    with pytest.raises(AttributeError, match=r"fans of LocallyConnected2D .* is locked"):
+        layer.fans = "window"
+    layer.trainable = False
+    layer.optimizer = "adam"
+    with pytest.raises(AttributeError):
+        layer.kernel = 3
+    assert layer.filters == 5
+
+
+def test_weights_are_read_only_views_and_copies():
+    layer = make()
+    layer.build(INPUT)
+    for view in (layer.kernel, layer.bias, *layer.weights, *layer.trainable_weights):
+        with pytest.raises(ValueError, match="read-only"):
+            view[...] = 0
+    view = layer.kernel
+    copied = layer.get_weights()
+    copied[0][...] = 7
+    assert not (layer.kernel == 7).any()
+    layer.set_weights(copied)
+    assert (view == 7).all(), "a view follows later changes"
+
+
+def test_trainable_false_freezes_step(rng):
+    layer, x = filled(rng, trainable=False)
+    before = layer.get_weights()
+    y, backward = layer.forward(x)
+    dx = backward.step(np.ones_like(y), lr=0.5)
+    assert dx.shape == x.shape
+    backward.step(np.ones_like(y), lr=0.5)  # the weights are the same, so backward still holds
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert layer.trainable_weights == []
+    assert len(layer.non_trainable_weights) == 2
+    with pytest.raises(TypeError, match="trainable=1 is a int"):
+        layer.trainable = 1
+
+
+def test_names_are_unique_by_default():
+    first, second = make(), make()
+    assert first.name != second.name
+    assert first.name.startswith("locally_connected2d")
+    assert make(name="mine").name == "mine"
+    with pytest.raises(TypeError, match="name=3"):
+        make(name=3)
+
+
+def test_config_round_trip():
+    layer = make(
+        activation="tanh", padding="same", data_format="channels_first", kernel_initializer="he_normal",
+        bias_initializer={"class_name": "RandomNormal", "config": {"stddev": 0.1, "seed": 3}},
+        implementation=3, dtype=np.float64, fans="window", input_shape=(3, 6, 5), trainable=False,
+    )  # fmt: skip
+    config = layer.get_config()
+    assert list(config) == [
+        "name", "trainable", "dtype", "batch_input_shape", "filters", "kernel_size", "strides", "padding",
+        "data_format", "activation", "use_bias", "kernel_initializer", "bias_initializer",
+        "kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint",
+        "bias_constraint", "implementation", "fans",
+    ]  # fmt: skip
+    again = lc.LocallyConnected2D.from_config(config)
+    assert again.get_config() == config
+    assert again.bias_initializer.stddev == 0.1
+    assert "fans" not in make().get_config()
+    assert "batch_input_shape" not in make().get_config()
+
+
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+def test_with_implementation_keeps_weights_and_optimizer_state(implementation, rng):
+    layer, x = filled(rng, optimizer=lc.SGD(momentum=0.5), padding="same")
+    y, backward = layer.forward(x)
+    backward.step(np.ones_like(y), lr=0.25)
+    other = layer.with_implementation(implementation)
+    assert other.implementation == implementation
+    for one in (layer, other):
+        y, backward = one.forward(x)
+        backward.step(np.ones_like(y), lr=0.25)
+    for a, b in zip(layer.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not make().with_implementation(2).built
+
+
+def test_copies_and_pickles_are_independent(rng):
+    layer, x = filled(rng, implementation=3)
+    y = layer(x)
+    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        np.testing.assert_array_equal(twin(x), y)
+        twin.set_weights([np.zeros_like(w) for w in twin.weights])
+        assert not twin(x).any()
+        np.testing.assert_array_equal(layer(x), y)
+
+
+# --- training
+
+
+def test_two_forwards_before_a_backward_do_not_disturb_each_other(rng):
+    layer, x = filled(rng, activation="relu")
+    other = integers(rng, INPUT)
+    y1, backward1 = layer.forward(x)
+    _, backward2 = layer.forward(other)
+    dy = integers(rng, y1.shape)
+    first, second = backward1(dy)[1], backward2(dy)[1]
+    np.testing.assert_array_equal(layer.forward(x)[1](dy)[1].kernel, first.kernel)
+    np.testing.assert_array_equal(layer.forward(other)[1](dy)[1].kernel, second.kernel)
+    assert not np.array_equal(first.kernel, second.kernel)
+
+
+def test_gradients_add_up_and_scale(rng):
+    layer, x = filled(rng)
+    y, backward = layer.forward(x)
+    _, whole = backward(np.ones_like(y))
+    parts = [layer.forward(x[n : n + 1])[1](np.ones_like(y[:1]))[1] for n in range(2)]
+    total = parts[0] + parts[1]
+    np.testing.assert_array_equal(total.kernel, whole.kernel)
+    np.testing.assert_array_equal(total.bias, whole.bias)
+    half = np.float64(0.5) * total
+    assert isinstance(half, lc.Gradients)
+    np.testing.assert_array_equal(half.kernel * 2, total.kernel)
+    assert (total * 0.5).bias.dtype == np.float32
+    with pytest.raises(ValueError, match="same layer"):
+        total + lc.Gradients(total.kernel)
+    with pytest.raises(TypeError):
+        total + 1
+    no_bias = lc.Gradients(total.kernel) + lc.Gradients(total.kernel)
+    assert (2 * no_bias).bias is None
+
+
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+def test_fused_step_equals_the_pair(implementation, rng):
+    one, x = filled(rng, implementation=implementation, activation="relu")
+    two = one.with_implementation(implementation)
+    y, backward = one.forward(x)
+    dy = integers(rng, y.shape)
+    dx, grads = backward(dy)
+    one.step(grads, lr=0.125)
+    np.testing.assert_array_equal(two.forward(x)[1].step(dy, lr=0.125), dx)
+    for a, b in zip(one.weights, two.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_step_takes_a_tuple_and_moves_downhill(rng):
+    layer, _ = filled(rng)
+    kernel, bias = layer.get_weights()
+    grads = np.ones_like(kernel), np.full_like(bias, 2)
+    layer.step(grads, lr=np.float32(0.5))
+    np.testing.assert_array_equal(layer.kernel, kernel - 0.5)
+    np.testing.assert_array_equal(layer.bias, bias - 1)
+
+
+def test_backward_refuses_to_run_after_the_weights_changed(rng):
+    layer, x = filled(rng)
+    y, backward = layer.forward(x)
+    _, grads = backward(np.ones_like(y))
+    layer.step(grads, lr=0.1)
+    before = layer.get_weights()
+    for late in (lambda: backward(y), lambda: backward.step(y, lr=0.1)):
+        with pytest.raises(RuntimeError, match=r"older weights .* call forward again"):
+            late()
+    _, backward = layer.forward(x)
+    layer.set_weights(before)
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward(y)
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def unchanged(layer, action, error, message):
+    before, version = layer.get_weights(), layer._parameters.version
+    states = copy.deepcopy(layer._parameters._states)
+    with pytest.raises(error, match=message):
+        action()
+    assert layer._parameters.version == version
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert states.keys() == layer._parameters._states.keys()
+    for name in states:
+        for key in states[name]:
+            np.testing.assert_array_equal(states[name][key], layer._parameters._states[name][key])
+
+
+def test_a_refused_step_changes_nothing(rng):
+    layer, x = filled(rng, optimizer="adam")
+    y, backward = layer.forward(x)
+    backward.step(np.ones_like(y), lr=0.1)
+    y, backward = layer.forward(x)
+    _, good = backward(np.ones_like(y))
+    kernel, bias = good.kernel, good.bias
+    cases = [
+        ((kernel[:-1], bias), 0.1, ValueError, r"grads of kernel has shape \(15, 18, 4\); give shape \(16, 18, 4\)"),
+        ((kernel, bias.ravel()), 0.1, ValueError, r"grads of bias has shape \(64,\); give shape \(4, 4, 4\)"),
+        ((kernel.astype(np.float64), bias), 0.1, TypeError, r"dtype float64; cast it with .astype\('float32'\)"),
+        ((kernel.astype(int), bias), 0.1, TypeError, r"grads of kernel has dtype int64"),
+        (kernel, 0.1, TypeError, r"grads is a ndarray; give the Gradients"),
+        (None, 0.1, TypeError, r"grads is a NoneType"),
+        ((kernel,), 0.1, ValueError, r"grads has 1 arrays; .* needs 2: kernel, bias"),
+        (lc.Gradients(kernel), 0.1, ValueError, r"grads has 1 arrays"),
+        (good, np.nan, ValueError, r"lr=nan cannot be used; give a finite number"),
+        (good, np.inf, ValueError, r"lr=inf"),
+        (good, -0.1, ValueError, r"lr=-0.1"),
+        (good, "fast", TypeError, r"lr='fast' is a str"),
+        (good, True, TypeError, r"lr=True is a bool"),
+        (good, None, TypeError, r"lr=None"),
+    ]
+    for grads, lr, error, message in cases:
+        unchanged(layer, lambda grads=grads, lr=lr: layer.step(grads, lr), error, message)
+    unchanged(layer, lambda: backward.step(y, np.nan), ValueError, "lr=nan")
+    unchanged(layer, lambda: backward.step(y[1:], 0.1), ValueError, r"dy has shape \(1, 4, 4, 4\); give the shape of y")
+    unchanged(layer, lambda: backward(y.astype(complex)), TypeError, "dy has dtype complex128")
+    unchanged(layer, lambda: backward(y[..., 0]), ValueError, "dy has shape")
+    with pytest.raises(RuntimeError, match="step before build"):
+        make().step(good, lr=0.1)
+    with pytest.raises(RuntimeError, match="before build"):
+        make().set_weights([kernel])
+
+
+@pytest.mark.parametrize(
+    ("weights", "error", "message"),
+    [
+        (lambda k, b: [k], ValueError, r"1 weights given; .* needs 2: kernel, bias"),
+        (lambda k, b: [k, b, b], ValueError, r"3 weights given"),
+        (lambda k, b: [b, k], ValueError, r"kernel has shape \(4, 4, 4\)"),
+        (lambda k, b: [k, b[0]], ValueError, r"bias has shape \(4, 4\)"),
+        (lambda k, b: [k, b.astype(complex)], TypeError, r"bias has dtype complex128"),
+    ],
+)
+def test_refused_weights_change_nothing(weights, error, message, rng):
+    layer, _ = filled(rng)
+    new = weights(*[w + 1 for w in layer.weights])
+    unchanged(layer, lambda: layer.set_weights(new), error, message)
+
+
+class FailsOnBias:
+    """An optimizer that changes what it is given and then fails on the bias."""
+
+    def init(self, param):
+        return {"calls": 0}
+
+    def update(self, param, grad, state, lr):
+        state["calls"] += 1
+        param -= lr * grad
+        if param.ndim == 3 and param.shape[0] == 4:
+            raise FloatingPointError("no")
+
+
+def test_a_custom_optimizer_that_fails_leaves_everything_as_it_was(rng):
+    layer, x = filled(rng, optimizer=FailsOnBias())
+    y, backward = layer.forward(x)
+    _, grads = backward(np.ones_like(y))
+    unchanged(layer, lambda: layer.step(grads, 0.1), FloatingPointError, "no")
+    backward(np.ones_like(y))  # the weights are still those of its forward
+
+
+class Signs:
+    def init(self, param):
+        return {"steps": np.zeros(())}
+
+    def update(self, param, grad, state, lr):
+        param -= lr * np.sign(grad)
+        state["steps"] += 1
+
+
+def test_a_custom_optimizer_works(rng):
+    layer, x = filled(rng, optimizer=Signs())
+    kernel = layer.get_weights()[0]
+    y, backward = layer.forward(x)
+    _, grads = backward(np.ones_like(y))
+    layer.step(grads, lr=0.5)
+    layer.step(grads, lr=0.5)
+    np.testing.assert_array_equal(layer.kernel, kernel - np.sign(grads.kernel))
+    assert layer._parameters._states["kernel"]["steps"] == 2
+
+
+def test_setting_an_optimizer_forgets_the_state(rng):
+    layer, x = filled(rng, optimizer="adam")
+    y, backward = layer.forward(x)
+    backward.step(np.ones_like(y), lr=0.1)
+    assert layer._parameters._states
+    layer.optimizer = lc.Adam(beta_1=0.5)
+    assert not layer._parameters._states
+    assert layer.optimizer.beta_1 == 0.5
+
+
+def test_calls_and_steps_from_many_threads_never_see_half_a_step():
+    """All weights are equal at any time, so an output that mixes two versions would show."""
+    layer = make(filters=8, kernel_size=3, kernel_initializer="ones", use_bias=False)
+    x = np.ones((4, 16, 16, 3), np.float32)
+    layer(x)
+    grads = (np.ones_like(layer.kernel),)
+
+    def call(_):
+        y = layer(x)
+        return float(y.min()), float(y.max())
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        seen = [pool.submit(call, n) for n in range(40)]
+        steps = [pool.submit(layer.step, grads, 1.0) for _ in range(20)]
+        for step in steps:
+            step.result()
+        for future in seen:
+            low, high = future.result()
+            assert low == high
+    np.testing.assert_array_equal(layer.kernel, -19)
+
+
+def test_a_layer_is_built_once_by_many_threads():
+    layer = make(filters=8)
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: layer(np.ones(INPUT)), range(16)))
+    for y in results:
+        np.testing.assert_array_equal(y, results[0])
+    assert layer._parameters.version == 1
+
+
+# --- arrays
+
+
+def test_outputs_are_of_the_kind_of_the_input(rng):
+    layer, x = filled(rng)
+    y, backward = layer.forward(array_api_strict.asarray(x))
+    assert isinstance(y, type(array_api_strict.asarray(x)))
+    dx, grads = backward(array_api_strict.ones(y.shape))
+    assert isinstance(dx, type(y))
+    assert isinstance(grads.kernel, np.ndarray)
+    assert isinstance(backward(np.ones(y.shape))[0], np.ndarray)
+    np.testing.assert_array_equal(np.from_dlpack(y), layer(x))
+    assert isinstance(layer(x.tolist()), np.ndarray)
+    np.testing.assert_array_equal(layer(x.tolist()), layer(x))
+
+
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_outputs_alias_nothing(implementation, data_format, rng):
+    """Also where the layer is the identity."""
+    layer = make(filters=1, kernel_size=1, use_bias=False, kernel_initializer="ones", data_format=data_format,
+                 implementation=implementation)  # fmt: skip
+    x = rng.standard_normal((2, 1, 4, 4) if data_format == "channels_first" else (2, 4, 4, 1), np.float32)
+    y, backward = layer.forward(x)
+    np.testing.assert_array_equal(y, x)
+    dx, grads = backward(y)
+    for output in (y, layer(x), dx, grads.kernel):
+        assert not any(np.may_share_memory(output, a) for a in (x, layer.kernel))
+        assert output.flags.writeable
+    assert not np.may_share_memory(dx, y)
+
+
+# --- bad input
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"filters": 0}, ValueError, "filters=0 is too small; give an integer of at least 1"),
+        ({"filters": -1}, ValueError, "filters=-1"),
+        ({"filters": 4.5}, TypeError, "filters=4.5 is a float"),
+        ({"kernel_size": 0}, ValueError, "kernel_size=0"),
+        ({"kernel_size": (1, 2, 3)}, ValueError, r"kernel_size=\(1, 2, 3\) has 3 entries; give one integer or 2"),
+        ({"kernel_size": True}, TypeError, "kernel_size=True is a bool"),
+        ({"strides": 0}, ValueError, "strides=0"),
+        ({"strides": (1, 1, 1)}, ValueError, "strides"),
+        ({"padding": "causal"}, ValueError, "padding='causal' is not known; give one of 'valid', 'same'"),
+        ({"padding": None}, ValueError, "padding=None"),
+        ({"data_format": "x"}, ValueError, "data_format='x' is not known"),
+        ({"data_format": ""}, ValueError, "data_format=''"),
+        ({"implementation": 7}, ValueError, "implementation=7 is not known; give one of 1, 2, 3"),
+        ({"implementation": "loop"}, TypeError, "implementation='loop'"),
+        ({"implementation": True}, TypeError, "implementation=True"),
+        ({"activation": "nope"}, ValueError, "activation='nope' is not known; give one of linear, relu"),
+        ({"activation": np.tanh}, TypeError, "brings no gradient"),
+        ({"use_bias": 1}, TypeError, "use_bias=1"),
+        ({"kernel_initializer": "nope"}, ValueError, "initializer='nope' is not known"),
+        ({"kernel_initializer": 3}, TypeError, "initializer=3"),
+        ({"bias_initializer": {"name": "zeros"}}, TypeError, "is no config"),
+        ({"kernel_regularizer": "l2"}, NotImplementedError, "kernel_regularizer='l2' is not implemented yet"),
+        ({"bias_regularizer": "l2"}, NotImplementedError, "bias_regularizer"),
+        ({"activity_regularizer": "l2"}, NotImplementedError, "activity_regularizer"),
+        ({"kernel_constraint": "non_neg"}, NotImplementedError, "kernel_constraint"),
+        ({"bias_constraint": "non_neg"}, NotImplementedError, "bias_constraint"),
+        ({"dtype": "float16"}, ValueError, "dtype='float16' is not supported; give 'float32' or 'float64'"),
+        ({"dtype": None}, ValueError, "dtype=None"),
+        ({"dtype": "nope"}, ValueError, "dtype='nope'"),
+        ({"fans": "many"}, ValueError, "fans='many'"),
+        ({"optimizer": "nope"}, ValueError, "optimizer='nope' is not known; give one of adam, sgd"),
+        ({"optimizer": 3}, TypeError, "optimizer=3 has no init"),
+        ({"optimizer": lc.SGD}, TypeError, r"is a class; give an instance, SGD\(\)"),
+        ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
+        ({"input_shape": (2, 9, 3)}, ValueError, r"kernel_size=\(3, 2\).*does not fit input \(2, 9\)"),
+        ({"input_shape": (None, 9, 3)}, ValueError, "must be fully defined"),
+        ({"input_shape": (9, 3)}, ValueError, r"needs 4: \(batch, height, width, channels\)"),
+        ({"input_shape": (9, 9, 0)}, ValueError, "input_shape=0"),
+    ],
+)
+def test_bad_settings(settings, error, message):
+    with pytest.raises(error, match=message):
+        make(**settings)
+
+
+@pytest.mark.parametrize(
+    ("x", "error", "message"),
+    [
+        (np.zeros((6, 5, 3)), ValueError, r"x has 3 dimensions \(shape \(6, 5, 3\)\); .* needs 4"),
+        (3.0, ValueError, "x has 0 dimensions"),
+        (np.zeros((2, 6, 5, 4)), ValueError, r"x has shape \(2, 6, 5, 4\); .* built for \(None, 6, 5, 3\)"),
+        (np.zeros((2, 7, 5, 3)), ValueError, "every sample must have that shape"),
+        (np.zeros((2, 5, 5, 3)), ValueError, "every sample must have that shape"),
+        (np.zeros(INPUT, np.float16), TypeError, r"x has dtype float16, .* cast it with .astype\('float32'\)"),
+        (np.zeros(INPUT, complex), TypeError, "x has dtype complex128.*real part"),
+        (np.zeros(INPUT, object), TypeError, "x has dtype object"),
+        (np.full(INPUT, "a"), TypeError, "x has dtype <U1"),
+        (None, TypeError, "x is a NoneType that is no array of numbers"),
+    ],
+)
+def test_bad_inputs(x, error, message):
+    layer = make()
+    layer.build(INPUT)
+    for call in (layer, layer.forward):
+        with pytest.raises(error, match=message):
+            call(x)
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((None, None, 5, 3), "must be fully defined"),
+        ((None, 6, 5, None), "must be fully defined"),
+        ((None, 6, 5), "has 3 entries"),
+        ((None, 2, 5, 3), "does not fit input"),
+    ],
+)
+def test_bad_build(shape, message):
+    layer = make()
+    with pytest.raises(ValueError, match=message):
+        layer.build(shape)
+    assert not layer.built
+    layer.filters = 7  # still unlocked
+
+
+def test_kernel_larger_than_the_input_is_legal_with_same():
+    assert make(kernel_size=10, padding="same")(np.ones((1, 5, 5, 1))).shape == (1, 5, 5, 4)
+    with pytest.raises(ValueError, match="does not fit"):
+        make(kernel_size=10)(np.ones((1, 5, 5, 1)))
+
+
+def test_a_custom_initializer_is_held_to_its_shape():
+    layer = make(kernel_initializer=lambda shape, dtype, rng: np.ones((1, 2, 3)))
+    with pytest.raises(ValueError, match=r"returned shape \(1, 2, 3\)"):
+        layer.build(INPUT)
+    assert not layer.built
+    layer = make(kernel_initializer=lambda shape, dtype, rng: rng.integers(0, 3, shape).astype("f8"))
+    layer.build(INPUT)
+    assert layer.kernel.dtype == np.float32

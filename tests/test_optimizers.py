@@ -1,0 +1,96 @@
+import math
+
+import numpy as np
+import pytest
+
+from lcnumba import SGD, Adam, optimizers
+
+# One more element than two tasks of the update kernels hold.
+SIZES = [(3, 4), (2 * (1 << 15) + 1,), (0,)]
+
+
+def formula_sgd(p, gradients, lr, momentum, nesterov):
+    velocity = np.zeros_like(p)
+    for g in gradients:
+        velocity = momentum * velocity - lr * g
+        p = p + (momentum * velocity - lr * g if nesterov else velocity)
+    return p
+
+
+def formula_adam(p, gradients, lr, beta_1, beta_2, epsilon):
+    m, v = np.zeros_like(p), np.zeros_like(p)
+    for t, g in enumerate(gradients, 1):
+        m = beta_1 * m + (1 - beta_1) * g
+        v = beta_2 * v + (1 - beta_2) * g * g
+        p = p - lr * math.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (np.sqrt(v) + epsilon)
+    return p
+
+
+CASES = [
+    (SGD(), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.0, False)),
+    (SGD(momentum=0.9), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.9, False)),
+    (SGD(momentum=0.5, nesterov=True), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.5, True)),
+    (Adam(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7)),
+    (Adam(beta_1=0.5, beta_2=0.8, epsilon=0.1), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1)),
+]
+
+
+@pytest.mark.parametrize(("optimizer", "formula"), CASES, ids=lambda v: type(v).__name__)
+@pytest.mark.parametrize("shape", SIZES, ids=str)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 2e-6), (np.float64, 1e-14)])
+def test_updates_follow_the_formula(optimizer, formula, shape, dtype, tolerance, rng):
+    param = rng.standard_normal(shape).astype(dtype)
+    gradients = [rng.standard_normal(shape).astype(dtype) for _ in range(3)]
+    expected = formula(param.astype(np.float64), [g.astype(np.float64) for g in gradients], 0.1)
+    state = optimizer.init(param)
+    for gradient in gradients:
+        kept = gradient.copy()
+        optimizer.update(param, gradient, state, 0.1)
+        np.testing.assert_array_equal(gradient, kept)
+    assert param.dtype == dtype
+    np.testing.assert_allclose(param, expected, rtol=tolerance, atol=tolerance)
+
+
+def test_sgd_is_exact_and_needs_no_state():
+    param = np.array([1.0, 2.0, 3.0], np.float32)
+    assert SGD().init(param) == {}
+    SGD().update(param, np.array([1, -1, 2], np.float32), {}, 0.5)
+    np.testing.assert_array_equal(param, [0.5, 2.5, 2.0])
+
+
+def test_names_and_configs():
+    assert isinstance(optimizers.get("SGD"), SGD)
+    assert isinstance(optimizers.get("adam"), Adam)
+    again = optimizers.get({"class_name": "SGD", "config": SGD(0.9, True).get_config()})
+    assert (again.momentum, again.nesterov) == (0.9, True)
+    again = optimizers.get({"class_name": "Adam", "config": Adam(0.5).get_config()})
+    assert again.beta_1 == 0.5
+    assert optimizers.is_built_in(SGD())
+
+    class Mine(SGD):
+        pass
+
+    assert not optimizers.is_built_in(Mine()), "a subclass may fail"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: SGD(momentum=1.0), "momentum=1.0 cannot be used"),
+        (lambda: SGD(momentum=-0.1), "momentum=-0.1"),
+        (lambda: SGD(momentum=math.nan), "momentum=nan"),
+        (lambda: Adam(beta_1=1), "beta_1=1"),
+        (lambda: Adam(beta_2=2), "beta_2=2"),
+        (lambda: Adam(epsilon=0), "epsilon=0"),
+        (lambda: Adam(epsilon=math.inf), "epsilon=inf"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_strided_parameter_is_refused_since_its_update_would_be_lost():
+    param = np.zeros((4, 4), np.float32)[:, ::2]
+    with pytest.raises(ValueError, match="must be C-contiguous"):
+        SGD().update(param, np.ones_like(param), {}, 0.1)

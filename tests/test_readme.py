@@ -1,0 +1,20 @@
+"""The README's example runs as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+def test_the_example_runs(tmp_path, monkeypatch, capsys):
+    if not README.exists():
+        pytest.skip("the README lies in the checkout")
+    (code,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(compile(code, str(README), "exec"), names)  # noqa: S102 - that is the test
+    assert names["model"].output_shape == (None, 10)
+    assert len(names["history"].history["loss"]) == 2
+    assert (tmp_path / "model.npz").exists()

@@ -1,0 +1,254 @@
+import concurrent.futures
+import copy
+import pickle
+
+import array_api_strict
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.protocol import Layer
+from lcnumba.testing import numerical_gradient
+
+
+def network(dtype="float64", seed=0, **settings):
+    rng = np.random.default_rng(seed)
+    return lc.Sequential(
+        [
+            lc.LocallyConnected2D(2, (3, 2), activation="tanh", dtype=dtype, rng=rng, fans="window", **settings),
+            lc.LocallyConnected2D(3, 2, padding="same", dtype=dtype, rng=rng, fans="window"),
+            lc.Flatten(),
+            lc.Dense(4, activation="sigmoid", dtype=dtype, rng=rng),
+        ]
+    )
+
+
+SHAPE = (3, 5, 4, 2)
+
+
+class Halve:
+    """A user's layer: the Protocol and no more."""
+
+    def __init__(self, name="halve"):
+        self.name = name
+
+    def build(self, input_shape):
+        pass
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def __call__(self, x):
+        return x / 2
+
+    def forward(self, x):
+        return x / 2, lambda dy: (dy / 2, None)
+
+    def step(self, grads, lr):
+        pass
+
+    def get_config(self):
+        return {"name": self.name}
+
+
+def test_gradients_are_those_of_finite_differences(rng):
+    model = network(input_shape=SHAPE[1:])
+    model.add(Halve())
+    x = rng.standard_normal(SHAPE)
+    y, backward = model.forward(x)
+    dy = rng.standard_normal(y.shape)
+    dx, grads = backward(dy)
+    np.testing.assert_array_equal(y, model(x))
+    np.testing.assert_allclose(dx, numerical_gradient(lambda v: float(np.sum(model(v) * dy)), x), atol=1e-9)
+    weights = model.get_weights()
+    flat = [g for grad in grads if grad is not None for g in (grad.kernel, grad.bias)]
+    assert len(grads) == 5
+    for number, gradient in enumerate(flat):
+
+        def loss(value, number=number):
+            model.set_weights([value if n == number else w for n, w in enumerate(weights)])
+            return float(np.sum(model(x) * dy))
+
+        np.testing.assert_allclose(gradient, numerical_gradient(loss, weights[number]), atol=1e-9)
+
+
+def test_built_as_layers_are_added_or_by_the_first_call():
+    model = network(input_shape=SHAPE[1:])
+    assert model.input_shape == (None, *SHAPE[1:])
+    assert model.output_shape == (None, 4)
+    late = network()
+    with pytest.raises(AttributeError, match="has not been built"):
+        late.output_shape  # noqa: B018
+    with pytest.raises(AttributeError, match="has not been built"):
+        late.input_shape  # noqa: B018
+    assert late.compute_output_shape((None, *SHAPE[1:])) == (None, 4)
+    np.testing.assert_array_equal(late(np.ones(SHAPE)), model(np.ones(SHAPE)))
+    assert late.output_shape == (None, 4)
+
+
+def test_a_layer_that_does_not_fit_is_not_added():
+    model = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1), name="first")])
+    with pytest.raises(ValueError, match="does not fit"):
+        model.add(lc.LocallyConnected2D(2, 4))
+    with pytest.raises(ValueError, match="put a Flatten before Dense"):
+        model.add(lc.Dense(3))
+    with pytest.raises(ValueError, match="named 'first' is in the model already"):
+        model.add(lc.Flatten(name="first"))
+    with pytest.raises(TypeError, match="is no layer: it lacks name, build"):
+        model.add(3)
+    with pytest.raises(TypeError, match="Flatten is a class; give an instance"):
+        model.add(lc.Flatten)
+    assert len(model.layers) == 1
+    assert model.output_shape == (None, 3, 3, 2)
+    model.add(lc.Flatten())
+    assert model.output_shape == (None, 18)
+
+
+def test_an_empty_model_says_so():
+    for action in (lambda: lc.Sequential()(np.ones(3)), lambda: lc.Sequential().forward(np.ones(3))):
+        with pytest.raises(RuntimeError, match="has no layers"):
+            action()
+
+
+def test_step_changes_every_layer_or_none(rng):
+    model = network(input_shape=SHAPE[1:])
+    x = rng.standard_normal(SHAPE)
+    y, backward = model.forward(x)
+    _, grads = backward(np.ones_like(y))
+    before = model.get_weights()
+    bad = [*grads[:3], lc.Gradients(grads[3].kernel, grads[3].bias[:1])]
+    for refused, lr, error in ((bad, 0.1, ValueError), (grads[:3], 0.1, ValueError), (None, 0.1, ValueError),
+                               (grads, np.nan, ValueError)):  # fmt: skip
+        with pytest.raises(error):
+            model.step(refused, lr)
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    twin = copy.deepcopy(model)
+    model.step(grads, 0.1)
+    twin_y, twin_backward = twin.forward(x)
+    twin_backward.step(np.ones_like(twin_y), 0.1)
+    for a, b, old in zip(model.get_weights(), twin.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, old)
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward.step(np.ones_like(y), 0.1)
+
+
+def test_implementations_agree_after_training(rng):
+    """Two layers and a dense one, weights copied: equal before, close after two epochs."""
+    x, target = rng.standard_normal((20, 8, 7, 2)), rng.standard_normal((20, 3))
+    results, start = [], None
+    for implementation in (1, 2, 3):
+        settings = {"implementation": implementation, "activation": "relu", "dtype": "float64", "rng": 1}
+        model = lc.Sequential(
+            [
+                lc.LocallyConnected2D(2, (3, 2), strides=(1, 3), **settings, input_shape=(8, 7, 2)),
+                lc.LocallyConnected2D(2, (3, 2), strides=(1, 3), padding="same", **settings),
+                lc.Flatten(),
+                lc.Dense(3, dtype="float64", rng=1),
+            ]
+        )
+        start = start or model.get_weights()
+        model.set_weights(start)
+        model.optimizer = "adam"
+        before = model(x)
+        history = model.fit(x, target, loss="mse", epochs=2, lr=0.01, rng=0, progress=False)
+        results.append((before, model(x), history.history["loss"]))
+    for other in results[1:]:
+        for a, b in zip(results[0], other, strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-11, atol=1e-12)
+
+
+def test_set_weights_is_all_or_nothing():
+    model = network(input_shape=SHAPE[1:])
+    before = model.get_weights()
+    new = [w + (w != 0) for w in before]
+    with pytest.raises(ValueError, match=r"5 weights given; .* has 6"):
+        model.set_weights(new[:-1])
+    with pytest.raises(ValueError, match="has shape"):
+        model.set_weights([*new[:-1], new[-1][:1]])
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.set_weights(new)
+    for a, b in zip(new, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_predict_in_batches_equals_one_call(rng):
+    model = network(input_shape=SHAPE[1:])
+    x = rng.standard_normal((11, *SHAPE[1:]))
+    for size in (1, 4, 11, 100):
+        np.testing.assert_allclose(model.predict(x, batch_size=size), model(x), rtol=1e-13)
+    assert model.predict(x[:0]).shape == (0, 4)
+    with pytest.raises(ValueError, match="batch_size=0"):
+        model.predict(x, batch_size=0)
+
+
+def test_kinds_of_arrays(rng):
+    model = network(input_shape=SHAPE[1:])
+    x = rng.standard_normal(SHAPE)
+    strict = array_api_strict.asarray(x)
+    y, backward = model.forward(strict)
+    assert isinstance(y, type(strict))
+    assert isinstance(backward(y)[0], type(strict))
+    assert isinstance(model.predict(strict, batch_size=2), type(strict))
+    np.testing.assert_array_equal(np.asarray(model(strict)), model(x.tolist()))
+
+
+def test_a_model_that_only_reshapes_returns_a_fresh_array():
+    model, x = lc.Sequential([lc.Flatten()]), np.ones((2, 3, 4))
+    assert not np.may_share_memory(model(x), x)
+    y, backward = model.forward(x)
+    assert not np.may_share_memory(y, x)
+    assert backward(y)[0].shape == x.shape
+
+
+def test_models_nest_and_users_layers_join(rng):
+    inner = network(input_shape=SHAPE[1:])
+    model = lc.Sequential([inner, Halve(), lc.Dense(2, dtype="float64", name="head")], name="outer")
+    assert isinstance(inner, Layer)
+    assert model.output_shape == (None, 2)
+    x = rng.standard_normal(SHAPE)
+    y, backward = model.forward(x)
+    backward.step(np.ones_like(y), 0.1)
+    assert model.count_params() == inner.count_params() + 4 * 2 + 2
+    again = lc.Sequential.from_config(model.get_config(), layers={"Halve": Halve})
+    again.set_weights(model.get_weights())
+    np.testing.assert_array_equal(again(x), model(x))
+    with pytest.raises(ValueError, match=r"'Halve' is not known; pass layers=\{'Halve': the class\}"):
+        lc.Sequential.from_config(model.get_config())
+
+
+def test_optimizer_is_set_on_all_layers():
+    model = network(input_shape=SHAPE[1:])
+    model.optimizer = lc.SGD(momentum=0.9)
+    assert [o.momentum for o in model.optimizer] == [0.9] * 3
+
+
+def test_summary():
+    lines = []
+    model = lc.Sequential(name="m")
+    model.add(lc.LocallyConnected2D(64, (3, 3), input_shape=(32, 32, 3), name="a"))
+    model.add(lc.Flatten(name="b"))
+    model.summary(print_fn=lines.append)
+    assert lines[0].split() == ["Layer", "(type)", "Output", "shape", "Parameters"]
+    assert "a (LocallyConnected2D)" in lines[1]
+    assert "(None, 30, 30, 64)" in lines[1]
+    assert lines[1].endswith("1,612,800")
+    assert lines[-1] == "Total parameters: 1,612,800"
+
+
+def test_copies_and_pickles(rng):
+    model = network(input_shape=SHAPE[1:])
+    x = rng.standard_normal(SHAPE)
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        np.testing.assert_array_equal(twin(x), model(x))
+        assert network().name != twin.name
+
+
+def test_a_model_is_built_once_by_many_threads():
+    model = network()
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(lambda _: model(np.ones(SHAPE)), range(16)))
+    for y in results:
+        np.testing.assert_array_equal(y, results[0])
