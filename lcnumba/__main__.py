@@ -2,7 +2,12 @@
 
 import argparse
 import sys
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
+
+from lcnumba import demo
+from lcnumba.implementations import IMPLEMENTATIONS
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -13,11 +18,11 @@ def _parser() -> argparse.ArgumentParser:
         help="train a locally connected network on real handwritten digits",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    train.add_argument("--data", choices=("mnist", "digits"), default="mnist", help="28 x 28 or 8 x 8 images")
+    train.add_argument("--data", choices=demo.DATA, default="mnist", help="28 x 28 or 8 x 8 images")
     train.add_argument("--epochs", type=_Integer(1), default=12, metavar="N", help="passes over the images")
     train.add_argument("--batch-size", type=_Integer(1), default=32, metavar="N", help="images a step")
-    train.add_argument("--implementation", type=int, choices=(1, 2, 3), default=1, help="loops, dense or sparse")
-    train.add_argument("--optimizer", choices=("sgd", "momentum", "adam"), default="adam", help="how to step")
+    train.add_argument("--implementation", type=int, choices=IMPLEMENTATIONS, default=1, help="loops, dense or sparse")
+    train.add_argument("--optimizer", choices=tuple(demo.OPTIMIZERS), default="adam", help="how to step")
     train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="of initial weights and shuffling")
     train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for model and pictures")
     return parser
@@ -45,13 +50,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = vars(parser.parse_args(arguments))
     given.pop("command")
     try:
-        from lcnumba import demo
-
+        Path(given["output"]).mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=given["output"]).close()
+    except OSError as error:
+        parser.error(f"argument --output: {error}")
+    try:
         demo.run(**given)
     except ModuleNotFoundError as error:
         parser.error(f"{error}; the training example needs more packages: pip install 'lcnumba[demo]'")
-    except OSError as error:
-        parser.error(f"--output {given['output']}: {error}")
     return 0
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
+from lcnumba.arrays import frozen
 
 __all__ = ["Activation", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh", "get"]
 
@@ -125,15 +126,23 @@ def get(identifier: Any) -> Activation:
 
 def apply(activation: Activation, z: Array) -> Array:
     """Return y of a z that may be overwritten; hold a custom activation to its contract."""
-    y = activation(z, out=z)
-    if y.shape != z.shape or y.dtype != z.dtype:
-        raise ValueError(
-            f"activation {activation!r} made shape {y.shape} and dtype {y.dtype} of {z.shape} and {z.dtype}; "
-            "return an array like z"
-        )
-    return y
+    return _like(f"activation {activation!r}", activation(z, out=z), z)
 
 
-def serialize(activation: Activation) -> str:
-    """Return the name by which `get` finds the activation again."""
-    return getattr(activation, "name", type(activation).__name__)
+def pull(activation: Activation, dy: Array, y: Array) -> Array:
+    """Return dz, C-contiguous, without letting a custom activation change dy or y."""
+    dz = _like(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(y)), dy)
+    return np.ascontiguousarray(dz)
+
+
+def serialize(activation: Activation) -> Any:
+    """The name of a built-in activation; a custom one, which has none, stays itself."""
+    return activation.name if type(activation) in _BY_NAME.values() else activation
+
+
+def _like(what: str, result: Any, model: Array) -> Array:
+    """The result in the model's dtype, if it has the model's shape."""
+    values = np.asarray(result, dtype=model.dtype)
+    if values.shape != model.shape:
+        raise ValueError(f"{what} made shape {values.shape} of {model.shape}; return an array of the same shape")
+    return values

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["exact", "float_dtype", "frozen", "ingest", "normalise"]
+__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
 
 Array = npt.NDArray[Any]
 DTypes = (np.dtype(np.float32), np.dtype(np.float64))
@@ -26,7 +26,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     try:
         # None would be float64 to NumPy.
         wanted = DTypes.index(np.dtype("O" if dtype is None else dtype))
-    except (TypeError, ValueError):
+    except Exception:  # noqa: BLE001 - whatever NumPy makes of a strange description, SyntaxError included
         raise ValueError(f"dtype={dtype!r} is not supported; give 'float32' or 'float64'") from None
     return DTypes[wanted]
 
@@ -57,7 +57,8 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     """
     if type(array) is np.ndarray:
         return array, _unchanged
-    if isinstance(array, np.ma.MaskedArray):
+    entries = array if isinstance(array, list | tuple) else ()
+    if isinstance(array, np.ma.MaskedArray) or any(isinstance(entry, np.ma.MaskedArray) for entry in entries):
         _refuse(name, array, "its mask would be ignored; fill it with .filled(value)")
     if isinstance(array, np.matrix):
         _refuse(name, array, "convert it with np.asarray")
@@ -98,23 +99,26 @@ def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     flags = values.flags
     if values.dtype is dtype and flags.c_contiguous and flags.aligned:
         return values
+    check_dtype(name, values, dtype)
+    return np.require(values, dtype=dtype, requirements=("C", "A"))
+
+
+def check_dtype(name: str, values: Array, dtype: np.dtype[Any] = DTypes[0]) -> None:
+    """Raise a TypeError that names the cast unless `normalise` would take the array."""
     given = values.dtype
     if given.kind not in "biu" and given.newbyteorder("=") not in DTypes:
         raise TypeError(
             f"{name} has dtype {given}, which is not computed in; cast it with .astype({dtype.name!r})"
             + (" after taking its real part" if given.kind == "c" else "")
         )
-    return np.require(values, dtype=dtype, requirements=("C", "A"))
 
 
-def exact(name: str, array: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """Return a NumPy array of exactly this shape and dtype, C-contiguous; refuse any other."""
-    values, _ = ingest(name, array)
+def check_exact(name: str, values: Array, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Raise unless an array has exactly this shape and, byte order aside, this dtype."""
     if values.shape != shape:
         raise ValueError(f"{name} has shape {values.shape}; give shape {shape}")
-    if values.dtype.newbyteorder("=") != dtype:
+    if values.dtype != dtype and values.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r})")
-    return normalise(name, values, dtype)
 
 
 def frozen(array: Array) -> Array:

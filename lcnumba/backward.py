@@ -35,7 +35,7 @@ class Backward:
         self._version = version
         self._shape = shape
         self._dtype = dtype
-        self._pullback = pullback
+        self._pullback = pullback  # checks the version under the lock
 
     def __call__(self, dy: Any) -> tuple[Any, Gradients]:
         """Return the derivatives of ``sum(dy * y)``.
@@ -62,9 +62,7 @@ class Backward:
         given, like = ingest("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
-        values = normalise("dy", given, self._dtype)
-        with self._parameters.reading(self._version):
-            dx, grads = self._pullback(values)
+        dx, grads = self._pullback(normalise("dy", given, self._dtype))
         return like(dx), grads
 
     def step(self, dy: Any, lr: float) -> Any:
@@ -73,7 +71,11 @@ class Backward:
         dx is that of the weights before the step. Parameters and errors are those of calling
         backward and of the layer's ``step(grads, lr)``; if anything is refused, nothing changes.
         """
-        rate = learning_rate(lr)
+        learning_rate(lr, self._dtype)
         dx, grads = self(dy)
-        self._parameters.step(grads, rate, self._version)
+        self.prepare_step(grads, lr)()
         return dx
+
+    def prepare_step(self, grads: Gradients, lr: float) -> Callable[[], None]:
+        """Check a step by the gradients of this very call; return the function that carries it out."""
+        return self._parameters.prepare(grads, lr, self._version)

@@ -6,6 +6,13 @@ from collections.abc import Iterable
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
+__all__ = ["boolean", "choice", "generator", "input_shape", "int_tuple", "integer", "learning_rate", "real"]
+
+# Sizes beyond this are a slip, and their products would leave the range of index arithmetic.
+MAXIMUM = 2**40
+
 
 def integer(name: str, value: Any, minimum: int = 1) -> int:
     """Return `value` as an int of at least `minimum`.
@@ -14,7 +21,7 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
     often a slip than an intention.
     """
     try:
-        if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        if isinstance(value, bool | np.bool_):
             raise TypeError
         number = operator.index(value)
     except TypeError:
@@ -23,17 +30,44 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
         ) from None
     if number < minimum:
         raise ValueError(f"{name}={value!r} is too small; give an integer of at least {minimum}")
+    if number > MAXIMUM:
+        raise ValueError(f"{name}={value!r} is too large; give an integer of at most {MAXIMUM}")
     return number
 
 
 def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, ...]:
-    """Return `value`, an integer or `rank` integers, as a tuple of `rank` ints."""
-    if isinstance(value, str | bytes) or not isinstance(value, Iterable):
+    """Return `value`, an integer or a list or tuple of `rank` integers, as a tuple of ints."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
         return (integer(name, value, minimum),) * rank
-    numbers = tuple(integer(name, entry, minimum) for entry in value)
-    if len(numbers) != rank:
-        raise ValueError(f"{name}={value!r} has {len(numbers)} entries; give one integer or {rank}")
-    return numbers
+    if len(value) != rank:
+        raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer or {rank}")
+    return tuple(integer(name, entry, minimum) for entry in value)
+
+
+def input_shape(shape: Any, entries: int, axes: str) -> tuple[int | None, ...]:
+    """Return a shape, the batch (or None) first, of fully defined samples.
+
+    Parameters
+    ----------
+    shape : tuple or list
+        What the caller gave.
+    entries : int
+        How many entries it must have.
+    axes : str
+        What messages call them.
+    """
+    if not isinstance(shape, list | tuple):
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give {axes}")
+    if len(shape) != entries:
+        raise ValueError(f"input_shape={tuple(shape)} has {len(shape)} entries; give {entries}: {axes}")
+    if any(entry is None for entry in shape[1:]):
+        raise ValueError(
+            f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
+        )
+    batch = None if shape[0] is None else integer("input_shape", shape[0], 0)
+    return (batch, *(integer("input_shape", entry) for entry in shape[1:]))
 
 
 def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
@@ -53,11 +87,30 @@ def boolean(name: str, value: Any) -> bool:
     return value
 
 
-def learning_rate(value: Any) -> float:
-    """Return the learning rate `value` as a finite float of at least 0."""
-    if isinstance(value, bool) or not isinstance(value, Real):
-        raise TypeError(f"lr={value!r} is a {type(value).__name__}; give a finite number such as 0.01")
-    rate = float(value)
-    if not math.isfinite(rate) or rate < 0:
-        raise ValueError(f"lr={value!r} cannot be used; give a finite number of at least 0")
+def real(name: str, value: Any) -> float:
+    """Return `value`, a finite real number, as a float."""
+    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a finite number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value!r} cannot be used; give a finite number")
+    return number
+
+
+def learning_rate(value: Any, dtype: Any = np.float64) -> float:
+    """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
+    rate = real("lr", value)
+    if rate < 0 or rate > np.finfo(dtype).max:
+        raise ValueError(f"lr={value!r} cannot be used; give a number of at least 0 that is finite in {dtype}")
     return rate
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """Return the random generator that `rng` (None, a seed or a Generator) stands for."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng={rng!r} is no source of numbers; give None, a seed or a Generator: {error}") from None

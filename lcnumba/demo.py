@@ -93,7 +93,8 @@ def run(
     shape = train[0].shape[1:]
     print(f"{data}: {len(train[0])} images of {shape[0]} x {shape[1]} to train on, {len(test[0])} to test\n")
     model = network(shape, implementation, seed)
-    model.optimizer, lr = OPTIMIZERS[optimizer]
+    chosen, lr = OPTIMIZERS[optimizer]
+    model.set_optimizer(chosen)
     model.summary()
     print(f"\ntraining with implementation {implementation}, {optimizer} at learning rate {lr}", flush=True)
     common: dict[str, Any] = {"loss": "softmax_cross_entropy", "metrics": ["accuracy"]}
@@ -104,15 +105,14 @@ def run(
     seconds = time.perf_counter() - start
     figures: dict[str, Any] = {
         "seconds": round(seconds, 1),
-        "losses": history.get("loss", []),
+        "losses": history["loss"],
         "test_accuracy": model.evaluate(*test, **common)["accuracy"],
         "logistic_regression": _logistic_regression(train, test),
     }
 
     model.save(folder / "model.npz")
     figures["reload_equal"] = bool(np.array_equal(load(folder / "model.npz")(test[0]), model(test[0])))
-    if history:
-        _save(plotting.training_curve(history), folder / "training-curve.png")
+    _save(plotting.training_curve(history), folder / "training-curve.png")
     _save(plotting.filters_by_position(model.layers[0]), folder / "filters.png")  # type: ignore[arg-type]
     (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -1,18 +1,16 @@
 """The fully connected layer, which most networks end with."""
 
-from collections.abc import Callable
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, initializers
-from lcnumba.arrays import float_dtype, ingest, normalise
+from lcnumba import activations, checks, initializers
+from lcnumba.arrays import ingest, normalise
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, integer
-from lcnumba.naming import layer_name
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Trainable
+from lcnumba.trainable import Fans, Trainable, dtype_rule, sample_shape
 
 __all__ = ["Dense"]
 
@@ -29,7 +27,7 @@ class Dense(Trainable):
         Outputs U.
     activation, use_bias, kernel_initializer, bias_initializer
         As for `LocallyConnected2D`.
-    input_shape, name, trainable, dtype, rng, optimizer
+    input_shape, batch_input_shape, name, trainable, dtype, weights, rng, optimizer
         As for `LocallyConnected2D`; `input_shape` is ``(features,)``.
 
     Notes
@@ -44,21 +42,17 @@ class Dense(Trainable):
     (2, 3)
     """
 
-    _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {
-        "name": lambda layer, v: layer_name(v, ""),
-        "dtype": lambda layer, v: float_dtype(v).name,
-        "units": lambda layer, v: integer("units", v),
-        "activation": lambda layer, v: activations.get(v),
-        "use_bias": lambda layer, v: boolean("use_bias", v),
-        "kernel_initializer": lambda layer, v: initializers.get(v),
-        "bias_initializer": lambda layer, v: initializers.get(v),
+    _default_name = "dense"
+    _rules: ClassVar = {
+        "dtype": dtype_rule,
+        "units": lambda _, v: integer("units", v),
+        "activation": lambda _, v: activations.get(v),
+        "use_bias": lambda _, v: boolean("use_bias", v),
+        "kernel_initializer": lambda _, v: initializers.get(v),
+        "bias_initializer": lambda _, v: initializers.get(v),
     }
-    dtype: str
     units: int
     activation: activations.Activation
-    use_bias: bool
-    kernel_initializer: Callable[..., Array]
-    bias_initializer: Callable[..., Array]
 
     def __init__(
         self,
@@ -69,41 +63,45 @@ class Dense(Trainable):
         bias_initializer: Any = "zeros",
         *,
         input_shape: tuple[int] | None = None,
+        batch_input_shape: Shape | None = None,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = "float32",
+        weights: list[Array] | None = None,
         rng: Any = None,
         optimizer: Any = "sgd",
     ) -> None:
-        super().__init__(name, "dense", trainable, optimizer, rng)
-        self.units = units
-        self.activation = activation
-        self.use_bias = use_bias
-        self.kernel_initializer = kernel_initializer
-        self.bias_initializer = bias_initializer
-        self.dtype = dtype
-        if input_shape is not None:
-            self._features((None, *input_shape))
-            self._given_input_shape = (None, *input_shape)
-
-    def build(self, input_shape: Shape) -> None:
-        """Make fresh weights for inputs (batch or None, features)."""
-        features = self._features(input_shape)
-        with self._parameters.lock.exclusive():
-            self._build(features)
+        config = {
+            "dtype": dtype,
+            "units": units,
+            "activation": activation,
+            "use_bias": use_bias,
+            "kernel_initializer": kernel_initializer,
+            "bias_initializer": bias_initializer,
+        }
+        super().__init__(
+            config,
+            input_shape=sample_shape(input_shape, batch_input_shape),
+            name=name,
+            trainable=trainable,
+            weights=weights,
+            rng=rng,
+            optimizer=optimizer,
+        )
 
     def __call__(self, x: Any) -> Any:
         """Return y (N, U) of x (N, features) for inference; may be called from several threads."""
-        values, like = self._input(x)
-        return like(self._apply(values)[0])
+        given, like = ingest("x", x)
+        return like(self._apply(self._normalised(given))[0])
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call; leave x and y unchanged until it has run."""
-        values, like = self._input(x)
+        given, like = ingest("x", x)
+        values = self._normalised(given)
         y, version = self._apply(values)
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
-            dz = self.activation.gradient(dy, y)
+            dz = activations.pull(self.activation, dy, y)
             with self._parameters.reading(version):
                 dx = dz @ self._parameters["kernel"].T
             return dx, Gradients(values.T @ dz, np.sum(dz, axis=0) if self.use_bias else None)
@@ -112,8 +110,13 @@ class Dense(Trainable):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, U)."""
-        self._features(input_shape)
-        return input_shape[0], self.units
+        return self._checked_shape(input_shape)[0], self.units
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        features = self._checked_shape(input_shape)[1] or 0
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (features, self.units)}
+        return {**shapes, "bias": (self.units,)} if self.use_bias else shapes
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
@@ -127,37 +130,29 @@ class Dense(Trainable):
         }
 
     def _apply(self, x: Array) -> tuple[Array, int]:
+        """Y of a normalised x, and the version of the weights."""
         with self._parameters.reading():
-            version = self._parameters.version
-            z = x @ self._parameters["kernel"]
+            kernel, version = self._parameters["kernel"], self._parameters.version
+            if x.shape[1] != len(kernel):
+                raise ValueError(f"x has {x.shape[1]} features; {self.name!r} was built for {len(kernel)}")
+            z = x @ kernel
             if self.use_bias:
                 z += self._parameters["bias"]
         return activations.apply(self.activation, z), version
 
-    def _input(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
-        given, like = ingest("x", x)
-        if given.ndim != 2:
-            raise ValueError(f"x has {given.ndim} dimensions (shape {given.shape}); Dense needs 2: (batch, features)")
-        values = normalise("x", given, self._dtype)
-        if not self.built:
-            features = self._features(values.shape)
-            with self._parameters.lock.exclusive():
-                if not self.built:  # another thread may have come first
-                    self._build(features)
-        elif values.shape[1] != len(self._parameters["kernel"]):
-            raise ValueError(f"x has {values.shape[1]} features; {self.name!r} was built for {self.input_shape[1]}")
-        return values, like
+    def _normalised(self, x: Array) -> Array:
+        """The input as the layer computes with it; the layer is built if need be."""
+        if x.ndim != 2:
+            raise ValueError(f"x has {x.ndim} dimensions (shape {x.shape}); Dense needs 2: (batch, features)")
+        values = normalise("x", x, self._dtype)
+        self._ensure_built(values.shape)
+        return values
 
-    def _build(self, features: int) -> None:
-        """Make weights; the caller holds the lock alone."""
-        shape = (features, self.units)
-        arrays = {"kernel": initializers.draw(self.kernel_initializer, shape, self._dtype, self._rng, None)}
-        if self.use_bias:
-            arrays["bias"] = initializers.draw(self.bias_initializer, shape[1:], self._dtype, self._rng, None)
-        self._built_input_shape = None, features
-        self._parameters.fill(arrays, {})
+    def _checked_shape(self, input_shape: Any) -> Shape:
+        return checks.input_shape(input_shape, 2, "(batch, features), so put a Flatten before Dense")
 
-    def _features(self, input_shape: Shape) -> int:
-        if len(input_shape) != 2 or input_shape[1] is None:
-            raise ValueError(f"input_shape={tuple(input_shape)} must be (batch, features); put a Flatten before Dense")
-        return integer("features", input_shape[1])
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        return None
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
+        return {}, {}

@@ -16,6 +16,8 @@ Shape = tuple[int | None, ...]
 class Flatten:
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
+    The result is a view of the input where that is possible.
+
     Examples
     --------
     >>> import lcnumba as lc
@@ -24,10 +26,18 @@ class Flatten:
     """
 
     def __init__(self, name: str | None = None) -> None:
-        self.name = layer_name(name, "flatten")
+        self._name = layer_name(name, "flatten")
+        self._sample_shape: Shape | None = None
+
+    @property
+    def name(self) -> str:
+        """The name, fixed by the constructor."""
+        return self._name
 
     def build(self, input_shape: Shape) -> None:
-        """Do nothing: the layer has no weights."""
+        """Hold the layer to this shape of a sample; it has no weights."""
+        self.compute_output_shape(input_shape)
+        self._sample_shape = tuple(input_shape[1:])
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, size of a sample)."""
@@ -45,12 +55,17 @@ class Flatten:
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
         shape = values.shape
+        if self._sample_shape not in (None, shape[1:]):
+            raise ValueError(f"x has shape {shape}; {self.name!r} was built for {(None, *(self._sample_shape or ()))}")
+        y = values.reshape(shape[0], math.prod(shape[1:]))
 
         def backward(dy: Any) -> tuple[Any, None]:
             given, like_dy = ingest("dy", dy)
+            if given.shape != y.shape:
+                raise ValueError(f"dy has shape {given.shape}; give the shape of y, {y.shape}")
             return like_dy(given.reshape(shape)), None
 
-        return like(values.reshape(shape[0], math.prod(shape[1:]))), backward
+        return like(y), backward
 
     def step(self, grads: None, lr: float) -> None:
         """Do nothing: the layer has no weights."""

@@ -266,7 +266,9 @@ class Geometry:
     @cached_property
     def exists(self) -> npt.NDArray[np.bool_]:
         """Which (P, K) connections exist."""
-        exists = self.input_index >= 0
+        lines, taps = self._line_table >= 0, self._taps(-1) >= 0
+        pairs = lines[:, None, :, None] & taps[None, :, None, :]
+        exists = np.repeat(pairs.reshape(self.positions, -1), self.channels, axis=1)
         exists.flags.writeable = False
         return exists
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
+from lcnumba.checks import integer, real
 
 __all__ = [
     "GlorotNormal",
@@ -97,7 +98,7 @@ class RandomNormal(Initializer):
     _fields = ("mean", "stddev", "seed")
 
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
-        self.mean, self.stddev, self.seed = mean, stddev, seed
+        self.mean, self.stddev, self.seed = real("mean", mean), real("stddev", stddev), _seed(seed)
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         values = rng.standard_normal(shape, dtype)
@@ -112,7 +113,7 @@ class RandomUniform(Initializer):
     _fields = ("minval", "maxval", "seed")
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> None:
-        self.minval, self.maxval, self.seed = minval, maxval, seed
+        self.minval, self.maxval, self.seed = real("minval", minval), real("maxval", maxval), _seed(seed)
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return _uniform(shape, dtype, rng, self.minval, self.maxval)
@@ -126,7 +127,7 @@ class _FanScaled(Initializer):
     _average = True
 
     def __init__(self, seed: int | None = None) -> None:
-        self.seed = seed
+        self.seed = _seed(seed)
 
     def _variance(self, fans: tuple[int, int]) -> float:
         fan = sum(fans) / 2 if self._average else fans[0]
@@ -162,6 +163,10 @@ class HeNormal(GlorotNormal):
     _average = False
 
 
+def _seed(seed: int | None) -> int | None:
+    return None if seed is None else integer("seed", seed, 0)
+
+
 def _uniform(shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, low: float, high: float) -> Array:
     values = rng.random(shape, dtype)
     values *= dtype.type(high - low)
@@ -193,9 +198,9 @@ _BY_NAME = {
 
 def get(identifier: Any) -> Callable[..., Array]:
     """Return the initializer of a name, config dict, None (glorot_uniform) or callable."""
+    if isinstance(identifier, type) and issubclass(identifier, Initializer):
+        identifier = identifier()
     found = named.build("initializer", _BY_NAME, "glorot_uniform" if identifier is None else identifier)
-    if isinstance(found, type):
-        found = found()
     if not callable(found):
         raise TypeError(f"initializer={identifier!r} is neither a name nor a callable f(shape, dtype, rng)")
     return found
@@ -206,7 +211,7 @@ def draw(
     fans: tuple[int, int] | None,
 ) -> Array:  # fmt: skip
     """Call an initializer, built-in or custom, and return a fresh contiguous array."""
-    if isinstance(initializer, Initializer):
+    if type(initializer) in _BY_NAME.values():
         return initializer(shape, dtype, rng, fans)
     values = np.array(initializer(shape, dtype, rng), dtype=dtype, order="C")
     if values.shape != shape:
@@ -216,4 +221,4 @@ def draw(
 
 def serialize(initializer: Callable[..., Array]) -> Any:
     """The config dict of a built-in initializer; a custom one, which has none, stays itself."""
-    return named.config_of(initializer) if isinstance(initializer, Initializer) else initializer
+    return named.config_of(initializer) if type(initializer) in _BY_NAME.values() else initializer

@@ -1,36 +1,27 @@
 """Model files: one .npz with the weights and a JSON config. No pickle, nothing executed."""
 
 import json
+import math
 import os
 import secrets
 import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["read_model", "write_model"]
+__all__ = ["ModelFile", "write_model"]
 
 Array = npt.NDArray[Any]
 PathLike = str | os.PathLike[str]
 
 FORMAT = "lcnumba-model-1"
+CONFIG_BYTES = 1 << 26
+HEADER_BYTES = 1 << 16
 CONFIG = "config"  # the member that holds the JSON text, as bytes; the others are weight_0, weight_1, ...
-
-# What NumPy, zipfile and json raise on files that are damaged or something else.
-_UNREADABLE = (
-    AttributeError,
-    EOFError,
-    KeyError,
-    NotImplementedError,
-    TypeError,
-    ValueError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
 
 
 def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]) -> None:
@@ -61,27 +52,79 @@ def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]
         temporary.unlink(missing_ok=True)
 
 
-def read_model(path: PathLike) -> tuple[dict[str, Any], list[Array]]:
-    """Return the config and the weights that `write_model` wrote.
+class ModelFile:
+    """A file that `write_model` wrote, open for reading; use it as a context manager.
+
+    Attributes
+    ----------
+    config : dict
+        The model's config, as the file holds it.
 
     Raises
     ------
     OSError
-        If the file cannot be read.
+        If the file cannot be opened.
     ValueError
-        If it is no such file.
+        If it is no such file; likewise in `read_weights`.
     """
-    with Path(path).open("rb") as stream:
+
+    def __init__(self, path: PathLike) -> None:
+        self._path = path
+        with ExitStack() as stack:
+            self._stream = stack.enter_context(Path(path).open("rb"))
+            with self._refusing():
+                self._archive = zipfile.ZipFile(self._stream)
+                with self._member(CONFIG, CONFIG_BYTES) as member:
+                    description = json.loads(np.lib.format.read_array(member, allow_pickle=False).tobytes())
+                if description["format"] != FORMAT:
+                    raise ValueError(f"its format is {description['format']!r}")
+                self.config: dict[str, Any] = description["model"]
+            stack.pop_all()  # from here on __exit__ closes the stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stream.close()
+
+    def read_weights(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Return the weights, which must have these shapes; compared before they are read."""
+        names = [f"weight_{number}" for number in range(len(shapes))]
+        with self._refusing():
+            stored = {name.removesuffix(".npy") for name in self._archive.namelist()}
+            if stored != {CONFIG, *names}:
+                raise ValueError(f"it holds {len(stored) - 1} weights, and its config describes {len(names)}")
+            return [self._read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+
+    def _read(self, name: str, shape: tuple[int, ...]) -> Array:
+        limit = math.prod(shape) * 8 + HEADER_BYTES
+        with self._member(name, limit) as member:
+            version = np.lib.format.read_magic(member)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            found, _, dtype = read_header[version](member)
+            if found != shape or dtype.kind != "f":
+                raise ValueError(f"{name} has shape {found} and dtype {dtype}; its config describes shape {shape}")
+        with self._member(name, limit) as member:
+            return np.lib.format.read_array(member, allow_pickle=False)
+
+    def _member(self, name: str, limit: int) -> IO[bytes]:
+        """One member, if it is no longer than `limit` bytes."""
+        info = self._archive.getinfo(f"{name}.npy")
+        if info.file_size > limit:
+            raise ValueError(f"{name} declares {info.file_size} bytes, and at most {limit} are expected")
+        return self._archive.open(info)
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Turn whatever NumPy, zipfile and json make of a foreign or damaged file into one error.
+
+        Besides ValueError they raise KeyError, EOFError, BadZipFile, NotImplementedError,
+        RuntimeError, RecursionError, SyntaxError, OverflowError, zlib's and lzma's errors and more.
+        """
         try:
-            # np.load leaves a file that it opened itself open when it cannot read it.
-            with np.load(stream, allow_pickle=False) as file:
-                stored = {name: file[name] for name in file.files}
-            description = json.loads(stored.pop(CONFIG).tobytes().decode())
-            if description["format"] != FORMAT:
-                raise ValueError(f"its format is {description['format']!r}")
-            return description["model"], [stored[f"weight_{number}"] for number in range(len(stored))]
-        except _UNREADABLE as error:
-            raise ValueError(f"{os.fspath(path)!r} is no model file of lcnumba: {error}") from error
+            yield
+        except Exception as error:
+            raise ValueError(f"{os.fspath(self._path)!r} is no model file of lcnumba: {error}") from error
 
 
 def _refuse(value: Any) -> Any:

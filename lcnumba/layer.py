@@ -1,5 +1,6 @@
 """The locally connected layer: a convolution whose weights are not shared between positions."""
 
+import copy
 import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
@@ -7,20 +8,21 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, initializers
-from lcnumba.arrays import float_dtype, ingest, normalise
+from lcnumba import activations, checks, initializers
+from lcnumba.arrays import ingest, normalise
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.geometry import Geometry
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
-from lcnumba.naming import layer_name
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Trainable
+from lcnumba.trainable import Fans, Trainable, dtype_rule, sample_shape
 
 __all__ = ["LocallyConnected2D"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
+
+FORMATS = ("channels_last", "channels_first")
 
 
 def _not_yet(name: str) -> Callable[["LocallyConnected", Any], None]:
@@ -45,76 +47,37 @@ _PENALTIES = (
 class LocallyConnected(Trainable):
     """The layer of any spatial rank; the public classes fix the rank and give it Keras' signature."""
 
-    rank: int
+    rank: ClassVar[int]
 
-    # Every entry of get_config but trainable, with its check: the same one whether the value comes
-    # through the constructor or is assigned before the layer is built.
-    _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {
-        "name": lambda layer, v: layer_name(v, ""),
-        "dtype": lambda layer, v: float_dtype(v).name,
-        "filters": lambda layer, v: integer("filters", v),
+    # Every entry of get_config but name and trainable, with its check: the same one whether the
+    # value comes through the constructor or is assigned before the layer is built.
+    _rules: ClassVar = {
+        "dtype": dtype_rule,
+        "filters": lambda _, v: integer("filters", v),
         "kernel_size": lambda layer, v: int_tuple("kernel_size", v, layer.rank),
         "strides": lambda layer, v: int_tuple("strides", v, layer.rank),
-        "padding": lambda layer, v: choice("padding", v, ("valid", "same")),
-        "data_format": lambda layer, v: choice(
-            "data_format", "channels_last" if v is None else v, ("channels_last", "channels_first")
-        ),
-        "activation": lambda layer, v: activations.get(v),
-        "use_bias": lambda layer, v: boolean("use_bias", v),
-        "kernel_initializer": lambda layer, v: initializers.get(v),
-        "bias_initializer": lambda layer, v: initializers.get(v),
+        "padding": lambda _, v: choice("padding", v, ("valid", "same")),
+        "data_format": lambda _, v: choice("data_format", FORMATS[0] if v is None else v, FORMATS),
+        "activation": lambda _, v: activations.get(v),
+        "use_bias": lambda _, v: boolean("use_bias", v),
+        "kernel_initializer": lambda _, v: initializers.get(v),
+        "bias_initializer": lambda _, v: initializers.get(v),
         **{name: _not_yet(name) for name in _PENALTIES},
-        "implementation": lambda layer, v: choice("implementation", integer("implementation", v), IMPLEMENTATIONS),
-        "fans": lambda layer, v: choice("fans", v, ("keras", "window")),
+        "implementation": lambda _, v: choice("implementation", integer("implementation", v), IMPLEMENTATIONS),
+        "fans": lambda _, v: choice("fans", v, ("keras", "window")),
     }
-
-    def __init__(
-        self,
-        *,
-        name: str | None,
-        trainable: bool,
-        optimizer: Any,
-        rng: Any,
-        input_shape: tuple[int, ...] | None,
-        weights: list[Array] | None,
-        **config: Any,
-    ) -> None:
-        super().__init__(name, f"locally_connected{self.rank}d", trainable, optimizer, rng)
-        for entry, value in config.items():
-            setattr(self, entry, value)
-        self._initial_weights = weights
-        self._geometry: Geometry | None = None
-        self._implementation: Implementation
-        if input_shape is not None:
-            shape: Shape = (None, *input_shape)
-            self._geometry_of(shape)
-            self._given_input_shape = shape
-
-    # The entries that `_rules` sets, for type checkers and readers.
-    dtype: str
     filters: int
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
     padding: str
     data_format: str
     activation: activations.Activation
-    use_bias: bool
-    kernel_initializer: Callable[..., Array]
-    bias_initializer: Callable[..., Array]
     implementation: int
     fans: str
 
-    def build(self, input_shape: Shape) -> None:
-        """Make fresh weights for an input shape, the batch (or None) first.
-
-        Raises
-        ------
-        ValueError
-            If the rank is wrong, a dimension but the batch is undefined, or the kernel does not fit.
-        """
-        geometry = self._geometry_of(input_shape)
-        with self._parameters.lock.exclusive():
-            self._build(geometry)
+    # What build makes.
+    _geometry: Geometry
+    _implementation: Implementation
 
     def __call__(self, x: Any) -> Any:
         """Return y for inference; may be called from several threads.
@@ -129,8 +92,8 @@ class LocallyConnected(Trainable):
         array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
             A fresh array.
         """
-        inner, like = self._inward_input(x)
-        y, _ = self._apply(inner)
+        given, like = ingest("x", x)
+        y, _ = self._apply(self._normalised(given))
         return like(self._outward(y))
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
@@ -139,30 +102,35 @@ class LocallyConnected(Trainable):
         Parameters and y are those of a plain call. `Backward` refers to x and y without copying
         them: leave both unchanged until it has run.
         """
-        inner, like = self._inward_input(x)
+        given, like = ingest("x", x)
+        inner = self._normalised(given)
         y, version = self._apply(inner)
-        y_shape = self._outer_shape(y.shape)
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
-            dz = self.activation.gradient(self._inward(dy), y)
-            n = len(inner)
-            geometry, parameters = self._require_geometry(), self._parameters
-            with parameters.reading(version):
+            dz = activations.pull(self.activation, self._inward(dy), y)
+            with self._parameters.reading(version):
                 dx, dkernel = self._implementation.backward(
-                    inner.reshape(n, geometry.inputs),
-                    parameters["kernel"],
-                    np.ascontiguousarray(dz, dtype=self._dtype).reshape(n, geometry.positions, geometry.filters),
+                    inner.reshape(len(inner), self._geometry.inputs),
+                    self._parameters["kernel"],
+                    dz.reshape(len(dz), self._geometry.positions, self._geometry.filters),
                     version,
                 )
             dbias = np.sum(dz, axis=0) if self.use_bias else None
             return self._outward(dx.reshape(inner.shape)), Gradients(dkernel, dbias)
 
-        return like(self._outward(y)), Backward(self._parameters, version, y_shape, self._dtype, pullback)
+        shape = self._outer_shape(y.shape)
+        return like(self._outward(y)), Backward(self._parameters, version, shape, self._dtype, pullback)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape, the batch (or None) first."""
         geometry = self._geometry_of(input_shape)
         return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        geometry = self._geometry_of(input_shape)
+        shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
+        return {**shapes, "bias": geometry.bias_shape} if self.use_bias else shapes
 
     @property
     def losses(self) -> list[float]:
@@ -191,82 +159,65 @@ class LocallyConnected(Trainable):
         return config if self.fans == "keras" else {**config, "fans": self.fans}
 
     def with_implementation(self, implementation: int) -> Self:
-        """Return a layer with another implementation and the same weights, optimizer and state."""
-        other = self.from_config({**self.get_config(), "implementation": implementation})
-        other.optimizer = self.optimizer
-        if self._geometry is not None:
-            other.build(self.input_shape)
-            other._parameters.take(self._parameters)
+        """Return a layer with another implementation and the same weights, optimizer and state.
+
+        Of a layer that has not been built, the new one has the same initial weights to come.
+        """
+        settings: dict[str, Any] = {name: getattr(self, name) for name in self._rules}
+        settings |= {"implementation": implementation, "name": self.name, "trainable": self.trainable}
+        if self._given_input_shape is not None:
+            settings["input_shape"] = self._given_input_shape[1:]
+        other = type(self)(**settings)
+        optimizer, states = self._parameters.optimizer_state()
+        other._rng, other._initial_weights = copy.deepcopy((self._rng, self._initial_weights))
+        if self.built:
+            other.build_with(self.input_shape, self.get_weights())
+        other._parameters.set_optimizer_state(optimizer, states)
         return other
 
     def _apply(self, x: Array) -> tuple[Array, int]:
         """Y (N, *output, F) of a normalised, channels-last x, and the version of the weights."""
-        parameters = self._parameters
-        with parameters.reading():
-            geometry, version = self._require_geometry(), parameters.version
-            bias = parameters["bias"].reshape(geometry.positions, -1) if self.use_bias else None
+        with self._parameters.reading():
+            geometry, version = self._geometry, self._parameters.version
+            if x.shape[1:] != (*geometry.input_size, geometry.channels):
+                raise ValueError(
+                    f"x has shape {self._outer_shape(x.shape)}; {self.name!r} was built for {self.input_shape}: its "
+                    "weights belong to positions, so every sample must have that shape"
+                )
+            bias = self._parameters["bias"].reshape(geometry.positions, -1) if self.use_bias else None
             flat = x.reshape(len(x), geometry.inputs)
-            z = self._implementation.forward(flat, parameters["kernel"], bias, version)
-        z = z.reshape(len(x), *geometry.output_size, geometry.filters)
-        return activations.apply(self.activation, z), version
+            z = self._implementation.forward(flat, self._parameters["kernel"], bias, version)
+        return activations.apply(self.activation, z.reshape(len(x), *geometry.output_size, geometry.filters)), version
 
-    def _inward_input(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
-        """The input normalised and channels-last, checked against the layer, which is built if need be."""
-        given, like = ingest("x", x)
-        if given.ndim != self.rank + 2:
+    def _normalised(self, x: Array) -> Array:
+        """The input as the layer computes with it, channels-last; the layer is built if need be."""
+        if x.ndim != self.rank + 2:
             raise ValueError(
-                f"x has {given.ndim} dimensions (shape {given.shape}); {type(self).__name__} needs "
+                f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs "
                 f"{self.rank + 2}: {self._axes()}"
             )
-        values = normalise("x", given, self._dtype)
-        if not self.built:
-            geometry = self._geometry_of(values.shape)
-            with self._parameters.lock.exclusive():
-                if not self.built:  # another thread may have come first
-                    self._build(geometry)
-        elif values.shape[1:] != self.input_shape[1:]:
-            raise ValueError(
-                f"x has shape {values.shape}; {self.name!r} was built for {self.input_shape}: its weights belong "
-                "to positions, so every sample must have that shape"
-            )
-        return self._inward(values), like
+        values = normalise("x", x, self._dtype)
+        self._ensure_built(values.shape)
+        return self._inward(values)
 
-    def _build(self, geometry: Geometry) -> None:
-        """Make weights; the caller holds the lock alone. Nothing changes if it fails."""
-        fans = None
-        if self.fans == "window":
-            fans = geometry.window, math.prod(self.kernel_size) * self.filters
-        kernel = initializers.draw(self.kernel_initializer, geometry.kernel_shape, self._dtype, self._rng, fans)
-        arrays = {"kernel": kernel}
-        if self.use_bias:
-            arrays["bias"] = initializers.draw(self.bias_initializer, geometry.bias_shape, self._dtype, self._rng, None)
-        exists = {} if geometry.complete else {"kernel": geometry.exists[:, :, None]}
-        implementation = create(self.implementation, geometry)
-        if self._initial_weights is not None:
-            arrays = self._parameters.checked(self._initial_weights, arrays)
-        self._geometry, self._implementation = geometry, implementation
-        self._built_input_shape = self._outer_shape((None, *geometry.input_size, geometry.channels))
-        self._parameters.fill(arrays, exists)
+    def _checked_shape(self, input_shape: Any) -> Shape:
+        return checks.input_shape(input_shape, self.rank + 2, f"{self._axes()} for {type(self).__name__}")
 
-    def _geometry_of(self, input_shape: Shape) -> Geometry:
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        if self.fans == "keras":
+            return None
+        return self._geometry_of(input_shape).window, math.prod(self.kernel_size) * self.filters
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
+        geometry = self._geometry_of(input_shape)
+        parts = {"_geometry": geometry, "_implementation": create(self.implementation, geometry)}
+        return parts, {} if geometry.complete else {"kernel": geometry.exists}
+
+    def _geometry_of(self, input_shape: Any) -> Geometry:
         """The geometry for an outer input shape, batch first."""
-        shape = tuple(input_shape)
-        if len(shape) != self.rank + 2:
-            raise ValueError(
-                f"input_shape={shape} has {len(shape)} entries; {type(self).__name__} needs "
-                f"{self.rank + 2}: {self._axes()}"
-            )
-        if any(entry is None for entry in shape[1:]):
-            raise ValueError(
-                f"input_shape={shape} must be fully defined but for the batch: the number of weights depends on it"
-            )
-        _, *sizes = (*shape[:1], *shape[2:], shape[1]) if self.data_format == "channels_first" else shape
-        *input_size, channels = (integer("input_shape", size) for size in sizes)
+        _, *sizes = (entry or 0 for entry in self._checked_shape(input_shape))
+        *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
         return Geometry(tuple(input_size), channels, self.filters, self.kernel_size, self.strides, padding=self.padding)
-
-    def _require_geometry(self) -> Geometry:
-        assert self._geometry is not None
-        return self._geometry
 
     def _axes(self) -> str:
         spatial = ("depth", "height", "width")[3 - self.rank :]
@@ -325,12 +276,14 @@ class LocallyConnected2D(LocallyConnected):
         How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
         sparse matrix.
     input_shape : (int, int, int), optional
-        Shape of a sample; lets a `Sequential` build the layer at once.
+        Shape of a sample; lets a `Sequential` build the layer at once. The layer takes no other.
+    batch_input_shape : (None, int, int, int), optional
+        The same with the batch, which does not matter, first.
     name : str, optional
         "locally_connected2d", "locally_connected2d_1", ... by default.
     trainable : bool, default True
         Whether `step` changes the weights.
-    dtype : {"float32", "float64"}, default "float32"
+    dtype : {"float32", "float64"}, default "float32" (also for None)
         Dtype of weights, computation and output.
     weights : list of arrays, optional
         Initial values, in the order of `get_weights`.
@@ -371,6 +324,7 @@ class LocallyConnected2D(LocallyConnected):
     """
 
     rank = 2
+    _default_name = "locally_connected2d"
 
     def __init__(
         self,
@@ -391,6 +345,7 @@ class LocallyConnected2D(LocallyConnected):
         implementation: int = 1,
         *,
         input_shape: tuple[int, int, int] | None = None,
+        batch_input_shape: Shape | None = None,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = "float32",
@@ -399,5 +354,13 @@ class LocallyConnected2D(LocallyConnected):
         rng: Any = None,
         optimizer: Any = "sgd",
     ) -> None:
-        arguments = {key: value for key, value in locals().items() if key not in ("self", "__class__")}
-        super().__init__(**arguments)
+        given = locals()
+        super().__init__(
+            {entry: given[entry] for entry in self._rules},
+            input_shape=sample_shape(input_shape, batch_input_shape),
+            name=name,
+            trainable=trainable,
+            weights=weights,
+            rng=rng,
+            optimizer=optimizer,
+        )

@@ -8,23 +8,29 @@ __all__ = ["SharedLock"]
 
 
 class SharedLock:
-    """Readers share, a writer excludes; a waiting writer goes before new readers.
+    """Readers share, a writer excludes, and neither starves the other.
 
-    Not reentrant: code that holds it must not ask for it again.
+    A waiting writer goes before readers that come later; the readers that waited for a writer go
+    before the next one. Not reentrant: asking for it again under `exclusive` is a RuntimeError;
+    under `shared` it may wait for ever, so no code of users runs there.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition(threading.Lock())
         self._readers = 0
-        self._writing = False
+        self._writer: int | None = None  # the thread that holds the lock alone
         self._writers_waiting = 0
+        self._readers_waiting = 0  # for the present or next writer to finish
+        self._admitted = 0  # readers whose writer has finished, and who have not come in yet
+        self._writes = 0
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
         with self._changed:
-            while self._writing or self._writers_waiting:
-                self._changed.wait()
+            self._refuse_reentry()
+            if self._writer is not None or self._writers_waiting:
+                self._wait_for_a_writer()
             self._readers += 1
         try:
             yield
@@ -38,19 +44,43 @@ class SharedLock:
     def exclusive(self) -> Iterator[None]:
         """Hold the lock alone."""
         with self._changed:
+            self._refuse_reentry()
             self._writers_waiting += 1
             try:
-                while self._writing or self._readers:
+                while self._writer is not None or self._readers or self._admitted:
                     self._changed.wait()
-                self._writing = True
+                self._writer = threading.get_ident()
             finally:
                 self._writers_waiting -= 1
+                self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
         try:
             yield
         finally:
             with self._changed:
-                self._writing = False
+                self._writer = None
+                self._writes += 1
+                self._admitted, self._readers_waiting = self._readers_waiting, 0
                 self._changed.notify_all()
+
+    def _wait_for_a_writer(self) -> None:
+        writes = self._writes
+        self._readers_waiting += 1
+        try:
+            while self._writer is not None or (self._writers_waiting and self._writes == writes):
+                self._changed.wait()
+        finally:
+            if self._writes == writes:
+                self._readers_waiting -= 1
+            else:
+                self._admitted -= 1
+                self._changed.notify_all()
+
+    def _refuse_reentry(self) -> None:
+        if self._writer == threading.get_ident():
+            raise RuntimeError(
+                "a layer was used by code that runs while it is being built or changed; "
+                "an initializer must not use the layer it initializes"
+            )
 
     def __reduce__(self) -> tuple[type["SharedLock"], tuple[()]]:
         """Copy and pickle as a fresh, free lock: a lock belongs to one process and one object."""

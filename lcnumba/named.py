@@ -13,7 +13,7 @@ def build(kind: str, table: Mapping[str, Any], identifier: Any) -> Any:
     Parameters
     ----------
     kind : str
-        What messages call it: "activation", "optimizer", ...
+        What messages call it: "activation", "optimizer", ....
     table : mapping of str to class
         The known classes by snake_case name.
     identifier : str, dict or object
@@ -26,6 +26,8 @@ def build(kind: str, table: Mapping[str, Any], identifier: Any) -> Any:
         if not isinstance(name, str) or not isinstance(config, Mapping):
             raise TypeError(f"{kind}={identifier!r} is no config; give 'class_name' and 'config'")
         return _find(kind, table, name)(**config)
+    if isinstance(identifier, type):
+        raise TypeError(f"{kind}={identifier!r} is a class; give an instance, {identifier.__name__}(...)")
     return identifier
 
 

@@ -7,6 +7,7 @@ half-way leaves everything as it was.
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,6 +15,7 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.arrays import frozen
+from lcnumba.checks import boolean, real
 
 __all__ = ["SGD", "Adam", "Optimizer", "get", "is_built_in"]
 
@@ -33,6 +35,7 @@ class Optimizer(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class SGD:
     """Stochastic gradient descent, with momentum and Nesterov's look-ahead if wanted.
 
@@ -47,9 +50,13 @@ class SGD:
         Whether to look ahead along the velocity.
     """
 
-    def __init__(self, momentum: float = 0.0, nesterov: bool = False) -> None:
-        self.momentum = _fraction("momentum", momentum)
-        self.nesterov = bool(nesterov)
+    momentum: float = 0.0
+    nesterov: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _fraction("momentum", self.momentum)
+        boolean("nesterov", self.nesterov)
 
     def init(self, param: Array) -> State:
         """Return the velocity, 0 at first; nothing without momentum."""
@@ -61,16 +68,17 @@ class SGD:
 
         number = param.dtype.type
         if not self.momentum:
-            _run(update.sgd, param, grad, number(lr))
+            _run(update.sgd, (param,), grad, number(lr))
             return
-        rate = number(self.momentum)
-        _run(update.momentum, param, grad, _flat(state["velocity"]), number(lr), rate, self.nesterov)
+        kernel = update.nesterov if self.nesterov else update.momentum
+        _run(kernel, (param, state["velocity"]), grad, number(lr), number(self.momentum))
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal optimizer."""
-        return {"momentum": self.momentum, "nesterov": self.nesterov}
+        return asdict(self)
 
 
+@dataclass(frozen=True)
 class Adam:
     """Adam (Kingma and Ba, 2015) as Keras computes it.
 
@@ -82,15 +90,19 @@ class Adam:
     beta_1, beta_2 : float, default 0.9 and 0.999
         Decay of the two moments, in [0, 1).
     epsilon : float, default 1e-7
-        Keeps the quotient finite.
+        Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
     """
 
-    def __init__(self, beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-7) -> None:
-        self.beta_1 = _fraction("beta_1", beta_1)
-        self.beta_2 = _fraction("beta_2", beta_2)
-        self.epsilon = float(epsilon)
-        if not 0 < self.epsilon < math.inf:
-            raise ValueError(f"epsilon={epsilon!r} cannot be used; give a small positive number")
+    beta_1: float = 0.9
+    beta_2: float = 0.999
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _fraction("beta_1", self.beta_1)
+        _fraction("beta_2", self.beta_2)
+        if real("epsilon", self.epsilon) < 1e-37:
+            raise ValueError(f"epsilon={self.epsilon!r} cannot be used; give at least 1e-37, so that float32 holds it")
 
     def init(self, param: Array) -> State:
         """Return the two moments and the step count, all 0."""
@@ -105,12 +117,12 @@ class Adam:
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
         scalars = (number(corrected), *(number(rate) for rate in rates))
-        _run(update.adam, param, grad, _flat(state["m"]), _flat(state["v"]), *scalars)
+        _run(update.adam, (param, state["m"], state["v"]), grad, *scalars)
         state["t"][...] = t
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal optimizer."""
-        return {"beta_1": self.beta_1, "beta_2": self.beta_2, "epsilon": self.epsilon}
+        return asdict(self)
 
 
 _BY_NAME = {"sgd": SGD, "adam": Adam}
@@ -119,8 +131,6 @@ _BY_NAME = {"sgd": SGD, "adam": Adam}
 def get(identifier: Any) -> Optimizer:
     """Return the optimizer of a name or config dict, or an optimizer object itself."""
     found = named.build("optimizer", _BY_NAME, identifier)
-    if isinstance(found, type):
-        raise TypeError(f"optimizer={identifier!r} is a class; give an instance, {found.__name__}()")
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise TypeError(
             f"optimizer={identifier!r} has no init(param) and update(param, grad, state, lr); give such "
@@ -134,18 +144,19 @@ def is_built_in(optimizer: Optimizer) -> bool:
     return type(optimizer) in (SGD, Adam)
 
 
-def _run(kernel: Callable[..., None], param: Array, grad: Array, *rest: Any) -> None:
-    kernel(_flat(param), frozen(_flat(grad)), *rest)
+def _run(kernel: Callable[..., None], changed: tuple[Array, ...], grad: Array, *scalars: Any) -> None:
+    """Run an update kernel on (param, *state) and grad, which a kernel could not check."""
+    param = changed[0]
+    for array in (*changed, grad):
+        if array.shape != param.shape or array.dtype != param.dtype or not array.flags.c_contiguous:
+            raise ValueError(
+                f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
+                f"{array.dtype} beside {param.shape} of {param.dtype}"
+            )
+    flat, *state = (array.reshape(-1) for array in changed)
+    kernel(flat, frozen(grad.reshape(-1)), *state, *scalars)
 
 
-def _flat(array: Array) -> Array:
-    if not array.flags.c_contiguous:
-        raise ValueError("parameters, gradients and state must be C-contiguous; pass np.ascontiguousarray(...)")
-    return array.reshape(-1)
-
-
-def _fraction(name: str, value: Any) -> float:
-    number = float(value)
-    if not 0 <= number < 1:
+def _fraction(name: str, value: Any) -> None:
+    if not 0 <= real(name, value) < 1:
         raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0 and below 1")
-    return number

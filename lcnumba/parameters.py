@@ -1,7 +1,7 @@
 """The parameters of one layer: the one place where they change, and who may look meanwhile."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,21 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import optimizers
-from lcnumba.arrays import exact, frozen, ingest, normalise
-from lcnumba.checks import learning_rate
+from lcnumba.arrays import check_exact, frozen, ingest, normalise
+from lcnumba.checks import learning_rate, real
 from lcnumba.locks import SharedLock
 
 __all__ = ["Gradients", "Parameters"]
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Gradients:
     """Gradients of a layer with a kernel and, unless ``use_bias=False``, a bias.
 
     They add up and scale, so that gradients of several batches can be accumulated or averaged:
-    ``0.5 * (first + second)``.
+    ``0.5 * (first + second)``, ``sum(list_of_gradients)``.
     """
 
     kernel: Array
@@ -37,41 +38,59 @@ class Gradients:
         """Sum of two gradients of one layer."""
         if not isinstance(other, Gradients):
             return NotImplemented
-        if (self.bias is None) != (other.bias is None) or self.kernel.shape != other.kernel.shape:
-            raise ValueError("only gradients of the same layer add up")
+        if self._shapes() != other._shapes():
+            raise ValueError(f"only gradients of one layer add up, not shapes {self._shapes()} and {other._shapes()}")
         bias = None if self.bias is None or other.bias is None else self.bias + other.bias
         return Gradients(self.kernel + other.kernel, bias)
 
+    def __radd__(self, other: Any) -> "Gradients":
+        """0 + gradients, with which `sum` begins."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
     def __mul__(self, factor: float) -> "Gradients":
-        """Gradients times a scalar."""
-        number = self.kernel.dtype.type(factor)
+        """Gradients times a finite real number."""
+        number = self.kernel.dtype.type(real("factor", factor))
         return Gradients(self.kernel * number, None if self.bias is None else self.bias * number)
 
     __rmul__ = __mul__
+
+    def _shapes(self) -> tuple[Any, ...]:
+        return self.kernel.shape, None if self.bias is None else self.bias.shape
+
+
+@dataclass(frozen=True)
+class _Change:
+    """A checked step: what to apply, and the state of affairs for which it was checked."""
+
+    version: int
+    optimizer: optimizers.Optimizer
+    lr: float
+    states: dict[str, Any]
+    gradients: dict[str, Array]
+    values: dict[str, Array] | None  # what a custom optimizer made of copies; None for a built-in one
 
 
 class Parameters:
     """Named arrays, their optimizer and its state, guarded by a lock and counted by a version.
 
-    Calls of the layer share the lock, changes exclude them; every change raises `version`, so
-    that what was derived from older values can tell.
+    Calls of the layer share the lock, changes exclude them; every change raises `version` before
+    the first number changes, so that what was derived from older values can tell.
     """
 
     def __init__(self, owner: str, optimizer: Any) -> None:
-        self.owner = owner  # how messages call the layer
+        self._owner = owner  # how messages call the layer
         self.lock = SharedLock()
         self.version = 0
         self.trainable = True
         self._arrays: dict[str, Array] = {}
-        self._exists: dict[str, npt.NDArray[np.bool_]] = {}
-        self._built = False
+        self._exists: dict[str, Mask] = {}
         self._optimizer = optimizers.get(optimizer)
         self._states: dict[str, Any] = {}
 
     @property
     def built(self) -> bool:
         """Whether the arrays exist."""
-        return self._built
+        return bool(self._arrays)
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
@@ -84,18 +103,16 @@ class Parameters:
         with self.lock.exclusive():
             self._optimizer, self._states = optimizer, {}
 
-    def fill(self, arrays: Mapping[str, Array], exists: Mapping[str, npt.NDArray[np.bool_]]) -> None:
-        """Take the first, or new, arrays; the caller holds the lock alone.
+    def fill(self, arrays: Mapping[str, Array], exists: Mapping[str, Mask]) -> None:
+        """Take the first, or new, arrays as they are; the caller holds the lock alone.
 
-        `exists` marks, for arrays that have such, the elements that exist (broadcastable): the
+        `exists` marks, for arrays that have such, the rows (all axes but the last) that exist: the
         others are 0 and stay 0 whatever values or gradients come.
         """
         for name, mask in exists.items():
-            np.copyto(arrays[name], 0, where=~mask)
-        self._arrays, self._exists = dict(arrays), dict(exists)
-        self._states = {}
-        self._built = True
+            arrays[name][~mask] = 0
         self.version += 1
+        self._arrays, self._exists, self._states = dict(arrays), dict(exists), {}
 
     def __getitem__(self, name: str) -> Array:
         """One array itself, for computation under the lock."""
@@ -110,16 +127,23 @@ class Parameters:
         with self.lock.shared():
             return [array.copy() for array in self._arrays.values()]
 
+    def optimizer_state(self) -> tuple[optimizers.Optimizer, dict[str, Any]]:
+        """The optimizer and a copy of its state."""
+        with self.lock.shared():
+            return self._optimizer, copy.deepcopy(self._states)
+
+    def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
+        """Take what `optimizer_state` of parameters of the same shapes returned."""
+        with self.lock.exclusive():
+            self._optimizer, self._states = optimizer, states
+
     def count(self) -> int:
         """How many numbers exist."""
-        return sum(array.size - self._absent(name) for name, array in self._arrays.items())
-
-    def _absent(self, name: str) -> int:
-        """How many numbers of one array do not exist."""
-        mask = self._exists.get(name)
-        if mask is None:
-            return 0
-        return int(np.count_nonzero(~mask)) * (self._arrays[name].size // mask.size)
+        total = 0
+        for name, array in self._arrays.items():
+            mask = self._exists.get(name)
+            total += array.size if mask is None else int(np.count_nonzero(mask)) * array.shape[-1]
+        return total
 
     @contextmanager
     def reading(self, version: int | None = None) -> Iterator[None]:
@@ -128,106 +152,132 @@ class Parameters:
             self._check_version(version)
             yield
 
-    def set(self, weights: Sequence[Any]) -> None:
-        """Replace all values at once, or none if any has the wrong shape."""
+    def set(self, weights: Any) -> None:
+        """Replace all values at once, or none if any has the wrong shape or dtype."""
+        given = self.ingested(weights)
         self.require_built("set_weights")
-        new = self.checked(weights, self._arrays)
         with self.lock.exclusive():
-            self._commit(new)
+            shapes = {name: array.shape for name, array in self._arrays.items()}
+            dtype = next(iter(self._arrays.values())).dtype
+            new = {n: self._existing(n, v) for n, v in self.checked(given, shapes, dtype).items()}
+            self.version += 1
+            for name, values in new.items():
+                np.copyto(self._arrays[name], values)
 
-    def checked(self, weights: Sequence[Any], like: Mapping[str, Array]) -> dict[str, Array]:
-        """Return copies of `weights` by name, or say which does not match the arrays `like`."""
-        if len(weights) != len(like):
-            raise ValueError(f"{len(weights)} weights given; {self.owner} needs {len(like)}: {', '.join(like)}")
-        new = {}
-        for (name, array), weight in zip(like.items(), weights, strict=True):
-            values = normalise(name, ingest(name, weight)[0], array.dtype)
-            if values.shape != array.shape:
-                raise ValueError(f"{name} has shape {values.shape}; {self.owner} needs {array.shape}")
-            new[name] = values.copy()
-        return new
+    def ingested(self, weights: Any) -> list[Array]:
+        """A list or tuple of arrays of any kind, as NumPy arrays."""
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
+        return [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
 
-    def take(self, other: "Parameters") -> None:
-        """Take the values, the optimizer and its state of another layer's parameters."""
-        with other.lock.shared():
-            new = {name: array.copy() for name, array in other._arrays.items()}
-            optimizer, states = other._optimizer, copy.deepcopy(other._states)
-        with self.lock.exclusive():
-            self._commit(new)
-            self._optimizer, self._states = optimizer, states
+    def checked(
+        self, weights: list[Array], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
+    ) -> dict[str, Array]:
+        """The weights by name, normalised, or an error that says which does not fit."""
+        if len(weights) != len(shapes):
+            raise ValueError(f"{len(weights)} weights given; {self._owner} needs {len(shapes)}: {', '.join(shapes)}")
+        for (name, shape), values in zip(shapes.items(), weights, strict=True):
+            if values.shape != shape:
+                raise ValueError(f"{name} has shape {values.shape}; {self._owner} needs {shape}")
+        return {name: normalise(name, values, dtype) for name, values in zip(shapes, weights, strict=True)}
 
-    def step(self, grads: Any, lr: Any, version: int | None = None) -> None:
-        """Let the optimizer change the parameters, all or none; see the layers' `step`."""
-        rate = learning_rate(lr)
-        self.require_built("step")
-        gradients = self.check(grads)
-        if not self.trainable:
-            return
-        with self.lock.exclusive():
-            self._check_version(version)
-            if optimizers.is_built_in(self._optimizer):
-                self._step_in_place(gradients, rate)
-            else:
-                self._step_on_copies(gradients, rate)
+    def prepare(self, grads: Any, lr: Any, version: int | None = None) -> Callable[[], None]:
+        """Check a step, and return the function that carries it out.
 
-    def check(self, grads: Any) -> dict[str, Array]:
-        """Return the gradients by name, or say what is wrong with their number, shapes or dtype."""
-        self.require_built("step")
-        if isinstance(grads, Gradients):
-            grads = (grads.kernel,) if grads.bias is None else (grads.kernel, grads.bias)
-        if not isinstance(grads, tuple | list):
-            raise TypeError(
-                f"grads is a {type(grads).__name__}; give the Gradients of a backward call or a tuple "
-                f"({', '.join(self._arrays)})"
-            )
-        if len(grads) != len(self._arrays):
-            raise ValueError(
-                f"grads has {len(grads)} arrays; {self.owner} needs {len(self._arrays)}: {', '.join(self._arrays)}"
-            )
-        return {
-            name: self._existing(name, exact(f"grads of {name}", grad, array.shape, array.dtype))
-            for (name, array), grad in zip(self._arrays.items(), grads, strict=True)
-        }
+        Several layers can so be checked before the first one changes. Built-in optimizers cannot
+        fail once they have been checked, and work in place. A custom one runs here, on copies and
+        outside the lock, so that one that fails leaves everything as it was.
+        """
+        given = self._by_name(grads)
+        change = self._plan(given, lr, version)
+
+        def commit() -> None:
+            plan = change
+            while plan is not None and not self._apply(plan):
+                plan = self._plan(given, lr, version)  # the parameters have changed since
+
+        return commit
 
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
-        if not self._built:
-            raise RuntimeError(f"{action} before build: {self.owner} has no weights yet; call it or build it first")
+        if not self.built:
+            raise RuntimeError(f"{action} before build: {self._owner} has no weights yet; call it or build it first")
+
+    def _by_name(self, grads: Any) -> dict[str, Array]:
+        """The gradients as NumPy arrays, as many as there are parameters."""
+        self.require_built("step")
+        if isinstance(grads, Gradients):
+            grads = (grads.kernel,) if grads.bias is None else (grads.kernel, grads.bias)
+        names = tuple(self._arrays)
+        if not isinstance(grads, tuple | list):
+            raise TypeError(
+                f"grads is a {type(grads).__name__}; give the Gradients of a backward call or a tuple "
+                f"({', '.join(names)})"
+            )
+        if len(grads) != len(names):
+            raise ValueError(f"grads has {len(grads)} arrays; {self._owner} needs {len(names)}: {', '.join(names)}")
+        return {name: ingest(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
+
+    def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Change | None:
+        """Check a step against the parameters as they are now; None if they are not trainable."""
+        with self.lock.shared():
+            self._check_version(version)
+            rate = learning_rate(lr, next(iter(self._arrays.values())).dtype)
+            gradients = {name: self._gradient(name, grad) for name, grad in given.items()}
+            if not self.trainable:
+                return None
+            version, optimizer = self.version, self._optimizer
+            if optimizers.is_built_in(optimizer):
+                # All memory is asked for before anything changes.
+                states = {n: self._states.get(n) or optimizer.init(a) for n, a in self._arrays.items()}
+                return _Change(version, optimizer, rate, states, gradients, None)
+            arrays = {name: array.copy() for name, array in self._arrays.items()}
+            states = copy.deepcopy(self._states)
+        for name, array in arrays.items():
+            shape, dtype = array.shape, array.dtype
+            if name not in states:
+                states[name] = optimizer.init(frozen(array))
+            optimizer.update(array, frozen(gradients[name]), states[name], rate)
+            if array.shape != shape or array.dtype != dtype:
+                raise ValueError(
+                    f"optimizer {optimizer!r} made {name} of shape {shape} an array of shape {array.shape}; "
+                    "change its values alone"
+                )
+        values = {name: self._existing(name, array) for name, array in arrays.items()}
+        return _Change(version, optimizer, rate, states, gradients, values)
+
+    def _apply(self, change: _Change) -> bool:
+        """Carry out a change, or return False if it was checked against what is no more."""
+        with self.lock.exclusive():
+            if self.version != change.version or self._optimizer is not change.optimizer:
+                return False
+            self.version += 1
+            for name, array in self._arrays.items():
+                if change.values is None:
+                    change.optimizer.update(array, change.gradients[name], change.states[name], change.lr)
+                else:
+                    np.copyto(array, change.values[name])
+            self._states = change.states
+            return True
+
+    def _gradient(self, name: str, grad: Array) -> Array:
+        """One gradient, checked and normalised, 0 where nothing exists, apart from the parameters."""
+        array = self._arrays[name]
+        check_exact(f"grads of {name}", grad, array.shape, array.dtype)
+        values = self._existing(name, normalise(f"grads of {name}", grad, array.dtype))
+        aliased = any(np.may_share_memory(values, other) for other in self._arrays.values())
+        return values.copy() if aliased else values
 
     def _existing(self, name: str, values: Array) -> Array:
-        """The values with 0 where no element exists (selected, so that NaN there has no effect)."""
+        """The values, with 0 where nothing exists; copied only if they are not 0 there already."""
         mask = self._exists.get(name)
-        return values if mask is None else np.where(mask, values, values.dtype.type(0))
+        if mask is None or not np.any(values[~mask] != 0):  # NaN != 0
+            return values
+        return np.where(mask[..., None], values, values.dtype.type(0))
 
     def _check_version(self, version: int | None) -> None:
         if version is not None and version != self.version:
             raise RuntimeError(
-                f"backward belongs to older weights of {self.owner}, which have changed since its forward; "
+                f"backward belongs to older weights of {self._owner}, which have changed since its forward; "
                 "call forward again"
             )
-
-    def _step_in_place(self, gradients: dict[str, Array], rate: float) -> None:
-        # All memory is asked for before anything changes.
-        for name, array in self._arrays.items():
-            if name not in self._states:
-                self._states[name] = self._optimizer.init(array)
-        for name, grad in gradients.items():
-            self._optimizer.update(self._arrays[name], grad, self._states[name], rate)
-        self.version += 1
-
-    def _step_on_copies(self, gradients: dict[str, Array], rate: float) -> None:
-        arrays, states = {}, {}
-        for name, grad in gradients.items():
-            old = self._arrays[name]
-            arrays[name] = old.copy()
-            known = name in self._states
-            states[name] = copy.deepcopy(self._states[name]) if known else self._optimizer.init(frozen(old))
-            self._optimizer.update(arrays[name], frozen(grad), states[name], rate)
-        self._commit(arrays)
-        self._states = states
-
-    def _commit(self, new: Mapping[str, Array]) -> None:
-        """Write all new values; the caller has checked them and holds the lock alone."""
-        for name, values in new.items():
-            np.copyto(self._arrays[name], self._existing(name, values))
-        self.version += 1

@@ -48,7 +48,7 @@ def training_curve(history: Mapping[str, Sequence[float]], ax: "Axes | None" = N
 
 
 def filters_by_position(
-    layer: LocallyConnected2D, filter: int = 0, channel: int | None = None, ax: "Axes | None" = None
+    layer: LocallyConnected2D, filter_index: int = 0, channel: int | None = None, ax: "Axes | None" = None
 ) -> "Axes":
     """Draw one filter at every output position, as a map of windows.
 
@@ -58,7 +58,7 @@ def filters_by_position(
     ----------
     layer : LocallyConnected2D
         A built layer.
-    filter : int, default 0
+    filter_index : int, default 0
         Which filter.
     channel : int, optional
         Which input channel; by default the mean over channels.
@@ -72,11 +72,11 @@ def filters_by_position(
     if not isinstance(layer, LocallyConnected2D):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     (KH, KW), F = layer.kernel_size, layer.filters
-    if integer("filter", filter, 0) >= F:
-        raise ValueError(f"filter={filter} does not exist; give 0 to {F - 1}")
+    if integer("filter_index", filter_index, 0) >= F:
+        raise ValueError(f"filter_index={filter_index} does not exist; give 0 to {F - 1}")
     shape = layer.output_shape
     OH, OW = (entry or 0 for entry in (shape[2:] if layer.data_format == "channels_first" else shape[1:3]))
-    windows = layer.kernel[:, :, filter].reshape(OH, OW, KH, KW, -1)
+    windows = layer.kernel[:, :, filter_index].reshape(OH, OW, KH, KW, -1)
     if channel is None:
         windows = windows.mean(axis=-1)
     elif integer("channel", channel, 0) < windows.shape[-1]:
@@ -91,7 +91,7 @@ def filters_by_position(
     limit = float(np.abs(windows).max()) or 1.0
     image = ax.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
     ax.set_xticks([]), ax.set_yticks([])
-    ax.set_title(f"{layer.name}: filter {filter} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
+    ax.set_title(f"{layer.name}: filter {filter_index} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
     ax.get_figure().colorbar(image, ax=ax, shrink=0.8, label="weight")  # type: ignore[union-attr]
     return ax
 

@@ -22,14 +22,19 @@ class Layer(Protocol):
     Arrays inside a `Sequential` are NumPy arrays, batch first, and shapes are tuples that begin
     with None for the batch. A layer may also bring, and is then asked for:
 
-    - ``check_gradients(grads)``, which raises what `step` would raise and changes nothing, so that
-      a refused step of one layer leaves all layers as they were;
+    - ``built`` and ``input_shape``, without which it is built anew by every model it joins;
+    - ``prepare_step(grads, lr)``, which raises what `step` would raise and else returns a function
+      that carries the step out, so that a refused step of one layer leaves all as they were; the
+      pullback may bring it too, and is asked first;
     - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
     - ``count_params()`` for the summary, and an ``optimizer`` attribute;
     - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What the model calls it."""
+        ...
 
     def build(self, input_shape: Shape) -> None:
         """Make weights for inputs of this shape."""

@@ -2,20 +2,22 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from lcnumba import io, optimizers, training
-from lcnumba.arrays import ingest
+from lcnumba.arrays import check_dtype, ingest
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected2D
 from lcnumba.naming import layer_name
 from lcnumba.protocol import Layer, Pullback
+from lcnumba.trainable import Trainable
 
 __all__ = ["Sequential", "load"]
 
@@ -65,32 +67,54 @@ class Sequential:
     def add(self, layer: Layer) -> None:
         """Append a layer, and build it if the shape of its input is known.
 
-        Nothing is appended if the layer is refused or does not fit.
+        A layer that has weights already keeps them, if it was built for that shape. Nothing is
+        appended if the layer is refused or does not fit.
         """
+        self._check_layer(layer)
+        shape = self._output_shape
+        if not self._layers:
+            shape = getattr(layer, "input_shape", None)
+        if shape is None:
+            self._layers.append(layer)
+            return
+        output_shape = _fitting(layer, shape)
+        _build_missing(layer, shape)
+        self._layers.append(layer)
+        self._input_shape, self._output_shape = self._input_shape or tuple(shape), output_shape
+
+    def _check_layer(self, layer: Any) -> None:
+        """Raise unless the object can join the model."""
         if isinstance(layer, type):
             raise TypeError(f"{layer.__name__} is a class; give an instance, {layer.__name__}(...)")
         if not isinstance(layer, Layer):
             missing = [member for member in ("name", *_METHODS) if not hasattr(layer, member)]
             raise TypeError(f"{layer!r} is no layer: it lacks {', '.join(missing)}")
+        if isinstance(layer, Sequential) and layer._contains(self):
+            raise ValueError(f"{layer.name!r} contains {self.name!r}; a model cannot contain itself")
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"a layer named {layer.name!r} is in the model already; give each layer a name of its own")
-        shape = self._output_shape
-        if not self._layers:
-            shape = getattr(layer, "input_shape", None)
-        if shape is not None:
-            output_shape = tuple(layer.compute_output_shape(shape))
-            layer.build(shape)
-            self._output_shape = output_shape
-            self._input_shape = self._input_shape or tuple(shape)
-        self._layers.append(layer)
+
+    def _contains(self, model: Any) -> bool:
+        return self is model or any(isinstance(x, Sequential) and x._contains(model) for x in self._layers)
+
+    @property
+    def built(self) -> bool:
+        """Whether the model knows its shapes, and its layers have their weights."""
+        return self._input_shape is not None
 
     def build(self, input_shape: Shape) -> None:
-        """Build all layers, with fresh weights, for an input shape, the batch (or None) first."""
-        shapes = [(None, *input_shape[1:])]
+        """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
+
+        Raises
+        ------
+        ValueError
+            If a layer does not fit, or was built for another shape.
+        """
+        shapes = [(None, *tuple(input_shape)[1:])]
         for layer in self._layers:
-            shapes.append(tuple(layer.compute_output_shape(shapes[-1])))
+            shapes.append(_fitting(layer, shapes[-1]))
         for layer, shape in zip(self._layers, shapes, strict=False):
-            layer.build(shape)
+            _build_missing(layer, shape)
         self._input_shape, self._output_shape = shapes[0], shapes[-1]
 
     @property
@@ -125,46 +149,36 @@ class Sequential:
     def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
         """Return the output and the pullback of this very call, for training.
 
-        Leave x unchanged until the pullback has run.
+        Leave x and the output unchanged until the pullback has run.
         """
         values, like = self._ingest(x)
         y, pullbacks = values, []
         for layer in self._layers:
             y, pullback = layer.forward(y)
             pullbacks.append(pullback)
-        return like(_fresh(y, values)), SequentialBackward(self, pullbacks)
+        return like(_fresh(y, values)), SequentialBackward(self.layers, pullbacks)
 
     def step(self, grads: Sequence[Any], lr: float) -> None:
-        """Step every layer, given the list of their gradients in order.
+        """Step every layer, given the list of their gradients in order; all layers or none.
 
-        All gradients are checked before the first layer changes (layers without
-        ``check_gradients`` are trusted).
+        Layers of users' own that lack ``prepare_step`` are stepped last, each on its own.
         """
-        rate = learning_rate(lr)
-        self.check_gradients(grads)
-        for layer, grad in zip(self._layers, grads, strict=True):
-            layer.step(grad, rate)
+        self.prepare_step(grads, lr)()
 
-    def check_gradients(self, grads: Sequence[Any]) -> None:
-        """Raise what `step` would raise for these gradients, and change nothing."""
+    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that carries the step out."""
         if not isinstance(grads, list | tuple) or len(grads) != len(self._layers):
             raise ValueError(f"grads must be a list with one entry for each of {len(self._layers)} layers")
-        for layer, grad in zip(self._layers, grads, strict=True):
-            check = getattr(layer, "check_gradients", None)
-            if check is not None:
-                check(grad)
+        return _prepared(self._layers, [None] * len(grads), grads, lr)
 
-    @property
-    def optimizer(self) -> list[Any]:
-        """The optimizers of the layers that have one; assign one to set it on all of them."""
-        return [layer.optimizer for layer in self._layers if hasattr(layer, "optimizer")]
-
-    @optimizer.setter
-    def optimizer(self, value: Any) -> None:
-        optimizer = optimizers.get(value)
+    def set_optimizer(self, optimizer: Any) -> None:
+        """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
+        found = optimizers.get(optimizer)
         for layer in self._layers:
-            if hasattr(layer, "optimizer"):
-                layer.optimizer = optimizer
+            if isinstance(layer, Sequential):
+                layer.set_optimizer(found)
+            elif hasattr(layer, "optimizer"):
+                layer.optimizer = found
 
     fit = training.fit
     evaluate = training.evaluate
@@ -183,6 +197,8 @@ class Sequential:
 
     def set_weights(self, weights: Sequence[Array]) -> None:
         """Replace the weights of all layers, given in the order of `get_weights`; all or none."""
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         old = self._weights_by_layer()
         if len(weights) != sum(map(len, old)):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(map(len, old))}")
@@ -231,19 +247,29 @@ class Sequential:
         layers : mapping of str to class, optional
             Classes of layers that are not the library's, by class name.
         """
+        model = cls._unbuilt(config, layers)
+        shape = config.get("build_input_shape")
+        if shape is not None:
+            model.build(tuple(shape))
+        return model
+
+    @classmethod
+    def _unbuilt(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Self:
+        """The model of a config, without any weights."""
         known = {c.__name__: c for c in (Dense, Flatten, LocallyConnected2D)} | dict(layers or {})
         model = cls(name=config["name"])
         for entry in config["layers"]:
             name, arguments = entry["class_name"], entry["config"]
+            layer: Any
             if name == "Sequential":
-                model.add(cls.from_config(arguments, layers))
-                continue
-            if name not in known:
+                layer = cls._unbuilt(arguments, layers)
+            elif name in known:
+                make = getattr(known[name], "from_config", None)
+                layer = make(arguments) if make else known[name](**arguments)
+            else:
                 raise ValueError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
-            make = getattr(known[name], "from_config", None)
-            model.add(make(arguments) if make else known[name](**arguments))
-        if config.get("build_input_shape") and model._input_shape is None:
-            model.build(tuple(config["build_input_shape"]))
+            model._check_layer(layer)
+            model._layers.append(layer)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -285,6 +311,9 @@ class Sequential:
         if not self._layers:
             raise RuntimeError(f"{self.name!r} has no layers; add some first")
         values, like = ingest("x", x)
+        check_dtype("x", values)
+        if values.ndim < 1:
+            raise ValueError("x has 0 dimensions; give the batch first")
         if self._input_shape is None:
             with self._building:
                 if self._input_shape is None:  # another thread may have come first
@@ -314,37 +343,105 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     ValueError
         If it is no such file, or its weights do not fit its config.
     """
-    config, weights = io.read_model(path)
-    try:
-        model = Sequential.from_config(config, layers)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
-    model.set_weights(weights)
+    with io.ModelFile(path) as file:
+        try:
+            model = Sequential._unbuilt(file.config, layers)
+            shape = (None, *tuple(file.config["build_input_shape"])[1:])
+            plan = list(_plan(model, shape))
+        except Exception as error:
+            raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
+        # Shapes are compared before any weight is read or made, so that a file cannot ask for more
+        # memory than it holds.
+        weights = file.read_weights([shape for _, _, shapes in plan for shape in shapes])
+    for layer, input_shape, shapes in plan:
+        mine, weights = weights[: len(shapes)], weights[len(shapes) :]
+        if isinstance(layer, Trainable):
+            layer.build_with(input_shape, mine)
+        else:
+            layer.set_weights(mine)
+    model.build(shape)
     return model
+
+
+def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tuple[int, ...]]]]:
+    """The layers with weights, in order, each with its input shape and its weights' shapes."""
+    for layer in model.layers:
+        if isinstance(layer, Sequential):
+            yield from _plan(layer, shape)
+        elif isinstance(layer, Trainable):
+            yield layer, shape, list(layer.weight_shapes(shape).values())
+        else:
+            layer.build(shape)  # only then does a layer of users' own know its weights
+            if hasattr(layer, "get_weights"):
+                yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
+        shape = tuple(layer.compute_output_shape(shape))
 
 
 class SequentialBackward:
     """Derivatives at one forward call of a `Sequential`."""
 
-    def __init__(self, model: Sequential, pullbacks: list[Pullback]) -> None:
-        self._model = model
+    def __init__(self, layers: Sequence[Layer], pullbacks: Sequence[Pullback]) -> None:
+        self._layers = layers
         self._pullbacks = pullbacks
 
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
         """Return dx, of the kind of dy, and the list of the layers' gradients."""
-        values, like = ingest("dy", dy)
-        grads = []
+        given, like = ingest("dy", dy)
+        values, grads = given, []
         for pullback in reversed(self._pullbacks):
             values, grad = pullback(values)
             grads.append(grad)
-        return like(values), grads[::-1]
+        return like(_fresh(values, given)), grads[::-1]
 
     def step(self, dy: Any, lr: float) -> Any:
-        """Backward and the model's `step` in one: return dx, and change the parameters."""
+        """Backward and the model's `step` in one: return dx, and change the parameters.
+
+        If anything is refused, no layer has changed.
+        """
         rate = learning_rate(lr)
         dx, grads = self(dy)
-        self._model.step(grads, rate)
+        self.prepare_step(grads, rate)()
         return dx
+
+    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Check a step by the gradients of this very call; return the function that carries it out."""
+        return _prepared(self._layers, self._pullbacks, grads, lr)
+
+
+def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float) -> Callable[[], None]:
+    """Check every layer's step, and return the function that carries all of them out.
+
+    A pullback checks in place of its layer where it can: it knows which weights it belongs to.
+    """
+    checked, unchecked = [], []
+    for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):
+        prepare = getattr(pullback, "prepare_step", None) or getattr(layer, "prepare_step", None)
+        if prepare is not None:
+            checked.append(prepare(grad, lr))
+        else:
+            unchecked.append(partial(layer.step, grad, lr))
+
+    def commit() -> None:
+        for carry_out in checked + unchecked:
+            carry_out()
+
+    return commit
+
+
+def _fitting(layer: Layer, shape: Shape) -> Shape:
+    """The output shape of a layer for an input shape; an error if it was built for another."""
+    output_shape = tuple(layer.compute_output_shape(shape))
+    if getattr(layer, "built", False):
+        mine = tuple(layer.input_shape)  # type: ignore[attr-defined]
+        if mine[1:] != tuple(shape)[1:]:
+            raise ValueError(f"layer {layer.name!r} was built for input {mine}, not {tuple(shape)}")
+    return output_shape
+
+
+def _build_missing(layer: Layer, shape: Shape) -> None:
+    """Build a layer that has no weights yet."""
+    if not getattr(layer, "built", False):
+        layer.build(shape)
 
 
 def _fresh(y: Array, x: Array) -> Array:

@@ -1,12 +1,15 @@
-"""What layers with parameters have in common: Keras' surface over `lcnumba.parameters`."""
+"""What layers with parameters have in common: build, step, and Keras' surface over them."""
 
+import copy
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.checks import boolean
+from lcnumba import initializers
+from lcnumba.arrays import float_dtype
+from lcnumba.checks import boolean, generator
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
 from lcnumba.parameters import Gradients, Parameters
@@ -15,29 +18,58 @@ __all__ = ["Trainable"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
+Fans = tuple[int, int] | None
 
 
 class Trainable:
     """Base of layers that hold a kernel and perhaps a bias.
 
     A subclass names its config entries in `_rules`, each with the function that checks a value;
-    they are settable until the layer is built and locked from then on.
+    they are settable until the layer is built and locked from then on. The methods that it must
+    bring raise NotImplementedError here.
     """
 
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
-    _parameters: Parameters
-    dtype: str
+    _default_name: ClassVar[str]
 
-    def __init__(self, name: str | None, default_name: str, trainable: bool, optimizer: Any, rng: Any) -> None:
-        self.name = layer_name(name, default_name)
+    name: str
+    dtype: str
+    use_bias: bool
+    kernel_initializer: Callable[..., Array]
+    bias_initializer: Callable[..., Array]
+
+    def __init__(
+        self,
+        config: dict[str, Any],
+        *,
+        input_shape: Any,
+        name: str | None,
+        trainable: bool,
+        weights: list[Array] | None,
+        rng: Any,
+        optimizer: Any,
+    ) -> None:
+        self.name = layer_name(name, self._default_name)
+        for entry, value in config.items():
+            setattr(self, entry, value)
         self._parameters = Parameters(f"{type(self).__name__} {self.name!r}", optimizer)
         self.trainable = trainable
-        self._rng = np.random.default_rng(rng)
+        self._rng = generator(rng)
+        self._initial_weights: list[Array] | None = None
+        if weights is not None:
+            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(weights)]
         self._given_input_shape: Shape | None = None
         self._built_input_shape: Shape | None = None
+        if input_shape is not None:
+            if not isinstance(input_shape, list | tuple):
+                raise TypeError(f"input_shape={input_shape!r} is a {type(input_shape).__name__}; give a tuple")
+            self._given_input_shape = self._checked_shape((None, *input_shape))
+            self.compute_output_shape(self._given_input_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
         """Check config entries, and refuse to change them once the layer is built."""
+        if name == "name" and "name" in self.__dict__:
+            raise AttributeError(f"name of {type(self).__name__} {self.name!r} is locked; give it to the constructor")
         rule = self._rules.get(name)
         if rule is not None:
             if self.built:
@@ -48,14 +80,111 @@ class Trainable:
             value = rule(self, value)
         object.__setattr__(self, name, value)
 
+    def __copy__(self) -> Self:
+        """Copy deeply: a shallow copy would share the weights but not their shape."""
+        return copy.deepcopy(self)
+
+    # --- what a subclass brings
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape, the batch (or None) first."""
+        raise NotImplementedError
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        raise NotImplementedError
+
+    def _checked_shape(self, input_shape: Any) -> Shape:
+        """The input shape as a tuple with fully defined samples, or an error."""
+        raise NotImplementedError
+
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        """fan_in and fan_out of the kernel's initializer, or None for what its shape says."""
+        raise NotImplementedError
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
+        """Attributes to set for an input shape, and which rows of the weights exist."""
+        raise NotImplementedError
+
+    # --- build
+
     @property
     def built(self) -> bool:
         """Whether the layer has weights."""
         return "_parameters" in self.__dict__ and self._parameters.built
 
+    def build(self, input_shape: Shape) -> None:
+        """Make fresh weights for an input shape, the batch (or None) first.
+
+        Raises
+        ------
+        ValueError
+            If the rank is wrong, a dimension but the batch is undefined, the kernel does not fit,
+            or the layer was made for another `input_shape`.
+        """
+        shape = self._checked_shape(input_shape)
+        with self._parameters.lock.exclusive():
+            self._build(shape)
+
+    def build_with(self, input_shape: Shape, weights: list[Array]) -> None:
+        """Build with these weights, which the layer takes as its own, in place of initial values."""
+        self._initial_weights = weights
+        self.build(input_shape)
+
+    def _ensure_built(self, shape: Shape) -> None:
+        """Build the layer for its first input, once."""
+        if not self.built:
+            shape = self._checked_shape(shape)
+            with self._parameters.lock.exclusive():
+                if not self.built:  # another thread may have come first
+                    self._build(shape)
+
+    def _build(self, shape: Shape) -> None:
+        """Make weights; the caller holds the lock alone. Nothing changes if it fails."""
+        declared = self._given_input_shape
+        if declared is not None and declared[1:] != shape[1:]:
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} was made for input_shape={declared[1:]}, not {shape[1:]}; "
+                "make another layer for it"
+            )
+        shapes = self.weight_shapes(shape)
+        attributes, exists = self._parts(shape)
+        if self._initial_weights is None:
+            fans = {"kernel": self._kernel_fans(shape)}
+            draw = {"kernel": self.kernel_initializer, "bias": self.bias_initializer}
+            arrays = {
+                weight: initializers.draw(draw[weight], size, self._dtype, self._rng, fans.get(weight))
+                for weight, size in shapes.items()
+            }
+        else:
+            arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
+        self._parameters.fill(arrays, exists)
+        self.__dict__.update(attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None)
+
     @property
     def _dtype(self) -> np.dtype[Any]:
         return np.dtype(self.dtype)
+
+    # --- shapes, weights, training
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        shape = self._built_input_shape or self._given_input_shape
+        if shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
+        return shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, None for the batch."""
+        return self.compute_output_shape(self.input_shape)
+
+    def count_params(self) -> int:
+        """Return the number of weights that exist."""
+        if not self.built:
+            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
+        return self._parameters.count()
 
     @property
     def trainable(self) -> bool:
@@ -75,29 +204,6 @@ class Trainable:
     def optimizer(self, value: Any) -> None:
         self._parameters.optimizer = value
 
-    @property
-    def input_shape(self) -> Shape:
-        """Shape of the input, None for the batch."""
-        shape = self._built_input_shape or self._given_input_shape
-        if shape is None:
-            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
-        return shape
-
-    @property
-    def output_shape(self) -> Shape:
-        """Shape of the output, None for the batch."""
-        return self.compute_output_shape(self.input_shape)
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the output shape for an input shape, the batch (or None) first."""
-        raise NotImplementedError
-
-    def count_params(self) -> int:
-        """Return the number of weights that exist."""
-        if not self.built:
-            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
-        return self._parameters.count()
-
     def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
         """Let the optimizer change the weights: the one place where training changes them.
 
@@ -115,30 +221,29 @@ class Trainable:
         RuntimeError
             If the layer has not been built.
         """
-        self._parameters.step(grads, lr)
+        self.prepare_step(grads, lr)()
 
-    def check_gradients(self, grads: Gradients | tuple[Array, ...]) -> None:
-        """Raise what `step` would raise for these gradients, and change nothing."""
-        self._parameters.check(grads)
+    def prepare_step(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that carries the step out."""
+        return self._parameters.prepare(grads, lr)
 
     def get_weights(self) -> list[Array]:
         """Return copies of the weights: [kernel, bias] or [kernel]; empty before build."""
         return self._parameters.copies()
 
     def set_weights(self, weights: list[Array]) -> None:
-        """Replace all weights, given in the order of `get_weights`; none if any has a wrong shape."""
+        """Replace all weights, given in the order of `get_weights`; none if any does not fit."""
         self._parameters.set(weights)
 
     @property
     def kernel(self) -> Array:
         """The kernel, a read-only view that follows later steps."""
-        return self._weight("kernel")
+        return self._built_weights()["kernel"]
 
     @property
     def bias(self) -> Array | None:
         """The bias, a read-only view that follows later steps; None without one."""
-        self._weight("kernel")
-        return self._parameters.views().get("bias")
+        return self._built_weights().get("bias")
 
     @property
     def weights(self) -> list[Array]:
@@ -155,21 +260,35 @@ class Trainable:
         """Read-only views of the weights that `step` leaves alone."""
         return [] if self.trainable else self.weights
 
+    def _built_weights(self) -> dict[str, Array]:
+        if not self.built:
+            raise AttributeError(f"{type(self).__name__} {self.name!r} has no weights yet; call or build it first")
+        return self._parameters.views()
+
+    # --- config
+
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
         """Make a layer from the result of `get_config`; its weights are fresh."""
-        arguments = dict(config)
-        batch_input_shape = arguments.pop("batch_input_shape", None)
-        if batch_input_shape is not None:
-            arguments["input_shape"] = tuple(batch_input_shape)[1:]
-        return cls(**arguments)
+        return cls(**config)
 
     def _common_config(self) -> dict[str, Any]:
         """The entries that every layer's config begins with, in Keras' order."""
         shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
 
-    def _weight(self, name: str) -> Array:
-        if not self.built:
-            raise AttributeError(f"{name} does not exist yet; call or build {type(self).__name__} {self.name!r} first")
-        return self._parameters.views()[name]
+
+def sample_shape(input_shape: Any, batch_input_shape: Any) -> Any:
+    """The shape of a sample from the two ways to give it."""
+    if batch_input_shape is None:
+        return input_shape
+    if input_shape is not None:
+        raise ValueError("give input_shape or batch_input_shape, not both")
+    if not isinstance(batch_input_shape, list | tuple):
+        raise TypeError(f"batch_input_shape={batch_input_shape!r} must be a tuple, the batch first")
+    return batch_input_shape[1:]
+
+
+def dtype_rule(_: Any, value: Any) -> str:
+    """The rule of `dtype`: None is float32, as in Keras."""
+    return float_dtype("float32" if value is None else value).name

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import losses
-from lcnumba.arrays import ingest
-from lcnumba.checks import integer, learning_rate
+from lcnumba.arrays import check_dtype, frozen, ingest
+from lcnumba.checks import generator, integer, learning_rate
 from lcnumba.metrics import Metric
 from lcnumba.metrics import get as get_metrics
 
@@ -99,14 +99,20 @@ def fit(
     -------
     History
     """
-    x, y = _pair(x, y)
     epochs, batch_size = integer("epochs", epochs, 0), integer("batch_size", batch_size)
     rate, criterion, wanted = learning_rate(lr), losses.get(loss), get_metrics(metrics)
-    validation = None if validation_data is None else _pair(*validation_data)
-    generator = np.random.default_rng(rng)
+    x, y = _data(model, x, y, criterion)
+    validation = None
+    if validation_data is not None:
+        try:
+            x_val, y_val = validation_data
+        except (TypeError, ValueError):
+            raise TypeError("validation_data must be a pair (x, y)") from None
+        validation = _data(model, x_val, y_val, criterion)
+    order_rng = generator(rng)
     history = History()
     for epoch in range(epochs):
-        order = generator.permutation(len(x)) if shuffle else np.arange(len(x))
+        order = order_rng.permutation(len(x)) if shuffle else np.arange(len(x))
         mean = _Mean()
         report = _Progress(f"epoch {epoch + 1}/{epochs}", -(-len(x) // batch_size), progress)
         with report:
@@ -127,18 +133,29 @@ def evaluate(
     model: Any, x: Any, y: Any, *, loss: Any, metrics: Iterable[Any] = (), batch_size: int = 256
 ) -> dict[str, float]:
     """Return the mean loss and metrics of a model on data; parameters as for `fit`."""
-    x, y = _pair(x, y)
-    return _evaluate(model, x, y, losses.get(loss), get_metrics(metrics), integer("batch_size", batch_size))
+    criterion, wanted, size = losses.get(loss), get_metrics(metrics), integer("batch_size", batch_size)
+    return _evaluate(model, *_data(model, x, y, criterion), criterion, wanted, size)
 
 
 def _train_on_batch(
     model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], lr: float
 ) -> dict[str, float]:
     prediction, backward = model.forward(x)
-    value, dy = loss(y, prediction)
-    figures = {"loss": value} | {name: metric(y, prediction) for name, metric in wanted.items()}
+    figures, dy = _figures(y, prediction, loss, wanted)
     backward.step(dy, lr)
     return figures
+
+
+def _figures(
+    y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
+) -> tuple[dict[str, float], Array]:
+    """Loss and metrics of a batch, and the gradient by the prediction.
+
+    The prediction is what backward refers to, so loss and metrics may only read it.
+    """
+    view = frozen(prediction)
+    value, dy = loss(y, view)
+    return {"loss": float(value)} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
 
 
 def _evaluate(
@@ -147,13 +164,12 @@ def _evaluate(
     mean = _Mean()
     for at in range(0, len(x), batch_size):
         part = slice(at, at + batch_size)
-        prediction = model(x[part])
-        figures = {"loss": loss(y[part], prediction)[0]}
-        mean.add(len(prediction), figures | {name: metric(y[part], prediction) for name, metric in wanted.items()})
+        mean.add(len(x[part]), _figures(y[part], model(x[part]), loss, wanted)[0])
     return mean.result()
 
 
-def _pair(x: Any, y: Any) -> tuple[Array, Array]:
+def _data(model: Any, x: Any, y: Any, loss: losses.Loss) -> tuple[Array, Array]:
+    """Inputs and targets as NumPy arrays that fit the model and the loss, or an error."""
     inputs, _ = ingest("x", x)
     targets, _ = ingest("y", y)
     if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
@@ -162,6 +178,12 @@ def _pair(x: Any, y: Any) -> tuple[Array, Array]:
         )
     if not len(inputs):
         raise ValueError("x and y are empty; give at least one sample")
+    check_dtype("x", inputs)
+    if model.built and inputs.shape[1:] != model.input_shape[1:]:
+        raise ValueError(f"x has shape {inputs.shape}; the model was built for {model.input_shape}")
+    check = getattr(loss, "check", None)
+    if check is not None:
+        check(targets, tuple(model.compute_output_shape(inputs.shape)))
     return inputs, targets
 
 

@@ -85,5 +85,5 @@ def test_a_custom_activation_is_held_to_its_shape():
             return z.sum(axis=-1)
 
     layer = lc.LocallyConnected2D(2, 2, activation=Sum())
-    with pytest.raises(ValueError, match="return an array like z"):
+    with pytest.raises(ValueError, match="return an array of the same shape"):
         layer(np.ones((1, 3, 3, 1)))

@@ -59,7 +59,7 @@ def test_mnist_is_split_into_4000_and_1000_with_equal_shares():
         (["--optimizer", "lbfgs"], "--optimizer: invalid choice: 'lbfgs'"),
         (["--seed", "-1"], "--seed: '-1' is no integer of at least 0"),
         (["--nope"], "unrecognized arguments: --nope"),
-        (["--output", "/dev/null/x"], "--output /dev/null/x: "),
+        (["--output", "/dev/null/x"], "argument --output: "),
     ],
 )
 def test_wrong_values_end_with_a_message_and_code_2(arguments, message, capsys):

@@ -105,7 +105,7 @@ def rewritten(path, change):
     [
         (lambda a, d: a.pop("weight_1"), "is no model file"),
         (lambda a, d: a.update(weight_9=np.ones(3)), "is no model file"),
-        (lambda a, d: a.update(weight_1=np.ones(3)), "bias has shape"),
+        (lambda a, d: a.update(weight_1=np.ones(3)), "weight_1 has shape"),
         (lambda a, d: d.update(format="other"), "its format is 'other'"),
         (lambda a, d: d.pop("model"), "is no model file"),
         (lambda a, d: d.update(model=3), "holds no config"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
-from lcnumba import reference
+from lcnumba import activations, reference
 from lcnumba.testing import integers, numerical_gradient
 
 INPUT = (2, 6, 5, 3)
@@ -137,7 +137,7 @@ def test_build_on_first_call_and_from_input_shape():
     assert not layer.built
     with pytest.raises(ValueError, match="not known yet"):
         layer.count_params()
-    with pytest.raises(AttributeError, match="kernel does not exist yet"):
+    with pytest.raises(AttributeError, match="has no weights yet"):
         layer.kernel  # noqa: B018
     with pytest.raises(AttributeError, match="input shape"):
         layer.output_shape  # noqa: B018
@@ -306,7 +306,7 @@ def test_gradients_add_up_and_scale(rng):
     assert isinstance(half, lc.Gradients)
     np.testing.assert_array_equal(half.kernel * 2, total.kernel)
     assert (total * 0.5).bias.dtype == np.float32
-    with pytest.raises(ValueError, match="same layer"):
+    with pytest.raises(ValueError, match="one layer"):
         total + lc.Gradients(total.kernel)
     with pytest.raises(TypeError):
         total + 1
@@ -351,6 +351,24 @@ def test_backward_refuses_to_run_after_the_weights_changed(rng):
         backward(y)
     for a, b in zip(before, layer.weights, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_between_a_backward_and_its_own_step_is_noticed(rng):
+    """Another thread may step while this one computes its gradients."""
+    layer, x = filled(rng)
+    y, backward = layer.forward(x)
+    pullback = backward._pullback
+
+    def interrupted(dy):
+        result = pullback(dy)
+        layer.step(result[1], lr=0.5)
+        return result
+
+    backward._pullback = interrupted
+    before = layer.get_weights()[0]
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward.step(np.ones_like(y), lr=0.5)
+    np.testing.assert_array_equal(layer.kernel, before - 0.5 * layer.forward(x)[1](np.ones_like(y))[1].kernel)
 
 
 def unchanged(layer, action, error, message):
@@ -565,16 +583,26 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"kernel_constraint": "non_neg"}, NotImplementedError, "kernel_constraint"),
         ({"bias_constraint": "non_neg"}, NotImplementedError, "bias_constraint"),
         ({"dtype": "float16"}, ValueError, "dtype='float16' is not supported; give 'float32' or 'float64'"),
-        ({"dtype": None}, ValueError, "dtype=None"),
+        ({"dtype": "f4,("}, ValueError, "is not supported"),
         ({"dtype": "nope"}, ValueError, "dtype='nope'"),
         ({"fans": "many"}, ValueError, "fans='many'"),
         ({"optimizer": "nope"}, ValueError, "optimizer='nope' is not known; give one of adam, sgd"),
         ({"optimizer": 3}, TypeError, "optimizer=3 has no init"),
-        ({"optimizer": lc.SGD}, TypeError, r"is a class; give an instance, SGD\(\)"),
+        ({"optimizer": lc.SGD}, TypeError, r"is a class; give an instance, SGD\(\.\.\.\)"),
         ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
         ({"input_shape": (2, 9, 3)}, ValueError, r"kernel_size=\(3, 2\).*does not fit input \(2, 9\)"),
         ({"input_shape": (None, 9, 3)}, ValueError, "must be fully defined"),
-        ({"input_shape": (9, 3)}, ValueError, r"needs 4: \(batch, height, width, channels\)"),
+        ({"input_shape": (9, 3)}, ValueError, r"has 3 entries; give 4: \(batch, height, width, channels\)"),
+        ({"input_shape": 5}, TypeError, "input_shape=5 is a int"),
+        ({"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)}, ValueError, "not both"),
+        ({"batch_input_shape": 5}, TypeError, "batch_input_shape=5"),
+        ({"rng": "x"}, TypeError, "rng='x' is no source of numbers"),
+        ({"rng": -1}, ValueError, "rng=-1 is no source"),
+        ({"weights": 5}, TypeError, "weights is a int; give a list"),
+        ({"kernel_size": {3, 4}}, TypeError, "kernel_size={3, 4} is a set"),
+        ({"kernel_size": itertools.repeat(3)}, TypeError, "kernel_size=repeat"),
+        ({"strides": 2**63}, ValueError, "too large"),
+        ({"activation": activations.ReLU}, TypeError, "is a class; give an instance"),
         ({"input_shape": (9, 9, 0)}, ValueError, "input_shape=0"),
     ],
 )

@@ -16,7 +16,7 @@ def layer(data_format="channels_last"):
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 def test_filters_by_position_shows_each_window_in_its_place(data_format):
     one = layer(data_format)
-    ax = plotting.filters_by_position(one, filter=1, channel=1)
+    ax = plotting.filters_by_position(one, filter_index=1, channel=1)
     picture = ax.images[0].get_array().filled(np.nan)
     assert picture.shape == (3 * 4 - 1, 5 * 3 - 1)
     for i, j, a, b in [(0, 0, 0, 0), (2, 4, 2, 1), (1, 3, 0, 1)]:
@@ -40,7 +40,11 @@ def test_training_curve():
     ("action", "error", "message"),
     [
         (lambda: plotting.filters_by_position(lc.Dense(3)), TypeError, "layer is a Dense"),
-        (lambda: plotting.filters_by_position(layer(), filter=3), ValueError, "filter=3 does not exist; give 0 to 2"),
+        (
+            lambda: plotting.filters_by_position(layer(), filter_index=3),
+            ValueError,
+            "filter_index=3 does not exist; give 0 to 2",
+        ),
         (lambda: plotting.filters_by_position(layer(), channel=2), ValueError, "channel=2 does not exist"),
         (lambda: plotting.filters_by_position(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
     ],

@@ -150,7 +150,7 @@ def test_implementations_agree_after_training(rng):
         )
         start = start or model.get_weights()
         model.set_weights(start)
-        model.optimizer = "adam"
+        model.set_optimizer("adam")
         before = model(x)
         history = model.fit(x, target, loss="mse", epochs=2, lr=0.01, rng=0, progress=False)
         results.append((before, model(x), history.history["loss"]))
@@ -221,8 +221,9 @@ def test_models_nest_and_users_layers_join(rng):
 
 def test_optimizer_is_set_on_all_layers():
     model = network(input_shape=SHAPE[1:])
-    model.optimizer = lc.SGD(momentum=0.9)
-    assert [o.momentum for o in model.optimizer] == [0.9] * 3
+    outer = lc.Sequential([model, Halve()])
+    outer.set_optimizer(lc.SGD(momentum=0.9))
+    assert [layer.optimizer.momentum for layer in model.layers if hasattr(layer, "optimizer")] == [0.9] * 3
 
 
 def test_summary():

@@ -13,14 +13,17 @@ IMPLEMENTATIONS = (1, 2, 3)
 
 def create(number: int, geometry: Geometry) -> Implementation:
     """Return implementation 1 (loops), 2 (dense matrix) or 3 (sparse matrix) for a geometry."""
-    if number == 1:
-        from lcnumba.implementations.loop import Loop
+    match number:
+        case 1:
+            from lcnumba.implementations.loop import Loops
 
-        return Loop(geometry)
-    if number == 2:
-        from lcnumba.implementations.dense import Dense
+            return Loops(geometry)
+        case 2:
+            from lcnumba.implementations.dense import DenseMatrix
 
-        return Dense(geometry)
-    from lcnumba.implementations.sparse import Sparse
+            return DenseMatrix(geometry)
+        case 3:
+            from lcnumba.implementations.sparse import SparseMatrix
 
-    return Sparse(geometry)
+            return SparseMatrix(geometry)
+    raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")

@@ -6,13 +6,13 @@ from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
 
-__all__ = ["Dense"]
+__all__ = ["DenseMatrix"]
 
 # Bytes of the product that a block of positions makes before its gradients are gathered.
 BLOCK_BYTES = 1 << 25
 
 
-class Dense:
+class DenseMatrix:
     """The layer by matrix products; non-finite values spread over their whole sample (0 * inf)."""
 
     def __init__(self, geometry: Geometry) -> None:

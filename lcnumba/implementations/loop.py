@@ -7,18 +7,15 @@ from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.kernels import loop as kernels
 
-__all__ = ["Loop"]
-
-# Tasks of this many positions ran faster than 2 or 8 large ones on a layer of 784 positions.
-CHUNK = 28
+__all__ = ["Loops"]
 
 
-class Loop:
+class Loops:
     """The layer by kernels that read the canonical weights as they lie."""
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._chunk = max(1, min(CHUNK, geometry.positions // TASKS))
+        self._chunk = -(-geometry.positions // TASKS)  # positions of a task
 
     def forward(self, x: Array, kernel: Array, bias: Array | None, version: int) -> Array:
         """Return y (N, P, F); see `Implementation`."""

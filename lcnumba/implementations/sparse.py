@@ -9,10 +9,10 @@ from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
 from lcnumba.kernels.sparse import sampled_product
 
-__all__ = ["Sparse"]
+__all__ = ["SparseMatrix"]
 
 
-class Sparse:
+class SparseMatrix:
     """The layer by sparse products, which hold the batch innermost; the gradient by sampling."""
 
     def __init__(self, geometry: Geometry) -> None:
@@ -40,11 +40,17 @@ class Sparse:
         pattern = (frozen(matrix.indptr), frozen(matrix.indices))
         sampled_product(frozen(dyt), frozen(xt), *pattern, chunk, dvalues)
         dkernel = np.zeros_like(kernel)
+        weights = dkernel.transpose(0, 2, 1)
         if g.complete:
-            dkernel[...] = dvalues.reshape(g.positions, g.filters, g.window).transpose(0, 2, 1)
+            weights[...] = self._values(dvalues)
         else:
-            dkernel.transpose(0, 2, 1)[self._pattern()] = dvalues
+            weights[self._pattern()] = dvalues
         return dx, dkernel
+
+    def _values(self, data: Array) -> Array:
+        """The stored values as (P, F, K) where all weights exist, else as they are."""
+        g = self._geometry
+        return data.reshape(g.positions, g.filters, g.window) if g.complete else data
 
     def _pattern(self) -> np.ndarray:
         """Which (P, F, K) weights exist."""
@@ -57,11 +63,11 @@ class Sparse:
 
         def fill(old: scipy.sparse.csr_array | None) -> scipy.sparse.csr_array:
             weights = kernel.transpose(0, 2, 1)
+            if old is not None:
+                self._values(old.data)[...] = weights if g.complete else weights[self._pattern()]
+                return old
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
             values = weights.flatten() if g.complete else weights[self._pattern()]
-            if old is not None:
-                old.data[...] = values
-                return old
             indptr, indices = g.csr_index()
             shape = (g.positions * g.filters, g.inputs)
             return scipy.sparse.csr_array((values, indices, indptr), shape=shape)

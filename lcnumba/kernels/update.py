@@ -23,17 +23,24 @@ def sgd(param, grad, lr):
 
 
 @parallel
-def momentum(param, grad, velocity, lr, rate, nesterov):
-    """Update velocity = rate * velocity - lr * grad; param += velocity, or its look-ahead."""
+def momentum(param, grad, velocity, lr, rate):
+    """Update velocity = rate * velocity - lr * grad; param += velocity."""
+    size = len(param)
+    for task in prange(0, (size + CHUNK - 1) // CHUNK):
+        for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
+            velocity[e] = rate * velocity[e] - lr * grad[e]
+            param[e] += velocity[e]
+
+
+@parallel
+def nesterov(param, grad, velocity, lr, rate):
+    """Update velocity = rate * velocity - lr * grad; param += rate * velocity - lr * grad."""
     size = len(param)
     for task in prange(0, (size + CHUNK - 1) // CHUNK):
         for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
             change = lr * grad[e]
             velocity[e] = rate * velocity[e] - change
-            if nesterov:
-                param[e] += rate * velocity[e] - change
-            else:
-                param[e] += velocity[e]
+            param[e] += rate * velocity[e] - change
 
 
 @parallel
