@@ -103,7 +103,7 @@ def real(name: str, value: Any) -> float:
 def learning_rate(value: Any, dtype: Any = np.float64) -> float:
     """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
     rate = real("lr", value)
-    if rate < 0 or rate > np.finfo(dtype).max:
+    if rate < 0 or rate > float(np.finfo(dtype).max):
         raise ValueError(f"lr={value!r} cannot be used; give a number of at least 0 that is finite in {dtype}")
     return rate
 

@@ -75,7 +75,8 @@ class ModelFile:
             with self._refusing():
                 self._archive = zipfile.ZipFile(self._stream)
                 with self._member(CONFIG, CONFIG_BYTES) as member:
-                    description = json.loads(np.lib.format.read_array(member, allow_pickle=False).tobytes())
+                    _read_header(member)
+                    description = json.loads(member.read())
                 if description["format"] != FORMAT:
                     raise ValueError(f"its format is {description['format']!r}")
                 self.config: dict[str, Any] = description["model"]
@@ -99,9 +100,7 @@ class ModelFile:
     def _read(self, name: str, shape: tuple[int, ...]) -> Array:
         limit = math.prod(shape) * 8 + HEADER_BYTES
         with self._member(name, limit) as member:
-            version = np.lib.format.read_magic(member)
-            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-            found, _, dtype = read_header[version](member)
+            found, dtype = _read_header(member)
             if found != shape or dtype.kind != "f":
                 raise ValueError(f"{name} has shape {found} and dtype {dtype}; its config describes shape {shape}")
         with self._member(name, limit) as member:
@@ -125,6 +124,13 @@ class ModelFile:
             yield
         except Exception as error:
             raise ValueError(f"{os.fspath(self._path)!r} is no model file of lcnumba: {error}") from error
+
+
+def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of an .npy member, which is then at its data."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    shape, _, dtype = read[np.lib.format.read_magic(member)](member)
+    return shape, dtype
 
 
 def _refuse(value: Any) -> Any:

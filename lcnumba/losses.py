@@ -81,7 +81,7 @@ class SoftmaxCrossEntropy:
         weight = np.exp(shifted)
         total = np.sum(weight, axis=-1, keepdims=True)
         # Selected, since a class of probability 0 may have a logit of -inf.
-        loss = np.sum(np.where(target > 0, target * (np.log(total) - shifted), 0), axis=-1)
+        loss = np.sum(target * np.where(target > 0, np.log(total) - shifted, 0), axis=-1)
         gradient = weight / total * np.sum(target, axis=-1, keepdims=True) - target
         gradient /= gradient.dtype.type(max(1, len(gradient)))
         return float(np.mean(loss, dtype=np.float64)), gradient

@@ -161,6 +161,9 @@ class Sequential:
     def step(self, grads: Sequence[Any], lr: float) -> None:
         """Step every layer, given the list of their gradients in order; all layers or none.
 
+        Where several threads step the same model, guard the calls with a lock of your own: each
+        layer stays consistent, but one thread's step may fall between another's layers.
+
         Layers of users' own that lack ``prepare_step`` are stepped last, each on its own.
         """
         self.prepare_step(grads, lr)()

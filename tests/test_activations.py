@@ -70,13 +70,39 @@ class Square:
         return 2 * np.sqrt(y).astype(np.float64) * dy
 
 
-def test_a_custom_activation_trains():
-    layer = lc.LocallyConnected2D(2, 2, activation=Square(), kernel_initializer="ones")
-    y, backward = layer.forward(np.ones((1, 3, 3, 1)))
-    np.testing.assert_array_equal(y, 16)
+@pytest.mark.parametrize("make", [lambda a: lc.LocallyConnected2D(2, 1, activation=a), lambda a: lc.Dense(2, a)])
+def test_a_custom_activation_trains(make):
+    """Also one whose gradient comes in another dtype."""
+    layer = make(Square())
+    x = np.ones((1, 3)) if isinstance(layer, lc.Dense) else np.ones((1, 3, 3, 1))
+    layer.build(x.shape)
+    layer.set_weights([np.ones_like(w) for w in layer.weights])
+    y, backward = layer.forward(x)
     dx, grads = backward(np.ones_like(y))
-    np.testing.assert_array_equal(grads.kernel, 8)
-    assert dx.dtype == grads.kernel.dtype == np.float32
+    np.testing.assert_array_equal(grads.bias, 2 * np.sqrt(y[0]))
+    assert dx.dtype == grads.kernel.dtype == grads.bias.dtype == np.float32
+    backward.step(np.ones_like(y), lr=0.5)
+    np.testing.assert_array_equal(layer.bias, 1 - np.sqrt(y[0]))
+
+
+@pytest.mark.parametrize("make", [lambda a: lc.LocallyConnected2D(2, 2, activation=a), lambda a: lc.Dense(2, a)])
+def test_a_custom_gradient_is_held_to_its_contract(make):
+    class Flat(Square):
+        def gradient(self, dy, y):
+            return dy.reshape(1, -1)[:, :1]
+
+    class Writes(Square):
+        def gradient(self, dy, y):
+            dy *= 2
+            return dy
+
+    for activation, message in ((Flat(), "return an array of the same shape"), (Writes(), "read-only")):
+        layer = make(activation)
+        y, backward = layer.forward(np.ones((1, 3) if isinstance(layer, lc.Dense) else (1, 3, 3, 1)))
+        dy = np.ones_like(y)
+        with pytest.raises(ValueError, match=message):
+            backward(dy)
+        np.testing.assert_array_equal(dy, 1)
 
 
 def test_a_custom_activation_is_held_to_its_shape():

@@ -84,3 +84,10 @@ def test_flatten():
         layer.compute_output_shape((None, None, 3))
     with pytest.raises(ValueError, match="needs the batch first"):
         layer(np.float64(3))
+    with pytest.raises(ValueError, match=r"dy has shape \(12, 2\); give the shape of y"):
+        backward(y.T)
+    layer.build((None, 4, 3))
+    with pytest.raises(ValueError, match=r"built for \(None, 4, 3\)"):
+        layer(x)
+    with pytest.raises(AttributeError):
+        layer.name = "other"

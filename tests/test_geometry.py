@@ -1,6 +1,7 @@
 import itertools
 import math
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -73,6 +74,7 @@ def check(g):
     np.testing.assert_array_equal(index_from_tables(g, g.by_input, g.bands, False), expected)
     assert g.connections == np.count_nonzero(expected >= 0)
     assert g.complete == bool((expected >= 0).all())
+    np.testing.assert_array_equal(g.exists, expected >= 0)
 
 
 @given(geometries())
@@ -150,12 +152,15 @@ def test_keras_same_is_not_tensorflow_same():
     np.testing.assert_array_equal(g.input_index, [[-1, 0, 1], [1, 2, 3], [3, 4, 5]])
 
 
-@pytest.mark.parametrize("shape", [(7, 1024, 9216 * 49 - 1), (63, 16, None)])
-def test_large_geometries_build_quickly_and_small(shape):
-    size, channels, _ = shape
-    g = Geometry((size, size), channels, 16, 3, padding="same")
-    assert g.connections < g.positions * g.window
-    assert g.input_index.nbytes == 8 * g.positions * g.window
+def test_what_exists_is_known_without_the_index():
+    """A layer of implementation 1 needs no table of the size of its weights."""
+    g = Geometry((256, 256), 3, 1, 9, padding="same")
+    tracemalloc.start()
+    exists = g.exists
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * exists.nbytes
+    assert np.count_nonzero(exists) == g.connections
 
 
 def test_tables_are_read_only_and_the_geometry_is_frozen():

@@ -1,4 +1,5 @@
 import concurrent.futures
+import time
 import tracemalloc
 
 import numba
@@ -170,6 +171,54 @@ def test_dense_gathers_gradients_in_blocks(monkeypatch, rng):
     check_against_reference(PROBLEMS[0], 2, np.float32, rng)
     monkeypatch.setattr(dense, "BLOCK_BYTES", 7 * 8 * 7 * 3 * 4 * 4)  # several, and a tail
     check_against_reference(PROBLEMS[0], 2, np.float32, rng)
+
+
+def test_dense_gradients_need_bounded_memory(monkeypatch):
+    from lcnumba.implementations import dense
+
+    problem = Problem("large", "", 1, (16, 16), 4, 16, (3, 3), (1, 1))
+    g = problem.geometry
+    x, kernel, dy = np.ones((1, g.inputs)), np.ones(g.kernel_shape), np.ones((1, g.positions, g.filters))
+    implementation = create(2, g)
+    implementation.forward(x, kernel, None, 0)
+    peaks = []
+    for block_bytes in (g.inputs * g.filters * 8 * 4, g.inputs * g.filters * 8 * 10**6):
+        monkeypatch.setattr(dense, "BLOCK_BYTES", block_bytes)
+        tracemalloc.start()
+        implementation.backward(x, kernel, dy, 0)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    product = g.inputs * g.positions * g.filters * 8
+    assert peaks[0] < 0.2 * product < product < peaks[1]
+
+
+@pytest.mark.parametrize("number", [0, 4, "1", None])
+def test_unknown_implementations(number):
+    with pytest.raises(ValueError, match=r"implementation=.* is not known"):
+        create(number, PROBLEMS[0].geometry)
+
+
+def test_a_form_is_filled_once_for_many_threads():
+    from lcnumba.implementations.cache import FormCache
+
+    cache, fills = FormCache(), []
+
+    def fill(old):
+        fills.append(old)
+        time.sleep(0.05)
+        return object()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: cache.get(1, fill), range(8)))) == 1
+    assert fills == [None]
+
+    def fails(old):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        cache.get(2, fails)
+    cache.get(1, fill)
+    assert len(fills) == 2, "what a failed fill left behind is not used"
 
 
 @implementations

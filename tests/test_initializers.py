@@ -103,3 +103,33 @@ def test_a_custom_function_gets_shape_dtype_and_rng():
     values = draw(custom)
     assert values.dtype == np.float32
     assert set(np.unique(values)) == {0, 1}
+
+
+class Stamp(initializers.Initializer):
+    """A subclass of the built-in base is custom all the same."""
+
+    def _draw(self, shape, dtype, rng, fans):
+        return np.zeros((1, 1, 1), dtype)
+
+
+def test_a_subclass_is_held_to_its_shape():
+    layer = lc.LocallyConnected2D(2, 3, kernel_initializer=Stamp())
+    with pytest.raises(ValueError, match=r"returned shape \(1, 1, 1\)"):
+        layer(np.ones((1, 6, 6, 1)))
+
+
+def test_settings_are_plain_numbers():
+    made = initializers.RandomNormal(stddev=np.float32(0.5), seed=np.int64(3))
+    assert [type(v) for v in made.get_config().values()] == [float, float, int]
+    for bad in ({"stddev": "wide"}, {"mean": True}, {"seed": 1.5}):
+        with pytest.raises(TypeError, match=next(iter(bad))):
+            initializers.RandomNormal(**bad)
+    with pytest.raises(ValueError, match="minval=nan"):
+        initializers.RandomUniform(minval=math.nan)
+
+
+def test_an_initializer_that_uses_its_layer_is_an_error_and_no_deadlock():
+    layer = lc.LocallyConnected2D(2, 3, kernel_initializer=lambda *_: layer.get_weights())
+    with pytest.raises(RuntimeError, match="must not use the layer it initializes"):
+        layer(np.ones((1, 6, 6, 1)))
+    assert not layer.built

@@ -1,11 +1,13 @@
 import json
 import pickle
+import tracemalloc
 import zipfile
 
 import numpy as np
 import pytest
 
 import lcnumba as lc
+from lcnumba import activations, initializers
 
 
 def model():
@@ -14,7 +16,12 @@ def model():
             lc.LocallyConnected2D(3, 3, padding="same", activation="relu", fans="window", implementation=3),
             lc.LocallyConnected2D(2, (2, 3), strides=2, data_format="channels_last", dtype="float64"),
             lc.Flatten(),
-            lc.Dense(4, activation="softmax", kernel_initializer={"class_name": "he_normal", "config": {"seed": 1}}),
+            lc.Dense(
+                4,
+                name="dense",
+                activation="softmax",
+                kernel_initializer={"class_name": "he_normal", "config": {"seed": 1}},
+            ),
         ],
         name="kept",
     )
@@ -69,9 +76,21 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
 def test_what_cannot_be_saved(tmp_path):
     with pytest.raises(RuntimeError, match="save before build"):
         model().save(tmp_path / "m")
-    net = lc.Sequential([lc.Dense(2, input_shape=(3,), kernel_initializer=lambda s, d, r: np.ones(s))])
-    with pytest.raises(TypeError, match="cannot be saved: only named"):
-        net.save(tmp_path / "m")
+
+    class ReLU(activations.ReLU):
+        """Called like a built-in one, and another."""
+
+    class Ones(initializers.Ones):
+        """Likewise."""
+
+    for custom in (
+        {"kernel_initializer": lambda s, d, r: np.ones(s)},
+        {"kernel_initializer": Ones()},
+        {"activation": ReLU()},
+    ):
+        net = lc.Sequential([lc.Dense(2, input_shape=(3,), **custom)])
+        with pytest.raises(TypeError, match="cannot be saved: only named"):
+            net.save(tmp_path / "m")
     with pytest.raises(FileNotFoundError):
         lc.Sequential([lc.Dense(2, input_shape=(3,))]).save(tmp_path / "nowhere" / "m")
     assert list(tmp_path.iterdir()) == []
@@ -113,6 +132,14 @@ def rewritten(path, change):
         (lambda a, d: d["model"]["layers"][0].update(class_name="os.system"), "layer class 'os.system' is not known"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(foo=1), "holds no config.*foo"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=7), "has shape"),
+        (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**12), "has shape"),
+        (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**30), "too large"),
+        (lambda a, d: d["model"]["layers"][0]["config"].update(kernel_regularizer="l2"), "not implemented"),
+        (lambda a, d: d["model"]["layers"].append({"class_name": "Flatten", "config": {"name": "dense"}}), "already"),
+        (lambda a, d: d["model"].update(build_input_shape=None), "holds no config"),
+        (lambda a, d: d["model"].update(build_input_shape=[None, 2**70, 7, 2]), "too large"),
+        (lambda a, d: a.update(weight_0=a["weight_0"].astype(complex)), "complex128"),
+        (lambda a, d: a.update(weight_0=a["weight_0"].astype("S1")), "dtype"),
     ],
 )
 def test_a_changed_file_is_refused(saved, change, message):
@@ -152,5 +179,62 @@ def test_a_truncated_file_is_refused(saved):
     damaged = bytearray(content)
     damaged[offset + 300] ^= 0xFF
     path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="is no model file"):
+        lc.load(path)
+
+
+def with_member(path, name, content):
+    """The file with one member replaced or added, compressed."""
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: archive.read(info) for info in archive.infolist()}
+    members[name] = content
+    with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as archive:
+        for filename, data in members.items():
+            archive.writestr(filename, data)
+
+
+def npy(header, data=b""):
+    text = header.encode() + b"\n"
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
+
+
+def header(shape, descr="<f4"):
+    return f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({shape},), }}"
+
+
+@pytest.mark.parametrize(
+    ("name", "make"),
+    [
+        ("config.npy", lambda: npy(header(200_000, "|u1"), b"[" * 200_000)),
+        ("config.npy", lambda: npy(header(2**70, "|u1"))),
+        ("config.npy", lambda: npy(header(3, "f4,("))),
+        ("weight_0.npy", lambda: npy(header(3, "f4,("))),
+        ("weight_0.npy", lambda: npy("(" * 9000)),
+        ("weight_0.npy", lambda: npy(header(2 * 10**12))),
+        ("weight_0.npy", lambda: npy(header("42, 18, 3"), b"short")),
+        ("weight_0.npy", lambda: b"\x93NUMPY\x09\x00"),
+        ("weight_0.npy", lambda: bytes(200_000_000)),
+        ("weight_7.npy", lambda: b""),
+        ("unrelated", lambda: bytes(200_000_000)),
+    ],
+)
+def test_hostile_members_are_refused_within_bounded_memory(saved, name, make):
+    path = saved[3]
+    with_member(path, name, make())
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="is no model file"):
+            lc.load(path)
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_an_encrypted_member_is_refused(saved):
+    path = saved[3]
+    content = bytearray(path.read_bytes())
+    content[6] |= 1
+    content[content.find(b"PK\x01\x02") + 8] |= 1
+    path.write_bytes(content)
     with pytest.raises(ValueError, match="is no model file"):
         lc.load(path)

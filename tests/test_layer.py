@@ -2,6 +2,8 @@ import concurrent.futures
 import copy
 import itertools
 import pickle
+import threading
+import time
 
 import array_api_strict
 import numpy as np
@@ -269,10 +271,63 @@ def test_with_implementation_keeps_weights_and_optimizer_state(implementation, r
     assert not make().with_implementation(2).built
 
 
+@pytest.mark.parametrize("built", [False, True])
+def test_with_implementation_hands_everything_over(built):
+    """Objects too: a custom activation may be called like a built-in one."""
+
+    class ReLU(activations.ReLU):
+        def __call__(self, z, out=None):
+            return np.where(z > 0, z, np.float32(0.25) * z)
+
+    layer = make(activation=ReLU(), kernel_initializer=lambda s, d, r: r.integers(-4, 5, s), rng=7)
+    x = np.ones(INPUT)
+    if built:
+        layer(x)
+    other = layer.with_implementation(3)
+    np.testing.assert_array_equal(other(x), layer(x))
+    assert other(x).min() < 0
+    given = make(weights=[np.ones((16, 18, 4)), np.ones((4, 4, 4))], input_shape=INPUT[1:])
+    np.testing.assert_array_equal(given.with_implementation(2)(x), given(x))
+
+
+def test_initial_weights_are_copied():
+    kernel = np.ones((16, 18, 4), np.float32)
+    layer = make(weights=[kernel], use_bias=False)
+    kernel[:] = 7
+    layer.build(INPUT)
+    assert (layer.kernel == 1).all()
+    assert layer._initial_weights is None
+    layer.build(INPUT)
+    assert not (layer.kernel == 1).all(), "a second build makes fresh weights"
+
+
+def test_a_declared_input_shape_is_held_to():
+    for action in (
+        lambda layer: layer(np.ones((1, 9, 9, 1))),
+        lambda layer: layer.build((None, 9, 9, 1)),
+        lambda layer: lc.Sequential([layer]).build((None, 9, 9, 1)),
+    ):
+        with pytest.raises(ValueError, match=r"was made for input_shape=\(8, 8, 1\)|was built for"):
+            action(make(input_shape=(8, 8, 1)))
+    with pytest.raises(ValueError, match="was made for"):
+        lc.Dense(2, input_shape=(5,))(np.ones((1, 7)))
+    config = make(input_shape=tuple(np.array([8, 8, 1]))).get_config()
+    assert lc.LocallyConnected2D(**config).input_shape == (None, 8, 8, 1)
+    assert {type(n) for n in config["batch_input_shape"]} == {int, type(None)}
+
+
+def test_gradients_that_are_the_weights_themselves():
+    layer = lc.Dense(3, kernel_initializer="ones")
+    layer.build((None, 2))
+    layer.step((layer.kernel, layer.kernel[0]), 1.0)
+    np.testing.assert_array_equal(layer.kernel, 0)
+    np.testing.assert_array_equal(layer.bias, -1)
+
+
 def test_copies_and_pickles_are_independent(rng):
     layer, x = filled(rng, implementation=3)
     y = layer(x)
-    for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+    for twin in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         np.testing.assert_array_equal(twin(x), y)
         twin.set_weights([np.zeros_like(w) for w in twin.weights])
         assert not twin(x).any()
@@ -310,6 +365,15 @@ def test_gradients_add_up_and_scale(rng):
         total + lc.Gradients(total.kernel)
     with pytest.raises(TypeError):
         total + 1
+    np.testing.assert_array_equal(sum(parts).kernel, whole.kernel)
+    for factor in (None, "2", np.arange(4), True):
+        with pytest.raises(TypeError, match="factor"):
+            total * factor
+    with pytest.raises(ValueError, match="factor=nan"):
+        total * np.nan
+    with pytest.raises(ValueError, match="one layer"):
+        total + lc.Gradients(total.kernel, total.bias[:1])
+    assert total != whole
     no_bias = lc.Gradients(total.kernel) + lc.Gradients(total.kernel)
     assert (2 * no_bias).bias is None
 
@@ -403,6 +467,8 @@ def test_a_refused_step_changes_nothing(rng):
         (lc.Gradients(kernel), 0.1, ValueError, r"grads has 1 arrays"),
         (good, np.nan, ValueError, r"lr=nan cannot be used; give a finite number"),
         (good, np.inf, ValueError, r"lr=inf"),
+        (good, 1e39, ValueError, r"lr=1e\+39 cannot be used; .* finite in float32"),
+        (good, 10**400, ValueError, r"lr=10+ cannot be used"),
         (good, -0.1, ValueError, r"lr=-0.1"),
         (good, "fast", TypeError, r"lr='fast' is a str"),
         (good, True, TypeError, r"lr=True is a bool"),
@@ -466,6 +532,31 @@ class Signs:
         state["steps"] += 1
 
 
+def test_a_custom_optimizer_that_fails_later_keeps_its_state(rng):
+    class FailsAtThird(Signs):
+        def update(self, param, grad, state, lr):
+            super().update(param, grad, state, lr)
+            if state["steps"] == 3 and param.ndim == 3 and param.shape[0] == 4:
+                raise FloatingPointError("no")
+
+    layer, x = filled(rng, optimizer=FailsAtThird())
+    _, grads = layer.forward(x)[1](np.ones((2, 4, 4, 4), np.float32))
+    layer.step(grads, 0.5)
+    layer.step(grads, 0.5)
+    unchanged(layer, lambda: layer.step(grads, 0.5), FloatingPointError, "no")
+    assert layer._parameters._states["kernel"]["steps"] == 2
+
+
+def test_a_custom_optimizer_that_resizes_is_refused(rng):
+    class Resizes(Signs):
+        def update(self, param, grad, state, lr):
+            param.resize((1,), refcheck=False)
+
+    layer, x = filled(rng, optimizer=Resizes())
+    _, grads = layer.forward(x)[1](np.ones((2, 4, 4, 4), np.float32))
+    unchanged(layer, lambda: layer.step(grads, 0.5), ValueError, "change its values alone")
+
+
 def test_a_custom_optimizer_works(rng):
     layer, x = filled(rng, optimizer=Signs())
     kernel = layer.get_weights()[0]
@@ -509,13 +600,141 @@ def test_calls_and_steps_from_many_threads_never_see_half_a_step():
     np.testing.assert_array_equal(layer.kernel, -19)
 
 
+def slow_ones(shape, dtype, rng):
+    """An initializer that leaves time for others to come in between."""
+    time.sleep(0.2)
+    return np.ones(shape, dtype)
+
+
 def test_a_layer_is_built_once_by_many_threads():
-    layer = make(filters=8)
+    layer = make(filters=8, kernel_initializer=slow_ones)
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         results = list(pool.map(lambda _: layer(np.ones(INPUT)), range(16)))
     for y in results:
         np.testing.assert_array_equal(y, results[0])
     assert layer._parameters.version == 1
+
+
+def test_the_loser_of_a_race_for_the_first_call_is_held_to_the_shape():
+    layer = make(kernel_size=2, kernel_initializer=slow_ones)
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        first = pool.submit(layer, np.ones((1, 4, 9, 1)))
+        time.sleep(0.05)
+        second = pool.submit(layer, np.ones((1, 6, 6, 1)))  # of as many numbers
+        assert first.result(20).shape == (1, 3, 8, 4)
+        with pytest.raises(ValueError, match=r"x has shape \(1, 6, 6, 1\); .* built for \(None, 4, 9, 1\)"):
+            second.result(20)
+
+
+def test_a_step_beside_a_rebuild_is_held_to_the_new_shape():
+    """Its gradients fit the weights that were there when it was called."""
+    layer = lc.Dense(4, use_bias=False, kernel_initializer=slow_ones)
+    layer.build((None, 3))
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        build = pool.submit(layer.build, (None, 4000))
+        time.sleep(0.05)
+        step = pool.submit(layer.step, (np.ones((3, 4), np.float32),), 1.0)
+        build.result(20)
+        with pytest.raises(ValueError, match=r"grads of kernel has shape \(3, 4\)"):
+            step.result(20)
+    np.testing.assert_array_equal(layer.kernel, np.ones((4000, 4)))
+
+
+@pytest.mark.parametrize("make_layer", [lambda: make(activation="tanh", kernel_size=1), lambda: lc.Dense(4)])
+def test_backward_beside_steps_neither_hangs_nor_errs_otherwise(make_layer):
+    layer = make_layer()
+    x = np.ones((4, 3) if isinstance(layer, lc.Dense) else (4, 8, 8, 1), np.float32)
+    layer(x)
+    counts = [0, 0]
+
+    def train():
+        for _ in range(60):
+            y, backward = layer.forward(x)
+            try:
+                backward.step(np.ones_like(y), 1e-6)
+                counts[0] += 1
+            except RuntimeError as error:  # another step came first
+                assert "older weights" in str(error)  # noqa: PT017
+                counts[1] += 1
+
+    threads = [threading.Thread(target=train, daemon=True) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive(), "deadlock"
+    assert sum(counts) == 180
+    assert counts[0] > 0
+    assert layer._parameters.version == 1 + counts[0]
+
+
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+def test_an_interrupt_inside_a_step_leaves_no_stale_cache(implementation, rng, monkeypatch):
+    from lcnumba.kernels import update
+
+    layer, x = filled(rng, implementation=implementation)
+    y, backward = layer.forward(x)
+    real, calls = update.sgd, []
+
+    def interrupted(*arguments):
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*arguments)
+
+    monkeypatch.setattr(update, "sgd", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        backward.step(np.ones_like(y), lr=1.0)
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward(np.ones_like(y))
+    fresh = make()
+    fresh.build(INPUT)
+    fresh.set_weights(layer.get_weights())
+    np.testing.assert_array_equal(layer(x), fresh(x))
+
+
+def test_a_custom_optimizer_may_look_at_its_layer(rng):
+    """Its update runs outside the layer's lock."""
+
+    class Looks(Signs):
+        def update(self, param, grad, state, lr):
+            layer.get_weights()
+            layer(x)
+            super().update(param, grad, state, lr)
+
+    layer, x = filled(rng)
+    layer.optimizer = Looks()
+    y, backward = layer.forward(x)
+    version = layer._parameters.version
+    thread = threading.Thread(target=backward.step, args=(np.ones_like(y), 0.5), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "deadlock"
+    assert layer._parameters.version == version + 1
+
+
+def test_steps_of_a_custom_optimizer_from_many_threads_all_count(rng):
+    layer, _ = filled(rng, optimizer=Signs())
+    before = layer.get_weights()[0]
+    grads = np.ones_like(layer.kernel), np.ones_like(layer.bias)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        for step in [pool.submit(layer.step, grads, 0.5) for _ in range(20)]:
+            step.result(60)
+    np.testing.assert_array_equal(layer.kernel, before - 10)
+    assert layer._parameters._states["kernel"]["steps"] == 20
+
+
+def test_set_weights_waits_for_calls(rng):
+    layer, _ = filled(rng)
+    new = [np.zeros_like(w) for w in layer.weights]
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        with layer._parameters.reading():
+            change = pool.submit(layer.set_weights, new)
+            time.sleep(0.05)
+            assert not change.done()
+            assert layer._parameters["kernel"].any()
+        change.result(20)
+    assert not layer.kernel.any()
 
 
 # --- arrays

@@ -80,3 +80,57 @@ def test_a_copy_is_free():
     lock = SharedLock()
     with lock.exclusive(), copy.deepcopy(lock).exclusive():
         pass
+
+
+def test_a_looping_writer_does_not_starve_readers():
+    lock, done = SharedLock(), threading.Event()
+
+    def write():
+        while not done.is_set():
+            with lock.exclusive():
+                pass
+
+    def read():
+        for _ in range(50):
+            with lock.shared():
+                pass
+
+    writers = [started(write) for _ in range(2)]
+    reader = started(read)
+    reader.join(20)
+    done.set()
+    assert not reader.is_alive()
+    for writer in writers:
+        writer.join(10)
+    assert (lock._readers, lock._writer, lock._admitted) == (0, None, 0)
+    assert lock._writers_waiting == lock._readers_waiting == 0
+
+
+@pytest.mark.parametrize("again", ["shared", "exclusive"])
+def test_asking_again_while_alone_is_an_error_and_no_deadlock(again):
+    lock = SharedLock()
+    with lock.exclusive(), pytest.raises(RuntimeError, match="while it is being built"), getattr(lock, again)():
+        pass
+    with lock.exclusive():
+        pass
+
+
+def test_many_readers_and_writers_end_with_a_free_lock():
+    lock, inside, seen = SharedLock(), [0, 0], []
+
+    def work(number):
+        for _ in range(200):
+            if number % 3:
+                with lock.shared():
+                    seen.append(inside[1])
+            else:
+                with lock.exclusive():
+                    inside[1] += 1
+                    inside[1] -= 1
+
+    threads = [started(lambda n=n: work(n)) for n in range(9)]
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+    assert set(seen) == {0}
+    assert (lock._readers, lock._writer, lock._admitted) == (0, None, 0)

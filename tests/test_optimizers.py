@@ -82,6 +82,7 @@ def test_names_and_configs():
         (lambda: Adam(beta_1=1), "beta_1=1"),
         (lambda: Adam(beta_2=2), "beta_2=2"),
         (lambda: Adam(epsilon=0), "epsilon=0"),
+        (lambda: Adam(epsilon=1e-50), "epsilon=1e-50 cannot be used; .* float32"),
         (lambda: Adam(epsilon=math.inf), "epsilon=inf"),
     ],
 )
@@ -90,7 +91,23 @@ def test_bad_settings(make, message):
         make()
 
 
-def test_a_strided_parameter_is_refused_since_its_update_would_be_lost():
-    param = np.zeros((4, 4), np.float32)[:, ::2]
-    with pytest.raises(ValueError, match="must be C-contiguous"):
-        SGD().update(param, np.ones_like(param), {}, 0.1)
+@pytest.mark.parametrize(
+    ("optimizer", "param", "grad", "state"),
+    [
+        (SGD(), np.zeros((4, 4), "f4")[:, ::2], np.zeros((4, 2), "f4"), {}),  # the update would be lost
+        (SGD(), np.zeros(10, "f4"), np.zeros(3, "f4"), {}),  # would be read past its end
+        (SGD(), np.zeros(10, "f4"), np.zeros(10), {}),
+        (SGD(0.9), np.zeros(10, "f4"), np.zeros(10, "f4"), {"velocity": np.zeros(1, "f4")}),  # written past its end
+        (Adam(), np.zeros(9, "f4"), np.zeros(9, "f4"), {"m": np.zeros(9), "v": np.zeros(9), "t": np.zeros((), int)}),
+    ],
+)
+def test_arrays_that_do_not_match_are_refused(optimizer, param, grad, state):
+    with pytest.raises(ValueError, match="must be C-contiguous and alike"):
+        optimizer.update(param, grad, state, 0.1)
+    assert not param.any()
+
+
+def test_settings_cannot_change_under_their_state():
+    with pytest.raises(AttributeError):
+        SGD().momentum = 0.9
+    assert SGD(0.9) == SGD(momentum=0.9)

@@ -253,3 +253,90 @@ def test_a_model_is_built_once_by_many_threads():
         results = list(pool.map(lambda _: model(np.ones(SHAPE)), range(16)))
     for y in results:
         np.testing.assert_array_equal(y, results[0])
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_layers_that_have_weights_keep_them(nested, lazy):
+    trained = network(input_shape=SHAPE[1:])
+    before = trained.get_weights()
+    parts = [trained] if nested else trained.layers
+    model = lc.Sequential([Halve(), *parts] if lazy else parts)
+    model(np.ones(SHAPE))
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_layer_built_for_another_shape_is_refused():
+    layer = lc.Dense(3, name="mine")
+    layer.build((None, 4))
+    with pytest.raises(ValueError, match=r"'mine' was built for input \(None, 4\), not \(None, 5\)"):
+        lc.Sequential([lc.Dense(5, input_shape=(2,)), layer])
+    late = lc.Sequential([lc.Dense(5), layer])
+    with pytest.raises(ValueError, match="was built for input"):
+        late(np.ones((1, 2)))
+    assert not late.built
+    assert not late.layers[0].built
+
+
+def test_a_model_cannot_contain_itself():
+    model = lc.Sequential([lc.Dense(2)])
+    outer = lc.Sequential([model])
+    for inner in (model, outer):
+        with pytest.raises(ValueError, match="cannot contain itself"):
+            model.add(inner)
+
+
+@pytest.mark.parametrize("x", [np.zeros((2, 9, 9, 1), complex), np.full((2, 9, 9, 1), "a"), np.float64(3)])
+def test_a_refused_input_leaves_a_model_unbuilt(x):
+    model = lc.Sequential([lc.LocallyConnected2D(2, 3), lc.Flatten(), lc.Dense(3)])
+    with pytest.raises((TypeError, ValueError)):
+        model(x)
+    assert not model.built
+    model(np.zeros((2, 8, 8, 1)))
+
+
+def test_dx_is_fresh_too():
+    y, backward = lc.Sequential([lc.Flatten()]).forward(np.ones((2, 3, 3)))
+    dy = np.ones_like(y)
+    assert not np.shares_memory(backward(dy)[0], dy)
+
+
+class FailsOnSecondLayer:
+    def init(self, param):
+        return {}
+
+    def update(self, param, grad, state, lr):
+        param -= lr * grad
+        if param.shape == (4, 2):
+            raise FloatingPointError("no")
+
+
+def test_a_custom_optimizer_that_fails_in_one_layer_changes_none():
+    model = lc.Sequential([lc.Dense(4, input_shape=(3,)), lc.Dense(2)])
+    model.set_optimizer(FailsOnSecondLayer())
+    before = model.get_weights()
+    y, backward = model.forward(np.ones((1, 3)))
+    for step in (lambda: backward.step(np.ones_like(y), 1.0), lambda: model.step(backward(np.ones_like(y))[1], 1.0)):
+        with pytest.raises(FloatingPointError):
+            step()
+        for a, b in zip(before, model.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_step_between_a_backward_and_its_own_step_changes_no_layer():
+    model = lc.Sequential([lc.Dense(4, input_shape=(3,)), lc.Dense(2)])
+    y, backward = model.forward(np.ones((1, 3)))
+    _, grads = backward(np.ones_like(y))
+    prepared = backward.prepare_step(grads, 0.1)
+    model.layers[1].step(grads[1], 0.1)
+    before = model.get_weights()
+    with pytest.raises(RuntimeError, match="older weights"):
+        backward.prepare_step(grads, 0.1)
+    np.testing.assert_array_equal(model.layers[0].kernel, before[0])
+    assert callable(prepared)
+
+
+def test_weights_come_in_a_list():
+    with pytest.raises(TypeError, match="weights is a NoneType"):
+        network(input_shape=SHAPE[1:]).set_weights(None)

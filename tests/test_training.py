@@ -113,6 +113,15 @@ def test_progress_without_tqdm_is_a_line_an_epoch(data, capsys, monkeypatch):
         ({"y": np.full(90, 3)}, ValueError, "labels from 3 to 3; give 0 to 2"),
         ({"x": np.zeros((90, 4, 5, 1))}, ValueError, "x has shape"),
         ({"validation_data": (np.zeros((2, 5, 5, 1)), np.zeros(3))}, ValueError, "as many targets"),
+        ({"validation_data": (np.zeros((2, 5, 4, 1)), np.zeros(2, int))}, ValueError, r"x has shape \(2, 5, 4, 1\)"),
+        ({"validation_data": (np.zeros((2, 5, 5, 1)), np.full(2, 3))}, ValueError, "labels from 3 to 3"),
+        ({"validation_data": 5}, TypeError, "must be a pair"),
+        ({"y": np.array([0] * 89 + [3]), "shuffle": False}, ValueError, "labels from 0 to 3"),
+        ({"x": np.zeros((90, 5, 5, 1), complex)}, TypeError, "x has dtype complex128"),
+        ({"metrics": [lambda a, b: None]}, TypeError, "NoneType"),
+        ({"loss": lambda a, b: (None, b)}, TypeError, "NoneType"),
+        ({"loss": lambda a, b: (np.ones(3), b)}, TypeError, "scalar"),
+        ({"rng": "x"}, TypeError, "rng='x'"),
     ],
 )
 def test_bad_settings_change_nothing(change, error, message, data):
@@ -128,3 +137,14 @@ def test_bad_settings_change_nothing(change, error, message, data):
 
 def test_no_epochs_is_no_training(data):
     assert model().fit(*data, loss="softmax_cross_entropy", epochs=0).history == {}
+
+
+def test_losses_and_metrics_may_only_read_the_prediction(data):
+    """It is what backward refers to."""
+
+    def writes(y_true, y_pred):
+        y_pred -= 1
+        return 0.0, y_pred
+
+    with pytest.raises(ValueError, match="read-only"):
+        model().fit(*data, loss=writes, progress=False)
