@@ -11,7 +11,7 @@ demo: .venv/demo/ready
 
 # The whole suite, against the installed wheel rather than the checkout.
 test: .venv/test/ready
-	.venv/test/bin/pytest --cov=lcnumba --cov-report=term --cov-fail-under=90
+	.venv/test/bin/pytest --cov --cov-report=term --cov-fail-under=90
 
 lint: .venv/lint/ready
 	.venv/lint/bin/ruff check

@@ -30,21 +30,21 @@ def training_curve(history: Mapping[str, Sequence[float]], ax: "Axes | None" = N
     """
     from matplotlib.ticker import MaxNLocator
 
-    ax = _axes(ax, (7, 4.5))
-    accuracy = ax.twinx() if any(name.endswith("accuracy") for name in history) else ax
+    axes = _axes(ax, (7, 4.5))
+    accuracy = axes.twinx() if any(name.endswith("accuracy") for name in history) else axes
     lines: list[Any] = []
     for name, values in history.items():
-        side, style = (accuracy, "--") if name.endswith("accuracy") else (ax, "-")
+        side, style = (accuracy, "--") if name.endswith("accuracy") else (axes, "-")
         color = "C1" if name.startswith("val_") else "C0"
         lines += side.plot(range(1, len(values) + 1), values, style, color=color, label=name)
-    ax.set_xlabel("epoch")
-    ax.set_ylabel("loss")
-    if accuracy is not ax:
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("loss")
+    if accuracy is not axes:
         accuracy.set_ylabel("accuracy (dashed)")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-    ax.set_ylim(bottom=0)
-    ax.legend(handles=lines, loc="center right")
-    return ax
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_ylim(bottom=0)
+    axes.legend(handles=lines, loc="center right")
+    return axes
 
 
 def filters_by_position(
@@ -87,13 +87,13 @@ def filters_by_position(
     framed = np.full((OH, OW, KH + 1, KW + 1), np.nan)
     framed[:, :, :KH, :KW] = windows
     picture = framed.transpose(0, 2, 1, 3).reshape(framed.shape[0] * (KH + 1), -1)[:-1, :-1]
-    ax = _axes(ax, (7, 6))
+    axes = _axes(ax, (7, 6))
     limit = float(np.abs(windows).max()) or 1.0
-    image = ax.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    ax.set_xticks([]), ax.set_yticks([])
-    ax.set_title(f"{layer.name}: filter {filter_index} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
-    ax.get_figure().colorbar(image, ax=ax, shrink=0.8, label="weight")  # type: ignore[union-attr]
-    return ax
+    image = axes.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes.set_xticks([]), axes.set_yticks([])
+    axes.set_title(f"{layer.name}: filter {filter_index} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
+    axes.get_figure().colorbar(image, ax=axes, shrink=0.8, label="weight")
+    return axes
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
