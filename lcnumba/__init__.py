@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from lcnumba.optimizers import SGD, Adam
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
+    from lcnumba.training import History
 
-__all__ = ["SGD", "Adam", "Dense", "Flatten", "Gradients", "LocallyConnected2D", "Sequential", "load"]
+__all__ = ["SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected2D", "Sequential", "load"]
 
 _HOMES = {
     "Adam": "optimizers",
     "Dense": "dense",
     "Flatten": "flatten",
     "Gradients": "parameters",
+    "History": "training",
     "LocallyConnected2D": "layer",
     "SGD": "optimizers",
     "Sequential": "sequential",
@@ -43,4 +45,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__, "__version__"})
+    return [*__all__, "__version__"]

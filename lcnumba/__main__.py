@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         demo.run(**given)
     except ModuleNotFoundError as error:
-        parser.error(f"{error}; the training example needs more packages: pip install 'lcnumba[demo]'")
+        parser.error(f"{error}; the example needs more: pip install 'lcnumba[demo]', or '.[demo]' in a checkout")
     return 0
 
 

@@ -126,7 +126,9 @@ def get(identifier: Any) -> Activation:
 
 def apply(activation: Activation, z: Array) -> Array:
     """Return y of a z that may be overwritten; hold a custom activation to its contract."""
-    return _like(f"activation {activation!r}", activation(z, out=z), z)
+    y = _like(f"activation {activation!r}", activation(z, out=z), z)
+    # A custom activation may hand out an array that it will use again.
+    return y if y is z or type(activation) in _BY_NAME.values() else y.copy()
 
 
 def pull(activation: Activation, dy: Array, y: Array) -> Array:

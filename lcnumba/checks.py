@@ -8,7 +8,17 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["boolean", "choice", "generator", "input_shape", "int_tuple", "integer", "learning_rate", "real"]
+__all__ = [
+    "boolean",
+    "choice",
+    "generator",
+    "input_shape",
+    "int_tuple",
+    "integer",
+    "learning_rate",
+    "real",
+    "sample_shape",
+]
 
 # Sizes beyond this are a slip, and their products would leave the range of index arithmetic.
 MAXIMUM = 2**40
@@ -46,28 +56,44 @@ def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, 
     return tuple(integer(name, entry, minimum) for entry in value)
 
 
-def input_shape(shape: Any, entries: int, axes: str) -> tuple[int | None, ...]:
+def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int | None, ...]:
     """Return a shape, the batch (or None) first, of fully defined samples.
 
     Parameters
     ----------
     shape : tuple or list
         What the caller gave.
-    entries : int
-        How many entries it must have.
-    axes : str
-        What messages call them.
+    axes : tuple of str
+        What messages call its entries.
+    hint : str
+        What else messages say of a wrong number of entries.
     """
+    _entries(shape, axes, hint)
+    batch = None if shape[0] is None else integer("input_shape", shape[0], 0)
+    return batch, *_sample(shape, shape[1:])
+
+
+def sample_shape(shape: Any, axes: tuple[str, ...]) -> tuple[int | None, ...]:
+    """Return None, for the batch, and the shape of a sample; `axes` has the batch first."""
+    _entries(shape, axes[1:], ", without the batch")
+    return None, *_sample(shape, shape)
+
+
+def _entries(shape: Any, axes: tuple[str, ...], hint: str) -> None:
     if not isinstance(shape, list | tuple):
-        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give {axes}")
-    if len(shape) != entries:
-        raise ValueError(f"input_shape={tuple(shape)} has {len(shape)} entries; give {entries}: {axes}")
-    if any(entry is None for entry in shape[1:]):
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give ({', '.join(axes)}){hint}")
+    if len(shape) != len(axes):
+        raise ValueError(
+            f"input_shape={tuple(shape)} has {len(shape)} entries; give {len(axes)}: ({', '.join(axes)}){hint}"
+        )
+
+
+def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
+    if any(size is None for size in sizes):
         raise ValueError(
             f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
         )
-    batch = None if shape[0] is None else integer("input_shape", shape[0], 0)
-    return (batch, *(integer("input_shape", entry) for entry in shape[1:]))
+    return tuple(integer("input_shape", size) for size in sizes)
 
 
 def choice(name: str, value: Any, options: Iterable[Any]) -> Any:

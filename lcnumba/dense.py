@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, checks, initializers
-from lcnumba.arrays import ingest, normalise
+from lcnumba import activations, initializers
+from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, integer
 from lcnumba.parameters import Gradients
@@ -43,6 +43,7 @@ class Dense(Trainable):
     """
 
     _default_name = "dense"
+    _shape_hint = "; put a Flatten before Dense"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "units": lambda _, v: integer("units", v),
@@ -140,16 +141,8 @@ class Dense(Trainable):
                 z += self._parameters["bias"]
         return activations.apply(self.activation, z), version
 
-    def _normalised(self, x: Array) -> Array:
-        """The input as the layer computes with it; the layer is built if need be."""
-        if x.ndim != 2:
-            raise ValueError(f"x has {x.ndim} dimensions (shape {x.shape}); Dense needs 2: (batch, features)")
-        values = normalise("x", x, self._dtype)
-        self._ensure_built(values.shape)
-        return values
-
-    def _checked_shape(self, input_shape: Any) -> Shape:
-        return checks.input_shape(input_shape, 2, "(batch, features), so put a Flatten before Dense")
+    def _axes(self) -> tuple[str, ...]:
+        return "batch", "features"
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         return None

@@ -39,6 +39,18 @@ class Flatten:
         self.compute_output_shape(input_shape)
         self._sample_shape = tuple(input_shape[1:])
 
+    @property
+    def built(self) -> bool:
+        """Whether the layer is held to a shape."""
+        return self._sample_shape is not None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        if self._sample_shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; build the layer first")
+        return None, *self._sample_shape
+
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, size of a sample)."""
         if any(entry is None for entry in input_shape[1:]):
@@ -56,7 +68,7 @@ class Flatten:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
         shape = values.shape
         if self._sample_shape not in (None, shape[1:]):
-            raise ValueError(f"x has shape {shape}; {self.name!r} was built for {(None, *(self._sample_shape or ()))}")
+            raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
         y = values.reshape(shape[0], math.prod(shape[1:]))
 
         def backward(dy: Any) -> tuple[Any, None]:

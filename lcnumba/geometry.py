@@ -135,7 +135,8 @@ class Geometry:
             object.__setattr__(self, name, value)
         if min(self.output_size) < 1:
             raise ValueError(
-                f"kernel_size={self.kernel_size} with dilation={self.dilation} does not fit input "
+                f"kernel_size={self.kernel_size}"
+                f"{f' with dilation={self.dilation}' if max(self.dilation) > 1 else ''} does not fit input "
                 f"{self.input_size} with padding='valid'; use padding='same' or a smaller kernel"
             )
 

@@ -1,9 +1,11 @@
 """Model files: one .npz with the weights and a JSON config. No pickle, nothing executed."""
 
+import errno
 import json
 import math
 import os
 import secrets
+import shutil
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -12,6 +14,8 @@ from typing import IO, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+
+from lcnumba.arrays import DTypes
 
 __all__ = ["ModelFile", "write_model"]
 
@@ -37,16 +41,23 @@ def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]
     OSError
         If the file cannot be written.
     """
+    for number, weight in enumerate(weights):
+        if weight.dtype not in DTypes:
+            raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
     text = json.dumps({"format": FORMAT, "model": config}, default=_refuse)
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
-    path = Path(path)
+    path = Path(path).resolve()  # what a link points to is written, and the link stays
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         with temporary.open("xb") as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
             file.flush()
             os.fsync(file.fileno())
+        if path.exists():
+            shutil.copymode(path, temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -101,7 +112,7 @@ class ModelFile:
         limit = math.prod(shape) * 8 + HEADER_BYTES
         with self._member(name, limit) as member:
             found, dtype = _read_header(member)
-            if found != shape or dtype.kind != "f":
+            if found != shape or dtype not in DTypes:
                 raise ValueError(f"{name} has shape {found} and dtype {dtype}; its config describes shape {shape}")
         with self._member(name, limit) as member:
             return np.lib.format.read_array(member, allow_pickle=False)
@@ -109,6 +120,8 @@ class ModelFile:
     def _member(self, name: str, limit: int) -> IO[bytes]:
         """One member, if it is no longer than `limit` bytes."""
         info = self._archive.getinfo(f"{name}.npy")
+        if info.compress_type != zipfile.ZIP_STORED:
+            raise ValueError(f"{name} is compressed, which could make it larger than the file")
         if info.file_size > limit:
             raise ValueError(f"{name} declares {info.file_size} bytes, and at most {limit} are expected")
         return self._archive.open(info)

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, checks, initializers
-from lcnumba.arrays import ingest, normalise
+from lcnumba import activations, initializers
+from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.geometry import Geometry
@@ -93,7 +93,7 @@ class LocallyConnected(Trainable):
             A fresh array.
         """
         given, like = ingest("x", x)
-        y, _ = self._apply(self._normalised(given))
+        y, _ = self._apply(self._inward(self._normalised(given)))
         return like(self._outward(y))
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
@@ -103,7 +103,7 @@ class LocallyConnected(Trainable):
         them: leave both unchanged until it has run.
         """
         given, like = ingest("x", x)
-        inner = self._normalised(given)
+        inner = self._inward(self._normalised(given))
         y, version = self._apply(inner)
 
         def pullback(dy: Array) -> tuple[Array, Gradients]:
@@ -168,10 +168,10 @@ class LocallyConnected(Trainable):
         if self._given_input_shape is not None:
             settings["input_shape"] = self._given_input_shape[1:]
         other = type(self)(**settings)
-        optimizer, states = self._parameters.optimizer_state()
+        weights, optimizer, states = self._parameters.snapshot()
         other._rng, other._initial_weights = copy.deepcopy((self._rng, self._initial_weights))
-        if self.built:
-            other.build_with(self.input_shape, self.get_weights())
+        if weights:
+            other.build_with(self.input_shape, weights)
         other._parameters.set_optimizer_state(optimizer, states)
         return other
 
@@ -189,20 +189,6 @@ class LocallyConnected(Trainable):
             z = self._implementation.forward(flat, self._parameters["kernel"], bias, version)
         return activations.apply(self.activation, z.reshape(len(x), *geometry.output_size, geometry.filters)), version
 
-    def _normalised(self, x: Array) -> Array:
-        """The input as the layer computes with it, channels-last; the layer is built if need be."""
-        if x.ndim != self.rank + 2:
-            raise ValueError(
-                f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs "
-                f"{self.rank + 2}: {self._axes()}"
-            )
-        values = normalise("x", x, self._dtype)
-        self._ensure_built(values.shape)
-        return self._inward(values)
-
-    def _checked_shape(self, input_shape: Any) -> Shape:
-        return checks.input_shape(input_shape, self.rank + 2, f"{self._axes()} for {type(self).__name__}")
-
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":
             return None
@@ -219,11 +205,8 @@ class LocallyConnected(Trainable):
         *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
         return Geometry(tuple(input_size), channels, self.filters, self.kernel_size, self.strides, padding=self.padding)
 
-    def _axes(self) -> str:
-        spatial = ("depth", "height", "width")[3 - self.rank :]
-        if self.data_format == "channels_first":
-            return f"(batch, channels, {', '.join(spatial)})"
-        return f"(batch, {', '.join(spatial)}, channels)"
+    def _axes(self) -> tuple[str, ...]:
+        return self._outer_shape(("batch", *("depth", "height", "width")[3 - self.rank :], "channels"))
 
     def _outer_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
         """A channels-last shape in the layer's data format."""

@@ -1,5 +1,6 @@
 """A lock that many readers share and one writer has alone."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ class SharedLock:
         self._readers_waiting = 0  # for the present or next writer to finish
         self._admitted = 0  # readers whose writer has finished, and who have not come in yet
         self._writes = 0
+        self._process = os.getpid()
 
     @contextmanager
     def shared(self) -> Iterator[None]:
         """Hold the lock together with other readers."""
+        self._forget_other_processes()
         with self._changed:
             self._refuse_reentry()
             if self._writer is not None or self._writers_waiting:
@@ -43,6 +46,7 @@ class SharedLock:
     @contextmanager
     def exclusive(self) -> Iterator[None]:
         """Hold the lock alone."""
+        self._forget_other_processes()
         with self._changed:
             self._refuse_reentry()
             self._writers_waiting += 1
@@ -74,6 +78,11 @@ class SharedLock:
             else:
                 self._admitted -= 1
                 self._changed.notify_all()
+
+    def _forget_other_processes(self) -> None:
+        """In a forked child: threads that held the lock in the parent do not exist here."""
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
 
     def _refuse_reentry(self) -> None:
         if self._writer == threading.get_ident():

@@ -139,7 +139,7 @@ def get(identifier: Any) -> Optimizer:
     return found
 
 
-def is_built_in(optimizer: Optimizer) -> bool:
+def is_built_in(optimizer: Any) -> bool:
     """Whether an update cannot fail once its arguments have been checked."""
     return type(optimizer) in (SGD, Adam)
 
@@ -153,8 +153,10 @@ def _run(kernel: Callable[..., None], changed: tuple[Array, ...], grad: Array, *
                 f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
                 f"{array.dtype} beside {param.shape} of {param.dtype}"
             )
+    from lcnumba.kernels.update import CHUNK
+
     flat, *state = (array.reshape(-1) for array in changed)
-    kernel(flat, frozen(grad.reshape(-1)), *state, *scalars)
+    kernel(flat, frozen(grad.reshape(-1)), *state, *scalars, serial=flat.size <= CHUNK)
 
 
 def _fraction(name: str, value: Any) -> None:

@@ -63,6 +63,7 @@ class _Change:
     """A checked step: what to apply, and the state of affairs for which it was checked."""
 
     version: int
+    base: dict[str, Any]  # the states that `states` were made of
     optimizer: optimizers.Optimizer
     lr: float
     states: dict[str, Any]
@@ -127,13 +128,20 @@ class Parameters:
         with self.lock.shared():
             return [array.copy() for array in self._arrays.values()]
 
-    def optimizer_state(self) -> tuple[optimizers.Optimizer, dict[str, Any]]:
-        """The optimizer and a copy of its state."""
+    def snapshot(self) -> tuple[list[Array], optimizers.Optimizer, dict[str, Any]]:
+        """Copies of the arrays, the optimizer and a copy of its state, all of one moment."""
         with self.lock.shared():
-            return self._optimizer, copy.deepcopy(self._states)
+            arrays = [array.copy() for array in self._arrays.values()]
+            return arrays, self._optimizer, copy.deepcopy(self._states)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle the state of one moment, whatever other threads do."""
+        with self.lock.shared():
+            arrays = {name: array.copy() for name, array in self._arrays.items()}
+            return {**self.__dict__, "_arrays": arrays, "_states": copy.deepcopy(self._states)}
 
     def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
-        """Take what `optimizer_state` of parameters of the same shapes returned."""
+        """Take the optimizer and state of a `snapshot` of parameters of the same shapes."""
         with self.lock.exclusive():
             self._optimizer, self._states = optimizer, states
 
@@ -159,7 +167,7 @@ class Parameters:
         with self.lock.exclusive():
             shapes = {name: array.shape for name, array in self._arrays.items()}
             dtype = next(iter(self._arrays.values())).dtype
-            new = {n: self._existing(n, v) for n, v in self.checked(given, shapes, dtype).items()}
+            new = {n: self._apart(self._existing(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
             self.version += 1
             for name, values in new.items():
                 np.copyto(self._arrays[name], values)
@@ -230,9 +238,9 @@ class Parameters:
             if optimizers.is_built_in(optimizer):
                 # All memory is asked for before anything changes.
                 states = {n: self._states.get(n) or optimizer.init(a) for n, a in self._arrays.items()}
-                return _Change(version, optimizer, rate, states, gradients, None)
+                return _Change(version, self._states, optimizer, rate, states, gradients, None)
             arrays = {name: array.copy() for name, array in self._arrays.items()}
-            states = copy.deepcopy(self._states)
+            base, states = self._states, copy.deepcopy(self._states)
         for name, array in arrays.items():
             shape, dtype = array.shape, array.dtype
             if name not in states:
@@ -244,12 +252,12 @@ class Parameters:
                     "change its values alone"
                 )
         values = {name: self._existing(name, array) for name, array in arrays.items()}
-        return _Change(version, optimizer, rate, states, gradients, values)
+        return _Change(version, base, optimizer, rate, states, gradients, values)
 
     def _apply(self, change: _Change) -> bool:
         """Carry out a change, or return False if it was checked against what is no more."""
         with self.lock.exclusive():
-            if self.version != change.version or self._optimizer is not change.optimizer:
+            if self.version != change.version or self._states is not change.base:
                 return False
             self.version += 1
             for name, array in self._arrays.items():
@@ -264,8 +272,11 @@ class Parameters:
         """One gradient, checked and normalised, 0 where nothing exists, apart from the parameters."""
         array = self._arrays[name]
         check_exact(f"grads of {name}", grad, array.shape, array.dtype)
-        values = self._existing(name, normalise(f"grads of {name}", grad, array.dtype))
-        aliased = any(np.may_share_memory(values, other) for other in self._arrays.values())
+        return self._apart(self._existing(name, normalise(f"grads of {name}", grad, array.dtype)))
+
+    def _apart(self, values: Array) -> Array:
+        """The values, copied if they lie in the parameters themselves."""
+        aliased = any(np.may_share_memory(values, array) for array in self._arrays.values())
         return values.copy() if aliased else values
 
     def _existing(self, name: str, values: Array) -> Array:

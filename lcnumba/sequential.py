@@ -1,5 +1,6 @@
 """A network of layers, one after the other; itself a layer."""
 
+import copy
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -9,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import io, optimizers, training
+from lcnumba import io, named, optimizers, training
 from lcnumba.arrays import check_dtype, ingest
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
@@ -55,7 +56,9 @@ class Sequential:
         self._layers: list[Layer] = []
         self._input_shape: Shape | None = None
         self._output_shape: Shape | None = None
-        self._building = threading.Lock()
+        self._building = threading.RLock()
+        self._built_names: set[str] = set()  # of layers that do not tell whether they are built
+        self._nested = False
         for layer in layers:
             self.add(layer)
 
@@ -75,12 +78,17 @@ class Sequential:
         if not self._layers:
             shape = getattr(layer, "input_shape", None)
         if shape is None:
-            self._layers.append(layer)
+            self._append(layer)
             return
         output_shape = _fitting(layer, shape)
-        _build_missing(layer, shape)
-        self._layers.append(layer)
+        self._build_missing(layer, shape)
+        self._append(layer)
         self._input_shape, self._output_shape = self._input_shape or tuple(shape), output_shape
+
+    def _append(self, layer: Any) -> None:
+        if isinstance(layer, Sequential):
+            layer._nested = True
+        self._layers.append(layer)
 
     def _check_layer(self, layer: Any) -> None:
         """Raise unless the object can join the model."""
@@ -91,6 +99,13 @@ class Sequential:
             raise TypeError(f"{layer!r} is no layer: it lacks {', '.join(missing)}")
         if isinstance(layer, Sequential) and layer._contains(self):
             raise ValueError(f"{layer.name!r} contains {self.name!r}; a model cannot contain itself")
+        if self._nested:
+            raise RuntimeError(f"{self.name!r} is part of another model; add to it before it joins one")
+        twice = {id(leaf) for leaf in _leaves(self)} & {id(leaf) for leaf in _leaves(layer)}
+        if twice:
+            raise ValueError(
+                f"{layer.name!r} is, or holds, a layer that is in the model already; weights cannot be shared"
+            )
         if any(layer.name == other.name for other in self._layers):
             raise ValueError(f"a layer named {layer.name!r} is in the model already; give each layer a name of its own")
 
@@ -102,7 +117,7 @@ class Sequential:
         """Whether the model knows its shapes, and its layers have their weights."""
         return self._input_shape is not None
 
-    def build(self, input_shape: Shape) -> None:
+    def build(self, input_shape: Any) -> None:
         """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
 
         Raises
@@ -110,12 +125,23 @@ class Sequential:
         ValueError
             If a layer does not fit, or was built for another shape.
         """
-        shapes = [(None, *tuple(input_shape)[1:])]
+        if not (isinstance(input_shape, list | tuple) and input_shape):
+            raise TypeError(f"input_shape={input_shape!r} must be a tuple, the batch first")
+        shapes: list[Shape] = [(None, *(n if n is None else integer("input_shape", n) for n in input_shape[1:]))]
         for layer in self._layers:
             shapes.append(_fitting(layer, shapes[-1]))
-        for layer, shape in zip(self._layers, shapes, strict=False):
-            _build_missing(layer, shape)
-        self._input_shape, self._output_shape = shapes[0], shapes[-1]
+        with self._building:
+            for layer, shape in zip(self._layers, shapes, strict=False):
+                self._build_missing(layer, shape)
+            self._input_shape, self._output_shape = shapes[0], shapes[-1]
+
+    def _build_missing(self, layer: Any, shape: Shape) -> None:
+        """Build a layer that has no weights yet."""
+        if hasattr(layer, "ensure_built"):
+            layer.ensure_built(shape)
+        elif not getattr(layer, "built", layer.name in self._built_names):
+            layer.build(shape)
+            self._built_names.add(layer.name)
 
     @property
     def input_shape(self) -> Shape:
@@ -202,6 +228,8 @@ class Sequential:
         """Replace the weights of all layers, given in the order of `get_weights`; all or none."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
+        # Read-only arrays may be the layers' own views, which change as the layers before them do.
+        weights = [w if getattr(getattr(w, "flags", None), "writeable", True) else w.copy() for w in weights]
         old = self._weights_by_layer()
         if len(weights) != sum(map(len, old)):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(map(len, old))}")
@@ -235,9 +263,12 @@ class Sequential:
         print_fn(f"Total parameters: {self.count_params():,}")
 
     def get_config(self) -> dict[str, Any]:
-        """Return the name, the layers' classes and configs, and the input shape if built."""
-        layers = [{"class_name": type(layer).__name__, "config": layer.get_config()} for layer in self._layers]
-        return {"name": self.name, "layers": layers, "build_input_shape": self._input_shape}
+        """Return the name, the layers' classes, configs and built-in optimizers, and the input shape if built."""
+        return {
+            "name": self.name,
+            "layers": [_entry(layer) for layer in self._layers],
+            "build_input_shape": self._input_shape,
+        }
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None = None) -> Self:
@@ -271,14 +302,17 @@ class Sequential:
                 layer = make(arguments) if make else known[name](**arguments)
             else:
                 raise ValueError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
+            if "optimizer" in entry:
+                layer.optimizer = entry["optimizer"]
             model._check_layer(layer)
-            model._layers.append(layer)
+            model._append(layer)
         return model
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write structure and weights to one file, which `lcnumba.load` reads.
 
-        The file is complete or, if saving fails, as it was before. Optimizer state is not saved.
+        The file is complete or, if saving fails, as it was before. Built-in optimizers are saved with
+        their settings, but not their state.
 
         Parameters
         ----------
@@ -298,13 +332,22 @@ class Sequential:
             raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
         io.write_model(path, self.get_config(), self.get_weights())
 
+    def __repr__(self) -> str:
+        """Name and layers."""
+        layers = "".join(f"\n  {layer!r}" for layer in self._layers)
+        return f"<{type(self).__name__} {self.name!r}{layers}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the lock, which cannot travel."""
         return {key: value for key, value in self.__dict__.items() if key != "_building"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the state and make a fresh lock."""
-        self.__dict__.update(state, _building=threading.Lock())
+        self.__dict__.update(state, _building=threading.RLock())
+
+    def __copy__(self) -> Self:
+        """Copy deeply: a shallow copy would share the list of layers."""
+        return copy.deepcopy(self)
 
     def _weights_by_layer(self) -> list[list[Array]]:
         return [list(layer.get_weights()) if hasattr(layer, "get_weights") else [] for layer in self._layers]
@@ -321,6 +364,8 @@ class Sequential:
             with self._building:
                 if self._input_shape is None:  # another thread may have come first
                     self.build(values.shape)
+        elif values.shape[1:] != self._input_shape[1:]:
+            raise ValueError(f"x has shape {values.shape}; {self.name!r} was built for {self._input_shape}")
         return values, like
 
 
@@ -337,7 +382,7 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     Returns
     -------
     Sequential
-        With the saved weights and fresh optimizer state.
+        With the saved weights, and optimizers whose state is fresh.
 
     Raises
     ------
@@ -374,7 +419,7 @@ def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
         elif isinstance(layer, Trainable):
             yield layer, shape, list(layer.weight_shapes(shape).values())
         else:
-            layer.build(shape)  # only then does a layer of users' own know its weights
+            model._build_missing(layer, shape)  # only then does a layer of users' own know its weights
             if hasattr(layer, "get_weights"):
                 yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
         shape = tuple(layer.compute_output_shape(shape))
@@ -431,6 +476,13 @@ def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence
     return commit
 
 
+def _entry(layer: Any) -> dict[str, Any]:
+    """A layer in the config of its model; with its optimizer if that is a built-in one."""
+    entry = {"class_name": type(layer).__name__, "config": layer.get_config()}
+    optimizer = getattr(layer, "optimizer", None)
+    return {**entry, "optimizer": named.config_of(optimizer)} if optimizers.is_built_in(optimizer) else entry
+
+
 def _fitting(layer: Layer, shape: Shape) -> Shape:
     """The output shape of a layer for an input shape; an error if it was built for another."""
     output_shape = tuple(layer.compute_output_shape(shape))
@@ -441,10 +493,13 @@ def _fitting(layer: Layer, shape: Shape) -> Shape:
     return output_shape
 
 
-def _build_missing(layer: Layer, shape: Shape) -> None:
-    """Build a layer that has no weights yet."""
-    if not getattr(layer, "built", False):
-        layer.build(shape)
+def _leaves(layer: Any) -> Iterator[Any]:
+    """The layer itself, or all layers of a model that are not models."""
+    if isinstance(layer, Sequential):
+        for inner in layer.layers:
+            yield from _leaves(inner)
+    else:
+        yield layer
 
 
 def _fresh(y: Array, x: Array) -> Array:

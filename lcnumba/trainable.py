@@ -7,8 +7,8 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import initializers
-from lcnumba.arrays import float_dtype
+from lcnumba import checks, initializers
+from lcnumba.arrays import float_dtype, normalise
 from lcnumba.checks import boolean, generator
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
@@ -31,6 +31,7 @@ class Trainable:
 
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
     _default_name: ClassVar[str]
+    _shape_hint: ClassVar[str] = ""  # what messages say of a wrong rank
 
     name: str
     dtype: str
@@ -61,9 +62,7 @@ class Trainable:
         self._given_input_shape: Shape | None = None
         self._built_input_shape: Shape | None = None
         if input_shape is not None:
-            if not isinstance(input_shape, list | tuple):
-                raise TypeError(f"input_shape={input_shape!r} is a {type(input_shape).__name__}; give a tuple")
-            self._given_input_shape = self._checked_shape((None, *input_shape))
+            self._given_input_shape = checks.sample_shape(input_shape, self._axes())
             self.compute_output_shape(self._given_input_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -80,6 +79,13 @@ class Trainable:
             value = rule(self, value)
         object.__setattr__(self, name, value)
 
+    def __repr__(self) -> str:
+        """Class, name and settings."""
+        settings = {k: v for k, v in self.get_config().items() if k in ("filters", "units", "kernel_size", "strides",
+                    "padding", "activation", "implementation", "dtype")}  # fmt: skip
+        shape = f" for input {self.input_shape}" if self._built_input_shape or self._given_input_shape else ""
+        return f"<{type(self).__name__} {self.name!r}{shape}: {', '.join(f'{k}={v!r}' for k, v in settings.items())}>"
+
     def __copy__(self) -> Self:
         """Copy deeply: a shallow copy would share the weights but not their shape."""
         return copy.deepcopy(self)
@@ -94,8 +100,12 @@ class Trainable:
         """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
         raise NotImplementedError
 
-    def _checked_shape(self, input_shape: Any) -> Shape:
-        """The input shape as a tuple with fully defined samples, or an error."""
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        raise NotImplementedError
+
+    def _axes(self) -> tuple[str, ...]:
+        """What the axes of the input are called, the batch first."""
         raise NotImplementedError
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
@@ -131,8 +141,8 @@ class Trainable:
         self._initial_weights = weights
         self.build(input_shape)
 
-    def _ensure_built(self, shape: Shape) -> None:
-        """Build the layer for its first input, once."""
+    def ensure_built(self, shape: Shape) -> None:
+        """Build the layer unless it has weights, once for all threads."""
         if not self.built:
             shape = self._checked_shape(shape)
             with self._parameters.lock.exclusive():
@@ -160,6 +170,25 @@ class Trainable:
             arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
         self._parameters.fill(arrays, exists)
         self.__dict__.update(attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None)
+
+    def _checked_shape(self, input_shape: Any) -> Shape:
+        """The input shape as a tuple with fully defined samples, or an error."""
+        return checks.input_shape(input_shape, self._axes(), self._shape_hint)
+
+    def _normalised(self, x: Array) -> Array:
+        """The input in the layer's dtype; the layer is built if need be."""
+        axes = self._axes()
+        if x.ndim != len(axes):
+            hint = self._shape_hint
+            if x.ndim == len(axes) - 1 > 1:
+                hint = "; x[None] adds the batch, x[..., None] the channels"
+            raise ValueError(
+                f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs {len(axes)}: "
+                f"({', '.join(axes)}){hint}"
+            )
+        values = normalise("x", x, self._dtype)
+        self.ensure_built(values.shape)
+        return values
 
     @property
     def _dtype(self) -> np.dtype[Any]:

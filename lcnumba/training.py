@@ -1,6 +1,8 @@
 """Training a network on arrays: epochs, batches, shuffling, progress, history."""
 
+import math
 import sys
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Self
@@ -78,11 +80,15 @@ def fit(
     x, y : arrays, (N, ...)
         Inputs and targets.
     loss : str or callable
-        "softmax_cross_entropy", "mse", or ``loss(y_true, y_pred) -> (value, dy_pred)``.
+        "softmax_cross_entropy": y holds labels (N,), integers from 0, or probabilities (N, classes),
+        and the model ends in (N, classes) without an activation. "mse": y has the shape of the
+        output, and the mean is over all its numbers, as in Keras; on a grid of many positions each
+        one's gradient is small, so take "adam" (`Sequential.set_optimizer`) or a larger lr.
+        Or ``loss(y_true, y_pred) -> (value, dy_pred)``.
     epochs, batch_size : int
         Passes over the data, and samples of a step; the last batch of an epoch may be smaller.
     lr : float
-        Learning rate.
+        Learning rate, handed to the layers' optimizers; about 0.001 for "adam".
     metrics : iterable of str or callable
         "accuracy", or ``metric(y_true, y_pred) -> float``.
     validation_data : (x, y), optional
@@ -98,6 +104,12 @@ def fit(
     Returns
     -------
     History
+        Its ``history["loss"]`` and so on hold a number an epoch.
+
+    Warns
+    -----
+    RuntimeWarning
+        Once, if the loss is not finite: the weights are then lost, or will be.
     """
     epochs, batch_size = integer("epochs", epochs, 0), integer("batch_size", batch_size)
     rate, criterion, wanted = learning_rate(lr), losses.get(loss), get_metrics(metrics)
@@ -110,7 +122,7 @@ def fit(
             raise TypeError("validation_data must be a pair (x, y)") from None
         validation = _data(model, x_val, y_val, criterion)
     order_rng = generator(rng)
-    history = History()
+    history, warned = History(), False
     for epoch in range(epochs):
         order = order_rng.permutation(len(x)) if shuffle else np.arange(len(x))
         mean = _Mean()
@@ -118,7 +130,16 @@ def fit(
         with report:
             for at in range(0, len(x), batch_size):
                 chosen = order[at : at + batch_size]
-                mean.add(len(chosen), _train_on_batch(model, x[chosen], y[chosen], criterion, wanted, rate))
+                seen = _train_on_batch(model, x[chosen], y[chosen], criterion, wanted, rate)
+                if not (warned or math.isfinite(seen["loss"])):
+                    warned = True
+                    warnings.warn(
+                        f"the loss is {seen['loss']} in epoch {epoch + 1}, batch {at // batch_size + 1}; look for "
+                        "non-finite inputs, or lower lr",
+                        RuntimeWarning,
+                        stacklevel=2,
+                    )
+                mean.add(len(chosen), seen)
                 report.advance(mean.result())
             figures = mean.result()
             if validation is not None:
@@ -151,9 +172,10 @@ def _figures(
 ) -> tuple[dict[str, float], Array]:
     """Loss and metrics of a batch, and the gradient by the prediction.
 
-    The prediction is what backward refers to, so loss and metrics may only read it.
+    The prediction is what backward refers to, and y may be the caller's own: loss and metrics may
+    only read them.
     """
-    view = frozen(prediction)
+    y, view = frozen(y), frozen(prediction)
     value, dy = loss(y, view)
     return {"loss": float(value)} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
 

@@ -113,3 +113,16 @@ def test_a_custom_activation_is_held_to_its_shape():
     layer = lc.LocallyConnected2D(2, 2, activation=Sum())
     with pytest.raises(ValueError, match="return an array of the same shape"):
         layer(np.ones((1, 3, 3, 1)))
+
+
+def test_a_custom_activation_may_use_its_own_buffer_again():
+    class Buffered(Square):
+        buffer = np.empty((1, 2, 2, 2), np.float32)
+
+        def __call__(self, z, out=None):
+            return np.square(z, out=self.buffer)
+
+    layer = lc.LocallyConnected2D(2, 2, activation=Buffered(), kernel_initializer="ones")
+    first = layer(np.ones((1, 3, 3, 1)))
+    layer(np.zeros((1, 3, 3, 1)))
+    np.testing.assert_array_equal(first, 16)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lcnumba import reference
-from lcnumba.implementations import IMPLEMENTATIONS, create
+from lcnumba.implementations import IMPLEMENTATIONS, create, loop, sparse
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums
 
 problems = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -127,18 +127,21 @@ def threads():
 
 @problems
 @pytest.mark.parametrize("number", [1, 3])
-def test_any_number_of_threads_gives_the_same_bits(problem, number, threads, rng):
+def test_any_number_of_threads_gives_the_same_bits(problem, number, threads, rng, monkeypatch):
+    """And none: the serial form of the kernels, which small work takes."""
     if numba.config.NUMBA_NUM_THREADS < 2:
         pytest.skip("only one thread here")
     g = problem.geometry
     shapes = [(problem.batch, *problem.input_size, g.channels), g.kernel_shape, g.bias_shape]
     arrays = [rng.standard_normal(s, np.float32) for s in (*shapes, (problem.batch, *g.bias_shape))]
-    results = []
+    results = [run(create(number, g), problem, *arrays)]
+    for room in (loop, sparse):
+        monkeypatch.setattr(room, "SERIAL_WORK", -1)
     for count in (1, 2):
         threads(count)
         results.append(run(create(number, g), problem, *arrays))
-    for one, two in zip(*results, strict=True):
-        assert one.tobytes() == two.tobytes()
+    for serial, one, two in zip(*results, strict=True):
+        assert serial.tobytes() == one.tobytes() == two.tobytes()
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -223,7 +226,7 @@ def test_a_form_is_filled_once_for_many_threads():
 
 @implementations
 def test_concurrent_calls_agree(number, rng):
-    problem = Problem("threads", "", 4, (12, 12), 3, 8, (3, 3), (1, 1))
+    problem = Problem("threads", "", 8, (16, 16), 3, 32, (3, 3), (1, 1))  # large enough for threads
     arrays = problem.data(rng)
     implementation = create(number, problem.geometry)
     expected = run(create(number, problem.geometry), problem, *arrays)

@@ -45,6 +45,22 @@ def test_a_loaded_model_predicts_the_same_and_trains_on(saved):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_built_in_optimizers_are_kept(tmp_path):
+    inner = lc.Sequential([lc.Dense(4, name="d")], name="inner")
+    net = lc.Sequential([lc.Dense(2, input_shape=(3,)), inner, lc.Flatten()])
+    net.set_optimizer(lc.Adam(beta_1=0.5))
+    net.save(tmp_path / "m")
+    again = lc.load(tmp_path / "m")
+    assert again.layers[0].optimizer == again.layers[1].layers[0].optimizer == lc.Adam(beta_1=0.5)
+
+    class Mine(lc.SGD):
+        pass
+
+    net.set_optimizer(Mine())
+    net.save(tmp_path / "m")
+    assert lc.load(tmp_path / "m").layers[0].optimizer == lc.SGD()
+
+
 def test_a_model_whose_first_layer_knows_its_shape(tmp_path, rng):
     net = lc.Sequential([lc.LocallyConnected2D(3, 3, input_shape=(6, 7, 2))])
     net.save(tmp_path / "m")
@@ -91,7 +107,7 @@ def test_what_cannot_be_saved(tmp_path):
         net = lc.Sequential([lc.Dense(2, input_shape=(3,), **custom)])
         with pytest.raises(TypeError, match="cannot be saved: only named"):
             net.save(tmp_path / "m")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"no such folder: '.*nowhere'"):
         lc.Sequential([lc.Dense(2, input_shape=(3,))]).save(tmp_path / "nowhere" / "m")
     assert list(tmp_path.iterdir()) == []
 
@@ -140,6 +156,7 @@ def rewritten(path, change):
         (lambda a, d: d["model"].update(build_input_shape=[None, 2**70, 7, 2]), "too large"),
         (lambda a, d: a.update(weight_0=a["weight_0"].astype(complex)), "complex128"),
         (lambda a, d: a.update(weight_0=a["weight_0"].astype("S1")), "dtype"),
+        (lambda a, d: a.update(weight_0=a["weight_0"].astype(np.float16)), "float16"),
     ],
 )
 def test_a_changed_file_is_refused(saved, change, message):
@@ -183,12 +200,31 @@ def test_a_truncated_file_is_refused(saved):
         lc.load(path)
 
 
-def with_member(path, name, content):
-    """The file with one member replaced or added, compressed."""
+def test_compressed_weights_are_refused(saved):
+    """They could ask for a thousand times the memory that the file takes."""
+    path = saved[3]
+    with_member(path, "config.npy", zipfile.ZipFile(path).read("config.npy"), zipfile.ZIP_DEFLATED)
+    with pytest.raises(ValueError, match="is compressed"):
+        lc.load(path)
+
+
+def test_a_link_stays_a_link_and_a_private_file_private(saved):
+    net, x, y, path = saved
+    path.chmod(0o600)
+    link = path.with_name("link")
+    link.symlink_to(path)
+    net.save(link)
+    assert link.is_symlink()
+    assert path.stat().st_mode & 0o777 == 0o600
+    np.testing.assert_array_equal(lc.load(link)(x), y)
+
+
+def with_member(path, name, content, compression=zipfile.ZIP_STORED):
+    """The file with one member replaced or added."""
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: archive.read(info) for info in archive.infolist()}
     members[name] = content
-    with zipfile.ZipFile(path, "w", compression=zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", compression=compression) as archive:
         for filename, data in members.items():
             archive.writestr(filename, data)
 

@@ -236,6 +236,13 @@ def test_names_are_unique_by_default():
         make(name=3)
 
 
+def test_repr_tells_what_it_is():
+    text = repr(make(name="mine", implementation=2, input_shape=(6, 5, 3)))
+    for part in ("LocallyConnected2D", "'mine'", "(None, 6, 5, 3)", "filters=4", "kernel_size=(3, 2)"):
+        assert part in text
+    assert "Dense" in repr(lc.Sequential([lc.Dense(3)]))
+
+
 def test_config_round_trip():
     layer = make(
         activation="tanh", padding="same", data_format="channels_first", kernel_initializer="he_normal",
@@ -676,11 +683,11 @@ def test_an_interrupt_inside_a_step_leaves_no_stale_cache(implementation, rng, m
     y, backward = layer.forward(x)
     real, calls = update.sgd, []
 
-    def interrupted(*arguments):
+    def interrupted(*arguments, **settings):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        real(*arguments)
+        real(*arguments, **settings)
 
     monkeypatch.setattr(update, "sgd", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -722,6 +729,57 @@ def test_steps_of_a_custom_optimizer_from_many_threads_all_count(rng):
             step.result(60)
     np.testing.assert_array_equal(layer.kernel, before - 10)
     assert layer._parameters._states["kernel"]["steps"] == 20
+
+
+def test_copies_are_of_one_moment():
+    """All weights are equal at any time, so a copy that mixes two steps would show."""
+    layer = lc.Dense(200, kernel_initializer="zeros", optimizer="adam")
+    layer.build((None, 200))
+    other = lc.LocallyConnected2D(8, 1, input_shape=(8, 8, 8), kernel_initializer="zeros", optimizer="adam")
+    other.build((None, 8, 8, 8))
+    stop = threading.Event()
+
+    def train(one):
+        grads = tuple(np.full(w.shape, -1, np.float32) for w in one.weights)
+        while not stop.is_set():
+            one.step(grads, 1.0)
+
+    threads = [threading.Thread(target=train, args=(one,), daemon=True) for one in (layer, other)]
+    for thread in threads:
+        thread.start()
+    try:
+        for _ in range(20):
+            for twin in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer)), other.with_implementation(2)):
+                values = np.unique(np.concatenate([w.ravel() for w in twin.weights]))
+                assert len(values) == 1
+                state = twin._parameters._states.get("kernel", {"t": 0})
+                assert round(float(values[0])) == state["t"], "each step of Adam adds 1 here"
+    finally:
+        stop.set()
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_set_weights_with_the_weights_themselves():
+    layer = lc.Dense(3)
+    layer.build((None, 1))
+    layer.set_weights([[[1, 2, 3]], [4, 5, 6]])
+    layer.set_weights([layer.bias.reshape(1, 3), layer.kernel.reshape(3)])
+    np.testing.assert_array_equal(layer.kernel, [[4, 5, 6]])
+    np.testing.assert_array_equal(layer.bias, [1, 2, 3])
+
+
+def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
+    optimizer = lc.SGD(momentum=0.9)
+    layer = lc.Dense(1, kernel_initializer="zeros", optimizer=optimizer, use_bias=False)
+    layer.build((None, 1))
+    grads = (np.ones((1, 1), np.float32),)
+    layer.step(grads, 1.0)
+    commit = layer.prepare_step(grads, 1.0)
+    layer.optimizer = optimizer
+    commit()
+    np.testing.assert_array_equal(layer.kernel, -2)
 
 
 def test_set_weights_waits_for_calls(rng):
@@ -811,7 +869,7 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
         ({"input_shape": (2, 9, 3)}, ValueError, r"kernel_size=\(3, 2\).*does not fit input \(2, 9\)"),
         ({"input_shape": (None, 9, 3)}, ValueError, "must be fully defined"),
-        ({"input_shape": (9, 3)}, ValueError, r"has 3 entries; give 4: \(batch, height, width, channels\)"),
+        ({"input_shape": (9, 3)}, ValueError, r"has 2 entries; give 3: \(height, width, channels\), without"),
         ({"input_shape": 5}, TypeError, "input_shape=5 is a int"),
         ({"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)}, ValueError, "not both"),
         ({"batch_input_shape": 5}, TypeError, "batch_input_shape=5"),
@@ -833,7 +891,11 @@ def test_bad_settings(settings, error, message):
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.zeros((6, 5, 3)), ValueError, r"x has 3 dimensions \(shape \(6, 5, 3\)\); .* needs 4"),
+        (
+            np.zeros((6, 5, 3)),
+            ValueError,
+            r"x has 3 dimensions \(shape \(6, 5, 3\)\); .* needs 4.*x\[None\] adds the batch",
+        ),
         (3.0, ValueError, "x has 0 dimensions"),
         (np.zeros((2, 6, 5, 4)), ValueError, r"x has shape \(2, 6, 5, 4\); .* built for \(None, 6, 5, 3\)"),
         (np.zeros((2, 7, 5, 3)), ValueError, "every sample must have that shape"),

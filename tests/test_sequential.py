@@ -1,6 +1,7 @@
 import concurrent.futures
 import copy
 import pickle
+import time
 
 import array_api_strict
 import numpy as np
@@ -340,3 +341,123 @@ def test_a_step_between_a_backward_and_its_own_step_changes_no_layer():
 def test_weights_come_in_a_list():
     with pytest.raises(TypeError, match="weights is a NoneType"):
         network(input_shape=SHAPE[1:]).set_weights(None)
+
+
+def test_a_flatten_keeps_the_shape_of_the_model_it_is_in():
+    flat = lc.Flatten()
+    lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)), flat])
+    assert flat.input_shape == (None, 3, 3, 2)
+    with pytest.raises(ValueError, match="was built for input"):
+        lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(6, 6, 1)), flat])
+
+
+def test_build_takes_any_integers_and_refuses_the_rest(tmp_path):
+    model = lc.Sequential([lc.Flatten(), lc.Dense(2)])
+    for bad in (None, 5, ()):
+        with pytest.raises(TypeError, match="must be a tuple, the batch first"):
+            model.build(bad)
+    model.build([None, np.int64(3), np.int32(2)])
+    model.save(tmp_path / "m")
+    assert lc.load(tmp_path / "m").input_shape == (None, 3, 2)
+
+
+class Scale:
+    """A user's layer with weights that does not tell whether it is built."""
+
+    def __init__(self, name="scale"):
+        self.name = name
+
+    def build(self, input_shape):
+        self.factors = np.random.default_rng().random(input_shape[-1])
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def __call__(self, x):
+        return x * self.factors
+
+    def forward(self, x):
+        return x * self.factors, lambda dy: (dy * self.factors, np.sum(dy * x, axis=0))
+
+    def step(self, grads, lr):
+        self.factors = self.factors - lr * grads
+
+    def get_config(self):
+        return {"name": self.name}
+
+    def get_weights(self):
+        return [self.factors]
+
+    def set_weights(self, weights):
+        self.factors = np.array(weights[0])
+
+
+def test_weights_of_users_layers_are_kept_saved_and_loaded(tmp_path):
+    model = lc.Sequential([lc.Dense(3, input_shape=(2,), dtype="float64"), Scale()])
+    before = model.get_weights()
+    model.build((None, 2))
+    model.save(tmp_path / "m")
+    again = lc.load(tmp_path / "m", layers={"Scale": Scale})
+    for a, b, c in zip(before, model.get_weights(), again.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+        np.testing.assert_array_equal(a, c)
+    y, backward = model.forward(np.ones((1, 2)))
+    backward.step(np.ones_like(y), 0.1)
+    assert not np.array_equal(model.get_weights()[2], before[2])
+    model.layers[1].factors = np.arange(3)
+    with pytest.raises(TypeError, match="weight 2 has dtype int64; only float32 and float64"):
+        model.save(tmp_path / "m")
+
+
+def test_one_layer_cannot_be_in_a_model_twice():
+    layer = lc.Dense(3, input_shape=(3,))
+    with pytest.raises(ValueError, match="weights cannot be shared"):
+        lc.Sequential([layer, lc.Sequential([layer])])
+    with pytest.raises(ValueError, match="in the model already"):
+        lc.Sequential([layer, layer])
+
+
+def test_a_nested_model_is_complete():
+    inner = lc.Sequential([lc.Dense(2, input_shape=(2,))])
+    lc.Sequential([inner])
+    with pytest.raises(RuntimeError, match="is part of another model"):
+        inner.add(lc.Dense(5))
+
+
+def test_copies_share_no_layers():
+    model = lc.Sequential([lc.Dense(2, input_shape=(2,))])
+    copy.copy(model).add(lc.Dense(5))
+    assert len(model.layers) == 1
+
+
+def test_set_weights_with_the_models_own_views():
+    one, two = (lc.Dense(2, input_shape=(2,), use_bias=False, kernel_initializer=i) for i in ("zeros", "ones"))
+    model = lc.Sequential([one, two])
+    model.set_weights([*two.weights, *one.weights])
+    assert (one.kernel == 1).all()
+    assert (two.kernel == 0).all()
+
+
+def test_models_that_share_a_layer_build_it_once():
+    draws = []
+
+    def slow(shape, dtype, rng):
+        draws.append(1)
+        time.sleep(0.1)
+        return np.ones(shape, dtype)
+
+    layer = lc.Dense(3, kernel_initializer=slow, use_bias=False)
+    models = [lc.Sequential([layer]), lc.Sequential([layer])]
+    actions = [*models, models[0], layer, lambda x: models[1].build(x.shape)]
+    with concurrent.futures.ThreadPoolExecutor(5) as pool:
+        for future in [pool.submit(action, np.ones((1, 4))) for action in actions]:
+            future.result(30)
+    assert len(draws) == 1
+
+
+def test_an_initializer_that_uses_its_model_is_an_error_and_no_deadlock():
+    model = lc.Sequential()
+    model.add(lc.Dense(3))
+    model.add(lc.Dense(3, kernel_initializer=lambda *_: model(np.ones((1, 2)))))
+    with pytest.raises(RuntimeError, match="must not use the layer"):
+        model(np.ones((1, 2)))

@@ -21,8 +21,8 @@ def test_concurrent_calls_survive_the_workqueue_layer(tmp_path):
         import concurrent.futures
         import numpy as np, numba
         import lcnumba as lc
-        layer = lc.LocallyConnected2D(8, 3, kernel_initializer="ones")
-        x = np.ones((4, 16, 16, 3), np.float32)
+        layer = lc.LocallyConnected2D(32, 3, kernel_initializer="ones")
+        x = np.ones((8, 16, 16, 3), np.float32)
         layer(x)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             for y in pool.map(lambda _: layer(x), range(200)):
@@ -40,8 +40,8 @@ def test_a_forked_child_is_told_and_not_killed(tmp_path):
         import numpy as np, numba
         import lcnumba as lc
         warnings.simplefilter("ignore")
-        layer = lc.LocallyConnected2D(8, 3)
-        x = np.ones((4, 16, 16, 3), np.float32)
+        layer = lc.LocallyConnected2D(32, 3)
+        x = np.ones((8, 16, 16, 3), np.float32)
         y = layer(x)
         sys.stdout.flush()
         child = os.fork()
@@ -75,3 +75,28 @@ def test_it_works_with_one_thread_and_a_fresh_cache(tmp_path):
     result = run(code, tmp_path, NUMBA_NUM_THREADS="1", NUMBA_CACHE_DIR=str(folder))
     assert result.returncode == 0, result.stderr
     assert result.stdout.split() == ["162.0", "-567.0"]
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path):
+    code = """
+        import os, signal, threading, warnings
+        import numpy as np
+        import lcnumba as lc
+        warnings.simplefilter("ignore")
+        layer = lc.Dense(3)
+        layer.build((None, 2))
+        with layer._parameters.reading():
+            weights = [w.copy() for w in layer.weights]
+            child = os.fork()
+            if not child:
+                signal.alarm(20)
+                thread = threading.Thread(target=layer.set_weights, args=(weights,))
+                thread.start()
+                thread.join()
+                os._exit(0)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status))
+    """
+    result = run(code, tmp_path)
+    assert result.stdout.strip() == "0", result.stderr

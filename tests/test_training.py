@@ -148,3 +148,12 @@ def test_losses_and_metrics_may_only_read_the_prediction(data):
 
     with pytest.raises(ValueError, match="read-only"):
         model().fit(*data, loss=writes, progress=False)
+
+
+def test_a_loss_that_is_not_finite_is_told_once(data):
+    x, y = data
+    x = x.copy()
+    x[50] = np.nan
+    with pytest.warns(RuntimeWarning, match=r"the loss is nan in epoch 1, batch 6; look for non-finite inputs") as seen:
+        model().fit(x, y, loss="softmax_cross_entropy", batch_size=10, epochs=2, shuffle=False, progress=False)
+    assert len([w for w in seen if "the loss is" in str(w.message)]) == 1

@@ -5,6 +5,7 @@ import numpy as np
 from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
+from lcnumba.kernels import SERIAL_WORK
 from lcnumba.kernels import loop as kernels
 
 __all__ = ["Loops"]
@@ -25,7 +26,7 @@ class Loops:
         columns = g.columns
         tables = (*g.by_output, columns.start, *columns[2:])
         sizes = (g.channels, g.kernel_size[-1], self._chunk)
-        kernels.forward(self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, y)
+        kernels.forward(self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, y, serial=self._is_small(x))
         return y
 
     def backward(self, x: Array, kernel: Array, dy: Array, version: int) -> tuple[Array, Array]:
@@ -37,10 +38,15 @@ class Loops:
         tables = (*g.by_input, *g.bands)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
         dy = frozen(dy)
+        small = self._is_small(x)
         dx_lines = dx.reshape(self._lines(x).shape)
-        kernels.backward_input(frozen(kernel), dy, *tables, g.band_edges, *sizes, dx_lines)
-        kernels.backward_kernel(self._lines(x), dy, *tables, *sizes, dkernel)
+        kernels.backward_input(frozen(kernel), dy, *tables, g.band_edges, *sizes, dx_lines, serial=small)
+        kernels.backward_kernel(self._lines(x), dy, *tables, *sizes, dkernel, serial=small)
         return dx, dkernel
+
+    def _is_small(self, x: Array) -> bool:
+        g = self._geometry
+        return len(x) * g.connections * g.filters <= SERIAL_WORK
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""

@@ -7,6 +7,7 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
+from lcnumba.kernels import SERIAL_WORK
 from lcnumba.kernels.sparse import sampled_product
 
 __all__ = ["SparseMatrix"]
@@ -38,7 +39,8 @@ class SparseMatrix:
         chunk = max(1, len(dyt) // TASKS)
         xt = np.ascontiguousarray(x.T)
         pattern = (frozen(matrix.indptr), frozen(matrix.indices))
-        sampled_product(frozen(dyt), frozen(xt), *pattern, chunk, dvalues)
+        small = len(x) * len(dvalues) <= SERIAL_WORK
+        sampled_product(frozen(dyt), frozen(xt), *pattern, chunk, dvalues, serial=small)
         dkernel = np.zeros_like(kernel)
         weights = dkernel.transpose(0, 2, 1)
         if g.complete:

@@ -4,7 +4,8 @@ The contract: a kernel takes C-contiguous arrays and integers, writes into array
 allocates nothing, raises nothing, and knows no strings and no modes. Arrays that are only read
 come as read-only views (`lcnumba.arrays.frozen`), so that one compiled specialisation a dtype is
 enough. Every output element is written by exactly one task, tasks are cut from shapes alone, and
-no sum is divided among tasks: results do not depend on the number of threads.
+no sum is divided among tasks: results do not depend on the number of threads. Below a fixed amount
+of work (`SERIAL_WORK` multiplications and additions) a kernel runs in the calling thread.
 
 Dimensions, in every file of this folder::
 
@@ -15,3 +16,5 @@ Dimensions, in every file of this folder::
 
 Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 """
+
+SERIAL_WORK = 1 << 20

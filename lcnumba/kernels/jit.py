@@ -3,14 +3,13 @@
 import functools
 import os
 import threading
+import types
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import numba
 
 __all__ = ["parallel"]
-
-Function = TypeVar("Function", bound=Callable[..., None])
 
 # Layers that survive parallel calls from several threads at once. The third one, workqueue, which
 # Numba falls back to where neither OpenMP nor TBB is found, aborts the process.
@@ -29,32 +28,51 @@ class _Threads:
 _threads = _Threads()
 
 
-def parallel(function: Function) -> Function:
-    """Compile a kernel whose outer loop is a `prange`.
+def parallel(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a kernel whose outer loop is a `prange`, in parallel and, for small work, serially.
+
+    The kernel gets one more argument, `serial`. Threads that wait for each other cost more than a
+    small kernel itself, and much more where other processes keep the cores busy. Callers decide it
+    from shapes alone; the numbers are the same either way.
 
     nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf
     where Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
     cache: the compiled code is kept on disk where a place can be written; kernels call no function
     of another file, because the cache would not see that one change.
     """
-    options: Any = {"parallel": True, "nogil": True, "error_model": "numpy"}
-    try:
-        kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable place for the cache
-        kernel = numba.njit(**options)(function)
+    threaded, single = _compiled(function, True), _compiled(_renamed(function), False)
 
     @functools.wraps(function)
-    def launch(*arguments: Any) -> None:
+    def launch(*arguments: Any, serial: bool = False) -> None:
+        if serial:
+            single(*arguments)
+            return
         if _threads.process != os.getpid():
             _after_fork()
         if _threads.layer in _CONCURRENT:
-            kernel(*arguments)
+            threaded(*arguments)
             return
         with _threads.one_at_a_time:
-            kernel(*arguments)
+            threaded(*arguments)
             _threads.layer = _threading_layer()
 
-    return cast("Function", launch)
+    return launch
+
+
+def _compiled(function: Callable[..., None], in_parallel: bool) -> Callable[..., None]:
+    options: Any = {"parallel": in_parallel, "nogil": True, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no writable place for the cache
+        return numba.njit(**options)(function)
+
+
+def _renamed(function: Callable[..., None]) -> Callable[..., None]:
+    """The same function under another name: the cache tells functions apart by name, not by options."""
+    name = f"{function.__name__}_serial"
+    twin = types.FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+    twin.__module__, twin.__qualname__ = function.__module__, name
+    return twin
 
 
 def _after_fork() -> None:

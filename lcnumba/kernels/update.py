@@ -10,7 +10,7 @@ from numba import prange
 
 from lcnumba.kernels.jit import parallel
 
-CHUNK = 1 << 15  # elements of a task: 128 KiB of float32
+CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
 
 
 @parallel
