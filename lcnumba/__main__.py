@@ -1,12 +1,13 @@
-"""Command line: ``python -m lcnumba train``."""
+"""Command line: ``python -m lcnumba train`` and ``python -m lcnumba bench``."""
 
 import argparse
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from lcnumba import demo
+from lcnumba import benchmark, demo
 from lcnumba.implementations import IMPLEMENTATIONS
 
 
@@ -25,7 +26,36 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--optimizer", choices=tuple(demo.OPTIMIZERS), default="adam", help="how to step")
     train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="of initial weights and shuffling")
     train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for model and pictures")
+    _add_bench(commands)
     return parser
+
+
+def _add_bench(commands: Any) -> None:
+    """Describe the command that times a layer size."""
+    bench = commands.add_parser(
+        "bench",
+        help="time the implementations on a layer size, a published one or your own",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    names = tuple(benchmark.WORKLOADS)
+    bench.add_argument(
+        "--workload", nargs="+", choices=names, metavar="NAME", help=f"published sizes: {', '.join(names)}"
+    )
+    size = bench.add_argument_group("a size of your own, instead of --workload")
+    positive = _Integer(1)
+    size.add_argument("--input", nargs=3, type=positive, metavar=("H", "W", "C"), help="height, width, channels")
+    size.add_argument("--filters", type=positive, default=32, metavar="F", help="filters")
+    size.add_argument("--kernel", nargs=2, type=positive, default=(3, 3), metavar=("KH", "KW"), help="window")
+    size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="steps")
+    size.add_argument("--padding", choices=("valid", "same"), default="valid", help="which windows there are")
+    size.add_argument("--batch", type=positive, default=32, metavar="N", help="samples")
+    bench.add_argument(
+        "--implementation", nargs="+", type=int, choices=IMPLEMENTATIONS, default=[1], help="loops, dense or sparse"
+    )
+    bench.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in")
+    bench.add_argument("--threads", type=positive, metavar="N", help="Numba threads; by default all")
+    bench.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long each operation is repeated")
+    bench.add_argument("--json", metavar="FILE", help="also write figures and environment to this file")
 
 
 class _Integer:
@@ -48,7 +78,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, or 2 for a wrong value."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    given.pop("command")
+    return {"train": _train, "bench": _bench}[given.pop("command")](parser, given)
+
+
+def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    if bool(given["workload"]) == bool(given["input"]):
+        parser.error("bench: give either --workload NAME or --input H W C")
+    if given["workload"]:
+        workloads = [benchmark.WORKLOADS[name] for name in given["workload"]]
+    else:
+        sizes = (tuple(given[name]) for name in ("input", "kernel", "strides"))
+        input_size, kernel, strides = sizes
+        settings = (given["batch"], input_size, given["filters"], kernel, strides, given["padding"])
+        workloads = [benchmark.Workload("own", "given on the command line", *settings)]
+    try:
+        if given["threads"]:
+            import numba
+
+            numba.set_num_threads(given["threads"])
+        benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
+    except (ValueError, OSError) as error:
+        parser.error(f"bench: {error}")
+    return 0
+
+
+def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=given["output"]).close()

@@ -25,7 +25,7 @@ ROWS = [
     {"implementations", "parameters"},
     {"backward", "trainable", "flatten"},
     {"layer", "dense"},
-    {"training"},
+    {"training", "benchmark"},
     {"sequential"},
     {"plotting"},
     {"demo"},
