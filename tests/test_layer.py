@@ -622,28 +622,56 @@ def test_a_layer_is_built_once_by_many_threads():
     assert layer._parameters.version == 1
 
 
+class Gate:
+    """An initializer that stays inside build until it is released."""
+
+    def __init__(self):
+        self.entered, self.released = threading.Event(), threading.Event()
+
+    def __call__(self, shape, dtype, rng):
+        self.entered.set()
+        assert self.released.wait(60)
+        return np.ones(shape, dtype)
+
+
+def wait_until(condition):
+    end = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 def test_the_loser_of_a_race_for_the_first_call_is_held_to_the_shape():
-    layer = make(kernel_size=2, kernel_initializer=slow_ones)
+    gate = Gate()
+    layer = make(kernel_size=2, kernel_initializer=gate)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(layer, np.ones((1, 4, 9, 1)))
-        time.sleep(0.05)
+        assert gate.entered.wait(60)
         second = pool.submit(layer, np.ones((1, 6, 6, 1)))  # of as many numbers
-        assert first.result(20).shape == (1, 3, 8, 4)
+        wait_until(lambda: layer._parameters.lock._writers_waiting)
+        gate.released.set()
+        assert first.result(60).shape == (1, 3, 8, 4)
         with pytest.raises(ValueError, match=r"x has shape \(1, 6, 6, 1\); .* built for \(None, 4, 9, 1\)"):
-            second.result(20)
+            second.result(60)
 
 
 def test_a_step_beside_a_rebuild_is_held_to_the_new_shape():
     """Its gradients fit the weights that were there when it was called."""
-    layer = lc.Dense(4, use_bias=False, kernel_initializer=slow_ones)
+    gate = Gate()
+    gate.released.set()
+    layer = lc.Dense(4, use_bias=False, kernel_initializer=gate)
     layer.build((None, 3))
+    gate.entered.clear()
+    gate.released.clear()
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         build = pool.submit(layer.build, (None, 4000))
-        time.sleep(0.05)
+        assert gate.entered.wait(60)
         step = pool.submit(layer.step, (np.ones((3, 4), np.float32),), 1.0)
-        build.result(20)
+        wait_until(lambda: layer._parameters.lock._readers_waiting)
+        gate.released.set()
+        build.result(60)
         with pytest.raises(ValueError, match=r"grads of kernel has shape \(3, 4\)"):
-            step.result(20)
+            step.result(60)
     np.testing.assert_array_equal(layer.kernel, np.ones((4000, 4)))
 
 
@@ -652,17 +680,17 @@ def test_backward_beside_steps_neither_hangs_nor_errs_otherwise(make_layer):
     layer = make_layer()
     x = np.ones((4, 3) if isinstance(layer, lc.Dense) else (4, 8, 8, 1), np.float32)
     layer(x)
-    counts = [0, 0]
+    done = []  # append is atomic, where += is not
 
     def train():
         for _ in range(60):
             y, backward = layer.forward(x)
             try:
                 backward.step(np.ones_like(y), 1e-6)
-                counts[0] += 1
+                done.append("step")
             except RuntimeError as error:  # another step came first
                 assert "older weights" in str(error)  # noqa: PT017
-                counts[1] += 1
+                done.append("late")
 
     threads = [threading.Thread(target=train, daemon=True) for _ in range(3)]
     for thread in threads:
@@ -670,9 +698,8 @@ def test_backward_beside_steps_neither_hangs_nor_errs_otherwise(make_layer):
     for thread in threads:
         thread.join(60)
         assert not thread.is_alive(), "deadlock"
-    assert sum(counts) == 180
-    assert counts[0] > 0
-    assert layer._parameters.version == 1 + counts[0]
+    assert len(done) == 180
+    assert layer._parameters.version == 1 + done.count("step") > 1
 
 
 @pytest.mark.parametrize("implementation", [1, 2, 3])

@@ -97,7 +97,7 @@ def test_a_looping_writer_does_not_starve_readers():
 
     writers = [started(write) for _ in range(2)]
     reader = started(read)
-    reader.join(20)
+    reader.join(60)
     done.set()
     assert not reader.is_alive()
     for writer in writers:

@@ -90,7 +90,7 @@ def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path)
             weights = [w.copy() for w in layer.weights]
             child = os.fork()
             if not child:
-                signal.alarm(20)
+                signal.alarm(60)
                 thread = threading.Thread(target=layer.set_weights, args=(weights,))
                 thread.start()
                 thread.join()
