@@ -95,6 +95,10 @@ class Flatten:
         if weights:
             raise ValueError(f"{len(weights)} weights given; Flatten has none")
 
+    def __repr__(self) -> str:
+        """Class and name."""
+        return f"<Flatten {self.name!r}>"
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {"name": self.name}

@@ -20,6 +20,9 @@ Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 Fans = tuple[int, int] | None
 
+# What repr tells of the config.
+_SHOWN = ("filters", "units", "kernel_size", "strides", "padding", "activation", "implementation", "dtype")
+
 
 class Trainable:
     """Base of layers that hold a kernel and perhaps a bias.
@@ -81,10 +84,9 @@ class Trainable:
 
     def __repr__(self) -> str:
         """Class, name and settings."""
-        settings = {k: v for k, v in self.get_config().items() if k in ("filters", "units", "kernel_size", "strides",
-                    "padding", "activation", "implementation", "dtype")}  # fmt: skip
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items() if key in _SHOWN)
         shape = f" for input {self.input_shape}" if self._built_input_shape or self._given_input_shape else ""
-        return f"<{type(self).__name__} {self.name!r}{shape}: {', '.join(f'{k}={v!r}' for k, v in settings.items())}>"
+        return f"<{type(self).__name__} {self.name!r}{shape}: {settings}>"
 
     def __copy__(self) -> Self:
         """Copy deeply: a shallow copy would share the weights but not their shape."""

@@ -77,6 +77,7 @@ def test_flatten():
     assert layer(x[:0]).shape == (0, 12)
     assert layer.count_params() == 0
     assert layer.get_weights() == []
+    assert repr(layer) == f"<Flatten {layer.name!r}>"
     layer.set_weights([])
     with pytest.raises(ValueError, match="Flatten has none"):
         layer.set_weights([x])
