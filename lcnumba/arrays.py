@@ -10,7 +10,7 @@ import numpy.typing as npt
 __all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
 
 Array = npt.NDArray[Any]
-DTypes = (np.dtype(np.float32), np.dtype(np.float64))
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Array types that would be computed or misread in silence: by top-level package, the remedy.
 _REFUSED = {
@@ -25,10 +25,10 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     """Return `dtype` as np.dtype if the library computes in it: float32 or float64."""
     try:
         # None would be float64 to NumPy.
-        wanted = DTypes.index(np.dtype("O" if dtype is None else dtype))
+        wanted = FLOATS.index(np.dtype("O" if dtype is None else dtype))
     except Exception:  # noqa: BLE001 - whatever NumPy makes of a strange description, SyntaxError included
         raise ValueError(f"dtype={dtype!r} is not supported; give 'float32' or 'float64'") from None
-    return DTypes[wanted]
+    return FLOATS[wanted]
 
 
 def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
@@ -103,10 +103,10 @@ def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     return np.require(values, dtype=dtype, requirements=("C", "A"))
 
 
-def check_dtype(name: str, values: Array, dtype: np.dtype[Any] = DTypes[0]) -> None:
+def check_dtype(name: str, values: Array, dtype: np.dtype[Any] = FLOATS[0]) -> None:
     """Raise a TypeError that names the cast unless `normalise` would take the array."""
     given = values.dtype
-    if given.kind not in "biu" and given.newbyteorder("=") not in DTypes:
+    if given.kind not in "biu" and given.newbyteorder("=") not in FLOATS:
         raise TypeError(
             f"{name} has dtype {given}, which is not computed in; cast it with .astype({dtype.name!r})"
             + (" after taking its real part" if given.kind == "c" else "")

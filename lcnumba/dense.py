@@ -10,7 +10,7 @@ from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, integer
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Fans, Trainable, dtype_rule, sample_shape
+from lcnumba.trainable import Fans, Trainable, dtype_rule
 
 __all__ = ["Dense"]
 
@@ -72,23 +72,7 @@ class Dense(Trainable):
         rng: Any = None,
         optimizer: Any = "sgd",
     ) -> None:
-        config = {
-            "dtype": dtype,
-            "units": units,
-            "activation": activation,
-            "use_bias": use_bias,
-            "kernel_initializer": kernel_initializer,
-            "bias_initializer": bias_initializer,
-        }
-        super().__init__(
-            config,
-            input_shape=sample_shape(input_shape, batch_input_shape),
-            name=name,
-            trainable=trainable,
-            weights=weights,
-            rng=rng,
-            optimizer=optimizer,
-        )
+        super().__init__(locals())
 
     def __call__(self, x: Any) -> Any:
         """Return y (N, U) of x (N, features) for inference; may be called from several threads."""

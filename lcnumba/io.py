@@ -15,7 +15,7 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.arrays import DTypes
+from lcnumba.arrays import FLOATS
 
 __all__ = ["ModelFile", "write_model"]
 
@@ -42,7 +42,7 @@ def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]
         If the file cannot be written.
     """
     for number, weight in enumerate(weights):
-        if weight.dtype not in DTypes:
+        if weight.dtype not in FLOATS:
             raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
     text = json.dumps({"format": FORMAT, "model": config}, default=_refuse)
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
@@ -112,7 +112,7 @@ class ModelFile:
         limit = math.prod(shape) * 8 + HEADER_BYTES
         with self._member(name, limit) as member:
             found, dtype = _read_header(member)
-            if found != shape or dtype not in DTypes:
+            if found != shape or dtype not in FLOATS:
                 raise ValueError(f"{name} has shape {found} and dtype {dtype}; its config describes shape {shape}")
         with self._member(name, limit) as member:
             return np.lib.format.read_array(member, allow_pickle=False)

@@ -15,7 +15,7 @@ from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.geometry import Geometry
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Fans, Trainable, dtype_rule, sample_shape
+from lcnumba.trainable import Fans, Trainable, dtype_rule
 
 __all__ = ["LocallyConnected2D"]
 
@@ -273,7 +273,7 @@ class LocallyConnected2D(LocallyConnected):
     fans : {"keras", "window"}, default "keras"
         What the scaled initializers take for the fans of the kernel. "keras": P*K and P*F, which
         Keras reads off the weights' shape and which makes first values far smaller than those of a
-        convolution. "window": K and KH*KW*F, as for a convolution; better for new models.
+        convolution. "window": K and KH*KW*F, as for a convolution.
     rng : None, int or numpy.random.Generator
         Source of initial values. Layers given the same integer draw the same numbers; hand one
         Generator to all layers to avoid that.
@@ -337,13 +337,4 @@ class LocallyConnected2D(LocallyConnected):
         rng: Any = None,
         optimizer: Any = "sgd",
     ) -> None:
-        given = locals()
-        super().__init__(
-            {entry: given[entry] for entry in self._rules},
-            input_shape=sample_shape(input_shape, batch_input_shape),
-            name=name,
-            trainable=trainable,
-            weights=weights,
-            rng=rng,
-            optimizer=optimizer,
-        )
+        super().__init__(locals())

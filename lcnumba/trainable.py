@@ -42,30 +42,20 @@ class Trainable:
     kernel_initializer: Callable[..., Array]
     bias_initializer: Callable[..., Array]
 
-    def __init__(
-        self,
-        config: dict[str, Any],
-        *,
-        input_shape: Any,
-        name: str | None,
-        trainable: bool,
-        weights: list[Array] | None,
-        rng: Any,
-        optimizer: Any,
-    ) -> None:
-        self.name = layer_name(name, self._default_name)
-        for entry, value in config.items():
-            setattr(self, entry, value)
-        self._parameters = Parameters(f"{type(self).__name__} {self.name!r}", optimizer)
-        self.trainable = trainable
-        self._rng = generator(rng)
+    def __init__(self, given: dict[str, Any]) -> None:
+        """Take the arguments of the subclass' constructor: its config entries, and what all layers share."""
+        self.name = layer_name(given["name"], self._default_name)
+        for entry in self._rules:
+            setattr(self, entry, given[entry])
+        self._parameters = Parameters(f"{type(self).__name__} {self.name!r}", given["optimizer"])
+        self.trainable = given["trainable"]
+        self._rng = generator(given["rng"])
         self._initial_weights: list[Array] | None = None
-        if weights is not None:
-            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(weights)]
-        self._given_input_shape: Shape | None = None
+        if given["weights"] is not None:
+            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(given["weights"])]
+        self._given_input_shape = self._declared_shape(given["input_shape"], given["batch_input_shape"])
         self._built_input_shape: Shape | None = None
-        if input_shape is not None:
-            self._given_input_shape = checks.sample_shape(input_shape, self._axes())
+        if self._given_input_shape is not None:
             self.compute_output_shape(self._given_input_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -172,6 +162,16 @@ class Trainable:
             arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
         self._parameters.fill(arrays, exists)
         self.__dict__.update(attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None)
+
+    def _declared_shape(self, input_shape: Any, batch_input_shape: Any) -> Shape | None:
+        """The input shape that the constructor was given in one of two ways, or None."""
+        if batch_input_shape is not None:
+            if input_shape is not None:
+                raise ValueError("give input_shape or batch_input_shape, not both")
+            if not isinstance(batch_input_shape, list | tuple):
+                raise TypeError(f"batch_input_shape={batch_input_shape!r} must be a tuple, the batch first")
+            input_shape = batch_input_shape[1:]
+        return None if input_shape is None else checks.sample_shape(input_shape, self._axes())
 
     def _checked_shape(self, input_shape: Any) -> Shape:
         """The input shape as a tuple with fully defined samples, or an error."""
@@ -307,17 +307,6 @@ class Trainable:
         """The entries that every layer's config begins with, in Keras' order."""
         shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
-
-
-def sample_shape(input_shape: Any, batch_input_shape: Any) -> Any:
-    """The shape of a sample from the two ways to give it."""
-    if batch_input_shape is None:
-        return input_shape
-    if input_shape is not None:
-        raise ValueError("give input_shape or batch_input_shape, not both")
-    if not isinstance(batch_input_shape, list | tuple):
-        raise TypeError(f"batch_input_shape={batch_input_shape!r} must be a tuple, the batch first")
-    return batch_input_shape[1:]
 
 
 def dtype_rule(_: Any, value: Any) -> str:
