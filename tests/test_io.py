@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
-from lcnumba import activations, initializers
+from lcnumba import activations, initializers, io
 
 
 def model():
@@ -206,6 +206,12 @@ def test_compressed_weights_are_refused(saved):
     with_member(path, "config.npy", zipfile.ZipFile(path).read("config.npy"), zipfile.ZIP_DEFLATED)
     with pytest.raises(ValueError, match="is compressed"):
         lc.load(path)
+
+
+def test_an_oversized_config_is_not_read(saved, monkeypatch):
+    monkeypatch.setattr(io, "CONFIG_BYTES", 100)
+    with pytest.raises(ValueError, match=r"config declares \d+ bytes, and at most 100 are expected"):
+        lc.load(saved[3])
 
 
 def test_a_link_stays_a_link_and_a_private_file_private(saved):

@@ -809,6 +809,17 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
     np.testing.assert_array_equal(layer.kernel, -2)
 
 
+def test_weights_set_between_the_phases_of_a_step_are_not_stepped_by_old_gradients(rng):
+    layer, x = filled(rng)
+    y, backward = layer.forward(x)
+    commit = backward.prepare_step(backward(np.ones_like(y))[1], 1.0)
+    layer.set_weights([np.ones_like(w) for w in layer.weights])
+    with pytest.raises(RuntimeError, match="older weights"):
+        commit()
+    for weight in layer.weights:
+        np.testing.assert_array_equal(weight, 1)
+
+
 def test_set_weights_waits_for_calls(rng):
     layer, _ = filled(rng)
     new = [np.zeros_like(w) for w in layer.weights]

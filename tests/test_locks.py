@@ -134,3 +134,27 @@ def test_many_readers_and_writers_end_with_a_free_lock():
         assert not thread.is_alive()
     assert set(seen) == {0}
     assert (lock._readers, lock._writer, lock._admitted) == (0, None, 0)
+
+
+def test_readers_that_waited_for_a_writer_go_before_the_next_one():
+    for _ in range(10):
+        lock, order = SharedLock(), []
+
+        def write(lock=lock, order=order):
+            with lock.exclusive():
+                order.append("write")
+
+        def read(lock=lock, order=order):
+            with lock.shared():
+                order.append("read")
+
+        with lock.exclusive():
+            writer = started(write)
+            while not lock._writers_waiting:
+                time.sleep(0.001)
+            reader = started(read)
+            while not lock._readers_waiting:
+                time.sleep(0.001)
+        writer.join(60)
+        reader.join(60)
+        assert order == ["read", "write"]
