@@ -83,6 +83,17 @@ def test_every_form_gives_the_answer_of_the_plain_array(form, dtype, tmp_path):
     assert type(y) is (type(x) if form.startswith("array_api") else np.ndarray)
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_is_brought_into_the_one_that_kernels_take(form):
+    values, _ = arrays.ingest("x", FORMS[form](X))
+    brought = arrays.normalise("x", values, np.dtype(np.float32))
+    assert type(brought) is np.ndarray
+    assert brought.dtype == np.float32
+    assert brought.dtype.isnative
+    assert brought.flags.c_contiguous
+    assert brought.flags.aligned
+
+
 def test_memmap(tmp_path):
     np.testing.assert_array_equal(layer()(memmap(X, tmp_path)), layer()(X))
 
