@@ -11,12 +11,23 @@ if TYPE_CHECKING:
     from lcnumba.dense import Dense
     from lcnumba.flatten import Flatten
     from lcnumba.layer import LocallyConnected2D
-    from lcnumba.optimizers import SGD, Adam
+    from lcnumba.optimizers import SGD, Adam, RMSprop
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
     from lcnumba.training import History
 
-__all__ = ["SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected2D", "Sequential", "load"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "Dense",
+    "Flatten",
+    "Gradients",
+    "History",
+    "LocallyConnected2D",
+    "RMSprop",
+    "Sequential",
+    "load",
+]
 
 _HOMES = {
     "Adam": "optimizers",
@@ -25,6 +36,7 @@ _HOMES = {
     "Gradients": "parameters",
     "History": "training",
     "LocallyConnected2D": "layer",
+    "RMSprop": "optimizers",
     "SGD": "optimizers",
     "Sequential": "sequential",
     "load": "sequential",

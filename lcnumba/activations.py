@@ -124,11 +124,21 @@ def get(identifier: Any) -> Activation:
     return found
 
 
+def is_built_in(activation: Any) -> bool:
+    """Whether it is one of the library's own, which cannot fail."""
+    return type(activation) in _BY_NAME.values()
+
+
+def rectifies(activation: Any) -> bool:
+    """Whether it is the library's ReLU, which an implementation can apply as it computes."""
+    return type(activation) is ReLU
+
+
 def apply(activation: Activation, z: Array) -> Array:
     """Return y of a z that may be overwritten; hold a custom activation to its contract."""
     y = _like(f"activation {activation!r}", activation(z, out=z), z)
     # A custom activation may hand out an array that it will use again.
-    return y if y is z or type(activation) in _BY_NAME.values() else y.copy()
+    return y if y is z or is_built_in(activation) else y.copy()
 
 
 def pull(activation: Activation, dy: Array, y: Array) -> Array:
@@ -139,7 +149,7 @@ def pull(activation: Activation, dy: Array, y: Array) -> Array:
 
 def serialize(activation: Activation) -> Any:
     """The name of a built-in activation; a custom one, which has none, stays itself."""
-    return activation.name if type(activation) in _BY_NAME.values() else activation
+    return activation.name if is_built_in(activation) else activation
 
 
 def _like(what: str, result: Any, model: Array) -> Array:

@@ -1,18 +1,43 @@
 """The pullback that a training forward returns."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from lcnumba.arrays import ingest, normalise
-from lcnumba.checks import learning_rate
+from lcnumba.kernels import Rule
 from lcnumba.parameters import Gradients, Parameters
 
-__all__ = ["Backward"]
+__all__ = ["Backward", "Derivatives"]
 
 Array = npt.NDArray[Any]
+
+
+class Derivatives(Protocol):
+    """What a layer knows of one forward call.
+
+    Attributes
+    ----------
+    sure : bool
+        Whether no code of users is involved, which could fail.
+    """
+
+    sure: bool
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        """Return dx and the gradients; checks under the lock that the weights are those of the call."""
+        ...
+
+    def fused(
+        self, dy: Array, wants_dx: bool
+    ) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]] | None:
+        """Return what `Parameters.step_fused` runs, and the gradients of the other weights; None if it cannot.
+
+        The function returns dx, or None if it is not wanted, and cannot fail.
+        """
+        ...
 
 
 class Backward:
@@ -29,13 +54,13 @@ class Backward:
         version: int,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        pullback: Callable[[Array], tuple[Array, Gradients]],
+        derivatives: Derivatives,
     ) -> None:
         self._parameters = parameters
         self._version = version
         self._shape = shape
         self._dtype = dtype
-        self._pullback = pullback  # checks the version under the lock
+        self._derivatives = derivatives
 
     def __call__(self, dy: Any) -> tuple[Any, Gradients]:
         """Return the derivatives of ``sum(dy * y)``.
@@ -59,23 +84,65 @@ class Backward:
         RuntimeError
             If the weights have changed since the forward call.
         """
-        given, like = ingest("dy", dy)
-        if given.shape != self._shape:
-            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
-        dx, grads = self._pullback(normalise("dy", given, self._dtype))
+        values, like = self._ingested(dy)
+        dx, grads = self._derivatives.gradients(values)
         return like(dx), grads
 
-    def step(self, dy: Any, lr: float) -> Any:
+    def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the layer's `step` in one: return dx, and change the parameters.
 
-        dx is that of the weights before the step. Parameters and errors are those of calling
-        backward and of the layer's ``step(grads, lr)``; if anything is refused, nothing changes.
+        With a built-in optimizer each block of weights is updated where its gradient is computed: one
+        pass over the weights, and no array of the gradient. Any other optimizer gets the gradients as
+        `step` would give them. The numbers are the same to rounding.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape of y.
+        lr : float
+            Learning rate, finite and at least 0.
+        wants_dx : bool, default True
+            Whether dx is computed; a first layer can do without.
+
+        Returns
+        -------
+        dx : array of the kind of dy, or None
+            By the input, at the weights before the step.
+
+        Raises
+        ------
+        ValueError, TypeError, RuntimeError
+            As backward and the layer's `step` do; nothing has changed then.
         """
-        learning_rate(lr, self._dtype)
-        dx, grads = self(dy)
-        self.prepare_step(grads, lr)()
-        return dx
+        rate = self._parameters.check_step(lr, self._version)
+        return self._step(dy, rate, wants_dx)
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+
+        None if code of users - optimizer or activation - has a part in it, and could fail then.
+        """
+        rate = self._parameters.check_step(lr, self._version)
+        if not (self._derivatives.sure and self._parameters.fuses):
+            return None
+        return lambda dy, wants_dx: self._step(dy, rate, wants_dx)
+
+    def _step(self, dy: Any, lr: float, wants_dx: bool) -> Any:
+        values, like = self._ingested(dy)
+        fused = self._derivatives.fused(values, wants_dx) if self._parameters.fuses else None
+        if fused is not None:
+            dx = self._parameters.step_fused(lr, self._version, *fused)
+        else:
+            dx, grads = self._derivatives.gradients(values)
+            self.prepare_step(grads, lr)()
+        return like(dx) if wants_dx else None
 
     def prepare_step(self, grads: Gradients, lr: float) -> Callable[[], None]:
         """Check a step by the gradients of this very call; return the function that carries it out."""
         return self._parameters.prepare(grads, lr, self._version)
+
+    def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
+        given, like = ingest("dy", dy)
+        if given.shape != self._shape:
+            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
+        return normalise("dy", given, self._dtype), like

@@ -85,13 +85,8 @@ class Dense(Trainable):
         values = self._normalised(given)
         y, version = self._apply(values)
 
-        def pullback(dy: Array) -> tuple[Array, Gradients]:
-            dz = activations.pull(self.activation, dy, y)
-            with self._parameters.reading(version):
-                dx = dz @ self._parameters["kernel"].T
-            return dx, Gradients(values.T @ dz, np.sum(dz, axis=0) if self.use_bias else None)
-
-        return like(y), Backward(self._parameters, version, y.shape, self._dtype, pullback)
+        derivatives = _Derivatives(self, values, y, version)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, U)."""
@@ -133,3 +128,21 @@ class Dense(Trainable):
 
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
         return {}, {}
+
+
+class _Derivatives:
+    """What a Dense layer knows of one forward call; see `lcnumba.backward.Derivatives`."""
+
+    def __init__(self, layer: Dense, x: Array, y: Array, version: int) -> None:
+        self._layer, self._x, self._y, self._version = layer, x, y, version
+        self.sure = activations.is_built_in(layer.activation)
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        layer = self._layer
+        dz = activations.pull(layer.activation, dy, self._y)
+        with layer._parameters.reading(self._version):
+            dx = dz @ layer._parameters["kernel"].T
+        return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
+
+    def fused(self, dy: Array, wants_dx: bool) -> None:
+        """Return None: BLAS makes the gradient, which is no larger than the weights are here."""

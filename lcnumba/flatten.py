@@ -1,6 +1,7 @@
 """A layer that makes each sample one row."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -61,7 +62,7 @@ class Flatten:
         """Return x reshaped; a view of the input."""
         return self.forward(x)[0]
 
-    def forward(self, x: Any) -> tuple[Any, Any]:
+    def forward(self, x: Any) -> tuple[Any, "FlattenBackward"]:
         """Return x reshaped and the pullback, which reshapes back."""
         values, like = ingest("x", x)
         if values.ndim < 1:
@@ -71,13 +72,7 @@ class Flatten:
             raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
         y = values.reshape(shape[0], math.prod(shape[1:]))
 
-        def backward(dy: Any) -> tuple[Any, None]:
-            given, like_dy = ingest("dy", dy)
-            if given.shape != y.shape:
-                raise ValueError(f"dy has shape {given.shape}; give the shape of y, {y.shape}")
-            return like_dy(given.reshape(shape)), None
-
-        return like(y), backward
+        return like(y), FlattenBackward(shape, y.shape)
 
     def step(self, grads: None, lr: float) -> None:
         """Do nothing: the layer has no weights."""
@@ -102,3 +97,21 @@ class Flatten:
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
         return {"name": self.name}
+
+
+class FlattenBackward:
+    """The pullback of a Flatten: it reshapes back."""
+
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
+        self._x_shape, self._y_shape = x_shape, y_shape
+
+    def __call__(self, dy: Any) -> tuple[Any, None]:
+        """Return dy reshaped to the shape of x, and no gradients."""
+        given, like = ingest("dy", dy)
+        if given.shape != self._y_shape:
+            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._y_shape}")
+        return like(given.reshape(self._x_shape)), None
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any]:
+        """Return the function (dy, wants_dx) -> dx."""
+        return lambda dy, wants_dx: self(dy)[0] if wants_dx else None

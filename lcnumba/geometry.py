@@ -24,8 +24,11 @@ Index = npt.NDArray[np.int64]
 # Enough tasks to keep many cores busy, and a number that shapes alone decide: a count that
 # followed the number of threads would change the order of sums, and with it the result.
 TASKS = 64
-# A band narrower than this would cut most blocks of weights in two.
-BAND_COLUMNS = 8
+# A band of fewer columns would cut most blocks of weights in two; with many channels the parts are
+# long enough all the same.
+BAND_COLUMNS, BAND_ENTRIES = 8, 128
+# A longer line is cut so that what a task sums up stays in a core's cache.
+LINE_ENTRIES = 4096
 
 
 class Triples(NamedTuple):
@@ -236,7 +239,9 @@ class Geometry:
     def band_edges(self) -> Index:
         """Input columns at which a line is cut into bands; LI times the bands is the task count."""
         width = self.input_size[-1]
-        bands = max(1, min(-(-TASKS // self.input_lines), width // BAND_COLUMNS))
+        wanted = max(-(-TASKS // self.input_lines), -(-width * self.channels // LINE_ENTRIES))
+        least = min(BAND_COLUMNS, -(-BAND_ENTRIES // self.channels))
+        bands = max(1, min(wanted, width // least))
         return _frozen(np.arange(bands + 1) * width // bands)[0]
 
     @cached_property

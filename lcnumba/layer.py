@@ -14,6 +14,7 @@ from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.geometry import Geometry
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
+from lcnumba.kernels import Rule
 from lcnumba.parameters import Gradients
 from lcnumba.trainable import Fans, Trainable, dtype_rule
 
@@ -106,20 +107,9 @@ class LocallyConnected(Trainable):
         inner = self._inward(self._normalised(given))
         y, version = self._apply(inner)
 
-        def pullback(dy: Array) -> tuple[Array, Gradients]:
-            dz = activations.pull(self.activation, self._inward(dy), y)
-            with self._parameters.reading(version):
-                dx, dkernel = self._implementation.backward(
-                    inner.reshape(len(inner), self._geometry.inputs),
-                    self._parameters["kernel"],
-                    dz.reshape(len(dz), self._geometry.positions, self._geometry.filters),
-                    version,
-                )
-            dbias = np.sum(dz, axis=0) if self.use_bias else None
-            return self._outward(dx.reshape(inner.shape)), Gradients(dkernel, dbias)
-
         shape = self._outer_shape(y.shape)
-        return like(self._outward(y)), Backward(self._parameters, version, shape, self._dtype, pullback)
+        derivatives = _Derivatives(self, inner, y, version)
+        return like(self._outward(y)), Backward(self._parameters, version, shape, self._dtype, derivatives)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape, the batch (or None) first."""
@@ -131,6 +121,15 @@ class LocallyConnected(Trainable):
         geometry = self._geometry_of(input_shape)
         shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
         return {**shapes, "bias": geometry.bias_shape} if self.use_bias else shapes
+
+    @property
+    def n_threads(self) -> int | None:
+        """How many threads the layer's large work uses; None: as many as Numba does. May be set at any time."""
+        return self._parameters.threads
+
+    @n_threads.setter
+    def n_threads(self, value: int | None) -> None:
+        self._parameters.threads = None if value is None else integer("n_threads", value)
 
     @property
     def losses(self) -> list[float]:
@@ -165,6 +164,7 @@ class LocallyConnected(Trainable):
         """
         settings: dict[str, Any] = {name: getattr(self, name) for name in self._rules}
         settings |= {"implementation": implementation, "name": self.name, "trainable": self.trainable}
+        settings["n_threads"] = self.n_threads
         if self._given_input_shape is not None:
             settings["input_shape"] = self._given_input_shape[1:]
         other = type(self)(**settings)
@@ -185,9 +185,12 @@ class LocallyConnected(Trainable):
                     "weights belong to positions, so every sample must have that shape"
                 )
             bias = self._parameters["bias"].reshape(geometry.positions, -1) if self.use_bias else None
-            flat = x.reshape(len(x), geometry.inputs)
-            z = self._implementation.forward(flat, self._parameters["kernel"], bias, version)
-        return activations.apply(self.activation, z.reshape(len(x), *geometry.output_size, geometry.filters)), version
+            flat, rectify = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
+            z = self._implementation.forward(
+                flat, self._parameters["kernel"], bias, version, rectify=rectify, threads=self._parameters.threads
+            )
+        z = z.reshape(len(x), *geometry.output_size, geometry.filters)
+        return z if rectify else activations.apply(self.activation, z), version
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":
@@ -223,6 +226,58 @@ class LocallyConnected(Trainable):
         if self.data_format == "channels_first":
             return np.ascontiguousarray(np.moveaxis(array, -1, 1))
         return array
+
+
+class _Derivatives:
+    """What a layer knows of one forward call; see `lcnumba.backward.Derivatives`."""
+
+    def __init__(self, layer: LocallyConnected, x: Array, y: Array, version: int) -> None:
+        geometry = layer._geometry
+        self._layer, self._version = layer, version
+        self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
+        self._y = y
+        self._flat = (len(x), geometry.positions, geometry.filters)
+        self.sure = activations.is_built_in(layer.activation)
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        layer, threads = self._layer, self._layer.n_threads
+        dz, y = self._through_activation(dy)
+        with layer._parameters.reading(self._version):
+            kernel = layer._parameters["kernel"]
+            dx, dkernel = layer._implementation.backward(self._x, kernel, dz, self._version, y=y, threads=threads)
+        return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
+
+    def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
+        layer = self._layer
+        dz, y = self._through_activation(dy)
+        dbias = self._dbias(dz, y)
+
+        def update(kernel: Array, rule: Rule | None) -> Array | None:
+            dx = layer._implementation.update(
+                self._x, kernel, dz, self._version, rule, y=y, wants_dx=wants_dx, threads=layer.n_threads
+            )
+            return None if dx is None else self._outward(dx)
+
+        return update, {} if dbias is None else {"bias": dbias}
+
+    def _through_activation(self, dy: Array) -> tuple[Array, Array | None]:
+        """Dz (N, P, F) and None; or dy as it is and y, whose rectifier the implementation takes it through."""
+        layer = self._layer
+        dy = layer._inward(dy)
+        if activations.rectifies(layer.activation):
+            return dy.reshape(self._flat), self._y.reshape(self._flat)
+        return activations.pull(layer.activation, dy, self._y).reshape(self._flat), None
+
+    def _dbias(self, dz: Array, y: Array | None) -> Array | None:
+        if not self._layer.use_bias:
+            return None
+        from lcnumba.implementations.loop import bias_gradient
+
+        return bias_gradient(dz, y, self._layer.n_threads).reshape(self._y.shape[1:])
+
+    def _outward(self, dx: Array | None) -> Array:
+        assert dx is not None
+        return self._layer._outward(dx.reshape(self._x_shape))
 
 
 class LocallyConnected2D(LocallyConnected):
@@ -280,6 +335,9 @@ class LocallyConnected2D(LocallyConnected):
     optimizer : str or object, default "sgd"
         What `step` runs: "sgd", "adam", ``SGD(momentum=0.9)``, or an object with ``init(param)``
         and ``update(param, grad, state, lr)``.
+    n_threads : int, optional
+        How many threads large work uses; by default as many as Numba does. The numbers do not depend
+        on it. (The products of implementation 2 are BLAS', which has a setting of its own.)
 
     Raises
     ------
@@ -292,7 +350,7 @@ class LocallyConnected2D(LocallyConnected):
     channel); the bias has shape (OH, OW, F): Keras' implementation 1 with channels_last, whatever
     the implementation and data format here.
 
-    Once the layer is built, all of its settings but `trainable` and `optimizer` are locked.
+    Once the layer is built, all of its settings but `trainable`, `optimizer` and `n_threads` are locked.
 
     Examples
     --------
@@ -336,5 +394,7 @@ class LocallyConnected2D(LocallyConnected):
         fans: str = "keras",
         rng: Any = None,
         optimizer: Any = "sgd",
+        n_threads: int | None = None,
     ) -> None:
         super().__init__(locals())
+        self.n_threads = n_threads

@@ -6,18 +6,17 @@ half-way leaves everything as it was.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.arrays import frozen
+from lcnumba import kernels, named
 from lcnumba.checks import boolean, real
+from lcnumba.kernels import Rule
 
-__all__ = ["SGD", "Adam", "Optimizer", "get", "is_built_in"]
+__all__ = ["SGD", "Adam", "BuiltIn", "Optimizer", "RMSprop", "get", "is_built_in", "run"]
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]
@@ -62,16 +61,18 @@ class SGD:
         """Return the velocity, 0 at first; nothing without momentum."""
         return {"velocity": np.zeros_like(param)} if self.momentum else {}
 
+    def rule(self, state: State, lr: float) -> Rule:
+        """Return the formula of the next step."""
+        if not self.momentum:
+            return Rule(kernels.SGD, (), (lr,))
+        return Rule(kernels.NESTEROV if self.nesterov else kernels.MOMENTUM, (state["velocity"],), (lr, self.momentum))
+
+    def advance(self, state: State) -> None:
+        """Count a step: nothing here."""
+
     def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
         """Change `param` and `state` in place."""
-        from lcnumba.kernels import update
-
-        number = param.dtype.type
-        if not self.momentum:
-            _run(update.sgd, (param,), grad, number(lr))
-            return
-        kernel = update.nesterov if self.nesterov else update.momentum
-        _run(kernel, (param, state["velocity"]), grad, number(lr), number(self.momentum))
+        run(self, param, grad, state, lr)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal optimizer."""
@@ -101,31 +102,77 @@ class Adam:
         """Check the settings."""
         _fraction("beta_1", self.beta_1)
         _fraction("beta_2", self.beta_2)
-        if real("epsilon", self.epsilon) < 1e-37:
-            raise ValueError(f"epsilon={self.epsilon!r} cannot be used; give at least 1e-37, so that float32 holds it")
+        _epsilon(self.epsilon)
 
     def init(self, param: Array) -> State:
         """Return the two moments and the step count, all 0."""
         return {"m": np.zeros_like(param), "v": np.zeros_like(param), "t": np.zeros((), np.int64)}
 
-    def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
-        """Change `param` and `state` in place."""
-        from lcnumba.kernels import update
-
-        number = param.dtype.type
+    def rule(self, state: State, lr: float) -> Rule:
+        """Return the formula of the next step."""
         t = int(state["t"]) + 1
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
-        scalars = (number(corrected), *(number(rate) for rate in rates))
-        _run(update.adam, (param, state["m"], state["v"]), grad, *scalars)
-        state["t"][...] = t
+        return Rule(kernels.ADAM, (state["m"], state["v"]), (corrected, *rates))
+
+    def advance(self, state: State) -> None:
+        """Count a step."""
+        state["t"] += 1
+
+    def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
+        """Change `param` and `state` in place."""
+        run(self, param, grad, state, lr)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal optimizer."""
         return asdict(self)
 
 
-_BY_NAME = {"sgd": SGD, "adam": Adam}
+@dataclass(frozen=True)
+class RMSprop:
+    """RMSprop (Hinton, 2012) as Keras computes it, without momentum.
+
+    ``v = rho v + (1 - rho) grad^2``, then ``param -= lr * grad / (sqrt(v) + epsilon)``.
+
+    Parameters
+    ----------
+    rho : float, default 0.9
+        Decay of the mean square, in [0, 1).
+    epsilon : float, default 1e-7
+        Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
+    """
+
+    rho: float = 0.9
+    epsilon: float = 1e-7
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        _fraction("rho", self.rho)
+        _epsilon(self.epsilon)
+
+    def init(self, param: Array) -> State:
+        """Return the mean square, 0 at first."""
+        return {"v": np.zeros_like(param)}
+
+    def rule(self, state: State, lr: float) -> Rule:
+        """Return the formula of the next step."""
+        return Rule(kernels.RMSPROP, (state["v"],), (lr, self.rho, 1 - self.rho, self.epsilon))
+
+    def advance(self, state: State) -> None:
+        """Count a step: nothing here."""
+
+    def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
+        """Change `param` and `state` in place."""
+        run(self, param, grad, state, lr)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal optimizer."""
+        return asdict(self)
+
+
+BuiltIn = SGD | Adam | RMSprop
+
+_BY_NAME: dict[str, type[BuiltIn]] = {"sgd": SGD, "adam": Adam, "rmsprop": RMSprop}
 
 
 def get(identifier: Any) -> Optimizer:
@@ -139,26 +186,31 @@ def get(identifier: Any) -> Optimizer:
     return found
 
 
-def is_built_in(optimizer: Any) -> bool:
+def is_built_in(optimizer: Any) -> TypeGuard[BuiltIn]:
     """Whether an update cannot fail once its arguments have been checked."""
-    return type(optimizer) in (SGD, Adam)
+    return type(optimizer) in _BY_NAME.values()
 
 
-def _run(kernel: Callable[..., None], changed: tuple[Array, ...], grad: Array, *scalars: Any) -> None:
-    """Run an update kernel on (param, *state) and grad, which a kernel could not check."""
-    param = changed[0]
-    for array in (*changed, grad):
+def run(optimizer: BuiltIn, param: Array, grad: Array, state: State, lr: float, threads: int | None = None) -> None:
+    """Let a built-in optimizer change a parameter and its state in place, on so many threads (None: all)."""
+    rule = optimizer.rule(state, lr)
+    for array in (param, grad, *rule.states):
         if array.shape != param.shape or array.dtype != param.dtype or not array.flags.c_contiguous:
             raise ValueError(
                 f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
                 f"{array.dtype} beside {param.shape} of {param.dtype}"
             )
-    from lcnumba.kernels.update import CHUNK
+    from lcnumba.kernels import update
 
-    flat, *state = (array.reshape(-1) for array in changed)
-    kernel(flat, frozen(grad.reshape(-1)), *state, *scalars, serial=flat.size <= CHUNK)
+    update.run(rule, param, grad, threads)
+    optimizer.advance(state)
 
 
 def _fraction(name: str, value: Any) -> None:
     if not 0 <= real(name, value) < 1:
         raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0 and below 1")
+
+
+def _epsilon(value: Any) -> None:
+    if real("epsilon", value) < 1e-37:
+        raise ValueError(f"epsilon={value!r} cannot be used; give at least 1e-37, so that float32 holds it")

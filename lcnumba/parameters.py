@@ -12,6 +12,7 @@ import numpy.typing as npt
 from lcnumba import optimizers
 from lcnumba.arrays import check_exact, frozen, ingest, normalise
 from lcnumba.checks import learning_rate, real
+from lcnumba.kernels import Rule
 from lcnumba.locks import SharedLock
 
 __all__ = ["Gradients", "Parameters"]
@@ -83,6 +84,7 @@ class Parameters:
         self.lock = SharedLock()
         self.version = 0
         self.trainable = True
+        self.threads: int | None = None  # how many updates may use; None: as many as Numba does
         self._arrays: dict[str, Array] = {}
         self._exists: dict[str, Mask] = {}
         self._optimizer = optimizers.get(optimizer)
@@ -206,6 +208,44 @@ class Parameters:
 
         return commit
 
+    @property
+    def fuses(self) -> bool:
+        """Whether the optimizer can update weights block by block, as their gradients come."""
+        return optimizers.is_built_in(self._optimizer)
+
+    def check_step(self, lr: Any, version: int | None) -> float:
+        """Return the learning rate, or raise what a step would raise before its gradients are known."""
+        self.require_built("step")
+        with self.lock.shared():
+            self._check_version(version)
+            return learning_rate(lr, next(iter(self._arrays.values())).dtype)
+
+    def step_fused(
+        self, lr: float, version: int, update: Callable[[Array, Rule | None], Any], others: Mapping[str, Array]
+    ) -> Any:
+        """Step the kernel by `update(kernel, rule)`, and the other arrays by their gradients.
+
+        `update` changes the kernel as the rule says, or not at all if it is None, and its result is
+        returned. It must not fail: everything that can has been checked before.
+        """
+        with self.lock.exclusive():
+            self._check_version(version)
+            optimizer = self._optimizer
+            if not self.trainable:
+                return update(self._arrays["kernel"], None)
+            if not optimizers.is_built_in(optimizer):
+                raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
+            # All memory is asked for before anything changes.
+            states = {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
+            rule = optimizer.rule(states["kernel"], lr)
+            self.version += 1
+            result = update(self._arrays["kernel"], rule)
+            optimizer.advance(states["kernel"])
+            for name, grad in others.items():
+                optimizers.run(optimizer, self._arrays[name], grad, states[name], lr, self.threads)
+            self._states = states
+            return result
+
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
         if not self.built:
@@ -261,9 +301,10 @@ class Parameters:
                 return False
             self.version += 1
             for name, array in self._arrays.items():
-                if change.values is None:
-                    change.optimizer.update(array, change.gradients[name], change.states[name], change.lr)
-                else:
+                if optimizers.is_built_in(change.optimizer):
+                    arguments = (array, change.gradients[name], change.states[name], change.lr, self.threads)
+                    optimizers.run(change.optimizer, *arguments)
+                elif change.values is not None:
                     np.copyto(array, change.values[name])
             self._states = change.states
             return True

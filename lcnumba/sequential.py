@@ -441,15 +441,47 @@ class SequentialBackward:
             grads.append(grad)
         return like(_fresh(values, given)), grads[::-1]
 
-    def step(self, dy: Any, lr: float) -> Any:
+    def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the model's `step` in one: return dx, and change the parameters.
 
-        If anything is refused, no layer has changed.
+        Layers with built-in optimizers update their weights as the gradients come, so that no array
+        of them is made; if code of users has a part in any layer's step, all gradients are made, and
+        all layers checked, before the first one changes. If anything is refused, no layer has changed.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape of the output.
+        lr : float
+            Learning rate, finite and at least 0.
+        wants_dx : bool, default True
+            Whether dx is wanted; if not, the first layer does not compute it, and None is returned.
         """
         rate = learning_rate(lr)
+        carry_out = self.plan_step(rate)
+        if carry_out is not None:
+            return carry_out(dy, wants_dx)
         dx, grads = self(dy)
         self.prepare_step(grads, rate)()
-        return dx
+        return dx if wants_dx else None
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+
+        None if it could fail half-way, because a layer cannot check its own beforehand.
+        """
+        plans = [plan(lr) if (plan := getattr(p, "plan_step", None)) else None for p in self._pullbacks]
+        if any(plan is None for plan in plans):
+            return None
+
+        def carry_out(dy: Any, wants_dx: bool) -> Any:
+            given, like = ingest("dy", dy)
+            values = given
+            for number in reversed(range(len(plans))):
+                values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
+            return like(_fresh(values, given)) if wants_dx else None
+
+        return carry_out
 
     def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
         """Check a step by the gradients of this very call; return the function that carries it out."""

@@ -163,7 +163,7 @@ def _train_on_batch(
 ) -> dict[str, float]:
     prediction, backward = model.forward(x)
     figures, dy = _figures(y, prediction, loss, wanted)
-    backward.step(dy, lr)
+    backward.step(dy, lr, wants_dx=False)
     return figures
 
 

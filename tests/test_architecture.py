@@ -18,10 +18,12 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
     {"arrays", "checks", "naming", "named", "locks", "metrics", "reference"},
-    {"geometry", "activations", "io", "initializers", "losses", "protocol", "kernels.jit"},
-    {"testing", "kernels", "kernels.loop", "kernels.sparse", "kernels.update"},
-    {"optimizers", "implementations.base", "implementations.cache"},
-    {"implementations.loop", "implementations.dense", "implementations.sparse"},
+    {"geometry", "activations", "io", "initializers", "losses", "protocol", "kernels"},
+    {"testing", "kernels.jit", "kernels.vectors"},
+    {"kernels.tile", "kernels.dense", "kernels.plain", "kernels.sparse", "kernels.update"},
+    {"kernels.loop", "optimizers", "implementations.base", "implementations.cache"},
+    {"implementations.loop"},
+    {"implementations.dense", "implementations.sparse"},
     {"implementations", "parameters"},
     {"backward", "trainable", "flatten"},
     {"layer", "dense"},

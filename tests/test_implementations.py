@@ -2,26 +2,25 @@ import concurrent.futures
 import time
 import tracemalloc
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lcnumba import reference
-from lcnumba.implementations import IMPLEMENTATIONS, create, loop, sparse
+from lcnumba import kernels, reference
+from lcnumba.implementations import IMPLEMENTATIONS, create
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums
 
 problems = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 implementations = pytest.mark.parametrize("number", IMPLEMENTATIONS)
 
 
-def run(implementation, problem, x, kernel, bias, dy, version=0):
+def run(implementation, problem, x, kernel, bias, dy, version=0, threads=None):
     """(y, dx, dkernel) with the shapes of the layer."""
     g, n = problem.geometry, len(x)
     flat, flat_bias = x.reshape(n, g.inputs), None if bias is None else bias.reshape(g.positions, g.filters)
-    y = implementation.forward(flat, kernel, flat_bias, version)
-    dx, dkernel = implementation.backward(flat, kernel, dy.reshape(y.shape), version)
+    y = implementation.forward(flat, kernel, flat_bias, version, threads=threads)
+    dx, dkernel = implementation.backward(flat, kernel, dy.reshape(y.shape), version, threads=threads)
     return y.reshape(dy.shape), dx.reshape(x.shape), dkernel
 
 
@@ -119,29 +118,18 @@ def test_a_new_version_of_the_kernel_is_used(number, name, rng):
     np.testing.assert_array_equal(dx, reference.backward(x, kernel, dy, **problem.settings)[0])
 
 
-@pytest.fixture
-def threads():
-    yield numba.set_num_threads
-    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
-
-
 @problems
 @pytest.mark.parametrize("number", [1, 3])
-def test_any_number_of_threads_gives_the_same_bits(problem, number, threads, rng, monkeypatch):
-    """And none: the serial form of the kernels, which small work takes."""
-    if numba.config.NUMBA_NUM_THREADS < 2:
-        pytest.skip("only one thread here")
+def test_any_number_of_threads_gives_the_same_bits(problem, number, rng, monkeypatch):
+    """And the calling thread alone, which does small work."""
     g = problem.geometry
     shapes = [(problem.batch, *problem.input_size, g.channels), g.kernel_shape, g.bias_shape]
     arrays = [rng.standard_normal(s, np.float32) for s in (*shapes, (problem.batch, *g.bias_shape))]
-    results = [run(create(number, g), problem, *arrays)]
-    for room in (loop, sparse):
-        monkeypatch.setattr(room, "SERIAL_WORK", -1)
-    for count in (1, 2):
-        threads(count)
-        results.append(run(create(number, g), problem, *arrays))
-    for serial, one, two in zip(*results, strict=True):
-        assert serial.tobytes() == one.tobytes() == two.tobytes()
+    small = run(create(number, g), problem, *arrays)
+    monkeypatch.setattr(kernels, "SERIAL_WORK", -1)
+    for threads in (1, 2, 3, 7):
+        for a, b in zip(small, run(create(number, g), problem, *arrays, threads=threads), strict=True):
+            assert a.tobytes() == b.tobytes()
 
 
 @pytest.mark.parametrize("number", [1, 3])
@@ -165,34 +153,6 @@ def test_dense_spreads_a_bad_number_over_its_sample_alone(rng):
     y, _, _ = run(create(2, problem.geometry), problem, x, kernel, bias, dy)
     assert np.isnan(y[0]).all()
     assert np.isfinite(y[1:]).all()
-
-
-def test_dense_gathers_gradients_in_blocks(monkeypatch, rng):
-    from lcnumba.implementations import dense
-
-    monkeypatch.setattr(dense, "BLOCK_BYTES", 1)  # one position a block
-    check_against_reference(PROBLEMS[0], 2, np.float32, rng)
-    monkeypatch.setattr(dense, "BLOCK_BYTES", 7 * 8 * 7 * 3 * 4 * 4)  # several, and a tail
-    check_against_reference(PROBLEMS[0], 2, np.float32, rng)
-
-
-def test_dense_gradients_need_bounded_memory(monkeypatch):
-    from lcnumba.implementations import dense
-
-    problem = Problem("large", "", 1, (16, 16), 4, 16, (3, 3), (1, 1))
-    g = problem.geometry
-    x, kernel, dy = np.ones((1, g.inputs)), np.ones(g.kernel_shape), np.ones((1, g.positions, g.filters))
-    implementation = create(2, g)
-    implementation.forward(x, kernel, None, 0)
-    peaks = []
-    for block_bytes in (g.inputs * g.filters * 8 * 4, g.inputs * g.filters * 8 * 10**6):
-        monkeypatch.setattr(dense, "BLOCK_BYTES", block_bytes)
-        tracemalloc.start()
-        implementation.backward(x, kernel, dy, 0)
-        peaks.append(tracemalloc.get_traced_memory()[1])
-        tracemalloc.stop()
-    product = g.inputs * g.positions * g.filters * 8
-    assert peaks[0] < 0.2 * product < product < peaks[1]
 
 
 @pytest.mark.parametrize("number", [0, 4, "1", None])

@@ -1,14 +1,21 @@
 """Implementation 1: Numba kernels over lines. No other form of the weights, no patch matrix."""
 
+import math
+
 import numpy as np
 
 from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
-from lcnumba.kernels import SERIAL_WORK
-from lcnumba.kernels import loop as kernels
+from lcnumba.kernels import GRADIENT, NO_GRADIENT, Rule, plain, slots, update, vectors
+from lcnumba.kernels import loop as tiled
 
-__all__ = ["Loops"]
+__all__ = ["Loops", "bias_gradient"]
+
+# Bytes of W that stay in a core's second cache while all rows of x pass over them.
+PIECE_BYTES = 1 << 19
+# Bytes of dx that a task holds turned, for as many samples at a time as fit.
+TURNED_BYTES = 1 << 18
 
 
 class Loops:
@@ -18,37 +25,115 @@ class Loops:
         self._geometry = geometry
         self._chunk = -(-geometry.positions // TASKS)  # positions of a task
 
-    def forward(self, x: Array, kernel: Array, bias: Array | None, version: int) -> Array:
+    def forward(
+        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
+        threads: int | None = None,
+    ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
-        g = self._geometry
-        y = np.empty((len(x), g.positions, g.filters), x.dtype)
-        bias = np.empty((0, 0), x.dtype) if bias is None else bias
+        g, dtype, size = self._geometry, x.dtype, x.itemsize
+        y = np.empty((len(x), g.positions, g.filters), dtype)
         columns = g.columns
         tables = (*g.by_output, columns.start, *columns[2:])
         sizes = (g.channels, g.kernel_size[-1], self._chunk)
-        kernels.forward(self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, y, serial=self._is_small(x))
+        threads = self._slots(x, threads)
+        if not vectors.TILED:
+            bias = np.empty((0, 0), dtype) if bias is None else bias
+            plain.forward(self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, y, threads=threads)
+            return np.maximum(y, 0, out=y) if rectify else y
+        lanes = vectors.for_filters(g.filters, size)
+        parts = max(1, min(-(-TASKS // g.positions), g.filters // (4 * lanes)))
+        piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
+        segments = np.empty((threads, math.prod(g.kernel_size) + 1, 3), np.int64)
+        bias = np.zeros((1, g.filters), dtype) if bias is None else bias
+        floor = dtype.type(0 if rectify else -np.inf)
+        tiled.forward(size, lanes)(
+            self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, parts, piece, floor, segments, y,
+            threads=threads,
+        )  # fmt: skip
         return y
 
-    def backward(self, x: Array, kernel: Array, dy: Array, version: int) -> tuple[Array, Array]:
+    def backward(
+        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
+        threads: int | None = None,
+    ) -> tuple[Array | None, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        g = self._geometry
-        dx = np.empty_like(x)
         # The kernels write existing connections only, so the others must be 0 beforehand.
-        dkernel = np.empty_like(kernel) if g.complete else np.zeros_like(kernel)
-        tables = (*g.by_input, *g.bands)
-        sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
-        dy = frozen(dy)
-        small = self._is_small(x)
-        dx_lines = dx.reshape(self._lines(x).shape)
-        kernels.backward_input(frozen(kernel), dy, *tables, g.band_edges, *sizes, dx_lines, serial=small)
-        kernels.backward_kernel(self._lines(x), dy, *tables, *sizes, dkernel, serial=small)
-        return dx, dkernel
+        dkernel = np.empty_like(kernel) if self._geometry.complete and len(x) else np.zeros_like(kernel)
+        rule = Rule(GRADIENT, (), ())
+        return self._run(x, kernel, dy, y, wants_dx, rule, dkernel, threads), dkernel
 
-    def _is_small(self, x: Array) -> bool:
+    def update(
+        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
+        wants_dx: bool = True, threads: int | None = None,
+    ) -> Array | None:  # fmt: skip
+        """Return dx, and change the kernel; see `Implementation`."""
+        rule = Rule(NO_GRADIENT, (), ()) if rule is None else rule
+        if rule.number == NO_GRADIENT or (vectors.TILED and len(x)):
+            return self._run(x, kernel, dy, y, wants_dx, rule, kernel, threads)
+        dx, dkernel = self.backward(x, kernel, dy, version, y=y, wants_dx=wants_dx, threads=threads)
+        update.run(rule, kernel, dkernel, threads)
+        return dx
+
+    def _run(
+        self, x: Array, kernel: Array, dy: Array, y: Array | None, wants_dx: bool, rule: Rule, target: Array,
+        threads: int | None,
+    ) -> Array | None:  # fmt: skip
+        """Return dx, and let the rule put the gradient into target, or change it, the kernel, by it."""
+        g, dtype, size = self._geometry, x.dtype, x.itemsize
+        N, F = len(x), g.filters
+        dx = np.empty_like(x) if wants_dx else None
+        if not N or (dx is None and rule.number == NO_GRADIENT):
+            return dx
+        lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
+        sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
+        threads = self._slots(x, threads)
+        if not vectors.TILED:
+            dy = frozen(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
+            if dx is not None:
+                tables = (*g.by_input, *g.bands, g.band_edges)
+                plain.backward_input(frozen(kernel), dy, *tables, *sizes, lines, threads=threads)
+            if rule.number == GRADIENT:
+                plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
+            return dx
+        VL, VN = vectors.for_filters(F, size), vectors.for_batch(N, size)
+        entries = int(np.max(np.diff(g.band_edges))) * g.channels
+        chunk = N
+        if VN:
+            chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN
+        states = [*(state.reshape(-1) for state in rule.states), *[np.empty(0, dtype)] * 2][:2]
+        scratch = (
+            np.array([[0, 0, F], [0, 0, N]], np.int64), np.zeros(F, dtype), np.empty((threads, N * F), dtype),
+            np.zeros((threads, F, chunk if VN else 0), dtype), np.empty((threads, entries if VN else 0, chunk), dtype),
+            np.empty((threads, tiled.STRETCH * F), dtype),
+        )  # fmt: skip
+        tiled.backward(size, VL, VN)(
+            self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input, *g.bands,
+            g.band_edges, *sizes, chunk, rule.number, target.reshape(-1), *states,
+            np.array([*rule.numbers, 0], dtype), *scratch, lines, threads=threads,
+        )  # fmt: skip
+        return dx
+
+    def _slots(self, x: Array, threads: int | None) -> int:
         g = self._geometry
-        return len(x) * g.connections * g.filters <= SERIAL_WORK
+        return slots(len(x) * g.connections * g.filters, threads)
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""
+        return frozen(self._shaped(x))
+
+    def _shaped(self, x: Array) -> Array:
         g = self._geometry
-        return frozen(x.reshape(len(x), g.input_lines, g.input_size[-1] * g.channels))
+        return x.reshape(len(x), g.input_lines, g.input_size[-1] * g.channels)
+
+
+def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
+    """Return the sum of dy (N, P, F) over the batch, (P, F); y as for `Implementation`."""
+    dbias = np.empty(dy.shape[1:], dy.dtype)
+    chunk = -(-dy.shape[1] // TASKS)
+    y = frozen(_or_empty(y, dy.dtype))
+    tiled.backward_bias(frozen(dy), y, chunk, dbias, threads=slots(dy.size, threads))
+    return dbias
+
+
+def _or_empty(y: Array | None, dtype: np.dtype) -> Array:
+    return np.empty((0, 0, 0), dtype) if y is None else y

@@ -1,5 +1,7 @@
 """Implementation 3: a scipy.sparse CSR matrix (P*F, inputs). Small where windows are few."""
 
+from functools import cached_property
+
 import numpy as np
 import scipy.sparse
 
@@ -7,47 +9,73 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
-from lcnumba.kernels import SERIAL_WORK
-from lcnumba.kernels.sparse import sampled_product
+from lcnumba.implementations.loop import Loops
+from lcnumba.kernels import Rule, slots
+from lcnumba.kernels.sparse import product
 
 __all__ = ["SparseMatrix"]
 
 
 class SparseMatrix:
-    """The layer by sparse products, which hold the batch innermost; the gradient by sampling."""
+    """The layer by sparse products, which hold the batch innermost.
+
+    The products are our own, over SciPy's arrays: SciPy's use one thread. The kernel's gradient comes
+    from the kernels of implementation 1, which need no sparse form.
+    """
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
+        self._loops = Loops(geometry)
         self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
 
-    def forward(self, x: Array, kernel: Array, bias: Array | None, version: int) -> Array:
+    def forward(
+        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
+        threads: int | None = None,
+    ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g = self._geometry
-        yt = self._matrix(kernel, version) @ np.ascontiguousarray(x.T)
+        matrix = self._matrix(kernel, version)
+        own_order = np.empty(0, matrix.indices.dtype)
+        yt = _product(matrix.indptr, matrix.indices, own_order, matrix.data, x, threads)
         y = np.ascontiguousarray(yt.T).reshape(len(x), g.positions, g.filters)
         if bias is not None:
             y += bias
-        return y
+        return np.maximum(y, 0, out=y) if rectify else y
 
-    def backward(self, x: Array, kernel: Array, dy: Array, version: int) -> tuple[Array, Array]:
+    def backward(
+        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
+        threads: int | None = None,
+    ) -> tuple[Array | None, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        g = self._geometry
-        matrix = self._matrix(kernel, version)
-        dyt = np.ascontiguousarray(dy.reshape(len(dy), g.positions * g.filters).T)
-        dx = np.ascontiguousarray((matrix.T @ dyt).T)
-        dvalues = np.empty_like(matrix.data)
-        chunk = max(1, len(dyt) // TASKS)
-        xt = np.ascontiguousarray(x.T)
-        pattern = (frozen(matrix.indptr), frozen(matrix.indices))
-        small = len(x) * len(dvalues) <= SERIAL_WORK
-        sampled_product(frozen(dyt), frozen(xt), *pattern, chunk, dvalues, serial=small)
-        dkernel = np.zeros_like(kernel)
-        weights = dkernel.transpose(0, 2, 1)
-        if g.complete:
-            weights[...] = self._values(dvalues)
-        else:
-            weights[self._pattern()] = dvalues
+        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
+        _, dkernel = self._loops.backward(x, kernel, dy, version, y=y, wants_dx=False, threads=threads)
         return dx, dkernel
+
+    def update(
+        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
+        wants_dx: bool = True, threads: int | None = None,
+    ) -> Array | None:  # fmt: skip
+        """Return dx, and change the kernel; see `Implementation`."""
+        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
+        self._loops.update(x, kernel, dy, version, rule, y=y, wants_dx=False, threads=threads)
+        return dx
+
+    def _input_gradient(self, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
+        matrix = self._matrix(kernel, version)
+        dz = dy if y is None else np.where(y > 0, dy, dy.dtype.type(0))
+        flat = dz.reshape(len(dy), self._geometry.positions * self._geometry.filters)
+        return np.ascontiguousarray(_product(*self._turned, matrix.data, flat, threads).T)
+
+    @cached_property
+    def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The transposed matrix: indptr, indices, and where each of its values lies in the matrix's data."""
+        g = self._geometry
+        indptr, indices = g.csr_index()
+        numbered = scipy.sparse.csr_array(
+            (np.arange(len(indices), dtype=np.int64), indices, indptr), shape=(g.positions * g.filters, g.inputs)
+        )
+        turned = numbered.T.tocsr()
+        return turned.indptr, turned.indices, turned.data.astype(indices.dtype)
 
     def _values(self, data: Array) -> Array:
         """The stored values as (P, F, K) where all weights exist, else as they are."""
@@ -75,3 +103,13 @@ class SparseMatrix:
             return scipy.sparse.csr_array((values, indices, indptr), shape=shape)
 
         return self._cache.get(version, fill)
+
+
+def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
+    """The product of a sparse matrix, whose values lie at data[order], and x.T."""
+    out = np.empty((len(indptr) - 1, len(x)), x.dtype)
+    pattern = (frozen(indptr), frozen(indices), frozen(order), frozen(data))
+    chunk = -(-len(out) // TASKS)
+    dense = frozen(np.ascontiguousarray(x.T))
+    product(*pattern, dense, chunk, out, threads=slots(len(x) * len(indices), threads))
+    return out

@@ -1,19 +1,33 @@
-"""The one place that configures Numba, and that guards what its threads cannot bear."""
+"""The one place that configures Numba: compilation, disk cache, threads."""
 
 import functools
+import hashlib
+import importlib.resources
+import logging
 import os
+import pickle
 import threading
 import types
 from collections.abc import Callable
 from typing import Any
 
+import llvmlite
 import numba
+import numpy as np
+from llvmlite import ir
+from numba import prange
+from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numba.extending import intrinsic
 
-__all__ = ["parallel"]
+__all__ = ["compiled", "next_task", "specialised", "tasks"]
 
 # Layers that survive parallel calls from several threads at once. The third one, workqueue, which
 # Numba falls back to where neither OpenMP nor TBB is found, aborts the process.
 _CONCURRENT = ("omp", "tbb")
+
+# nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf where
+# Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
+_OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
 class _Threads:
@@ -28,51 +42,156 @@ class _Threads:
 _threads = _Threads()
 
 
-def parallel(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a kernel whose outer loop is a `prange`, in parallel and, for small work, serially.
+def tasks(function: Callable[..., None]) -> Callable[..., None]:
+    """Compile a kernel: a function ``f(slot, counter, ...)`` that takes its tasks from `next_task`.
 
-    The kernel gets one more argument, `serial`. Threads that wait for each other cost more than a
-    small kernel itself, and much more where other processes keep the cores busy. Callers decide it
-    from shapes alone; the numbers are the same either way.
-
-    nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf
-    where Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
-    cache: the compiled code is kept on disk where a place can be written; kernels call no function
-    of another file, because the cache would not see that one change.
+    Returns ``launch(..., threads)``, which runs the function in as many slots at once. Which slot
+    takes which task is left to chance, so that a core that is held up delays nobody; each task
+    computes the same whoever takes it. Scratch memory belongs to a slot. With one slot the function
+    runs in the calling thread: threads that wait for each other cost more than a small kernel
+    itself, and far more where other processes keep the cores busy.
     """
-    threaded, single = _compiled(function, True), _compiled(_renamed(function), False)
+    single = compiled(function)
+
+    def run(slots, counter, *arguments):
+        for slot in prange(0, slots):
+            single(slot, counter, *arguments)
+
+    threaded = compiled(_renamed(run, f"{function.__name__}_threads"), parallel=True)
 
     @functools.wraps(function)
-    def launch(*arguments: Any, serial: bool = False) -> None:
-        if serial:
-            single(*arguments)
+    def launch(*arguments: Any, threads: int) -> None:
+        counter = np.zeros(1, np.int64)
+        if threads == 1:
+            single(0, counter, *arguments)
             return
         if _threads.process != os.getpid():
             _after_fork()
         if _threads.layer in _CONCURRENT:
-            threaded(*arguments)
+            threaded(threads, counter, *arguments)
             return
         with _threads.one_at_a_time:
-            threaded(*arguments)
+            threaded(threads, counter, *arguments)
             _threads.layer = _threading_layer()
 
     return launch
 
 
-def _compiled(function: Callable[..., None], in_parallel: bool) -> Callable[..., None]:
-    options: Any = {"parallel": in_parallel, "nogil": True, "error_model": "numpy"}
+def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
+    """Compile a function, and keep the code on disk where a place can be written."""
+    dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
+    if numba.config.DISABLE_JIT:
+        return dispatcher
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable place for the cache
-        return numba.njit(**options)(function)
+        dispatcher._cache = _Cache(function)
+    except RuntimeError as error:  # no place that can be written
+        logging.getLogger("lcnumba").debug("compiled code is not kept: %s", error)
+    return dispatcher
 
 
-def _renamed(function: Callable[..., None]) -> Callable[..., None]:
-    """The same function under another name: the cache tells functions apart by name, not by options."""
-    name = f"{function.__name__}_serial"
-    twin = types.FunctionType(function.__code__.replace(co_name=name), function.__globals__, name)
+@intrinsic
+def _fetch_and_add(_, address):
+    def codegen(context, builder, signature, arguments):
+        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
+        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return numba.types.int64(numba.types.intp), codegen
+
+
+def next_task(counter):
+    """Return the number of the next task that nobody has taken."""
+    return _fetch_and_add(counter.ctypes.data)
+
+
+def _next_task_interpreted(counter):
+    counter[0] += 1
+    return counter[0] - 1
+
+
+next_task = _next_task_interpreted if numba.config.DISABLE_JIT else numba.njit(**_OPTIONS)(next_task)
+
+
+def specialised(function: Callable[..., Any], *constants: int) -> Callable[..., Any]:
+    """The function, named after the constants that it closes over: the cache on disk goes by names."""
+    return _renamed(function, "_".join(map(str, (function.__name__, *constants))))
+
+
+def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
+    """The same function under another name, by which the cache on disk tells functions apart."""
+    twin = types.FunctionType(
+        function.__code__.replace(co_name=name), function.__globals__, name, closure=function.__closure__
+    )
     twin.__module__, twin.__qualname__ = function.__module__, name
     return twin
+
+
+@functools.cache
+def _stamp() -> bytes:
+    """What compiled code depends on: all files of this folder, and the compiler.
+
+    Numba's own stamp is the file of the function alone, and misses changes in what it calls.
+    """
+    digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
+    for file in sorted(importlib.resources.files(__package__).iterdir(), key=lambda file: file.name):
+        if file.name.endswith(".py"):
+            digest.update(file.read_bytes())
+    return digest.digest()
+
+
+class _Cache(FunctionCache):  # type: ignore[misc]
+    """Numba's cache of one function, fresh as long as `_stamp` is, and never a reason to fail."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__(function)
+        self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, _stamp())
+
+    def _index_key(self, sig: Any, codegen: Any) -> Any:
+        # Numba adds the bytecode and closure cells; dispatchers in cells make that new every time.
+        # The stamp covers the code, and the function's name the constants that it closes over.
+        return sig, codegen.magic_tuple()
+
+    def _save_overload(self, sig: Any, data: Any) -> None:
+        try:
+            super()._save_overload(sig, data)
+        except OSError as error:  # a full disk, or a folder that has become read-only
+            logging.getLogger("lcnumba").debug("compiled code is not kept: %s", error)
+
+
+class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
+    """The files of one function, each behind a checksum: damaged machine code could kill the process."""
+
+    def save(self, key: Any, data: Any) -> None:
+        super().save(key, (key, data))  # two processes may have chosen one file name for two keys
+
+    def load(self, key: Any) -> Any:
+        found = super().load(key)
+        return found[1] if found is not None and found[0] == key else None
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            stamp, overloads = pickle.loads(self._checked(self._index_path))
+        except OSError:
+            return {}
+        return overloads if stamp == self._source_stamp else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        with self._open_for_write(self._index_path) as file:
+            file.write(self._dump((self._source_stamp, overloads)))
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(self._checked(self._data_path(name)))
+
+    def _dump(self, obj: Any) -> bytes:
+        data = super()._dump(obj)
+        return hashlib.sha256(data).digest() + data
+
+    def _checked(self, path: str) -> bytes:
+        with open(path, "rb") as file:  # noqa: PTH123 - Numba's paths are strings
+            content = file.read()
+        digest, data = content[:32], content[32:]
+        if hashlib.sha256(data).digest() != digest:
+            raise OSError(f"{path} is damaged")  # which the cache takes for a missing file
+        return data
 
 
 def _after_fork() -> None:

@@ -1,21 +1,23 @@
-"""The gradient of the sparse form's values: a product of two matrices, sampled at its pattern."""
+"""A sparse matrix times a dense one."""
 
-from numba import prange
-
-from lcnumba.kernels.jit import parallel
+from lcnumba.kernels.jit import next_task, tasks
 
 
-@parallel
-def sampled_product(dyt, xt, indptr, indices, chunk, dvalues):
-    """Compute dvalues[e] = sum over n of dyt[row(e), n] * xt[indices[e], n], `chunk` rows a task.
+@tasks
+def product(slot, counter, indptr, indices, order, data, dense, chunk, out):
+    """Compute out[r] = sum over entries e of row r of data[order[e]] * dense[indices[e]], `chunk` rows a task.
 
-    dyt (P*F, N) and xt (LI*W*C, N) hold the batch innermost; indptr, indices are the CSR pattern.
+    dense and out hold the batch innermost, (rows, N). An empty order is the entries' own.
     """
-    rows, N = dyt.shape
-    for task in prange(0, (rows + chunk - 1) // chunk):
-        for row in range(task * chunk, min(rows, (task + 1) * chunk)):
-            for entry in range(indptr[row], indptr[row + 1]):
-                total = dvalues.dtype.type(0)
+    rows, N = out.shape
+    task = next_task(counter)
+    while task * chunk < rows:
+        for r in range(task * chunk, min(rows, (task + 1) * chunk)):
+            for n in range(N):
+                out[r, n] = 0
+            for e in range(indptr[r], indptr[r + 1]):
+                value = data[order[e]] if len(order) else data[e]
+                i = indices[e]
                 for n in range(N):
-                    total += dyt[row, n] * xt[indices[entry], n]
-                dvalues[entry] = total
+                    out[r, n] += value * dense[i, n]
+        task = next_task(counter)

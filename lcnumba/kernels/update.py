@@ -1,57 +1,76 @@
-"""Each optimizer's formula, once, over flat arrays; `lcnumba.optimizers` gives them a public face.
+"""Each optimizer's formula, once: on a stretch of a flat parameter whose gradient is at hand.
 
-param, grad and the state arrays are one-dimensional and of equal length and dtype; the scalars are
-of that dtype too (a Python float would promote float32 sums to float64). param and state are
-updated in place.
+`apply` serves the backward kernel, where the stretch is a few rows of weights in cache, and `whole`,
+which goes over arrays. state_1 and state_2 are the optimizer's arrays, of the shape of param, or empty
+where it has fewer. Numbers are of the parameter's dtype (a Python float would promote float32 sums to
+float64). Further penalties and elementwise constraints belong here.
 """
 
-import numpy as np
-from numba import prange
+from typing import Any
 
-from lcnumba.kernels.jit import parallel
+import numba
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba.arrays import frozen
+from lcnumba.kernels import MOMENTUM, NESTEROV, RMSPROP, SGD, Rule
+from lcnumba.kernels.jit import next_task, tasks
 
 CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
 
 
-@parallel
-def sgd(param, grad, lr):
-    """Update param -= lr * grad."""
-    size = len(param)
-    for task in prange(0, (size + CHUNK - 1) // CHUNK):
-        for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
-            param[e] -= lr * grad[e]
+@numba.njit(error_model="numpy", nogil=True)
+def apply(rule, param, begin, grad, state_1, state_2, numbers):
+    """Update param[begin : begin + len(grad)] by grad.
 
-
-@parallel
-def momentum(param, grad, velocity, lr, rate):
-    """Update velocity = rate * velocity - lr * grad; param += velocity."""
-    size = len(param)
-    for task in prange(0, (size + CHUNK - 1) // CHUNK):
-        for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
-            velocity[e] = rate * velocity[e] - lr * grad[e]
-            param[e] += velocity[e]
-
-
-@parallel
-def nesterov(param, grad, velocity, lr, rate):
-    """Update velocity = rate * velocity - lr * grad; param += rate * velocity - lr * grad."""
-    size = len(param)
-    for task in prange(0, (size + CHUNK - 1) // CHUNK):
-        for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
-            change = lr * grad[e]
-            velocity[e] = rate * velocity[e] - change
-            param[e] += rate * velocity[e] - change
-
-
-@parallel
-def adam(param, grad, first, second, lr, beta_1, beta_2, rest_1, rest_2, epsilon):
-    """Update the two moments and param -= lr * first / (sqrt(second) + epsilon).
-
-    rest_i is 1 - beta_i, and lr already holds the correction of the moments' bias.
+    numbers is (lr, ...): then the rate (MOMENTUM, NESTEROV), or beta_1, beta_2, 1 - beta_1, 1 -
+    beta_2, epsilon (ADAM, whose lr already holds the correction of the moments' bias), or rho, 1 - rho,
+    epsilon (RMSPROP).
     """
+    p = param[begin : begin + len(grad)]
+    lr = numbers[0]
+    if rule == SGD:
+        for e in range(len(grad)):
+            p[e] -= lr * grad[e]
+        return
+    first = state_1[begin : begin + len(grad)]
+    if rule == MOMENTUM:
+        for e in range(len(grad)):
+            first[e] = numbers[1] * first[e] - lr * grad[e]
+            p[e] += first[e]
+    elif rule == NESTEROV:
+        for e in range(len(grad)):
+            change = lr * grad[e]
+            first[e] = numbers[1] * first[e] - change
+            p[e] += numbers[1] * first[e] - change
+    elif rule == RMSPROP:
+        for e in range(len(grad)):
+            first[e] = numbers[1] * first[e] + numbers[2] * grad[e] * grad[e]
+            p[e] -= lr * grad[e] / (np.sqrt(first[e]) + numbers[3])
+    else:
+        second = state_2[begin : begin + len(grad)]
+        for e in range(len(grad)):
+            first[e] = numbers[1] * first[e] + numbers[3] * grad[e]
+            second[e] = numbers[2] * second[e] + numbers[4] * grad[e] * grad[e]
+            p[e] -= lr * first[e] / (np.sqrt(second[e]) + numbers[5])
+
+
+@tasks
+def whole(slot, counter, rule, param, grad, state_1, state_2, numbers):
+    """Update all of a flat param, CHUNK elements a task."""
     size = len(param)
-    for task in prange(0, (size + CHUNK - 1) // CHUNK):
-        for e in range(task * CHUNK, min(size, (task + 1) * CHUNK)):
-            first[e] = beta_1 * first[e] + rest_1 * grad[e]
-            second[e] = beta_2 * second[e] + rest_2 * grad[e] * grad[e]
-            param[e] -= lr * first[e] / (np.sqrt(second[e]) + epsilon)
+    task = next_task(counter)
+    while task * CHUNK < size:
+        end = min(size, (task + 1) * CHUNK)
+        apply(rule, param, task * CHUNK, grad[task * CHUNK : end], state_1, state_2, numbers)
+        task = next_task(counter)
+
+
+def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int | None = None) -> None:
+    """Change a C-contiguous parameter and the rule's states, all of one shape and dtype, by its gradient."""
+    empty = np.empty(0, param.dtype)
+    states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
+    numbers = np.array(rule.numbers, param.dtype)
+    serial = param.size <= CHUNK
+    slots = 1 if serial else threads or numba.get_num_threads()
+    whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)

@@ -1,0 +1,21 @@
+"""The dense form of the weights."""
+
+from lcnumba.kernels.jit import next_task, tasks
+
+
+@tasks
+def spread(slot, counter, kernel, index, chunk, matrix):
+    """Write the weights into matrix (LI*W*C, P*F), `chunk` positions a task.
+
+    kernel (P, K, F); index (P, K) is the input that each entry reads, or -1.
+    """
+    P, K, F = kernel.shape
+    task = next_task(counter)
+    while task * chunk < P:
+        for p in range(task * chunk, min(P, (task + 1) * chunk)):
+            for k in range(K):
+                row = index[p, k]
+                if row >= 0:
+                    for f in range(F):
+                        matrix[row, p * F + f] = kernel[p, k, f]
+        task = next_task(counter)

@@ -1,0 +1,105 @@
+"""Forward and backward by lines as plain loops: the definition that the tuned kernels are held to.
+
+They also serve where the register tile cannot: with LCNUMBA_TILE=0, and without compilation.
+"""
+
+from lcnumba.kernels.jit import next_task, tasks
+
+
+@tasks
+def forward(
+    slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
+    C, KW, chunk, y,
+):  # fmt: skip
+    """Compute y, `chunk` positions a task; each W[p] is read once for the whole batch.
+
+    x (N, LI, W*C), kernel (P, K, F), bias (P, F) or (0, 0), y (N, P, F); `row_*` are the triples
+    by output line, `col_*` the segments by output column.
+    """
+    N, P, F = y.shape
+    OW = len(col_start) - 1
+    task = next_task(counter)
+    while task * chunk < P:
+        for p in range(task * chunk, min(P, (task + 1) * chunk)):
+            o = p // OW
+            j = p - o * OW
+            for n in range(N):
+                for f in range(F):
+                    y[n, p, f] = bias[p, f] if len(bias) else 0
+                for row in range(row_start[o], row_start[o + 1]):
+                    i = row_line[row]
+                    for col in range(col_start[j], col_start[j + 1]):
+                        at = col_input[col] * C
+                        k = (row_tap[row] * KW + col_tap[col]) * C
+                        for entry in range(col_taps[col] * C):
+                            value = x[n, i, at + entry]
+                            for f in range(F):
+                                y[n, p, f] += value * kernel[p, k + entry, f]
+        task = next_task(counter)
+
+
+@tasks
+def backward_input(
+    slot, counter, kernel, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
+    edges, C, KW, OW, dx,
+):  # fmt: skip
+    """Compute dx, a task for each band of each input line.
+
+    kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line,
+    `band_*` the segments cut at the band `edges`. All that reaches a band's dx is summed by its
+    task, in the order of the tables.
+    """
+    N, _, F = dy.shape
+    bands = len(band_start) - 1
+    task = next_task(counter)
+    while task < dx.shape[1] * bands:
+        i = task // bands
+        band = task - i * bands
+        for n in range(N):
+            for at in range(edges[band] * C, edges[band + 1] * C):
+                dx[n, i, at] = 0
+        for row in range(row_start[i], row_start[i + 1]):
+            for col in range(band_start[band], band_start[band + 1]):
+                p = row_line[row] * OW + band_column[col]
+                at = band_input[col] * C
+                k = (row_tap[row] * KW + band_tap[col]) * C
+                for n in range(N):
+                    for entry in range(band_taps[col] * C):
+                        total = dx[n, i, at + entry]
+                        for f in range(F):
+                            total += kernel[p, k + entry, f] * dy[n, p, f]
+                        dx[n, i, at + entry] = total
+        task = next_task(counter)
+
+
+@tasks
+def backward_kernel(
+    slot, counter, x, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
+    C, KW, OW, dkernel,
+):  # fmt: skip
+    """Compute dkernel, a task for each band of each input line: its blocks belong to it alone.
+
+    x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), of which only existing connections are
+    written; the tables are those of `backward_input`.
+    """
+    N, LI, _ = x.shape
+    F = dy.shape[2]
+    bands = len(band_start) - 1
+    task = next_task(counter)
+    while task < LI * bands:
+        i = task // bands
+        band = task - i * bands
+        for row in range(row_start[i], row_start[i + 1]):
+            for col in range(band_start[band], band_start[band + 1]):
+                p = row_line[row] * OW + band_column[col]
+                at = band_input[col] * C
+                k = (row_tap[row] * KW + band_tap[col]) * C
+                for entry in range(band_taps[col] * C):
+                    for f in range(F):
+                        dkernel[p, k + entry, f] = 0
+                for n in range(N):
+                    for entry in range(band_taps[col] * C):
+                        value = x[n, i, at + entry]
+                        for f in range(F):
+                            dkernel[p, k + entry, f] += value * dy[n, p, f]
+        task = next_task(counter)

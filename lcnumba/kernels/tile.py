@@ -1,0 +1,429 @@
+"""The register tile: small matrix products whose sums stay in vector registers.
+
+Numba's own loops keep a sum in memory, or in vectors half as wide as the machine's. These intrinsics
+emit LLVM's vector instructions themselves: a tile of MR x NV accumulators is carried through the
+loops over segments and over k, so that a step is NV loads, MR broadcasts and MR * NV multiply-adds.
+
+Operands are rows inside larger arrays, so everything is addressed in bytes. SIZE (bytes of a number,
+4 or 8) and VL (numbers of a vector) are compile-time constants; LLVM lowers vectors of any length
+for any CPU, in pieces where need be: an unsuitable length costs time, never the answer.
+"""
+
+from typing import Any, NamedTuple
+
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+from lcnumba.kernels.vectors import REGISTERS
+
+__all__ = ["B_ROWS", "NEXT_A", "dots", "multiply", "transpose"]
+
+I32, I64 = ir.IntType(32), ir.IntType(64)
+
+# Rows of a tile for each number of vectors NV, by the registers of the machine: large tiles first, then
+# what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
+# sizes for the rest keep compilation short.
+ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
+    32: {4: (6, 2, 1), 3: (8, 4, 1), 2: (12, 4, 1), 1: (16, 8, 4, 1)},
+    16: {2: (6, 2, 1), 1: (12, 4, 1)},
+}
+ROWS = ROWS_BY_REGISTERS[REGISTERS]
+# Sums in flight that hide the latency of a multiply-add: 4 cycles, 2 of them a cycle.
+IN_FLIGHT = 8
+# Rows and columns that `transpose` exchanges in registers.
+BLOCK = 8
+# Bytes of a cache line, as far as prefetching is concerned.
+LINE = 64
+# What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
+B_ROWS, NEXT_A = 1, 2
+
+
+def const(value):
+    return ir.Constant(I64, value)
+
+
+class Emitter:
+    """Writes vector code of one number type and one vector length into a module."""
+
+    def __init__(self, module, size, lanes):
+        self.module, self.size, self.lanes = module, size, lanes
+        self.number = ir.FloatType() if size == 4 else ir.DoubleType()
+        self.vector = ir.VectorType(self.number, lanes)
+        self.suffix = f"v{lanes}f{8 * size}"
+        self.zero = ir.Constant(self.vector, [0.0] * lanes)
+
+    def call(self, b, name, result, arguments):
+        function_type = ir.FunctionType(result, [a.type for a in arguments])
+        return b.call(cgutils.get_or_insert_function(self.module, function_type, name), arguments)
+
+    def fma(self, b, x, y, z):
+        # fmuladd, not fma: on a CPU without the instruction it is a product and a sum, not a library call.
+        return self.call(b, f"llvm.fmuladd.{self.suffix}", self.vector, [x, y, z])
+
+    def splat(self, b, scalar, kind=None):
+        kind = kind or self.vector
+        undefined = ir.Constant(kind, ir.Undefined)
+        first = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
+        return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
+
+    def first_lanes(self, b, count):
+        """The mask of the first `count` lanes."""
+        kind = ir.VectorType(I32, self.lanes)
+        return b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), self.splat(b, b.trunc(count, I32), kind))
+
+    def scalar(self, b, address):
+        return b.load(b.inttoptr(address, self.number.as_pointer()), align=self.size)
+
+    def load(self, b, address, mask=None):
+        pointer = b.inttoptr(address, self.vector.as_pointer())
+        if mask is None:
+            return b.load(pointer, align=self.size)
+        arguments = [pointer, ir.Constant(I32, self.size), mask, self.zero]
+        return self.call(b, f"llvm.masked.load.{self.suffix}.p0", self.vector, arguments)
+
+    def store(self, b, value, address, mask=None):
+        pointer = b.inttoptr(address, self.vector.as_pointer())
+        if mask is None:
+            b.store(value, pointer, align=self.size)
+        else:
+            arguments = [value, pointer, ir.Constant(I32, self.size), mask]
+            self.call(b, f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), arguments)
+
+    def prefetch(self, b, address, level):
+        arguments = [b.inttoptr(address, ir.IntType(8).as_pointer()), *(ir.Constant(I32, n) for n in (0, level, 1))]
+        self.call(b, "llvm.prefetch.p0", ir.VoidType(), arguments)
+
+    def function(self, name, arguments, body):
+        """The module's internal function of this name, emitted by `body(builder, *arguments)` if it is new."""
+        name = f"lcnumba.{name}.{self.suffix}"
+        if name in self.module.globals:
+            return self.module.globals[name]
+        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), name)
+        function.linkage = "internal"
+        function.attributes.add("noinline")
+        b = ir.IRBuilder(function.append_basic_block("entry"))
+        body(b, *function.args)
+        b.ret_void()
+        return function
+
+
+def loop(b, count, carried, body):
+    """For i in range(count): carried = body(i, carried); returns the last carried."""
+    before, head, block, after = b.block, *(b.append_basic_block(n) for n in ("head", "body", "after"))
+    b.branch(head)
+    b.position_at_end(head)
+    i = b.phi(I64)
+    i.add_incoming(const(0), before)
+    phis = [b.phi(value.type) for value in carried]
+    for phi, value in zip(phis, carried, strict=True):
+        phi.add_incoming(value, before)
+    b.cbranch(b.icmp_signed("<", i, count), block, after)
+    b.position_at_end(block)
+    new = body(i, phis)
+    i.add_incoming(b.add(i, const(1)), b.block)
+    for phi, value in zip(phis, new, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(after)
+    return phis
+
+
+def loop_some(b, count, carried, body):
+    """`loop` for a count of at least 1: without a test at the head, which costs a spill or two."""
+    before, block, after = b.block, *(b.append_basic_block(n) for n in ("body", "after"))
+    b.branch(block)
+    b.position_at_end(block)
+    i = b.phi(I64)
+    i.add_incoming(const(0), before)
+    phis = [b.phi(value.type) for value in carried]
+    for phi, value in zip(phis, carried, strict=True):
+        phi.add_incoming(value, before)
+    new = body(i, phis)
+    following = b.add(i, const(1))
+    i.add_incoming(following, b.block)
+    for phi, value in zip(phis, new, strict=True):
+        phi.add_incoming(value, b.block)
+    b.cbranch(b.icmp_signed("<", following, count), block, after)
+    b.position_at_end(after)
+    return new
+
+
+class Operands(NamedTuple):
+    """The arguments of `multiply` that are addresses, distances in bytes, and counts."""
+
+    a: Any
+    a_row: Any
+    a_k: Any
+    b: Any
+    b_k: Any
+    segments: Any
+    count: Any
+    c: Any
+    c_row: Any
+    init: Any
+    init_row: Any
+    rows: Any
+    cols: Any
+    ahead: Any
+    ahead_row: Any
+
+
+def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
+    """One tile: rows `row` to `row + MR`, NV vectors of columns, the last one under the mask."""
+    width = e.size * e.lanes
+    masks = [None] * (NV - 1) + [mask]
+    a = b.add(o.a, b.mul(row, o.a_row))
+    unroll = max(1, IN_FLIGHT // (MR * NV))
+    sums = [e.zero] * (MR * NV * unroll)
+
+    def steps(number):
+        def body(k, carried):
+            at_a, at_b, *acc = carried
+            new = list(acc)
+            if prefetch == NEXT_A:
+                lines = -(-MR * e.size * number // LINE)
+                at = b.add(b.add(o.ahead, b.mul(row, o.ahead_row)), b.mul(k, const(LINE * lines)))
+                for n in range(lines):
+                    e.prefetch(b, b.add(at, const(LINE * n)), 2)
+            for u in range(number):
+                ap, bp = b.add(at_a, b.mul(o.a_k, const(u))), b.add(at_b, b.mul(o.b_k, const(u)))
+                vectors = [e.load(b, b.add(bp, const(width * j)), masks[j]) for j in range(NV)]
+                if prefetch == B_ROWS:
+                    for j in range(0, width * NV, LINE):
+                        e.prefetch(b, b.add(b.add(bp, o.ahead), const(j)), 3)
+                for r in range(MR):
+                    broadcast = e.splat(b, e.scalar(b, b.add(ap, b.mul(o.a_row, const(r)))))
+                    for j in range(NV):
+                        s = (u * MR + r) * NV + j
+                        new[s] = e.fma(b, broadcast, vectors[j], new[s])
+            return [b.add(at_a, b.mul(o.a_k, const(number))), b.add(at_b, b.mul(o.b_k, const(number))), *new]
+
+        return body
+
+    def segment(s, acc):
+        entry = b.add(o.segments, b.mul(s, const(24)))
+        at_a, at_b, length = (
+            b.load(b.inttoptr(b.add(entry, const(8 * n)), I64.as_pointer()), align=8) for n in range(3)
+        )
+        carried = [b.add(a, at_a), b.add(o.b, at_b), *acc]
+        if unroll == 1:
+            return loop_some(b, length, carried, steps(1))[2:]
+        carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll))
+        return loop(b, b.srem(length, const(unroll)), carried, steps(1))[2:]
+
+    sums = loop(b, o.count, sums, segment)
+    tiles = [sums[u * MR * NV : (u + 1) * MR * NV] for u in range(unroll)]
+    for r in range(MR):
+        at = b.add(o.c, b.mul(b.add(row, const(r)), o.c_row))
+        init = b.add(o.init, b.mul(b.add(row, const(r)), o.init_row))
+        for j in range(NV):
+            parts = [part[r * NV + j] for part in tiles]
+            while len(parts) > 1:
+                parts = [b.fadd(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
+            value = e.fma(b, factor, parts[0], e.load(b, b.add(init, const(width * j)), masks[j]))
+            value = b.select(b.fcmp_ordered("<=", value, floor), floor, value)
+            e.store(b, value, b.add(at, const(width * j)), masks[j])
+
+
+def panel(e, NV, masked, prefetch):
+    """The function of all rows by NV vectors of columns; with a mask, `cols` tells how many lanes count."""
+
+    def body(b, *arguments):
+        o = Operands(*arguments[:-2])
+        mask = e.first_lanes(b, o.cols) if masked else None
+        factor, floor = (e.splat(b, scalar) for scalar in arguments[-2:])
+        done = const(0)
+        for MR in ROWS[NV]:
+            times = b.sdiv(b.sub(o.rows, done), const(MR))
+
+            def rows(_, carried, MR=MR):
+                tile(e, b, o, MR, NV, mask, carried[0], factor, floor, prefetch)
+                return [b.add(carried[0], const(MR))]
+
+            (done,) = loop(b, times, [done], rows)
+
+    arguments = [I64] * len(Operands._fields) + [e.number] * 2
+    return e.function(f"panel{NV}{'masked' if masked else ''}.{prefetch}", arguments, body)
+
+
+@intrinsic(prefer_literal=True)
+def multiply(
+    typingctx, SIZE, VL, PREFETCH, a, a_row, a_k, b, b_k, segments, count, c, c_row, init, init_row, rows, cols,
+    ahead, ahead_row, factor, floor,
+):  # fmt: skip
+    """C[r, v] = max(floor, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
+
+    ``A[r, k]`` lies at ``a + offset_a(s) + r * a_row + k * a_k``; row k of B, contiguous, at ``b +
+    offset_b(s) + k * b_k``; rows of C and of init, contiguous, at ``c + r * c_row`` and ``init + r *
+    init_row``. `segments` is the address of `count` int64 triples (offset_a, offset_b, length >= 1).
+    `floor` is 0 for a rectifier and else -inf; NaN stays NaN. PREFETCH says what is asked for early: with
+    B_ROWS the rows of B that lie `ahead` bytes further on, with NEXT_A the block at the address `ahead`,
+    whose rows lie `ahead_row` bytes apart.
+    """
+    size, lanes, prefetch = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
+    number = types.float32 if size == 4 else types.float64
+    signature = types.void(SIZE, VL, PREFETCH, *[types.intp] * 15, number, number)
+
+    def codegen(context, b, signature, arguments):
+        e = Emitter(b.module, size, lanes)
+        o, scalars = Operands(*arguments[3:-2]), arguments[-2:]
+        width = const(size * lanes)
+
+        def run(function, at, cols):
+            shifted = o._replace(b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols)
+            b.call(function, [*shifted, *scalars])
+
+        vectors, most = b.sdiv(o.cols, const(lanes)), max(ROWS)
+        panels, rest = b.sdiv(vectors, const(most)), b.srem(vectors, const(most))
+        # Five vectors are better split as 3 and 2 than as 4 and 1.
+        five = b.and_(b.icmp_signed("==", rest, const(1)), b.icmp_signed(">", panels, const(0)))
+        five = b.and_(five, ir.Constant(ir.IntType(1), most == 4))
+        panels = b.select(five, b.sub(panels, const(1)), panels)
+        done = b.mul(panels, const(most))
+
+        def full(i, _):
+            run(panel(e, most, False, prefetch), b.mul(b.mul(i, const(most)), width), o.cols)
+            return []
+
+        loop(b, panels, [], full)
+        for NV in range(1, most):
+            lonely = b.and_(b.icmp_signed("==", rest, const(NV)), b.not_(five))
+            with b.if_then(lonely):
+                run(panel(e, NV, False, prefetch), b.mul(done, width), o.cols)
+        if most == 4:
+            with b.if_then(five):
+                run(panel(e, 3, False, prefetch), b.mul(done, width), o.cols)
+                run(panel(e, 2, False, prefetch), b.mul(b.add(done, const(3)), width), o.cols)
+        left = b.srem(o.cols, const(lanes))
+        with b.if_then(b.icmp_signed(">", left, const(0))):
+            run(panel(e, 1, True, prefetch), b.mul(vectors, width), left)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def exchange(b, rows):
+    """The transpose of BLOCK vectors, by exchanging ever larger parts of pairs of them."""
+    half = 1
+    while half < len(rows):
+        for i in range(len(rows)):
+            if i & half:
+                continue
+            first, second = rows[i], rows[i | half]
+            lanes = range(len(rows))
+            low = [lane + len(rows) - half if lane & half else lane for lane in lanes]
+            high = [lane + len(rows) if lane & half else lane + half for lane in lanes]
+            kind = ir.VectorType(I32, len(rows))
+            rows[i] = b.shuffle_vector(first, second, ir.Constant(kind, low))
+            rows[i | half] = b.shuffle_vector(first, second, ir.Constant(kind, high))
+        half *= 2
+    return rows
+
+
+@intrinsic(prefer_literal=True)
+def transpose(typingctx, SIZE, source, source_row, target, target_row, rows, cols):
+    """target[c, r] = source[r, c]; rows lie `source_row` and `target_row` bytes apart."""
+    size = SIZE.literal_value
+    signature = types.void(SIZE, *[types.intp] * 6)
+
+    def codegen(context, b, signature, arguments):
+        e = Emitter(b.module, size, BLOCK)
+
+        def body(b, source, source_row, target, target_row, rows, cols):
+            def at(base, row_size, row, column):
+                return b.add(base, b.add(b.mul(row, row_size), b.mul(column, const(size))))
+
+            def block(i, j):
+                r, c = b.mul(i, const(BLOCK)), b.mul(j, const(BLOCK))
+                vectors = [e.load(b, at(source, source_row, b.add(r, const(n)), c)) for n in range(BLOCK)]
+                for n, vector in enumerate(exchange(b, vectors)):
+                    e.store(b, vector, at(target, target_row, b.add(c, const(n)), r))
+
+            def one(r, c):
+                value = e.scalar(b, at(source, source_row, r, c))
+                b.store(value, b.inttoptr(at(target, target_row, c, r), e.number.as_pointer()), align=size)
+
+            def each(count, action):
+                loop(b, count, [], lambda i, _: action(i) or [])
+
+            whole_rows, whole_cols = (b.sdiv(n, const(BLOCK)) for n in (rows, cols))
+            each(whole_rows, lambda i: each(whole_cols, lambda j: block(i, j)))
+            edge_r, edge_c = b.mul(whole_rows, const(BLOCK)), b.mul(whole_cols, const(BLOCK))
+            # What is left: the columns beyond the blocks of all rows, then the rows below the blocks.
+            each(rows, lambda r: each(b.sub(cols, edge_c), lambda c: one(r, b.add(edge_c, c))))
+            each(b.sub(rows, edge_r), lambda r: each(edge_c, lambda c: one(b.add(edge_r, r), c)))
+
+        b.call(e.function("transpose", [I64] * 6, body), arguments[1:])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic(prefer_literal=True)
+def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols):
+    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart."""
+    size, lanes = SIZE.literal_value, VL.literal_value
+    signature = types.void(SIZE, VL, *[types.intp] * 6)
+
+    def codegen(context, b, signature, arguments):
+        e = Emitter(b.module, size, lanes)
+        b.call(e.function("dots", [I64] * 6, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def every_dot(e, b, a, a_row, vector, c, rows, cols):
+    width = const(e.size * e.lanes)
+    whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
+    mask = e.first_lanes(b, left)
+    edge = b.mul(whole, width)
+
+    def group(G, first):
+        at = [b.add(a, b.mul(b.add(first, const(r)), a_row)) for r in range(G)]
+
+        def add(offset, sums, mask=None):
+            v = e.load(b, b.add(vector, offset), mask)
+            return [e.fma(b, e.load(b, b.add(at[r], offset), mask), v, sums[r]) for r in range(G)]
+
+        sums = loop(b, whole, [e.zero] * G, lambda i, sums: add(b.mul(i, width), sums))
+        sums = loop(b, b.zext(b.icmp_signed(">", left, const(0)), I64), sums, lambda _, sums: add(edge, sums, mask))
+        total = fold(e, b, sums)
+        target = b.inttoptr(b.add(c, b.mul(first, const(e.size))), total.type.as_pointer())
+        b.store(b.fadd(b.load(target, align=e.size), total), target, align=e.size)
+
+    done = const(0)
+    for G in sorted({e.lanes, 4, 1}, reverse=True):
+        if e.lanes < G:
+            continue
+        times = b.sdiv(b.sub(rows, done), const(G))
+
+        def groups(_, carried, G=G):
+            group(G, carried[0])
+            return [b.add(carried[0], const(G))]
+
+        (done,) = loop(b, times, [done], groups)
+
+
+def fold(e, b, sums):
+    """The vector of the sums over the lanes of each of 2^m vectors."""
+    lanes, half = range(e.lanes), 1
+    kind = ir.VectorType(I32, e.lanes)
+    count = len(sums)
+    while len(sums) > 1:
+        low = ir.Constant(kind, [lane + e.lanes - half if lane & half else lane for lane in lanes])
+        high = ir.Constant(kind, [lane + e.lanes if lane & half else lane + half for lane in lanes])
+        sums = [
+            b.fadd(b.shuffle_vector(x, y, low), b.shuffle_vector(x, y, high))
+            for x, y in zip(sums[::2], sums[1::2], strict=True)
+        ]
+        half *= 2
+    (total,) = sums
+    while half < e.lanes:
+        turned = ir.Constant(kind, [(lane + half) % e.lanes for lane in lanes])
+        total = b.fadd(total, b.shuffle_vector(total, total, turned))
+        half *= 2
+    if count == e.lanes:
+        return total
+    return b.shuffle_vector(total, total, ir.Constant(ir.VectorType(I32, count), list(range(count))))
