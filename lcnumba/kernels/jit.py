@@ -74,6 +74,7 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
             threaded(threads, counter, *arguments)
             _threads.layer = _threading_layer()
 
+    launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # for a look at what was compiled or loaded
     return launch
 
 
@@ -147,8 +148,8 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         # Numba adds the bytecode and closure cells; dispatchers in cells make that new every time.
-        # The stamp covers the code, and the function's name the constants that it closes over.
-        return sig, codegen.magic_tuple()
+        # The stamp covers the code, and the name the constants that the function closes over.
+        return self._py_func.__qualname__, sig, codegen.magic_tuple()
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         try:
