@@ -15,19 +15,12 @@ if TYPE_CHECKING:
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
     from lcnumba.training import History
+    from lcnumba.tuning import Tuning, tune
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "Dense",
-    "Flatten",
-    "Gradients",
-    "History",
-    "LocallyConnected2D",
-    "RMSprop",
-    "Sequential",
-    "load",
-]
+    "SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected2D", "RMSprop", "Sequential", "Tuning",
+    "load", "tune",
+]  # fmt: skip
 
 _HOMES = {
     "Adam": "optimizers",
@@ -39,7 +32,9 @@ _HOMES = {
     "RMSprop": "optimizers",
     "SGD": "optimizers",
     "Sequential": "sequential",
+    "Tuning": "tuning",
     "load": "sequential",
+    "tune": "tuning",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, initializers
+from lcnumba import activations, initializers, planning
 from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
@@ -24,6 +24,7 @@ Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
 FORMATS = ("channels_last", "channels_first")
+CHOICES = (*IMPLEMENTATIONS, "auto")
 
 
 def _not_yet(name: str) -> Callable[["LocallyConnected", Any], None]:
@@ -34,6 +35,11 @@ def _not_yet(name: str) -> Callable[["LocallyConnected", Any], None]:
             raise NotImplementedError(f"{name}={value!r} is not implemented yet; leave {name}=None")
 
     return rule
+
+
+def _implementation(value: Any) -> int | str:
+    """The rule of `implementation`."""
+    return choice("implementation", value if isinstance(value, str) else integer("implementation", value), CHOICES)
 
 
 _PENALTIES = (
@@ -64,7 +70,7 @@ class LocallyConnected(Trainable):
         "kernel_initializer": lambda _, v: initializers.get(v),
         "bias_initializer": lambda _, v: initializers.get(v),
         **{name: _not_yet(name) for name in _PENALTIES},
-        "implementation": lambda _, v: choice("implementation", integer("implementation", v), IMPLEMENTATIONS),
+        "implementation": lambda _, v: _implementation(v),
         "fans": lambda _, v: choice("fans", v, ("keras", "window")),
     }
     filters: int
@@ -73,7 +79,7 @@ class LocallyConnected(Trainable):
     padding: str
     data_format: str
     activation: activations.Activation
-    implementation: int
+    implementation: int | str
     fans: str
 
     # What build makes.
@@ -157,7 +163,7 @@ class LocallyConnected(Trainable):
         }
         return config if self.fans == "keras" else {**config, "fans": self.fans}
 
-    def with_implementation(self, implementation: int) -> Self:
+    def with_implementation(self, implementation: int | str) -> Self:
         """Return a layer with another implementation and the same weights, optimizer and state.
 
         Of a layer that has not been built, the new one has the same initial weights to come.
@@ -174,6 +180,23 @@ class LocallyConnected(Trainable):
             other.build_with(self.input_shape, weights)
         other._parameters.set_optimizer_state(optimizer, states)
         return other
+
+    def costs(self, batch_size: int = planning.TYPICAL_BATCH) -> tuple[planning.Cost, ...]:
+        """Return what each implementation needs for a step on so many samples, reckoned from shapes alone."""
+        geometry = self._geometry_of(self.input_shape)
+        return planning.costs(geometry, integer("batch_size", batch_size), self._dtype.itemsize)
+
+    def explain(self, batch_size: int = planning.TYPICAL_BATCH, print_fn: Callable[[str], Any] = print) -> None:
+        """Print what each implementation needs for a step on so many samples, and which one is used."""
+        geometry = self._geometry_of(self.input_shape)
+        size = integer("batch_size", batch_size)
+        print_fn(planning.explained(geometry, size, self._dtype.itemsize, self.implementation, self._number(geometry)))
+
+    def _number(self, geometry: Geometry) -> int:
+        """The implementation in use."""
+        if isinstance(self.implementation, int):
+            return self.implementation
+        return planning.choose(geometry, self._dtype.itemsize)
 
     def _apply(self, x: Array) -> tuple[Array, int]:
         """Y (N, *output, F) of a normalised, channels-last x, and the version of the weights."""
@@ -199,7 +222,7 @@ class LocallyConnected(Trainable):
 
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
         geometry = self._geometry_of(input_shape)
-        parts = {"_geometry": geometry, "_implementation": create(self.implementation, geometry)}
+        parts = {"_geometry": geometry, "_implementation": create(self._number(geometry), geometry)}
         return parts, {} if geometry.complete else {"kernel": geometry.exists}
 
     def _geometry_of(self, input_shape: Any) -> Geometry:
@@ -310,9 +333,10 @@ class LocallyConnected2D(LocallyConnected):
         "glorot_uniform" and "zeros" by default; a callable takes ``(shape, dtype, rng)``.
     kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint
         Accepted for the signature; anything but None is a NotImplementedError for now.
-    implementation : {1, 2, 3}, default 1
+    implementation : {1, 2, 3, "auto"}, default 1
         How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
-        sparse matrix.
+        sparse matrix. "auto" chooses by shapes alone (`explain` tells why), the same on every
+        machine; `lcnumba.tune` measures.
     input_shape : (int, int, int), optional
         Shape of a sample; lets a `Sequential` build the layer at once. The layer takes no other.
     batch_input_shape : (None, int, int, int), optional
@@ -383,7 +407,7 @@ class LocallyConnected2D(LocallyConnected):
         activity_regularizer: Any = None,
         kernel_constraint: Any = None,
         bias_constraint: Any = None,
-        implementation: int = 1,
+        implementation: int | str = 1,
         *,
         input_shape: tuple[int, int, int] | None = None,
         batch_input_shape: Shape | None = None,

@@ -19,7 +19,7 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 ROWS = [
     {"arrays", "checks", "naming", "named", "locks", "metrics", "reference"},
     {"geometry", "activations", "io", "initializers", "losses", "protocol", "kernels"},
-    {"testing", "kernels.jit", "kernels.vectors"},
+    {"testing", "planning", "kernels.jit", "kernels.vectors"},
     {"kernels.tile", "kernels.dense", "kernels.plain", "kernels.sparse", "kernels.update"},
     {"kernels.loop", "optimizers", "implementations.base", "implementations.cache"},
     {"implementations.loop"},
@@ -27,7 +27,7 @@ ROWS = [
     {"implementations", "parameters"},
     {"backward", "trainable", "flatten"},
     {"layer", "dense"},
-    {"training", "benchmark"},
+    {"training", "tuning", "benchmark"},
     {"sequential"},
     {"plotting"},
     {"demo"},
