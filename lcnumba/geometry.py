@@ -10,6 +10,7 @@ runs of neighbouring taps on neighbouring inputs. Everything else follows from t
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -258,6 +259,30 @@ class Geometry:
             parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
         of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
         return Segments(_starts(of_band, len(self.band_edges) - 1), *_frozen(*table))
+
+    @cached_property
+    def readers(self) -> tuple[Index, Index, Index]:
+        """Which taps read each column of a line: starts by input column, output column, tap."""
+        taps = self._taps(-1)
+        column, tap = np.nonzero(taps >= 0)
+        order = np.argsort(taps[column, tap], kind="stable")
+        starts = _starts(taps[column, tap][order], self.input_size[-1])
+        columns, tap_of = _frozen(column[order], tap[order])
+        return starts, columns, tap_of
+
+    @cached_property
+    def line_cycle(self) -> int:
+        """The least number by which all output lines that read one input line differ in their remainders.
+
+        What is kept of an output line at place ``o % line_cycle`` then overwrites no other that the
+        same input line needs.
+        """
+        start, _, line = self.by_input
+        groups = [np.unique(line[a:b]) for a, b in pairwise(start)]
+        cycle = max(1, *(len(group) for group in groups))
+        while any(len(np.unique(group % cycle)) < len(group) for group in groups):
+            cycle += 1
+        return cycle
 
     @cached_property
     def input_index(self) -> Index:

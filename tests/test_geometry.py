@@ -133,11 +133,32 @@ def test_bands_stay_between_their_edges(g):
     assert g.band_edges[-1] == g.input_size[-1]
 
 
+@given(geometries())
+def test_readers_are_the_taps_that_read_a_column(g):
+    start, column, tap = g.readers
+    assert len(start) == g.input_size[-1] + 1
+    found = {(w, j, t) for w in range(g.input_size[-1]) for j, t in zip(column[start[w]:start[w + 1]],
+             tap[start[w]:start[w + 1]], strict=True)}  # fmt: skip
+    taps = g._taps(-1)
+    assert found == {(taps[j, t], j, t) for j in range(taps.shape[0]) for t in range(taps.shape[1]) if taps[j, t] >= 0}
+    assert len(column) == len(found)
+
+
+@given(geometries())
+def test_output_lines_of_one_input_line_have_places_of_their_own(g):
+    for i in range(g.input_lines):
+        lines = np.unique(g.by_input.line[g.by_input.start[i] : g.by_input.start[i + 1]])
+        assert len(np.unique(lines % g.line_cycle)) == len(lines)
+
+
 def test_few_lines_are_cut_into_bands_and_many_are_not():
     assert len(Geometry((1000,), 1, 1, 3).band_edges) - 1 == TASKS
     assert len(Geometry((32, 32), 1, 1, 3).band_edges) - 1 == 2
     assert len(Geometry((64, 100), 1, 1, 3).band_edges) - 1 == 1
     assert len(Geometry((8, BAND_COLUMNS), 1, 1, 3).band_edges) - 1 == 1
+    # Many channels make long parts of few columns, and a line too long for a cache is cut anyway.
+    assert len(Geometry((7, 7), 1024, 1, 3).band_edges) - 1 == 7
+    assert len(Geometry((100, 1000), 16, 1, 3).band_edges) - 1 == 4
 
 
 def test_documented_example():

@@ -31,13 +31,13 @@ def product(SIZE, VL, PREFETCH):
         multiply(
             SIZE, VL, PREFETCH, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
             segments.ctypes.data, len(segments), c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            rows, cols, 0, 0, one, bottom,
+            rows, cols, 0, 0, 0, one, bottom,
         )  # fmt: skip
 
     @numba.njit
     def wrong(a, b, init, c, rows_from, rows_to, cols_from, cols_to, length):
         """How many results, over all sizes in the ranges, are not what loops make of them."""
-        segments = np.zeros((2, 3), np.int64)
+        segments = np.zeros((2, 4), np.int64)
         first = (length + 1) // 2
         segments[0, 2] = first
         segments[1, 0], segments[1, 1], segments[1, 2] = first * a.strides[1], first * b.strides[0], length - first
@@ -88,7 +88,7 @@ def test_every_length_of_a_sum(size, lanes, rng):
 def test_no_segment_gives_the_initial_value(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.full_like(init, GUARD)
-    product(size, lanes, B_ROWS)[0](a, b, np.empty((0, 3), np.int64), c, init, 5, 19)
+    product(size, lanes, B_ROWS)[0](a, b, np.empty((0, 4), np.int64), c, init, 5, 19)
     np.testing.assert_array_equal(c[:5, :19], init[:5, :19])
     assert (c[5:] == GUARD).all()
     assert (c[:, 19:] == GUARD).all()
@@ -103,7 +103,7 @@ def scaled_and_rectified(SIZE, VL):
         multiply(
             SIZE, VL, B_ROWS, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
             segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            c.shape[0], c.shape[1], 0, 0, number(factor), number(floor),
+            c.shape[0], c.shape[1], 0, 0, 0, number(factor), number(floor),
         )  # fmt: skip
 
     return run
@@ -112,7 +112,7 @@ def scaled_and_rectified(SIZE, VL):
 @widths
 def test_factor_and_floor(size, lanes, rng):
     a, b, init = operands(rng, size)
-    segments = np.array([[0, 0, 40]])
+    segments = np.array([[0, 0, 40, 0]])
     c = np.empty_like(init)
     scaled_and_rectified(size, lanes)(a, b, segments, c, init, -0.5, 0.0)
     np.testing.assert_array_equal(c, np.maximum(init - 0.5 * (a @ b), 0))
@@ -215,22 +215,44 @@ def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):
         np.testing.assert_array_equal(Loops(g).forward(flat, kernel, row, 0, rectify=True), expected)
 
 
-def test_dx_is_turned_in_parts_of_the_batch(rng, monkeypatch):
-    """All of dx before any weight changes, whatever part of the batch fits."""
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("held", [1 << 21, 3000])
+def test_both_ways_to_sum_up_dx_agree(problem, held, rng, monkeypatch):
+    """By columns of the input, which many channels take, also where not all rows of dy can be kept."""
     from lcnumba.implementations import loop
 
-    problem = Problem("parts", "", 50, (5, 5), 2, 4, (3, 3), (1, 1))
+    monkeypatch.setattr(loop, "CHANNELS", 1)
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0)
+    monkeypatch.setattr(loop, "HELD_BYTES", held)
+    check_against_reference(problem, 1, np.float32, rng)
+
+
+@pytest.mark.parametrize("by_columns", [True, False])
+@pytest.mark.parametrize("batch", [127, 128, 129, 200])
+def test_large_batches_are_summed_in_parts(batch, by_columns, rng, monkeypatch):
+    """dx for as many samples as fit, gradients 64 at a time, and no weight before all of dx is there."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "CHANNELS", 1)
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0 if by_columns else 1 << 40)
+    problem = Problem("parts", "", batch, (4, 5), 3, 4, (2, 3), (1, 1), "same")
     g = problem.geometry
     x, kernel, _, dy = problem.data(rng)
+    flat, rows = x.reshape(batch, g.inputs), dy.reshape(batch, g.positions, 4)
     results = []
     for turned_bytes in (1 << 18, 1):
         monkeypatch.setattr(loop, "TURNED_BYTES", turned_bytes)
         check_against_reference(problem, 1, np.float32, rng)
-        weights = kernel.copy()
-        dx = Loops(g).update(x.reshape(50, g.inputs), weights, dy.reshape(50, g.positions, 4), 0, Rule(1, (), (0.5,)))
-        results.append((dx, weights))
-    for a, b in zip(*results, strict=True):
-        np.testing.assert_array_equal(a, b)
+        for rule, states in ((1, 0), (2, 1), (4, 2)):
+            numbers = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
+            dx = Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers))
+            results.append((rule, dx, weights))
+    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0)
+    for rule, fused_dx, weights in results:
+        np.testing.assert_array_equal(fused_dx, dx)
+        if rule < 4:
+            np.testing.assert_array_equal(weights, kernel - 0.5 * dkernel)
 
 
 def test_vectors_suit_the_shape(monkeypatch):

@@ -16,6 +16,12 @@ __all__ = ["Loops", "bias_gradient"]
 PIECE_BYTES = 1 << 19
 # Bytes of dx that a task holds turned, for as many samples at a time as fit.
 TURNED_BYTES = 1 << 18
+# Channels from which dx is summed up column by column of the input, rather than block by block.
+CHANNELS = 8
+# Multiplications of a channels by filters block from which that pays.
+BLOCK_WORK = 1 << 14
+# Bytes of dy that are kept turned for the next input line, if all that it will read fits.
+HELD_BYTES = 1 << 21
 
 
 class Loops:
@@ -43,7 +49,7 @@ class Loops:
         lanes = vectors.for_filters(g.filters, size)
         parts = max(1, min(-(-TASKS // g.positions), g.filters // (4 * lanes)))
         piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
-        segments = np.empty((threads, math.prod(g.kernel_size) + 1, 3), np.int64)
+        segments = np.empty((threads, math.prod(g.kernel_size) + 1, 4), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
         floor = dtype.type(0 if rectify else -np.inf)
         tiled.forward(size, lanes)(
@@ -100,17 +106,35 @@ class Loops:
         chunk = N
         if VN:
             chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN
+        by_inputs = bool(VN) and dx is not None and g.channels >= CHANNELS and g.channels * F * N >= BLOCK_WORK
+        # What a line reads stays turned for the next line, and what a column reads must.
+        held = g.line_cycle * g.output_size[-1]
+        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
+        if held * F * chunk * size > HELD_BYTES:
+            held, by_inputs = 1, False
         states = [*(state.reshape(-1) for state in rule.states), *[np.empty(0, dtype)] * 2][:2]
-        scratch = (
-            np.array([[0, 0, F], [0, 0, N]], np.int64), np.zeros(F, dtype), np.empty((threads, N * F), dtype),
-            np.zeros((threads, F, chunk if VN else 0), dtype), np.empty((threads, entries if VN else 0, chunk), dtype),
-            np.empty((threads, tiled.STRETCH * F), dtype),
+        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH)], np.int64)
+        zeros = np.zeros(max(F, chunk), dtype)
+        places = held if by_inputs and held * N * F * size <= HELD_BYTES else 1
+        packed = np.empty((threads, places, N * F), dtype)
+        turned = (
+            np.empty((threads, held if VN else 0, F, chunk), dtype), np.full((threads, held), -1, np.int64),
         )  # fmt: skip
-        tiled.backward(size, VL, VN)(
-            self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input, *g.bands,
-            g.band_edges, *sizes, chunk, rule.number, target.reshape(-1), *states,
-            np.array([*rule.numbers, 0], dtype), *scratch, lines, threads=threads,
-        )  # fmt: skip
+        dxt = np.empty((threads, entries if VN else 0, chunk), dtype)
+        gradient = np.empty((threads, tiled.STRETCH * F), dtype)
+        arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
+        changed = (chunk, rule.number, target.reshape(-1), *states, np.array([*rule.numbers, 0], dtype))
+        if by_inputs:
+            readers = np.empty((threads, 2, blocks, 4), np.int64)
+            tiled.backward_by_inputs(size, VL, VN)(
+                *arrays, *g.readers, g.band_edges, *sizes, *changed, ranges, zeros, packed, *turned, readers, dxt,
+                gradient, lines, threads=threads,
+            )  # fmt: skip
+        else:
+            tiled.backward(size, VL, VN)(
+                *arrays, *g.bands, g.band_edges, *sizes, *changed, ranges, zeros, packed, *turned, dxt,
+                gradient, lines, threads=threads,
+            )  # fmt: skip
         return dx
 
     def _slots(self, x: Array, threads: int | None) -> int:

@@ -10,12 +10,13 @@ def spread(slot, counter, kernel, index, chunk, matrix):
     kernel (P, K, F); index (P, K) is the input that each entry reads, or -1.
     """
     P, K, F = kernel.shape
-    task = next_task(counter)
-    while task * chunk < P:
+    total = -(-P // chunk)
+    task = next_task(counter, slot, total)
+    while task >= 0:
         for p in range(task * chunk, min(P, (task + 1) * chunk)):
             for k in range(K):
                 row = index[p, k]
                 if row >= 0:
                     for f in range(F):
                         matrix[row, p * F + f] = kernel[p, k, f]
-        task = next_task(counter)
+        task = next_task(counter, slot, total)

@@ -30,6 +30,10 @@ _CONCURRENT = ("omp", "tbb")
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
+# Numbers between the counters of two slots, so that they share no cache line.
+PADDING = 16
+
+
 class _Threads:
     """What is known of Numba's threads in this process."""
 
@@ -45,11 +49,12 @@ _threads = _Threads()
 def tasks(function: Callable[..., None]) -> Callable[..., None]:
     """Compile a kernel: a function ``f(slot, counter, ...)`` that takes its tasks from `next_task`.
 
-    Returns ``launch(..., threads)``, which runs the function in as many slots at once. Which slot
-    takes which task is left to chance, so that a core that is held up delays nobody; each task
-    computes the same whoever takes it. Scratch memory belongs to a slot. With one slot the function
-    runs in the calling thread: threads that wait for each other cost more than a small kernel
-    itself, and far more where other processes keep the cores busy.
+    Returns ``launch(..., threads)``, which runs the function in as many slots at once. A slot begins with
+    its own share of the tasks, in order, so that neighbours, which read the same lines, meet in one
+    core's cache; then it takes what others have not got to, so that a core that is held up delays
+    nobody. Each task computes the same whoever takes it. Scratch memory belongs to a slot. With one
+    slot the function runs in the calling thread: threads that wait for each other cost more than a
+    small kernel itself, and far more where other processes keep the cores busy.
     """
     single = compiled(function)
 
@@ -61,7 +66,7 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def launch(*arguments: Any, threads: int) -> None:
-        counter = np.zeros(1, np.int64)
+        counter = np.zeros((threads, PADDING), np.int64)
         if threads == 1:
             single(0, counter, *arguments)
             return
@@ -99,14 +104,22 @@ def _fetch_and_add(_, address):
     return numba.types.int64(numba.types.intp), codegen
 
 
-def next_task(counter):
-    """Return the number of the next task that nobody has taken."""
-    return _fetch_and_add(counter.ctypes.data)
+def next_task(counter, slot, tasks):
+    """Return a task, of 0 to tasks - 1, that nobody has taken, from the slot's own share first; or -1."""
+    slots = len(counter)
+    for turn in range(slots):
+        share = (slot + turn) % slots
+        begin, end = share * tasks // slots, (share + 1) * tasks // slots
+        if counter[share, 0] < end - begin:
+            task = begin + _fetch_and_add(counter.ctypes.data + share * PADDING * 8)
+            if task < end:
+                return task
+    return -1
 
 
-def _next_task_interpreted(counter):
-    counter[0] += 1
-    return counter[0] - 1
+def _next_task_interpreted(counter, slot, tasks):
+    counter[0, 0] += 1
+    return counter[0, 0] - 1 if counter[0, 0] <= tasks else -1
 
 
 next_task = _next_task_interpreted if numba.config.DISABLE_JIT else numba.njit(**_OPTIONS)(next_task)

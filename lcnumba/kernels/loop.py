@@ -9,13 +9,15 @@ import functools
 import numpy as np
 
 from lcnumba.kernels import GRADIENT, SGD, update
-from lcnumba.kernels.jit import next_task, specialised, tasks
-from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply, transpose
+from lcnumba.kernels.jit import compiled, next_task, specialised, tasks
+from lcnumba.kernels.tile import B_ROWS, NEXT_A, SEGMENT, dots, multiply, transpose
 
 # Rows of W that are asked for before they are needed; 16 to 64 do equally well, fewer do not.
 AHEAD = 32
 # Rows of a block whose gradient is made, and applied, at once: all row counts of a tile divide it.
 STRETCH = 48
+# Samples over which a block's gradient is summed at once: their x and dy stay in a core's first cache.
+BATCH = 64
 
 
 @functools.cache
@@ -43,8 +45,9 @@ def forward(SIZE, VL):
         width = -(-F // (VL * parts)) * VL
         bias_row = 0 if len(bias) < P else F * SIZE
         table = segments[slot]
-        task = next_task(counter)
-        while task * chunk < P * parts:
+        total = -(-P // chunk) * parts
+        task = next_task(counter, slot, total)
+        while task >= 0:
             block = task // parts
             left = (task - block * parts) * width
             columns = min(F - left, width)
@@ -68,30 +71,90 @@ def forward(SIZE, VL):
                                 multiply(
                                     SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                                    init, init_row, N, columns, AHEAD * F * SIZE, 0, one, bottom,
+                                    init, init_row, N, columns, AHEAD * F * SIZE, 0, 0, one, bottom,
                                 )  # fmt: skip
                                 init, init_row, count, entries = out, P * F * SIZE, 0, 0
                 multiply(
                     SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                    init, init_row, N, columns, AHEAD * F * SIZE, 0, one, floor,
+                    init, init_row, N, columns, AHEAD * F * SIZE, 0, 0, one, floor,
                 )  # fmt: skip
-            task = next_task(counter)
+            task = next_task(counter, slot, total)
 
     return tasks(specialised(forward, SIZE, VL))
 
 
 @functools.cache
-def backward(SIZE, VL, VN):
-    """Make the backward kernel, for vectors of VL filters, and of VN samples or, with 0, few samples."""
+def block_gradient(SIZE, VL):
+    """Make the function that computes the gradient of a block of weights, or applies it."""
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
-    stretch, apply = STRETCH, update.apply
+    stretch, batch, apply = STRETCH, BATCH, update.apply
+
+    def block_gradient(
+        rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, first, state_1, state_2, numbers, ranges, zeros, gradient,
+        following,
+    ):  # fmt: skip
+        """Store in target[first:], or apply to it, the sum over n of x[n, r] dy[n, f], `rows` by F.
+
+        x and dy are addresses of rows `x_bytes` and `dy_bytes` apart, `following` that of the block to
+        come; the rest is as for `backward`.
+        """
+        row_bytes = F * SIZE
+        ahead_k = -(-row_bytes // N)
+        for r in range(0, rows, stretch if rule > SGD else rows):
+            some = min(stretch, rows) if rule > SGD else rows
+            some = min(some, rows - r)
+            out, init, init_row, factor = target.ctypes.data + first * SIZE, zeros.ctypes.data, 0, one
+            if rule == SGD:
+                init, init_row, factor = out, row_bytes, -numbers[0]
+            elif rule > SGD:
+                out = gradient.ctypes.data
+            for n in range(0, N, batch):
+                # The segment (0, 0, samples, 0): `batch` of them, or what is left.
+                segment = ranges.ctypes.data + 8 * SEGMENT * (1 if N - n >= batch else 2)
+                multiply(
+                    SIZE, VL, prefetch, x + r * SIZE + n * x_bytes, SIZE, x_bytes, dy + n * dy_bytes, dy_bytes,
+                    segment, 1, out, row_bytes, init, init_row, some, F,
+                    following + r * row_bytes, row_bytes, ahead_k, factor, bottom,
+                )  # fmt: skip
+                init, init_row = out, row_bytes
+            if rule > SGD:
+                apply(rule, target, first + r * F, gradient[: some * F], state_1, state_2, numbers)
+
+    return compiled(specialised(block_gradient, SIZE, VL))
+
+
+@functools.cache
+def dy_of_position(SIZE):
+    """Make the function that packs dy of a position, through the rectifier of y unless y is empty."""
+    zero = np.float32(0) if SIZE == 4 else np.float64(0)
+
+    def dy_of_position(dy, y, p, begin, end, packed):
+        F = dy.shape[2]
+        if y.size:
+            for n in range(begin, end):
+                for f in range(F):
+                    packed[n * F + f] = dy[n, p, f] if y[n, p, f] > 0 else zero
+        else:
+            for n in range(begin, end):
+                for f in range(F):
+                    packed[n * F + f] = dy[n, p, f]
+
+    return compiled(specialised(dy_of_position, SIZE))
+
+
+@functools.cache
+def backward(SIZE, VL, VN):
+    """Make the backward kernel by blocks, for vectors of VL filters, and of VN samples or, with 0, few samples."""
+    number = np.float32 if SIZE == 4 else np.float64
+    one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
+    stretch, settle, pack = STRETCH, block_gradient(SIZE, VL), dy_of_position(SIZE)
 
     def backward(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line,
         band_start, band_column, band_input, band_tap, band_taps, edges, C, KW, OW,
-        chunk, rule, target, state_1, state_2, numbers, ranges, zeros, rows_of_dy, dyt, dxt, gradient, dx,
+        chunk, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, dxt, gradient, dx,
     ):  # fmt: skip
         """Compute dx, and the kernel's gradient or its update, a task for each band of each input line.
 
@@ -105,19 +168,20 @@ def backward(SIZE, VL, VN):
         done. With NO_GRADIENT there is neither. A block of weights reads one input line and belongs to
         one band, so that no two tasks write the same numbers.
 
-        Scratch of each slot: rows_of_dy (N*F), dy of the position at hand; dyt (F, chunk), the same
-        of `chunk` samples, turned; dxt (entries of a band, chunk), dx of the band; gradient
-        (STRETCH*F). ranges holds the segments (0, 0, F) and (0, 0, N), zeros (F) zeros.
+        Scratch of each slot: packed (1, N*F), dy of the position at hand; dyt (held, F, chunk), the
+        same turned, of `chunk` samples and of so many positions that the next input line, which reads
+        mostly the same, finds it there, and tags (held), at first -1, which they are; dxt (entries of a
+        band, chunk), dx of the band; gradient (STRETCH*F). ranges holds the segments (0, 0, length, 0)
+        of lengths F, BATCH and N % BATCH, zeros is zeros.
         """
         N, LI, line = x.shape
         P, K, F = kernel.shape
         bands = len(band_start) - 1
-        wants_dx, rectified = dx.size > 0, y.size > 0
-        dy_rows, dy_turned, turned = rows_of_dy[slot], dyt[slot], dxt[slot]
-        block = gradient[slot]
+        wants_dx = dx.size > 0
         row_bytes, chunk_bytes, sample_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE
-        task = next_task(counter)
-        while task < LI * bands:
+        total = LI * bands
+        task = next_task(counter, slot, total)
+        while task >= 0:
             i = task // bands
             band = task - i * bands
             left = edges[band] * C
@@ -129,13 +193,9 @@ def backward(SIZE, VL, VN):
                 if not wants_dx and not wants_kernel:
                     continue
                 if wants_dx and VN:
-                    for r in range(entries):
-                        for n in range(chunk):
-                            turned[r, n] = 0
+                    dxt[slot, :entries] = 0
                 elif wants_dx:
-                    for n in range(begin, begin + count):
-                        for at in range(left, left + entries):
-                            dx[n, i, at] = 0
+                    dx[begin : begin + count, i, left : left + entries] = 0
                 for row in range(row_start[i], row_start[i + 1]):
                     for col in range(band_start[band], band_start[band + 1]):
                         p = row_line[row] * OW + band_column[col]
@@ -152,58 +212,126 @@ def backward(SIZE, VL, VN):
                             following = (row_line[row + 1] * OW + band_column[col_0]) * K * F
                             following += (row_tap[row + 1] * KW + band_tap[col_0]) * C * F
                         following = kernel.ctypes.data + following * SIZE
-                        for n in range(0 if wants_kernel else begin, begin + count):
-                            for f in range(F):
-                                value = dy[n, p, f]
-                                if rectified and not y[n, p, f] > 0:
-                                    value = number(0)
-                                dy_rows[n * F + f] = value
+                        # dy of the position, where it lies or, rectified or read often, packed.
+                        dy_at, dy_bytes = dy.ctypes.data + p * row_bytes, P * row_bytes
+                        if y.size or rows >= stretch:
+                            pack(dy, y, p, 0 if wants_kernel else begin, begin + count, packed[slot, 0])
+                            dy_at, dy_bytes = packed[slot, 0].ctypes.data, row_bytes
                         w = kernel.ctypes.data + weights * SIZE
                         if wants_dx and VN:
-                            transpose(
-                                SIZE, dy_rows.ctypes.data + begin * row_bytes, row_bytes,
-                                dy_turned.ctypes.data, chunk_bytes, count, F,
-                            )  # fmt: skip
-                            out = turned.ctypes.data + (at - left) * chunk_bytes
+                            place = p % tags.shape[1]
+                            turned = dyt[slot, place].ctypes.data
+                            if tags[slot, place] != p * N + begin:
+                                transpose(SIZE, dy_at + begin * dy_bytes, dy_bytes, turned, chunk_bytes, count, F)
+                                tags[slot, place] = p * N + begin
+                            out = dxt[slot].ctypes.data + (at - left) * chunk_bytes
                             multiply(
-                                SIZE, VN, prefetch, w, row_bytes, SIZE, dy_turned.ctypes.data, chunk_bytes,
+                                SIZE, VN, prefetch, w, row_bytes, SIZE, turned, chunk_bytes,
                                 ranges.ctypes.data, 1, out, chunk_bytes, out, chunk_bytes,
-                                rows, -(-count // VN) * VN, following, row_bytes, one, bottom,
+                                rows, -(-count // VN) * VN, following, row_bytes, SIZE, one, bottom,
                             )  # fmt: skip
+                            following = w  # that is enough prefetching
                         elif wants_dx:
                             for n in range(begin, begin + count):
                                 out = dx.ctypes.data + ((n * LI + i) * line + at) * SIZE
-                                dots(SIZE, VL, w, row_bytes, dy_rows.ctypes.data + n * row_bytes, out, rows, F)
-                        if not wants_kernel:
-                            continue
-                        read = x.ctypes.data + (i * line + at) * SIZE
-                        if wants_dx:
-                            following = w  # in cache by now
-                        if rule <= SGD:
-                            out = target.ctypes.data + weights * SIZE
-                            init, init_row, factor = zeros.ctypes.data, 0, one
-                            if rule == SGD:
-                                init, init_row, factor = out, row_bytes, -numbers[0]
-                            multiply(
-                                SIZE, VL, prefetch, read, SIZE, sample_bytes, dy_rows.ctypes.data, row_bytes,
-                                ranges.ctypes.data + 24, 1, out, row_bytes, init, init_row,
-                                rows, F, following, row_bytes, factor, bottom,
+                                dots(SIZE, VL, w, row_bytes, dy_at + n * dy_bytes, out, rows, F)
+                        if wants_kernel:
+                            settle(
+                                rule, x.ctypes.data + (i * line + at) * SIZE, sample_bytes, dy_at, dy_bytes, N, rows, F,
+                                target, weights, state_1, state_2, numbers, ranges, zeros, gradient[slot], following,
                             )  # fmt: skip
-                            continue
-                        for r in range(0, rows, stretch):
-                            some = min(stretch, rows - r)
-                            multiply(
-                                SIZE, VL, prefetch, read + r * SIZE, SIZE, sample_bytes, dy_rows.ctypes.data,
-                                row_bytes, ranges.ctypes.data + 24, 1, block.ctypes.data, row_bytes,
-                                zeros.ctypes.data, 0, some, F, following + r * row_bytes, row_bytes, one, bottom,
-                            )  # fmt: skip
-                            apply(rule, target, weights + r * F, block[: some * F], state_1, state_2, numbers)
                 if wants_dx and VN:
                     out = dx.ctypes.data + ((begin * LI + i) * line + left) * SIZE
-                    transpose(SIZE, turned.ctypes.data, chunk_bytes, out, sample_bytes, entries, count)
-            task = next_task(counter)
+                    transpose(SIZE, dxt[slot].ctypes.data, chunk_bytes, out, sample_bytes, entries, count)
+            task = next_task(counter, slot, total)
 
     return tasks(specialised(backward, SIZE, VL, VN))
+
+
+@functools.cache
+def backward_by_inputs(SIZE, VL, VN):
+    """Make the backward kernel by input columns, for vectors of VL filters and of VN samples."""
+    number = np.float32 if SIZE == 4 else np.float64
+    one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
+    settle, pack = block_gradient(SIZE, VL), dy_of_position(SIZE)
+
+    def backward_by_inputs(
+        slot, counter, x, kernel, dy, y, row_start, row_tap, row_line, read_start, read_column, read_tap,
+        edges, C, KW, OW, chunk, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, readers,
+        dxt, gradient, dx,
+    ):  # fmt: skip
+        """Compute what `backward` computes, a column of the input at a time: for many channels.
+
+        dx of a column of C channels is one sum over all blocks that read it, C by F each, and is written
+        once. `read_*` says, grouped by input column, which tap of which output column reads it. Scratch:
+        readers (slots, 2, blocks of a column, 4), segments of the column at hand and of the next one,
+        whose blocks are asked for meanwhile; dyt holds all positions that a line reads, and packed as many
+        or, of too large a batch, one.
+        """
+        N, LI, line = x.shape
+        P, K, F = kernel.shape
+        bands = len(edges) - 1
+        held, places = tags.shape[1], packed.shape[1]
+        row_bytes, chunk_bytes, sample_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE
+        total = LI * bands
+        task = next_task(counter, slot, total)
+        while task >= 0:
+            i = task // bands
+            band = task - i * bands
+            left, right = edges[band], edges[band + 1]
+            triples = row_start[i + 1] - row_start[i]
+            for begin in range(0, N, chunk):
+                count = min(chunk, N - begin)
+                # The weights change only after the whole batch has its dx.
+                wants_kernel = rule >= GRADIENT and begin + count == N
+                for w in range(left, right):
+                    table, other = readers[slot, w % 2], readers[slot, (w + 1) % 2]
+                    # In the first round the column's own segments, then always those of the next one.
+                    for column in range(w if w == left else w + 1, min(w + 2, right)):
+                        filled = table if column == w else other
+                        blocks = 0
+                        for row in range(row_start[i], row_start[i + 1]):
+                            for e in range(read_start[column], read_start[column + 1]):
+                                p = row_line[row] * OW + read_column[e]
+                                k = (row_tap[row] * KW + read_tap[e]) * C
+                                filled[blocks, 0] = (p * K + k) * row_bytes
+                                filled[blocks, 1] = p % held * F * chunk_bytes
+                                blocks += 1
+                    blocks = triples * (read_start[w + 1] - read_start[w])
+                    coming = 0 if w + 1 == right else triples * (read_start[w + 2] - read_start[w + 1])
+                    for m in range(blocks):
+                        p = table[m, 0] // (K * row_bytes)
+                        place = p % held
+                        table[m, 2], table[m, 3] = F, other[m, 0] if m < coming else table[m, 0]
+                        if tags[slot, place] != p * N + begin:
+                            rows = packed[slot, place % places]
+                            pack(dy, y, p, begin, begin + count, rows)
+                            source, turned = rows[begin * F :].ctypes.data, dyt[slot, place].ctypes.data
+                            transpose(SIZE, source, row_bytes, turned, chunk_bytes, count, F)
+                            tags[slot, place] = p * N + begin
+                    out = dxt[slot].ctypes.data + (w - left) * C * chunk_bytes
+                    multiply(
+                        SIZE, VN, prefetch, kernel.ctypes.data, row_bytes, SIZE, dyt[slot].ctypes.data, chunk_bytes,
+                        table.ctypes.data, blocks, out, chunk_bytes, zeros.ctypes.data, 0,
+                        C, -(-count // VN) * VN, kernel.ctypes.data, row_bytes, SIZE, one, bottom,
+                    )  # fmt: skip
+                    if not wants_kernel:
+                        continue
+                    for m in range(blocks):
+                        p = table[m, 0] // (K * row_bytes)
+                        rows = packed[slot, p % held % places]
+                        if places < held:
+                            pack(dy, y, p, 0, N, rows)
+                        settle(
+                            rule, x.ctypes.data + (i * line + w * C) * SIZE, sample_bytes, rows.ctypes.data, row_bytes,
+                            N, C, F, target, table[m, 0] // SIZE, state_1, state_2, numbers, ranges, zeros,
+                            gradient[slot], kernel.ctypes.data + table[m, 0],
+                        )  # fmt: skip
+                out = dx.ctypes.data + ((begin * LI + i) * line + left * C) * SIZE
+                transpose(SIZE, dxt[slot].ctypes.data, chunk_bytes, out, sample_bytes, (right - left) * C, count)
+            task = next_task(counter, slot, total)
+
+    return tasks(specialised(backward_by_inputs, SIZE, VL, VN))
 
 
 @tasks
@@ -211,8 +339,9 @@ def backward_bias(slot, counter, dy, y, chunk, dbias):
     """Compute dbias (P, F), the sum of dy (N, P, F) over n, `chunk` positions a task; y as for `backward`."""
     N, P, F = dy.shape
     rectified = y.size > 0
-    task = next_task(counter)
-    while task * chunk < P:
+    total = -(-P // chunk)
+    task = next_task(counter, slot, total)
+    while task >= 0:
         first, last = task * chunk, min(P, (task + 1) * chunk)
         for p in range(first, last):
             for f in range(F):
@@ -222,4 +351,4 @@ def backward_bias(slot, counter, dy, y, chunk, dbias):
                 for f in range(F):
                     if not rectified or y[n, p, f] > 0:
                         dbias[p, f] += dy[n, p, f]
-        task = next_task(counter)
+        task = next_task(counter, slot, total)

@@ -18,8 +18,9 @@ def forward(
     """
     N, P, F = y.shape
     OW = len(col_start) - 1
-    task = next_task(counter)
-    while task * chunk < P:
+    total = -(-P // chunk)
+    task = next_task(counter, slot, total)
+    while task >= 0:
         for p in range(task * chunk, min(P, (task + 1) * chunk)):
             o = p // OW
             j = p - o * OW
@@ -35,7 +36,7 @@ def forward(
                             value = x[n, i, at + entry]
                             for f in range(F):
                                 y[n, p, f] += value * kernel[p, k + entry, f]
-        task = next_task(counter)
+        task = next_task(counter, slot, total)
 
 
 @tasks
@@ -51,8 +52,9 @@ def backward_input(
     """
     N, _, F = dy.shape
     bands = len(band_start) - 1
-    task = next_task(counter)
-    while task < dx.shape[1] * bands:
+    total = dx.shape[1] * bands
+    task = next_task(counter, slot, total)
+    while task >= 0:
         i = task // bands
         band = task - i * bands
         for n in range(N):
@@ -65,11 +67,11 @@ def backward_input(
                 k = (row_tap[row] * KW + band_tap[col]) * C
                 for n in range(N):
                     for entry in range(band_taps[col] * C):
-                        total = dx[n, i, at + entry]
+                        value = dx[n, i, at + entry]
                         for f in range(F):
-                            total += kernel[p, k + entry, f] * dy[n, p, f]
-                        dx[n, i, at + entry] = total
-        task = next_task(counter)
+                            value += kernel[p, k + entry, f] * dy[n, p, f]
+                        dx[n, i, at + entry] = value
+        task = next_task(counter, slot, total)
 
 
 @tasks
@@ -85,8 +87,9 @@ def backward_kernel(
     N, LI, _ = x.shape
     F = dy.shape[2]
     bands = len(band_start) - 1
-    task = next_task(counter)
-    while task < LI * bands:
+    total = LI * bands
+    task = next_task(counter, slot, total)
+    while task >= 0:
         i = task // bands
         band = task - i * bands
         for row in range(row_start[i], row_start[i + 1]):
@@ -102,4 +105,4 @@ def backward_kernel(
                         value = x[n, i, at + entry]
                         for f in range(F):
                             dkernel[p, k + entry, f] += value * dy[n, p, f]
-        task = next_task(counter)
+        task = next_task(counter, slot, total)

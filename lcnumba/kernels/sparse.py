@@ -10,8 +10,9 @@ def product(slot, counter, indptr, indices, order, data, dense, chunk, out):
     dense and out hold the batch innermost, (rows, N). An empty order is the entries' own.
     """
     rows, N = out.shape
-    task = next_task(counter)
-    while task * chunk < rows:
+    total = -(-rows // chunk)
+    task = next_task(counter, slot, total)
+    while task >= 0:
         for r in range(task * chunk, min(rows, (task + 1) * chunk)):
             for n in range(N):
                 out[r, n] = 0
@@ -20,4 +21,4 @@ def product(slot, counter, indptr, indices, order, data, dense, chunk, out):
                 i = indices[e]
                 for n in range(N):
                     out[r, n] += value * dense[i, n]
-        task = next_task(counter)
+        task = next_task(counter, slot, total)

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["B_ROWS", "NEXT_A", "dots", "multiply", "transpose"]
+__all__ = ["B_ROWS", "NEXT_A", "SEGMENT", "dots", "multiply", "transpose"]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -25,7 +25,7 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 # what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
 # sizes for the rest keep compilation short.
 ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
-    32: {4: (6, 2, 1), 3: (8, 4, 1), 2: (12, 4, 1), 1: (16, 8, 4, 1)},
+    32: {4: (6, 3, 2, 1), 3: (8, 4, 1), 2: (12, 8, 4, 2, 1), 1: (16, 8, 4, 1)},
     16: {2: (6, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
@@ -35,6 +35,8 @@ IN_FLIGHT = 8
 BLOCK = 8
 # Bytes of a cache line, as far as prefetching is concerned.
 LINE = 64
+# Numbers of a segment; see `multiply`.
+SEGMENT = 4
 # What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
 B_ROWS, NEXT_A = 1, 2
 
@@ -167,6 +169,7 @@ class Operands(NamedTuple):
     cols: Any
     ahead: Any
     ahead_row: Any
+    ahead_k: Any
 
 
 def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
@@ -174,16 +177,16 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
     width = e.size * e.lanes
     masks = [None] * (NV - 1) + [mask]
     a = b.add(o.a, b.mul(row, o.a_row))
-    unroll = max(1, IN_FLIGHT // (MR * NV))
+    unroll = 1 if MR * NV >= IN_FLIGHT else 1 << (IN_FLIGHT // (MR * NV)).bit_length() - 1
     sums = [e.zero] * (MR * NV * unroll)
 
-    def steps(number):
+    def steps(number, ahead):
         def body(k, carried):
             at_a, at_b, *acc = carried
             new = list(acc)
             if prefetch == NEXT_A:
                 lines = -(-MR * e.size * number // LINE)
-                at = b.add(b.add(o.ahead, b.mul(row, o.ahead_row)), b.mul(k, const(LINE * lines)))
+                at = b.add(ahead, b.mul(k, b.mul(o.ahead_k, const(MR * number))))
                 for n in range(lines):
                     e.prefetch(b, b.add(at, const(LINE * n)), 2)
             for u in range(number):
@@ -202,15 +205,16 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
         return body
 
     def segment(s, acc):
-        entry = b.add(o.segments, b.mul(s, const(24)))
-        at_a, at_b, length = (
-            b.load(b.inttoptr(b.add(entry, const(8 * n)), I64.as_pointer()), align=8) for n in range(3)
+        entry = b.add(o.segments, b.mul(s, const(8 * SEGMENT)))
+        at_a, at_b, length, ahead = (
+            b.load(b.inttoptr(b.add(entry, const(8 * n)), I64.as_pointer()), align=8) for n in range(SEGMENT)
         )
+        ahead = b.add(b.add(o.ahead, ahead), b.mul(row, o.ahead_row))
         carried = [b.add(a, at_a), b.add(o.b, at_b), *acc]
         if unroll == 1:
-            return loop_some(b, length, carried, steps(1))[2:]
-        carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll))
-        return loop(b, b.srem(length, const(unroll)), carried, steps(1))[2:]
+            return loop_some(b, length, carried, steps(1, ahead))[2:]
+        carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll, ahead))
+        return loop(b, b.srem(length, const(unroll)), carried, steps(1, ahead))[2:]
 
     sums = loop(b, o.count, sums, segment)
     tiles = [sums[u * MR * NV : (u + 1) * MR * NV] for u in range(unroll)]
@@ -250,20 +254,20 @@ def panel(e, NV, masked, prefetch):
 @intrinsic(prefer_literal=True)
 def multiply(
     typingctx, SIZE, VL, PREFETCH, a, a_row, a_k, b, b_k, segments, count, c, c_row, init, init_row, rows, cols,
-    ahead, ahead_row, factor, floor,
+    ahead, ahead_row, ahead_k, factor, floor,
 ):  # fmt: skip
     """C[r, v] = max(floor, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
 
     ``A[r, k]`` lies at ``a + offset_a(s) + r * a_row + k * a_k``; row k of B, contiguous, at ``b +
     offset_b(s) + k * b_k``; rows of C and of init, contiguous, at ``c + r * c_row`` and ``init + r *
-    init_row``. `segments` is the address of `count` int64 triples (offset_a, offset_b, length >= 1).
+    init_row``. `segments` is the address of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_ahead).
     `floor` is 0 for a rectifier and else -inf; NaN stays NaN. PREFETCH says what is asked for early: with
-    B_ROWS the rows of B that lie `ahead` bytes further on, with NEXT_A the block at the address `ahead`,
-    whose rows lie `ahead_row` bytes apart.
+    B_ROWS the rows of B that lie `ahead` bytes further on, with NEXT_A the block at ``ahead + offset_ahead(s)``,
+    whose rows lie `ahead_row` bytes apart, `ahead_k` bytes of each row a step.
     """
     size, lanes, prefetch = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
     number = types.float32 if size == 4 else types.float64
-    signature = types.void(SIZE, VL, PREFETCH, *[types.intp] * 15, number, number)
+    signature = types.void(SIZE, VL, PREFETCH, *[types.intp] * 16, number, number)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)

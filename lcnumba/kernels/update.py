@@ -59,11 +59,12 @@ def apply(rule, param, begin, grad, state_1, state_2, numbers):
 def whole(slot, counter, rule, param, grad, state_1, state_2, numbers):
     """Update all of a flat param, CHUNK elements a task."""
     size = len(param)
-    task = next_task(counter)
-    while task * CHUNK < size:
+    total = -(-size // CHUNK)
+    task = next_task(counter, slot, total)
+    while task >= 0:
         end = min(size, (task + 1) * CHUNK)
         apply(rule, param, task * CHUNK, grad[task * CHUNK : end], state_1, state_2, numbers)
-        task = next_task(counter)
+        task = next_task(counter, slot, total)
 
 
 def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int | None = None) -> None:
