@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format bench clean
 
 # Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
 demo: .venv/demo/ready
@@ -22,13 +22,18 @@ format: .venv/lint/ready
 	.venv/lint/bin/ruff check --fix
 	.venv/lint/bin/ruff format
 
+# Compare with TensorFlow, JAX and PyTorch; writes docs/benchmarks.md and the table in README.md.
+bench: .venv/bench/ready
+	.venv/bench/bin/python -m bench.compare --write --json benchmarks.json
+
 clean:
-	rm -rf .venv dist demo-output .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv dist demo-output benchmarks.json .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/lint/made: EXTRAS = --group lint
+.venv/bench/made: EXTRAS = . --group bench --group peers
 
 .venv/%/made: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -38,7 +43,7 @@ clean:
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-.venv/demo/ready .venv/test/ready: %/ready: %/made $(SOURCES)
+.venv/demo/ready .venv/test/ready .venv/bench/ready: %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@
 

@@ -1,0 +1,59 @@
+"""Compares what two workers computed, before anything is timed."""
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.process import Failure
+
+__all__ = ["TOLERANCE", "check", "difference"]
+
+# Largest difference relative to the largest number of an array: sums of up to 10,000 terms in another order.
+TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
+
+# Numbers compared at a time: answers of half a GB are mapped, not loaded.
+_CHUNK = 1 << 22
+
+
+def check(ours: str, theirs: str, dtype: str) -> float:
+    """Compare all arrays in folder `ours` with those in `theirs`.
+
+    Returns
+    -------
+    float
+        The largest relative difference.
+
+    Raises
+    ------
+    Failure
+        If an array is missing, has another shape or type, or differs by more than `TOLERANCE`.
+    """
+    largest = 0.0
+    for path in sorted(Path(ours).glob("*.npy")):
+        other = Path(theirs, path.name)
+        if not other.exists():
+            raise Failure("wrong", f"{path.stem} is missing")
+        expected, given = np.load(path, mmap_mode="r"), np.load(other, mmap_mode="r")
+        if (expected.shape, expected.dtype) != (given.shape, given.dtype):
+            raise Failure(
+                "wrong", f"{path.stem} is {given.dtype}{given.shape}, expected {expected.dtype}{expected.shape}"
+            )
+        distance = difference(expected, given)
+        if not distance <= TOLERANCE[dtype]:  # NaN is wrong too
+            raise Failure("wrong", f"{path.stem} differs by {distance:.2g} of its largest number")
+        largest = max(largest, distance)
+    return largest
+
+
+def difference(expected: npt.NDArray[np.floating], given: npt.NDArray[np.floating]) -> float:
+    """Return max |given - expected| / max |expected|, in float64; NaN if any is NaN."""
+    expected, given = expected.reshape(-1), given.reshape(-1)
+    size = apart = 0.0
+    for start in range(0, len(expected), _CHUNK):
+        a = expected[start : start + _CHUNK].astype(np.float64)
+        b = given[start : start + _CHUNK].astype(np.float64)
+        # np.maximum, unlike max, hands NaN on.
+        size = np.maximum(size, np.abs(a).max())
+        apart = np.maximum(apart, np.abs(a - b).max())
+    return float(apart / size) if size else float(apart)

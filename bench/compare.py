@@ -1,0 +1,88 @@
+"""Compares lcnumba with other ways to compute the same layer: ``python -m bench.compare``.
+
+Without options it takes less than 20 minutes on two cores; the machine should be doing nothing else.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench import environment, memory, startup, tables
+from bench.case import Case
+from bench.cells import Row
+from bench.measure import Settings, measure, run
+from bench.peers import PEERS
+from bench.process import Process, available_memory
+from bench.selection import chosen
+from lcnumba.benchmark import WORKLOADS
+
+__all__ = ["main"]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    peers = [*PEERS, "none"]
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
+    parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help=", ".join(peers))
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="default float32; with --all both")
+    parser.add_argument("--threads", type=int, default=environment.usable_cores(), metavar="N", help="default all")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="timing of an operation, default 0.5")
+    parser.add_argument("--all", action="store_true", help="all peers on all workloads in both types: hours")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", help="of a worker, default 80 %% of what is free")
+    parser.add_argument("--build-limit", type=float, default=300.0, metavar="S", help="to build a peer, default 300")
+    parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
+    parser.add_argument("--write", action="store_true", help="render docs/benchmarks.md and the table in README.md")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the comparison; return 0, or 1 if lcnumba itself failed or a peer's answers differ."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    given = _parser().parse_args(arguments)
+    free = available_memory()
+    limit = given.memory_limit * 1e9 if given.memory_limit else free and 0.8 * free
+    settings = Settings(given.threads, given.seconds, limit and int(limit), given.build_limit)
+    dtypes = [given.dtype] if given.dtype else ["float32", "float64"] if given.all else ["float32"]
+    results: dict[str, Any] = {"environment": environment.describe(settings.threads, arguments), "rows": []}
+    workloads = [WORKLOADS[name] for name in given.workload or WORKLOADS]
+    start = time.monotonic()
+    with Process(settings.threads) as machine:
+        for dtype in dtypes:
+            for workload in workloads:
+                names = _present(chosen(workload.name, given.peers, given.all), results["rows"])
+                for row in measure(Case.of(workload, dtype), names, settings, machine):
+                    print(tables.line(row), flush=True)
+                    results["rows"].append(row)
+                _save(results, given.json)
+        results["tile"] = {dtype: run(machine, "bench.fma", "rate", dtype=dtype) for dtype in dtypes}
+    names = _present(chosen("seed1", given.peers, False), results["rows"])
+    results["startup"] = startup.measure(names, Case.of(WORKLOADS["seed1"], "float32"), settings.threads)
+    results["memory"] = [memory.measure(Case.of(workload, dtypes[0]), settings.threads) for workload in workloads]
+    results["minutes"] = round((time.monotonic() - start) / 60, 1)
+    _save(results, given.json)
+    if given.write:
+        tables.write(results)
+    return int(
+        any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
+    )
+
+
+def _present(names: list[str], rows: list[Row]) -> list[str]:
+    """Leave out what turned out not to be installed."""
+    missing = {row["peer"] for row in rows if row["status"] == "missing"}
+    return [name for name in names if name not in missing]
+
+
+def _save(results: dict[str, Any], path: str | None) -> None:
+    if path is not None:
+        Path(path).write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

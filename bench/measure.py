@@ -1,0 +1,149 @@
+"""Measures lcnumba and its peers on one case.
+
+lcnumba and one peer at a time hold the same data in processes of their own. Each operation is
+called once, its answers are compared, and then both are timed alternately.
+"""
+
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.answers import check
+from bench.case import Case
+from bench.cells import Row
+from bench.disturbance import Disturbance
+from bench.peers import OPERATIONS, PEERS
+from bench.process import Failure, Process
+from bench.roofline import roofline, work
+from bench.rounds import alone, alternate, quartiles
+
+__all__ = ["Settings", "against", "measure", "run"]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to measure.
+
+    Attributes
+    ----------
+    threads : int
+        Of every worker.
+    seconds : float
+        How long each operation is timed on either side.
+    memory_limit : int or None
+        Bytes at which a peer is stopped.
+    build_limit : float
+        Seconds for building a peer and its first call of an operation.
+    """
+
+    threads: int
+    seconds: float
+    memory_limit: int | None
+    build_limit: float
+
+
+def measure(case: Case, names: Sequence[str], settings: Settings, machine: Process) -> Iterator[Row]:
+    """Measure lcnumba and the named peers on a case; yield a row for each of them and each operation.
+
+    Limits are measured in the worker `machine`, of as many threads.
+    """
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Process(settings.threads, settings.memory_limit) as ours,
+    ):
+        own: dict[str, Row] = {}
+        pooled: dict[str, list[float]] = {}
+        try:
+            for operation in OPERATIONS:
+                own[operation] = _first(ours, "own1", case, operation, folder, settings)
+                watch = _watch(ours)
+                pooled[operation] = alone(ours, operation, settings.seconds, settings.build_limit)
+                own[operation]["disturbance"] = watch.share()
+        except Failure as failure:
+            yield from (_row(case, "own1", operation, failure) for operation in OPERATIONS)
+            return
+        limits = _limits(machine, case)
+        for name in names:
+            for row, times in against(ours, name, case, folder, settings):
+                pooled[row["operation"]] += times
+                yield _complete(row, case, limits)
+        for operation in OPERATIONS:
+            row = _row(case, "own1", operation) | own[operation] | quartiles(pooled[operation])
+            yield _complete(row, case, limits)
+
+
+def against(ours: Process, name: str, case: Case, folder: str, settings: Settings) -> Iterator[tuple[Row, list[float]]]:
+    """Time a peer against ours, whose answers are in a folder; yield its rows, each with our times beside it."""
+    with Process(settings.threads, settings.memory_limit) as theirs, tempfile.TemporaryDirectory() as answers:
+        for i, operation in enumerate(OPERATIONS):
+            row = _row(case, name, operation)
+            try:
+                _estimate(name, case, operation, settings)
+                row |= _first(theirs, name, case, operation, answers, settings)
+                row["difference"] = check(f"{folder}/{operation}", f"{answers}/{operation}", case.dtype)
+                watch = _watch(ours, theirs)
+                times = alternate(ours, theirs, operation, settings.seconds, settings.build_limit)
+                row["disturbance"] = watch.share()
+            except Failure as failure:
+                # The worker has gone, or is not to be trusted.
+                yield from ((_row(case, name, later, failure), []) for later in OPERATIONS[i:])
+                return
+            yield row | quartiles(times.theirs) | {"ratio": times.ratio}, times.ours
+
+
+def _first(worker: Process, name: str, case: Case, operation: str, folder: str, settings: Settings) -> Row:
+    """Build what an operation needs, call it for the first time, and have its answers saved."""
+    start = time.monotonic()
+    peer = PEERS[name]
+    if operation == OPERATIONS[0]:
+        about = {"case": case.to_json(), "module": peer.module, "options": peer.options}
+        worker.ask("load", settings.build_limit, **about, threads=settings.threads)
+    left = max(1.0, settings.build_limit - (time.monotonic() - start))
+    reply = worker.ask("first", left, operation=operation)
+    build = time.monotonic() - start
+    place = Path(folder, operation)
+    place.mkdir()
+    # forward leaves the weights as they were.
+    worker.ask("save", folder=str(place), weights=operation == "step")
+    return {"build": build, "peak": reply["peak"]}
+
+
+def _watch(*workers: Process) -> Disturbance:
+    return Disturbance(lambda: time.process_time() + sum(worker.cpu_seconds() for worker in workers))
+
+
+def _estimate(name: str, case: Case, operation: str, settings: Settings) -> None:
+    needs = PEERS[name].needs(case, operation)
+    if settings.memory_limit is not None and needs > settings.memory_limit:
+        raise Failure("memory", f"needs at least {needs / 1e9:.1f} GB")
+
+
+def _limits(machine: Process, case: Case) -> dict[str, dict[str, float]]:
+    """Measure the machine's limits for each operation, on buffers of its own size."""
+    gemm = run(machine, "bench.limits", "products", dtype=case.dtype)
+    sizes = {operation: work(case, operation).held for operation in OPERATIONS}
+    return {
+        operation: {**run(machine, "bench.limits", "memory", size=size, dtype=case.dtype), "gemm": gemm}
+        for operation, size in sizes.items()
+    }
+
+
+def run(worker: Process, module: str, function: str, **arguments: Any) -> Any:
+    """Have a worker call a function of a module; return what that returns."""
+    return worker.ask("run", module=module, function=function, arguments=arguments)["value"]
+
+
+def _row(case: Case, name: str, operation: str, failure: Failure | None = None) -> Row:
+    row = {"workload": case.name, "dtype": case.dtype, "peer": name, "operation": operation, "status": "ok"}
+    return row if failure is None else row | {"status": failure.status, "reason": str(failure)}
+
+
+def _complete(row: Row, case: Case, limits: dict[str, dict[str, float]]) -> Row:
+    """Add what the machine allows, unless there is no time to compare."""
+    if row["status"] != "ok":
+        return row
+    operation = row["operation"]
+    return row | roofline(work(case, operation), limits[operation], row["median"]) | {"limits": limits[operation]}

@@ -1,0 +1,107 @@
+"""The table of peers: what each is called, where it is, what it needs.
+
+A peer's module has ``make(case, data, threads, **options) -> Operations``. It is imported only in
+a worker process, and imports its framework only there.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.case import Case
+
+__all__ = ["OPERATIONS", "PEERS", "Operations", "Peer"]
+
+# step = forward, derivative by the input, gradients of kernel and bias, plain SGD.
+OPERATIONS = ("forward", "step")
+
+
+class Operations(NamedTuple):
+    """What a peer computes; each call returns when its results are there.
+
+    Attributes
+    ----------
+    forward : () -> y
+        y in the peer's own array type, contiguous (N, OH, OW, F).
+    step : () -> (y, dx)
+        Also moves the weights; dx (N, H, W, C) is that of the weights before.
+    weights : () -> (kernel, bias)
+        NumPy arrays of the shapes in `bench.data.Data`.
+    """
+
+    forward: Callable[[], Any]
+    step: Callable[[], tuple[Any, Any]]
+    weights: Callable[[], tuple[npt.NDArray[Any], npt.NDArray[Any]]]
+
+
+def _nothing(case: Case, operation: str) -> int:  # noqa: ARG001 - as the others
+    return 0
+
+
+def _patches(case: Case, operation: str) -> int:
+    """Bytes of a copy of all windows, and of its derivative."""
+    copies = {"forward": 1, "step": 2}[operation]
+    return copies * case.positions * case.batch * case.window * case.itemsize
+
+
+def _sliced(case: Case, operation: str) -> int:
+    """The derivative of cutting a slice is as large as the input, for each of P slices."""
+    if operation == "forward":
+        return 0
+    return case.positions * case.batch * int(np.prod(case.input_size)) * case.itemsize
+
+
+def _dense(case: Case, operation: str) -> int:
+    """The matrix of all inputs by all outputs and its masked copy; a step has their gradients too."""
+    copies = {"forward": 2, "step": 4}[operation]
+    return copies * int(np.prod(case.input_size)) * case.positions * case.filters * case.itemsize
+
+
+def _own(case: Case, operation: str) -> int:
+    """Dense form of the kernel, and its gradient."""
+    return _dense(case, operation) // 2
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A way to compute the layer.
+
+    Attributes
+    ----------
+    label : str
+        How tables call it.
+    module : str
+        Where its ``make`` is.
+    options : dict
+        More arguments of ``make``.
+    packages : tuple of str
+        Distributions whose versions tables show.
+    needs : (case, operation) -> int
+        Bytes that it is sure to need beyond the data, so that hopeless attempts are not made.
+    """
+
+    label: str
+    module: str
+    options: dict[str, Any] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
+    needs: Callable[[Case, str], int] = _nothing
+
+
+_KERAS = ("tf_keras", "tensorflow", "tensorflow-cpu")
+
+# own1 comes first: all others are compared with it.
+PEERS = {
+    "own1": Peer("lcnumba", "bench.peers.own", {"implementation": 1}, ("lcnumba", "numba")),
+    "own2": Peer("lcnumba impl. 2", "bench.peers.own", {"implementation": 2}, ("lcnumba",), _own),
+    "own3": Peer("lcnumba impl. 3", "bench.peers.own", {"implementation": 3}, ("lcnumba",)),
+    "numpy": Peer("NumPy matmul", "bench.peers.numpy_peer", {}, ("numpy",), _patches),
+    "torch": Peer("PyTorch baddbmm", "bench.peers.torch_peer", {}, ("torch",), _patches),
+    "jax": Peer("JAX conv_local", "bench.peers.jax_peer", {}, ("jax", "jaxlib"), _patches),
+    "keras1": Peer("tf_keras 1", "bench.peers.keras_peer", {"implementation": 1}, _KERAS, _sliced),
+    "keras1-xla": Peer("tf_keras 1 XLA", "bench.peers.keras_peer", {"implementation": 1, "xla": True}, _KERAS),
+    "keras2": Peer("tf_keras 2", "bench.peers.keras_peer", {"implementation": 2}, _KERAS, _dense),
+    "keras3": Peer("tf_keras 3", "bench.peers.keras_peer", {"implementation": 3}, _KERAS),
+}

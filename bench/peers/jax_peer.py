@@ -1,0 +1,46 @@
+"""JAX: `conv_general_dilated_local` under jit, with donated parameters in the step."""
+
+from typing import Any
+
+import numpy as np
+
+from bench.case import Case
+from bench.data import LEARNING_RATE, Data
+from bench.peers import Operations
+
+__all__ = ["make"]
+
+
+def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - as the others
+    """Compile the layer; XLA takes its threads from the processors that the process may use."""
+    import jax
+
+    jax.config.update("jax_enable_x64", case.dtype == "float64")
+    C, K, F = case.input_size[2], case.window, case.filters
+    taps = K // C
+
+    def apply(x: Any, kernel: Any, bias: Any) -> Any:
+        return bias + jax.lax.conv_general_dilated_local(
+            x, kernel, case.strides, case.pad, case.kernel_size, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+
+    def update(x: Any, kernel: Any, bias: Any, dy: Any) -> Any:
+        y, pullback = jax.vjp(apply, x, kernel, bias)
+        dx, dkernel, dbias = pullback(dy)
+        return y, dx, kernel - LEARNING_RATE * dkernel, bias - LEARNING_RATE * dbias
+
+    forward, update = jax.jit(apply), jax.jit(update, donate_argnums=(1, 2))
+    x, dy = jax.device_put(data.x), jax.device_put(data.dy)
+    # JAX' windows run over (C, KH, KW), ours over (KH, KW, C).
+    kernel = data.kernel.reshape(-1, taps, C, F).transpose(0, 2, 1, 3).reshape(*case.output_size, K, F)
+    weights = [jax.device_put(kernel), jax.device_put(data.bias)]
+
+    def step() -> tuple[Any, Any]:
+        y, dx, *weights[:] = jax.block_until_ready(update(x, *weights, dy))
+        return y, dx
+
+    def canonical() -> tuple[Any, Any]:
+        kernel, bias = map(np.asarray, weights)
+        return kernel.reshape(-1, C, taps, F).transpose(0, 2, 1, 3).reshape(-1, K, F), bias
+
+    return Operations(lambda: jax.block_until_ready(forward(x, *weights)), step, canonical)

@@ -1,0 +1,124 @@
+"""Speed of lcnumba's own operations under pytest-benchmark: ``pytest bench/``.
+
+By default a modest part runs. ``-k "seed2 and float32"`` or ``-m fused`` select from all, and
+``--everything`` runs all. Answers are checked, and everything is compiled, before the timing.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from bench import ROOT  # noqa: F401 - puts the installed lcnumba before the checkout's
+from bench.case import Case
+from bench.data import make
+from bench.environment import usable_cores
+from lcnumba import LocallyConnected2D
+from lcnumba.benchmark import WORKLOADS
+from lcnumba.testing import adjoint_sums, integers
+
+_MODEST_WORKLOADS = ("digits", "seed1", "seed2_online")
+# Dense and sparse forms of larger layers take gigabytes.
+_SMALL = ("digits", "seed1", "bindsnet", "cudaconvnet")
+_ROUNDS = 20
+
+
+def _cases() -> Iterator[Any]:
+    threads = sorted({1, usable_cores()})
+    for name in WORKLOADS:
+        for implementation in (1, 2, 3) if name in _SMALL else (1,):
+            for count in threads:
+                for dtype in ("float32", "float64"):
+                    modest = (
+                        name in _MODEST_WORKLOADS
+                        and (implementation == 1 or name == "digits")
+                        and count == threads[-1]
+                        and dtype == "float32"
+                    )
+                    yield pytest.param(
+                        (name, implementation, count, dtype),
+                        id=f"{name}-impl{implementation}-{count}threads-{dtype}",
+                        marks=[pytest.mark.modest] if modest else [],
+                    )  # fmt: skip
+
+
+@pytest.fixture(scope="module", params=_cases())
+def setting(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Any, Any, Any]]:
+    """Case, layer, input and loss gradient; the layer has been checked on integers, and so compiled."""
+    import numba
+
+    name, implementation, threads, dtype = request.param
+    case = Case.of(WORKLOADS[name], dtype)
+    before = numba.get_num_threads()
+    numba.set_num_threads(threads)
+    try:
+        _check(case, implementation)
+        data = make(case)
+        layer = _layer(case, implementation, bias=True)
+        layer.set_weights([data.kernel, data.bias])
+        yield case, layer, data.x, data.dy
+    finally:
+        numba.set_num_threads(before)
+
+
+def _layer(case: Case, implementation: int, bias: bool) -> LocallyConnected2D:
+    layer = LocallyConnected2D(
+        case.filters, case.kernel_size, case.strides, case.padding, use_bias=bias, implementation=implementation,
+        dtype=case.dtype, input_shape=case.input_size, kernel_initializer="zeros",
+    )  # fmt: skip
+    layer.build((None, *case.input_size))
+    return layer
+
+
+def _check(case: Case, implementation: int) -> None:
+    """Demand the adjoint identities exactly, on integers."""
+    rng = np.random.default_rng(0)
+    layer = _layer(case, implementation, bias=False)
+    layer.set_weights([integers(rng, layer.kernel.shape, case.dtype)])
+    x = integers(rng, (case.batch, *case.input_size), case.dtype)
+    y, backward = layer.forward(x)
+    dy = integers(rng, y.shape, case.dtype)
+    dx, grads = backward(dy)
+    assert len(set(adjoint_sums(x, layer.kernel, dy, y, dx, grads.kernel))) == 1
+
+
+@pytest.mark.forward
+def test_forward(setting: Any, benchmark: Any) -> None:
+    """Inference."""
+    _, layer, x, _ = setting
+    benchmark.pedantic(layer, (x,), rounds=_ROUNDS, warmup_rounds=1)
+
+
+@pytest.mark.backward
+def test_backward(setting: Any, benchmark: Any) -> None:
+    """The derivative by the input and the gradients; without the forward."""
+    _, layer, x, dy = setting
+    _, backward = layer.forward(x)
+    benchmark.pedantic(backward, (dy,), rounds=_ROUNDS, warmup_rounds=1)
+
+
+@pytest.mark.step
+def test_step(setting: Any, benchmark: Any) -> None:
+    """Gradients, and then an update by them; without the forward."""
+    _, layer, x, dy = setting
+
+    def step(backward: Any) -> None:
+        _, grads = backward(dy)
+        layer.step(grads, 1e-3)
+
+    benchmark.pedantic(step, setup=_forward(layer, x), rounds=_ROUNDS, warmup_rounds=1)
+
+
+@pytest.mark.fused
+def test_fused_step(setting: Any, benchmark: Any) -> None:
+    """Gradients and update in one; without the forward."""
+    _, layer, x, dy = setting
+    benchmark.pedantic(
+        lambda backward: backward.step(dy, 1e-3), setup=_forward(layer, x), rounds=_ROUNDS, warmup_rounds=1
+    )
+
+
+def _forward(layer: LocallyConnected2D, x: Any) -> Callable[[], Any]:
+    """A step ends the life of its backward: each round gets a fresh one, outside the timing."""
+    return lambda: ((layer.forward(x)[1],), {})

@@ -1,0 +1,436 @@
+"""The benchmarks' answers, limits and tables; never their times."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lcnumba
+from lcnumba.benchmark import WORKLOADS
+from lcnumba.geometry import Geometry
+
+ROOT = Path(__file__).resolve().parents[1]
+if not (ROOT / "bench").is_dir():
+    pytest.skip("bench/ is in the checkout only", allow_module_level=True)
+sys.path.append(str(ROOT))  # at the end: the installed lcnumba comes before the checkout's
+
+from bench import answers, compare, environment, measure, memory, page, peers, selection, startup, tables  # noqa: E402
+from bench.case import Case  # noqa: E402
+from bench.process import Failure, Process, settings  # noqa: E402
+from bench.roofline import Work, roofline, work  # noqa: E402
+from bench.rounds import quartiles  # noqa: E402
+
+TINY = Case("tiny", 2, (5, 4, 2), 3, (3, 2), (2, 1), "same", "float32")
+
+# Peers that go wrong, each in its own way.
+FAKES = {
+    "missing": "def make(case, data, threads):\n    import no_such_framework\n",
+    "raises": "def make(case, data, threads):\n    print('chatter')\n    raise ValueError('no such thing\\nmore')\n",
+    "dies": "import os, sys\ndef make(case, data, threads):\n    print('the end', file=sys.stderr)\n    os._exit(3)\n",
+    "wrong": (
+        "from bench.peers import numpy_peer\n"
+        "def make(case, data, threads):\n"
+        "    right = numpy_peer.make(case, data, threads)\n"
+        "    return right._replace(step=lambda: (right.step()[0], 2 * right.step()[1]))\n"
+    ),
+    "hungry": (
+        "import time\nimport numpy as np\n"
+        "def make(case, data, threads):\n"
+        "    blocks = [np.ones(1 << 22) for _ in range(40)]\n"
+        "    time.sleep(60)\n"
+    ),
+    "where": "import importlib\ndef file(name):\n    return importlib.import_module(name).__file__\n",
+    "slow": "import time\ndef make(case, data, threads):\n    time.sleep(60)\n",
+}
+
+
+@pytest.fixture(scope="module")
+def fakes(tmp_path_factory):
+    """The fake peers, where workers find them, and in the table."""
+    folder = tmp_path_factory.mktemp("peers")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(folder))
+        for name, source in FAKES.items():
+            (folder / f"fake_{name}.py").write_text(source)
+            patch.setitem(peers.PEERS, name, peers.Peer(f"Fake {name}", f"fake_{name}"))
+        patch.setitem(peers.PEERS, "vast", peers.Peer("Vast", "fake_slow", needs=lambda *_: 10**12))
+        yield
+
+
+@pytest.fixture(scope="module")
+def rows(fakes):
+    """All rows of one comparison, by peer and operation."""
+    how = measure.Settings(threads=1, seconds=0, memory_limit=None, build_limit=120)
+    names = ["numpy", "missing", "raises", "wrong"]
+    with Process(1) as machine:
+        return {(row["peer"], row["operation"]): row for row in measure.measure(TINY, names, how, machine)}
+
+
+# --- the case
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("kernel_size", [(1, 1), (2, 3), (3, 2), (4, 4)])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 3), (3, 1)])
+def test_a_case_reads_what_the_geometry_says(padding, kernel_size, strides):
+    case = Case("any", 1, (6, 7, 2), 3, kernel_size, strides, padding, "float32")
+    geometry = Geometry((6, 7), 2, 3, kernel_size, strides, padding=padding)
+    assert case.output_size == geometry.output_size
+    assert np.array_equal(case.input_index(), geometry.input_index)
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_case_survives_json(name):
+    case = Case.of(WORKLOADS[name], "float64")
+    assert Case.from_json(json.loads(json.dumps(case.to_json()))) == case
+
+
+# --- the roofline
+
+
+def test_work_of_a_valid_layer_by_hand():
+    # 2 x 2 positions, windows of 4 inputs, 3 filters, 5 samples, 4 bytes a number
+    case = Case("hand", 5, (3, 3, 1), 3, (2, 2), (1, 1), "valid", "float32")
+    W, X, Y, b = 4 * 48, 4 * 45, 4 * 60, 4 * 12
+    assert work(case, "forward") == Work(2 * 5 * 16 * 3, W + X + b, 2 * Y, W + X + Y + b)
+    assert work(case, "step") == Work(6 * 5 * 16 * 3, W + 2 * X + 2 * Y, 2 * W + 2 * (X + Y), W + 2 * X + 2 * Y + b)
+
+
+def test_work_counts_existing_connections_only():
+    # 3 x 3 windows of a 2 x 2 input: each of the four positions sees all four inputs
+    case = Case("hand", 1, (2, 2, 1), 1, (3, 3), (1, 1), "same", "float64")
+    assert work(case, "forward").flop == 2 * 16
+    assert work(case, "forward").read == 8 * (16 + 4 + 4)
+
+
+def test_the_larger_bound_counts():
+    limits = {"read": 100.0, "update": 50.0, "gemm": 10.0}
+    by_memory = roofline(Work(flop=10, read=200, written=100, held=0), limits, seconds=8.0)
+    assert (by_memory["roof"], by_memory["bound"], by_memory["efficiency"]) == (4.0, "memory", 0.5)
+    assert (by_memory["gflops"], by_memory["gbs"]) == (10 / 8 / 1e9, 300 / 8 / 1e9)
+    by_arithmetic = roofline(Work(flop=50, read=200, written=100, held=0), limits, seconds=5.0)
+    assert (by_arithmetic["roof"], by_arithmetic["bound"], by_arithmetic["efficiency"]) == (5.0, "arithmetic", 1.0)
+
+
+def test_quartiles():
+    assert quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "low": 2.0, "high": 4.0, "repeats": 5}
+
+
+# --- what is selected, and what is known not to fit
+
+
+def test_selection():
+    assert "keras3" in selection.chosen("seed1", None, False)
+    assert "keras3" not in selection.chosen("seed2", None, False)
+    assert "keras3" in selection.chosen("seed2", None, True)
+    assert selection.chosen("seed2", ["keras3", "own1"], False) == ["keras3"]
+    assert selection.chosen("seed2", ["none"], False) == []
+
+
+@pytest.mark.parametrize(
+    ("peer", "workload", "operation", "gigabytes"),
+    [
+        ("keras1", "seed2_large", "step", 46),
+        ("keras1", "seed2_large", "forward", 0),
+        ("keras2", "deepface_l4", "forward", 25),
+        ("torch", "seed2", "forward", 0.058),
+    ],
+)
+def test_needs(peer, workload, operation, gigabytes):
+    needs = peers.PEERS[peer].needs(Case.of(WORKLOADS[workload], "float32"), operation)
+    assert needs / 1e9 == pytest.approx(gigabytes, rel=0.02)
+
+
+# --- workers
+
+
+def test_all_rows_are_there(rows):
+    assert set(rows) == {
+        (name, op) for name in ("own1", "numpy", "missing", "raises", "wrong") for op in peers.OPERATIONS
+    }
+
+
+@pytest.mark.parametrize("name", ["own1", "numpy"])
+@pytest.mark.parametrize("operation", peers.OPERATIONS)
+def test_rows_with_times_are_complete(rows, name, operation):
+    row = rows[name, operation]
+    assert row["status"] == "ok"
+    assert 0 < row["low"] <= row["median"] <= row["high"]
+    assert row["repeats"] >= 3
+    assert min(row["gflops"], row["gbs"], row["roof"], row["efficiency"], row["peak"], row["build"]) > 0
+    assert min(row["limits"].values()) > 0
+    assert row["bound"] in ("memory", "arithmetic")
+    if name == "numpy":
+        assert row["ratio"] > 0
+        assert 0 <= row["difference"] < answers.TOLERANCE["float32"]
+
+
+@pytest.mark.parametrize("operation", peers.OPERATIONS)
+def test_what_fails_says_why_and_the_others_go_on(rows, operation):
+    assert rows["missing", operation]["status"] == "missing"
+    assert rows["missing", operation]["reason"] == "not installed: No module named 'no_such_framework'"
+    assert rows["raises", operation]["status"] == "error"
+    assert rows["raises", operation]["reason"] == "ValueError: no such thing"
+
+
+def test_wrong_answers_are_not_timed(rows):
+    assert rows["wrong", "forward"]["status"] == "ok"
+    assert rows["wrong", "step"]["status"] == "wrong"
+    assert "differs by" in rows["wrong", "step"]["reason"]
+    assert "median" not in rows["wrong", "step"]
+
+
+def load(worker, name, limit=60.0):
+    about = {"case": TINY.to_json(), "module": peers.PEERS[name].module, "options": {}}
+    return worker.ask("load", limit, **about, threads=1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is watched on Linux only")
+def test_a_worker_over_the_memory_limit_is_killed(fakes):
+    with (
+        Process(1, memory_limit=300_000_000) as worker,
+        pytest.raises(Failure, match=r"needs more than 0\.3 GB") as failure,
+    ):
+        load(worker, "hungry")
+    assert failure.value.status == "memory"
+
+
+def test_a_worker_over_the_time_limit_is_killed(fakes):
+    with Process(1) as worker, pytest.raises(Failure, match=r"took more than 0\.2 s") as failure:
+        load(worker, "slow", limit=0.2)
+    assert failure.value.status == "time"
+
+
+def test_a_worker_that_dies_leaves_its_last_words(fakes):
+    with Process(1) as worker:
+        for _ in range(2):  # asking again is no different
+            with pytest.raises(Failure, match="died with code 3: the end") as failure:
+                load(worker, "dies")
+            assert failure.value.status == "error"
+
+
+def test_a_peer_known_not_to_fit_is_not_started(fakes):
+    how = measure.Settings(threads=1, seconds=0, memory_limit=10**11, build_limit=1)
+    with Process(1) as ours:
+        found = list(measure.against(ours, "vast", TINY, "nowhere", how))
+    assert [(row["status"], row["reason"], times) for row, times in found] == [
+        ("memory", "needs at least 1000.0 GB", [])
+    ] * 2
+
+
+def test_a_worker_has_our_lcnumba_and_its_threads(fakes):
+    with Process(3) as worker:
+        where = worker.ask("run", module="fake_where", function="file", arguments={"name": "lcnumba"})
+        number = worker.ask("run", module="os", function="getenv", arguments={"key": "NUMBA_NUM_THREADS"})
+    assert where["value"] == lcnumba.__file__
+    assert number["value"] == "3"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
+def test_the_peak_of_a_worker_is_its_own():
+    ours = np.ones(50_000_000)
+    with Process(1) as worker:
+        assert worker.ask("run", module="os", function="getpid", arguments={})["peak"] < ours.nbytes / 2
+
+
+def test_threads_reach_every_library():
+    given = settings(3)
+    assert {given[name] for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"3"}
+    assert "multi_thread_eigen=false" in settings(1)["XLA_FLAGS"]
+
+
+# --- answers
+
+
+def test_difference_is_relative_to_the_largest_number(monkeypatch):
+    monkeypatch.setattr(answers, "_CHUNK", 2)
+    expected = np.array([[1.0, -4.0], [2.0, 0.0], [0.0, 1.0]])
+    given = expected.copy()
+    given[2, 1] += 0.5
+    assert answers.difference(expected, given) == 0.125
+    given[0, 0] = np.nan
+    assert np.isnan(answers.difference(expected, given))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.array([1.0, np.nan]), "y differs by nan"),
+        (np.array([1.0, 2.1]), "y differs by 0.05"),
+        (np.ones(3), r"y is float64\(3,\), expected float64\(2,\)"),
+        (np.ones(2, "f4"), r"y is float32\(2,\)"),
+        (None, "y is missing"),
+    ],
+)
+def test_wrong_answers_are_found(given, message, tmp_path):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    ours.mkdir()
+    theirs.mkdir()
+    np.save(ours / "y.npy", np.array([1.0, 2.0]))
+    if given is not None:
+        np.save(theirs / "y.npy", given)
+    with pytest.raises(Failure, match=message):
+        answers.check(str(ours), str(theirs), "float64")
+    np.save(theirs / "y.npy", np.array([1.0, 2.0]))
+    assert answers.check(str(ours), str(theirs), "float64") == 0
+
+
+# --- tables
+
+
+def figure(peer, operation, **more):
+    row = {"workload": "seed1", "dtype": "float32", "peer": peer, "operation": operation, "status": "ok"}
+    limits = {"read": 7e10, "update": 3e10, "gemm": 2e11}
+    times = {
+        "median": 0.00125,
+        "low": 0.001,
+        "high": 0.0015,
+        "repeats": 30,
+        "build": 1.5,
+        "peak": 2e8,
+        "limits": limits,
+    }
+    reached = {"gflops": 99.5, "gbs": 12.0, "roof": 0.001, "bound": "arithmetic", "efficiency": 0.8, "disturbance": 0.0}
+    return row | times | reached | more
+
+
+@pytest.fixture
+def results():
+    failed = {
+        "workload": "seed1",
+        "dtype": "float32",
+        "peer": "keras2",
+        "status": "memory",
+        "reason": "needs at least 9 GB",
+    }
+    return {
+        "environment": {
+            "date": "2026-01-02 03:04 UTC", "command": "python -m bench.compare", "cpu": "Some CPU", "cores": 2,
+            "threads": 2, "memory_gb": 20.0, "system": "Linux", "versions": {"python": "3.11", "numpy": "2.0"},
+        },
+        "rows": [
+            figure("torch", "forward", ratio=0.75), figure("torch", "step", ratio=12.34, disturbance=0.5),
+            failed | {"peer": "jax", "operation": "step", "status": "missing", "reason": "not installed"},
+            failed | {"operation": "forward"}, failed | {"operation": "step"},
+            figure("own1", "forward"), figure("own1", "step"),
+        ],
+        "minutes": 12.3,
+        "tile": {"float32": 2.7e11},
+        "startup": [
+            {"peer": "own1", "cache": "cold", "seconds": 4.0, "import": 0.03, "peak": 2e8},
+            {"peer": "jax", "cache": "", "reason": "not installed: No module named 'jax'"},
+        ],
+        "memory": [
+            {"workload": "seed1", "dtype": "float32", "parameters": 6.5e6, "activations": 1e7, "extra": 1e5},
+            {"workload": "yolo_local", "dtype": "float32", "reason": "died"},
+        ],
+    }  # fmt: skip
+
+
+def test_summary(results):
+    lines = tables.summary(results).splitlines()
+    assert lines[0] == "| layer | lcnumba | of the limit | PyTorch baddbmm |"
+    assert lines[2] == "| `seed1` | 1.25 | 80% | 12.3 |"
+    assert "Some CPU, 2 threads, 2026-01-02" in lines[-1]
+
+
+def test_document_shows_everything_also_where_others_win(results):
+    text = page.document(results)
+    for part in (
+        "| `seed1` | 1.25 | **0.75** | out of memory |",
+        "in 1 of 2 comparisons: seed1 forward (PyTorch baddbmm)",
+        "| `seed1` | step | 1.25 | 99.5 | 12.0 | 1.00 | arithmetic | 80% | 70.0 | 30.0 | 200 |",
+        "faster here than 270 GFLOP/s",
+        "| `seed1` | step | PyTorch baddbmm | 1.25 | 1.00 - 1.50 | 30 | 99.5 | 200 | 1.5 | **50%** |",
+        "in 1 of 4 rows, in bold",
+        "| `seed1` | float32 | forward | tf_keras 2 | needs at least 9 GB |",
+        "Not installed: JAX conv_local.",
+        "| lcnumba | cold | 4.00 | 0.03 | 200 |",
+        "| JAX conv_local | - | not installed: No module named 'jax' |",
+        "| `seed1` | 6.5 | 10.0 | 0.1 |",
+        "| `yolo_local` | died |",
+        "Some CPU, 2 cores, 20.0 GB",
+        "python 3.11, numpy 2.0",
+        "on 2026-01-02 03:04 UTC, in 12 minutes;",
+    ):
+        assert part in text
+    for block in text.split("\n\n"):
+        if block.startswith("|"):
+            assert len({line.count("|") for line in block.strip().splitlines()}) == 1
+
+
+def test_tables_need_neither_peers_nor_success(results):
+    results["rows"] = [row for row in results["rows"] if row["peer"] == "own1"]
+    assert "Times as long" not in page.document(results)
+    assert tables.summary(results).startswith("| layer | lcnumba | of the limit |\n")
+    results["rows"] = [row | {"status": "error", "reason": "broken"} for row in results["rows"]]
+    assert "| `seed1` | float32 | step | lcnumba | broken |" in page.document(results)
+    assert "| `seed1` | failed | - |" in tables.summary(results)
+
+
+def test_lines_for_people_who_watch(results):
+    lines = [tables.line(row) for row in results["rows"]]
+    assert lines[0].endswith("0.75 x ours")
+    assert lines[1].endswith("DISTURBED: others had 50%")
+    assert lines[3].endswith("memory: needs at least 9 GB")
+    assert lines[5].endswith("80% of arithmetic")
+
+
+def test_writing_twice_changes_nothing_more(results, tmp_path):
+    readme, document = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
+    document.parent.mkdir()
+    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    tables.write(results, str(tmp_path))
+    first = readme.read_text(), document.read_text()
+    assert first[0] == f"before\n{tables.BEGIN}\n{tables.summary(results)}\n{tables.END}\nafter\n"
+    tables.write(results, str(tmp_path))
+    assert (readme.read_text(), document.read_text()) == first
+
+
+@pytest.mark.parametrize(
+    "text", ["none", tables.BEGIN, f"{tables.END}\n{tables.BEGIN}", f"{tables.BEGIN}\n{tables.BEGIN}\n{tables.END}"]
+)
+def test_a_text_without_its_markers_is_refused(text):
+    with pytest.raises(ValueError, match="must have the lines <!-- benchmark table: begin -->"):
+        tables.insert(text, "table")
+
+
+# --- the command line
+
+
+@pytest.mark.parametrize(("status", "code"), [("ok", 0), ("wrong", 1)])
+def test_command_line(status, code, results, monkeypatch, tmp_path, capsys):
+    """All but the measuring itself."""
+    made = [row | {"status": status, "reason": "other"} if row["peer"] == "torch" else row for row in results["rows"]]
+    asked = []
+    monkeypatch.setattr(compare, "measure", lambda case, names, how, _: asked.append((case, names, how)) or made)
+    monkeypatch.setattr(compare, "run", lambda *_, **__: 2.7e11)
+    monkeypatch.setattr(startup, "measure", lambda *_: results["startup"])
+    monkeypatch.setattr(memory, "measure", lambda *_: results["memory"][0])
+    path = tmp_path / "figures.json"
+    arguments = ["--workload", "seed1", "--peers", "torch", "--memory-limit", "2", "--json", str(path)]
+    assert compare.main([*arguments, "--threads", "1"]) == code
+    [(case, names, how)] = asked
+    assert (case.name, case.dtype, names) == ("seed1", "float32", ["torch"])
+    assert how == measure.Settings(1, 0.5, 2_000_000_000, 300.0)
+    written = json.loads(path.read_text())
+    assert written["rows"] == made
+    assert page.document(written)
+    assert len(capsys.readouterr().out.splitlines()) == len(made)
+
+
+def test_environment():
+    about = environment.describe(2, ["--all"])
+    assert about["command"] == "python -m bench.compare --all"
+    assert about["threads"] == 2
+    assert {"python", "lcnumba", "numba", "numpy"} <= set(about["versions"])
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells")
+def test_memory_of_a_step():
+    row = memory.measure(TINY, 1)
+    assert row["parameters"] == 4 * (12 * 12 * 3 + 12 * 3)
+    assert row["activations"] == 4 * 2 * (2 * 40 + 2 * 36)
+    assert row["extra"] >= 0
