@@ -1,6 +1,7 @@
 """The machine's limits, measured by kernels that do nothing else: memory rates and matrix products.
 
-Best of several, so that an efficiency never looks better for what else the machine was doing.
+Processors change their clock, and a shared machine its mood, within seconds. So limits are measured in
+turn with what is compared with them, and each turn is the best of several calls.
 """
 
 import functools
@@ -10,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["best", "memory", "products"]
+__all__ = ["best", "memory", "now", "products"]
 
-_SECONDS = 0.1
-_REPEATS = 5
+_SECONDS = 0.04
+_REPEATS = 3
 # Bytes that one launch passes over at least, so that the launch itself does not count.
 _AT_LEAST = 1 << 26
 _MATRIX = 1024
+
+
+def now(size: int, dtype: str) -> dict[str, float]:
+    """Measure all limits for arrays of `size` bytes: "read", "update" and "gemm"."""
+    return {**memory(size, dtype), "gemm": products(dtype)}
 
 
 def memory(size: int, dtype: str) -> dict[str, float]:
@@ -31,7 +37,7 @@ def memory(size: int, dtype: str) -> dict[str, float]:
 
     read, update = _kernels()
     threads = numba.get_num_threads()
-    buffer = np.ones(max(size // np.dtype(dtype).itemsize, 64 * threads), dtype)
+    buffer = _buffer(max(size // np.dtype(dtype).itemsize, 64 * threads), dtype)
     sums = np.zeros((threads, 64), dtype)  # a cache line for each thread
     passes = max(1, _AT_LEAST // buffer.nbytes)
     factor = buffer.dtype.type(1.0)
@@ -43,9 +49,15 @@ def memory(size: int, dtype: str) -> dict[str, float]:
 
 def products(dtype: str) -> float:
     """Measure how fast NumPy multiplies large matrices, in operations a second."""
-    a = np.ones((_MATRIX, _MATRIX), dtype)
+    a = _buffer(_MATRIX**2, dtype).reshape(_MATRIX, _MATRIX)
     out = np.empty_like(a)
     return 2 * _MATRIX**3 / best(lambda: np.matmul(a, a, out=out))
+
+
+@functools.lru_cache(maxsize=2)
+def _buffer(numbers: int, dtype: str) -> Any:
+    """Ones, kept for the next turn: to touch their pages takes longer than to measure."""
+    return np.ones(numbers, dtype)
 
 
 @functools.cache

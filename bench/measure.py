@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median, mode
 from typing import Any
 
 from bench.answers import check
@@ -18,7 +19,7 @@ from bench.disturbance import Disturbance
 from bench.peers import OPERATIONS, PEERS
 from bench.process import Failure, Process
 from bench.roofline import roofline, work
-from bench.rounds import alone, alternate, quartiles
+from bench.rounds import alternate, beside, quartiles
 
 __all__ = ["Settings", "against", "measure", "run"]
 
@@ -56,23 +57,38 @@ def measure(case: Case, names: Sequence[str], settings: Settings, machine: Proce
     ):
         own: dict[str, Row] = {}
         pooled: dict[str, list[float]] = {}
+        limits: dict[str, dict[str, float]] = {}
         try:
             for operation in OPERATIONS:
                 own[operation] = _first(ours, "own1", case, operation, folder, settings)
-                watch = _watch(ours)
-                pooled[operation] = alone(ours, operation, settings.seconds, settings.build_limit)
+                watch = _watch(ours, machine)
+                arguments = {"size": work(case, operation).held, "dtype": case.dtype}
+                run(machine, "bench.limits", "now", **arguments)  # compiles, and touches the pages
+                times, turns = beside(
+                    ours, operation, settings.seconds, settings.build_limit,
+                    lambda arguments=arguments: run(machine, "bench.limits", "now", **arguments),
+                )  # fmt: skip
                 own[operation]["disturbance"] = watch.share()
+                own[operation] |= _in_turn(case, operation, times, turns)
+                pooled[operation] = [t for turn in times for t in turn]
+                limits[operation] = {name: median(turn[name] for turn in turns) for name in turns[0]}
         except Failure as failure:
             yield from (_row(case, "own1", operation, failure) for operation in OPERATIONS)
             return
-        limits = _limits(machine, case)
         for name in names:
             for row, times in against(ours, name, case, folder, settings):
                 pooled[row["operation"]] += times
                 yield _complete(row, case, limits)
         for operation in OPERATIONS:
-            row = _row(case, "own1", operation) | own[operation] | quartiles(pooled[operation])
-            yield _complete(row, case, limits)
+            row = _complete(_row(case, "own1", operation) | quartiles(pooled[operation]), case, limits)
+            yield row | own[operation]
+
+
+def _in_turn(case: Case, operation: str, times: list[list[float]], turns: list[dict[str, float]]) -> Row:
+    """The efficiency against limits of the same moments: the median over the rounds."""
+    amount = work(case, operation)
+    rounds = [roofline(amount, limits, median(t)) for t, limits in zip(times, turns, strict=True)]
+    return {"efficiency": median(r["efficiency"] for r in rounds), "bound": mode(r["bound"] for r in rounds)}
 
 
 def against(ours: Process, name: str, case: Case, folder: str, settings: Settings) -> Iterator[tuple[Row, list[float]]]:
@@ -119,16 +135,6 @@ def _estimate(name: str, case: Case, operation: str, settings: Settings) -> None
     needs = PEERS[name].needs(case, operation)
     if settings.memory_limit is not None and needs > settings.memory_limit:
         raise Failure("memory", f"needs at least {needs / 1e9:.1f} GB")
-
-
-def _limits(machine: Process, case: Case) -> dict[str, dict[str, float]]:
-    """Measure the machine's limits for each operation, on buffers of its own size."""
-    gemm = run(machine, "bench.limits", "products", dtype=case.dtype)
-    sizes = {operation: work(case, operation).held for operation in OPERATIONS}
-    return {
-        operation: {**run(machine, "bench.limits", "memory", size=size, dtype=case.dtype), "gemm": gemm}
-        for operation, size in sizes.items()
-    }
 
 
 def run(worker: Process, module: str, function: str, **arguments: Any) -> Any:

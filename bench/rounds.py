@@ -1,11 +1,12 @@
 """Times two workers alternately, so that what else happens on the machine hits both alike."""
 
 import statistics
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from bench.process import Process
 
-__all__ = ["Times", "alone", "alternate", "quartiles"]
+__all__ = ["Times", "alternate", "beside", "quartiles"]
 
 _LEAST, _MOST = 3, 10  # rounds
 _CALLS = 500  # at most, a round
@@ -44,11 +45,15 @@ def alternate(ours: Process, theirs: Process, operation: str, seconds: float, li
     return Times([t for a, _ in turns for t in a], [t for _, b in turns for t in b], ratio)
 
 
-def alone(worker: Process, operation: str, seconds: float, limit: float) -> list[float]:
-    """Time an operation of one worker in the same manner."""
+def beside(
+    worker: Process, operation: str, seconds: float, limit: float, other: Callable[[], Any]
+) -> tuple[list[list[float]], list[Any]]:
+    """Time an operation of one worker in the same manner; return each round's times and what `other` returned."""
     pilot = _pilot(worker, operation, limit)
-    rounds = _rounds(pilot, seconds)
-    return [t for _ in range(rounds) for t in _turn(worker, operation, pilot, seconds / rounds, limit)]
+    rounds = min(_rounds(pilot, seconds), _MOST // 2)
+    turns = [(_turn(worker, operation, pilot, seconds / rounds, limit), other()) for _ in range(rounds)]
+    times, others = zip(*turns, strict=True)
+    return list(times), list(others)
 
 
 def quartiles(times: list[float]) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Implementation 1: Numba kernels over lines. No other form of the weights, no patch matrix."""
 
 import math
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -9,19 +11,57 @@ from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.kernels import GRADIENT, NO_GRADIENT, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
+from lcnumba.kernels.tile import PANEL, SEGMENT
 
 __all__ = ["Loops", "bias_gradient"]
 
+# Batch sizes whose plans are remembered.
+PLANS = 32
+
 # Bytes of W that stay in a core's second cache while all rows of x pass over them.
-PIECE_BYTES = 1 << 19
+PIECE_BYTES = 1 << 17
 # Bytes of dx that a task holds turned, for as many samples at a time as fit.
 TURNED_BYTES = 1 << 18
 # Channels from which dx is summed up column by column of the input, rather than block by block.
 CHANNELS = 8
 # Multiplications of a channels by filters block from which that pays.
 BLOCK_WORK = 1 << 14
+# Bytes of the blocks of a column up to which they stay in a core's second cache until their update.
+BLOCKS_BYTES = 1 << 19
 # Bytes of dy that are kept turned for the next input line, if all that it will read fits.
 HELD_BYTES = 1 << 21
+
+
+class _Plan(NamedTuple):
+    """How backward goes about a batch, decided by shapes alone.
+
+    Attributes
+    ----------
+    VL, VN : int
+        Lengths of vectors along the filters, and along the batch or 0.
+    chunk : int
+        Samples whose dx is summed up at once, a multiple of VN.
+    by_inputs : bool
+        Whether dx is summed up by input columns rather than by blocks.
+    piece : int
+        Rows of a block that are worked on at once.
+    blocks : int
+        The most blocks that one input column is read by.
+    held, places : int
+        Positions whose dy is kept turned, and packed.
+    entries : int
+        The most numbers of a band of an input line.
+    """
+
+    VL: int
+    VN: int
+    chunk: int
+    by_inputs: bool
+    piece: int
+    blocks: int
+    held: int
+    places: int
+    entries: int
 
 
 class Loops:
@@ -29,7 +69,14 @@ class Loops:
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._chunk = -(-geometry.positions // TASKS)  # positions of a task
+        self._work = geometry.connections * geometry.filters  # multiplications a sample
+        self._plans: dict[tuple[int, int, bool], _Plan] = {}
+
+    @cached_property
+    def _forward_tables(self) -> tuple[Any, ...]:
+        g, columns = self._geometry, self._geometry.columns
+        positions_of_a_task = -(-g.positions // TASKS)
+        return (*g.by_output, columns.start, *columns[2:], g.channels, g.kernel_size[-1], positions_of_a_task)
 
     def forward(
         self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
@@ -38,22 +85,19 @@ class Loops:
         """Return y (N, P, F); see `Implementation`."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         y = np.empty((len(x), g.positions, g.filters), dtype)
-        columns = g.columns
-        tables = (*g.by_output, columns.start, *columns[2:])
-        sizes = (g.channels, g.kernel_size[-1], self._chunk)
-        threads = self._slots(x, threads)
+        threads = slots(len(x) * self._work, threads)
         if not vectors.TILED:
             bias = np.empty((0, 0), dtype) if bias is None else bias
-            plain.forward(self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, y, threads=threads)
+            plain.forward(self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, y, threads=threads)
             return np.maximum(y, 0, out=y) if rectify else y
         lanes = vectors.for_filters(g.filters, size)
-        parts = max(1, min(-(-TASKS // g.positions), g.filters // (4 * lanes)))
+        parts = max(1, min(-(-TASKS // g.positions), g.filters // (PANEL * lanes)))
         piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
-        segments = np.empty((threads, math.prod(g.kernel_size) + 1, 4), np.int64)
+        segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
         floor = dtype.type(0 if rectify else -np.inf)
         tiled.forward(size, lanes)(
-            self._lines(x), frozen(kernel), frozen(bias), *tables, *sizes, parts, piece, floor, segments, y,
+            self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, parts, piece, floor, segments, y,
             threads=threads,
         )  # fmt: skip
         return y
@@ -92,54 +136,60 @@ class Loops:
             return dx
         lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
-        threads = self._slots(x, threads)
+        threads = slots(N * self._work, threads)
         if not vectors.TILED:
             dy = frozen(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
             if dx is not None:
-                tables = (*g.by_input, *g.bands, g.band_edges)
-                plain.backward_input(frozen(kernel), dy, *tables, *sizes, lines, threads=threads)
+                bands = (*g.by_input, *g.bands, g.band_edges)
+                plain.backward_input(frozen(kernel), dy, *bands, *sizes, lines, threads=threads)
             if rule.number == GRADIENT:
                 plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
             return dx
-        VL, VN = vectors.for_filters(F, size), vectors.for_batch(N, size)
-        entries = int(np.max(np.diff(g.band_edges))) * g.channels
-        chunk = N
-        if VN:
-            chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN
-        by_inputs = bool(VN) and dx is not None and g.channels >= CHANNELS and g.channels * F * N >= BLOCK_WORK
-        # What a line reads stays turned for the next line, and what a column reads must.
-        held = g.line_cycle * g.output_size[-1]
-        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
-        if held * F * chunk * size > HELD_BYTES:
-            held, by_inputs = 1, False
-        states = [*(state.reshape(-1) for state in rule.states), *[np.empty(0, dtype)] * 2][:2]
+        plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
+        VN, chunk, held = plan.VN, plan.chunk, plan.held
+        empty = np.empty(0, dtype)
+        states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH)], np.int64)
-        zeros = np.zeros(max(F, chunk), dtype)
-        places = held if by_inputs and held * N * F * size <= HELD_BYTES else 1
-        packed = np.empty((threads, places, N * F), dtype)
-        turned = (
+        arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
+        changed = (rule.number, target.reshape(-1), *states, np.array([*rule.numbers, 0], dtype))
+        scratch = (
+            ranges, np.zeros(max(F, chunk), dtype), np.empty((threads, plan.places, N * F), dtype),
             np.empty((threads, held if VN else 0, F, chunk), dtype), np.full((threads, held), -1, np.int64),
         )  # fmt: skip
-        dxt = np.empty((threads, entries if VN else 0, chunk), dtype)
+        dxt = np.empty((threads, plan.entries if VN else 0, chunk), dtype)
         gradient = np.empty((threads, tiled.STRETCH * F), dtype)
-        arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
-        changed = (chunk, rule.number, target.reshape(-1), *states, np.array([*rule.numbers, 0], dtype))
-        if by_inputs:
-            readers = np.empty((threads, 2, blocks, 4), np.int64)
-            tiled.backward_by_inputs(size, VL, VN)(
-                *arrays, *g.readers, g.band_edges, *sizes, *changed, ranges, zeros, packed, *turned, readers, dxt,
-                gradient, lines, threads=threads,
-            )  # fmt: skip
+        if plan.by_inputs:
+            readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
+            tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
+            tiled.backward_by_inputs(size, plan.VL, VN)(
+                *arrays, *tables, *changed, *scratch, readers, dxt, gradient, lines, threads=threads
+            )
         else:
-            tiled.backward(size, VL, VN)(
-                *arrays, *g.bands, g.band_edges, *sizes, *changed, ranges, zeros, packed, *turned, dxt,
-                gradient, lines, threads=threads,
+            tables = (*g.bands, g.band_edges, *sizes, chunk, plan.piece)
+            tiled.backward(size, plan.VL, VN)(
+                *arrays, *tables, *changed, *scratch, dxt, gradient, lines, threads=threads
             )  # fmt: skip
         return dx
 
-    def _slots(self, x: Array, threads: int | None) -> int:
-        g = self._geometry
-        return slots(len(x) * g.connections * g.filters, threads)
+    def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
+        """Decide how backward goes about N samples of numbers of `size` bytes, and remember it."""
+        g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
+        VL, VN = vectors.for_filters(F, size), vectors.for_batch(N, size)
+        entries = int(np.max(np.diff(g.band_edges))) * C
+        chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN if VN else N
+        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
+        held = g.line_cycle * g.output_size[-1]
+        holds = held * F * chunk * size <= HELD_BYTES
+        pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
+        by_inputs = VN > 0 and wants_dx and holds and pays
+        piece = tiled.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled.STRETCH * F * size))
+        held = held if holds else 1
+        places = held if by_inputs and held * N * F * size <= HELD_BYTES else 1
+        if len(self._plans) >= PLANS:
+            self._plans.clear()
+        plan = _Plan(VL, VN, chunk, by_inputs, piece, blocks, held, places, entries)
+        self._plans[N, size, wants_dx] = plan
+        return plan
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""

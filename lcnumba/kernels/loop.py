@@ -10,7 +10,7 @@ import numpy as np
 
 from lcnumba.kernels import GRADIENT, SGD, update
 from lcnumba.kernels.jit import compiled, next_task, specialised, tasks
-from lcnumba.kernels.tile import B_ROWS, NEXT_A, SEGMENT, dots, multiply, transpose
+from lcnumba.kernels.tile import B_ROWS, NEXT_A, PANEL, SEGMENT, dots, multiply, transpose
 
 # Rows of W that are asked for before they are needed; 16 to 64 do equally well, fewer do not.
 AHEAD = 32
@@ -24,7 +24,7 @@ BATCH = 64
 def forward(SIZE, VL):
     """Make the forward kernel."""
     number = np.float32 if SIZE == 4 else np.float64
-    one, bottom, prefetch = number(1), number(-np.inf), B_ROWS
+    one, bottom, prefetch, panel = number(1), number(-np.inf), B_ROWS, PANEL * VL
 
     def forward(
         slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
@@ -68,16 +68,18 @@ def forward(SIZE, VL):
                             table[count, 0], table[count, 1], table[count, 2] = at * SIZE, k * F * SIZE, length
                             count, entries, k, at = count + 1, entries + length, k + length, at + length
                             if entries == piece:
+                                ahead = (entries if columns > panel else AHEAD) * F * SIZE
                                 multiply(
                                     SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                                    init, init_row, N, columns, AHEAD * F * SIZE, 0, 0, one, bottom,
+                                    init, init_row, N, columns, ahead, 0, 0, one, bottom,
                                 )  # fmt: skip
                                 init, init_row, count, entries = out, P * F * SIZE, 0, 0
+                ahead = (entries if columns > panel else AHEAD) * F * SIZE
                 multiply(
                     SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                    init, init_row, N, columns, AHEAD * F * SIZE, 0, 0, one, floor,
+                    init, init_row, N, columns, ahead, 0, 0, one, floor,
                 )  # fmt: skip
             task = next_task(counter, slot, total)
 
@@ -154,7 +156,7 @@ def backward(SIZE, VL, VN):
     def backward(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line,
         band_start, band_column, band_input, band_tap, band_taps, edges, C, KW, OW,
-        chunk, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, dxt, gradient, dx,
+        chunk, piece, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, dxt, gradient, dx,
     ):  # fmt: skip
         """Compute dx, and the kernel's gradient or its update, a task for each band of each input line.
 
@@ -165,8 +167,8 @@ def backward(SIZE, VL, VN):
         dx (N, LI, W*C) is left alone if it is empty. target is flat, as are its states: with GRADIENT
         it takes the gradient, of which existing connections alone are written; with a rule of
         `lcnumba.kernels` it is the kernel itself, and each block is updated once its dx is
-        done. With NO_GRADIENT there is neither. A block of weights reads one input line and belongs to
-        one band, so that no two tasks write the same numbers.
+        done, `piece` rows of it at a time. With NO_GRADIENT there is neither. A block of weights reads one
+        input line and belongs to one band, so that no two tasks write the same numbers.
 
         Scratch of each slot: packed (1, N*F), dy of the position at hand; dyt (held, F, chunk), the
         same turned, of `chunk` samples and of so many positions that the next input line, which reads
@@ -203,43 +205,51 @@ def backward(SIZE, VL, VN):
                         k = (row_tap[row] * KW + band_tap[col]) * C
                         rows = band_taps[col] * C
                         weights = (p * K + k) * F
-                        following = weights
+                        # The block to come, which is asked for meanwhile.
+                        coming = weights
                         if col + 1 < band_start[band + 1]:
-                            following = (row_line[row] * OW + band_column[col + 1]) * K * F
-                            following += (row_tap[row] * KW + band_tap[col + 1]) * C * F
+                            coming = (row_line[row] * OW + band_column[col + 1]) * K * F
+                            coming += (row_tap[row] * KW + band_tap[col + 1]) * C * F
                         elif row + 1 < row_start[i + 1]:
                             col_0 = band_start[band]
-                            following = (row_line[row + 1] * OW + band_column[col_0]) * K * F
-                            following += (row_tap[row + 1] * KW + band_tap[col_0]) * C * F
-                        following = kernel.ctypes.data + following * SIZE
+                            coming = (row_line[row + 1] * OW + band_column[col_0]) * K * F
+                            coming += (row_tap[row + 1] * KW + band_tap[col_0]) * C * F
                         # dy of the position, where it lies or, rectified or read often, packed.
                         dy_at, dy_bytes = dy.ctypes.data + p * row_bytes, P * row_bytes
                         if y.size or rows >= stretch:
                             pack(dy, y, p, 0 if wants_kernel else begin, begin + count, packed[slot, 0])
                             dy_at, dy_bytes = packed[slot, 0].ctypes.data, row_bytes
-                        w = kernel.ctypes.data + weights * SIZE
-                        if wants_dx and VN:
-                            place = p % tags.shape[1]
-                            turned = dyt[slot, place].ctypes.data
-                            if tags[slot, place] != p * N + begin:
-                                transpose(SIZE, dy_at + begin * dy_bytes, dy_bytes, turned, chunk_bytes, count, F)
-                                tags[slot, place] = p * N + begin
-                            out = dxt[slot].ctypes.data + (at - left) * chunk_bytes
-                            multiply(
-                                SIZE, VN, prefetch, w, row_bytes, SIZE, turned, chunk_bytes,
-                                ranges.ctypes.data, 1, out, chunk_bytes, out, chunk_bytes,
-                                rows, -(-count // VN) * VN, following, row_bytes, SIZE, one, bottom,
+                        place = p % tags.shape[1]
+                        if wants_dx and VN and tags[slot, place] != p * N + begin:
+                            transpose(
+                                SIZE, dy_at + begin * dy_bytes, dy_bytes, dyt[slot, place].ctypes.data, chunk_bytes,
+                                count, F,
                             )  # fmt: skip
-                            following = w  # that is enough prefetching
-                        elif wants_dx:
-                            for n in range(begin, begin + count):
-                                out = dx.ctypes.data + ((n * LI + i) * line + at) * SIZE
-                                dots(SIZE, VL, w, row_bytes, dy_at + n * dy_bytes, out, rows, F)
-                        if wants_kernel:
-                            settle(
-                                rule, x.ctypes.data + (i * line + at) * SIZE, sample_bytes, dy_at, dy_bytes, N, rows, F,
-                                target, weights, state_1, state_2, numbers, ranges, zeros, gradient[slot], following,
-                            )  # fmt: skip
+                            tags[slot, place] = p * N + begin
+                        for r in range(0, rows, piece):
+                            some = min(piece, rows - r)
+                            w = kernel.ctypes.data + (weights + r * F) * SIZE
+                            following = (
+                                w + piece * row_bytes if r + piece < rows else kernel.ctypes.data + coming * SIZE
+                            )
+                            if wants_dx and VN:
+                                out = dxt[slot].ctypes.data + (at + r - left) * chunk_bytes
+                                multiply(
+                                    SIZE, VN, prefetch, w, row_bytes, SIZE, dyt[slot, place].ctypes.data, chunk_bytes,
+                                    ranges.ctypes.data, 1, out, chunk_bytes, out, chunk_bytes,
+                                    some, -(-count // VN) * VN, following, row_bytes, SIZE, one, bottom,
+                                )  # fmt: skip
+                                following = w  # that is enough prefetching
+                            elif wants_dx:
+                                for n in range(begin, begin + count):
+                                    out = dx.ctypes.data + ((n * LI + i) * line + at + r) * SIZE
+                                    dots(SIZE, VL, w, row_bytes, dy_at + n * dy_bytes, out, some, F)
+                            if wants_kernel:
+                                settle(
+                                    rule, x.ctypes.data + (i * line + at + r) * SIZE, sample_bytes, dy_at, dy_bytes, N,
+                                    some, F, target, weights + r * F, state_1, state_2, numbers, ranges, zeros,
+                                    gradient[slot], following,
+                                )  # fmt: skip
                 if wants_dx and VN:
                     out = dx.ctypes.data + ((begin * LI + i) * line + left) * SIZE
                     transpose(SIZE, dxt[slot].ctypes.data, chunk_bytes, out, sample_bytes, entries, count)

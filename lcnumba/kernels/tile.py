@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["B_ROWS", "NEXT_A", "SEGMENT", "dots", "multiply", "transpose"]
+__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply", "transpose"]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -29,6 +29,8 @@ ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
     16: {2: (6, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
+# Vectors of columns that are worked on at once.
+PANEL = max(ROWS)
 # Sums in flight that hide the latency of a multiply-add: 4 cycles, 2 of them a cycle.
 IN_FLIGHT = 8
 # Rows and columns that `transpose` exchanges in registers.
@@ -262,7 +264,8 @@ def multiply(
     offset_b(s) + k * b_k``; rows of C and of init, contiguous, at ``c + r * c_row`` and ``init + r *
     init_row``. `segments` is the address of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_ahead).
     `floor` is 0 for a rectifier and else -inf; NaN stays NaN. PREFETCH says what is asked for early: with
-    B_ROWS the rows of B that lie `ahead` bytes further on, with NEXT_A the block at ``ahead + offset_ahead(s)``,
+    B_ROWS the columns of B that come next and, from the last ones, those that lie `ahead` bytes beyond the
+    first, with NEXT_A the block at ``ahead + offset_ahead(s)``,
     whose rows lie `ahead_row` bytes apart, `ahead_k` bytes of each row a step.
     """
     size, lanes, prefetch = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
@@ -274,11 +277,15 @@ def multiply(
         o, scalars = Operands(*arguments[3:-2]), arguments[-2:]
         width = const(size * lanes)
 
-        def run(function, at, cols):
-            shifted = o._replace(b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols)
+        # Of B's rows, a panel asks for what the next panel needs, and the last one for what comes after them.
+        def run(function, at, cols, following=None):
+            ahead = o.ahead
+            if prefetch == B_ROWS:
+                ahead = b.sub(o.ahead, at) if following is None else following
+            shifted = o._replace(b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols, ahead=ahead)
             b.call(function, [*shifted, *scalars])
 
-        vectors, most = b.sdiv(o.cols, const(lanes)), max(ROWS)
+        vectors, most = b.sdiv(o.cols, const(lanes)), PANEL
         panels, rest = b.sdiv(vectors, const(most)), b.srem(vectors, const(most))
         # Five vectors are better split as 3 and 2 than as 4 and 1.
         five = b.and_(b.icmp_signed("==", rest, const(1)), b.icmp_signed(">", panels, const(0)))
@@ -287,7 +294,10 @@ def multiply(
         done = b.mul(panels, const(most))
 
         def full(i, _):
-            run(panel(e, most, False, prefetch), b.mul(b.mul(i, const(most)), width), o.cols)
+            at = b.mul(b.mul(i, const(most)), width)
+            last = b.icmp_signed(">=", b.mul(b.add(i, const(1)), const(most * lanes)), o.cols)
+            following = b.select(last, b.sub(o.ahead, at), const(size * lanes * most))
+            run(panel(e, most, False, prefetch), at, o.cols, following)
             return []
 
         loop(b, panels, [], full)
@@ -297,7 +307,7 @@ def multiply(
                 run(panel(e, NV, False, prefetch), b.mul(done, width), o.cols)
         if most == 4:
             with b.if_then(five):
-                run(panel(e, 3, False, prefetch), b.mul(done, width), o.cols)
+                run(panel(e, 3, False, prefetch), b.mul(done, width), o.cols, const(3 * size * lanes))
                 run(panel(e, 2, False, prefetch), b.mul(b.add(done, const(3)), width), o.cols)
         left = b.srem(o.cols, const(lanes))
         with b.if_then(b.icmp_signed(">", left, const(0))):
