@@ -1,6 +1,7 @@
 """Times two workers alternately, so that what else happens on the machine hits both alike."""
 
 import statistics
+import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,7 +9,9 @@ from bench.process import Process
 
 __all__ = ["Times", "alternate", "beside", "quartiles"]
 
-_LEAST, _MOST = 3, 10  # rounds
+_LEAST, _MOST = 3, 6  # rounds
+# Seconds before a turn in which the threads of the last one may stop waiting actively for more work.
+_SETTLE = 0.1
 _CALLS = 500  # at most, a round
 # After a turn of the other one, caches hold the other's data: a first call below these seconds is not counted.
 _COLD_CALL = 0.1
@@ -50,7 +53,7 @@ def beside(
 ) -> tuple[list[list[float]], list[Any]]:
     """Time an operation of one worker in the same manner; return each round's times and what `other` returned."""
     pilot = _pilot(worker, operation, limit)
-    rounds = min(_rounds(pilot, seconds), _MOST // 2)
+    rounds = _rounds(pilot, seconds)
     turns = [(_turn(worker, operation, pilot, seconds / rounds, limit), other()) for _ in range(rounds)]
     times, others = zip(*turns, strict=True)
     return list(times), list(others)
@@ -77,4 +80,5 @@ def _rounds(slowest: float, seconds: float) -> int:
 def _turn(worker: Process, operation: str, pilot: float, seconds: float, limit: float) -> list[float]:
     calls = min(_CALLS, max(1, int(seconds / pilot)))
     warm = int(pilot < _COLD_CALL)
+    time.sleep(_SETTLE)
     return worker.ask("repeat", limit, operation=operation, calls=calls, warm=warm)["times"]
