@@ -25,7 +25,10 @@ class Layer(Protocol):
     - ``built`` and ``input_shape``, without which it is built anew by every model it joins;
     - ``prepare_step(grads, lr)``, which raises what `step` would raise and else returns a function
       that carries the step out, so that a refused step of one layer leaves all as they were; the
-      pullback may bring it too, and is asked first;
+      pullback may bring it too, and is asked first. A pullback may also bring ``plan_step(lr)``, which
+      raises what can be refused before dy is known and returns a function ``(dy, wants_dx) -> dx``
+      that steps the layer and cannot fail, or None: if all layers do so, a model is stepped layer by
+      layer, without gradients of all weights at once;
     - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
     - ``count_params()`` for the summary, and an ``optimizer`` attribute;
     - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
