@@ -271,18 +271,18 @@ class Geometry:
         return starts, columns, tap_of
 
     @cached_property
-    def line_cycle(self) -> int:
+    def output_cycle(self) -> int:
         """The least number by which all output lines that read one input line differ in their remainders.
 
-        What is kept of an output line at place ``o % line_cycle`` then overwrites no other that the
+        What is kept of an output line at place ``o % output_cycle`` then overwrites no other that the
         same input line needs.
         """
-        start, _, line = self.by_input
-        groups = [np.unique(line[a:b]) for a, b in pairwise(start)]
-        cycle = max(1, *(len(group) for group in groups))
-        while any(len(np.unique(group % cycle)) < len(group) for group in groups):
-            cycle += 1
-        return cycle
+        return _cycle(self.by_input)
+
+    @cached_property
+    def input_cycle(self) -> int:
+        """The same of the input lines that one output line reads."""
+        return _cycle(self.by_output)
 
     @cached_property
     def input_index(self) -> Index:
@@ -352,6 +352,14 @@ class Geometry:
             line = np.where((outer >= 0) & (inner >= 0), outer * self.input_size[dimension] + inner, -1)
             table = line.reshape(line.shape[0] * line.shape[1], -1)
         return table
+
+
+def _cycle(triples: Triples) -> int:
+    groups = [np.unique(triples.line[a:b]) for a, b in pairwise(triples.start)]
+    cycle = max(1, *(len(group) for group in groups))
+    while any(len(np.unique(group % cycle)) < len(group) for group in groups):
+        cycle += 1
+    return cycle
 
 
 def _starts(group: Index, groups: int) -> Index:

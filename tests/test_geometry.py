@@ -145,10 +145,11 @@ def test_readers_are_the_taps_that_read_a_column(g):
 
 
 @given(geometries())
-def test_output_lines_of_one_input_line_have_places_of_their_own(g):
-    for i in range(g.input_lines):
-        lines = np.unique(g.by_input.line[g.by_input.start[i] : g.by_input.start[i + 1]])
-        assert len(np.unique(lines % g.line_cycle)) == len(lines)
+def test_lines_that_are_needed_at_once_have_places_of_their_own(g):
+    for triples, cycle in ((g.by_input, g.output_cycle), (g.by_output, g.input_cycle)):
+        for a, b in itertools.pairwise(triples.start):
+            lines = np.unique(triples.line[a:b])
+            assert len(np.unique(lines % cycle)) == len(lines)
 
 
 def test_few_lines_are_cut_into_bands_and_many_are_not():

@@ -4,12 +4,14 @@ Each vector length is tried on every machine: LLVM makes do with what the machin
 """
 
 import functools
+from dataclasses import replace
 
 import numba
 import numpy as np
 import pytest
 from oracle import check_against_reference
 
+from lcnumba.geometry import Geometry
 from lcnumba.implementations.loop import Loops
 from lcnumba.kernels import Rule, vectors
 from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply, transpose
@@ -64,8 +66,9 @@ def operands(rng, size, rows=41, cols=71, length=40):
     return tuple(rng.integers(-4, 5, s).astype(SIZES[size]) for s in ((rows, length), (length, cols), (rows, cols)))
 
 
-@widths
-@pytest.mark.parametrize("prefetch", [B_ROWS, NEXT_A])
+@pytest.mark.parametrize(
+    ("size", "lanes", "prefetch"), [(*width, B_ROWS) for width in WIDTHS] + [(4, 16, NEXT_A)], ids=lambda n: str(n)
+)
 def test_every_number_of_rows_and_columns(size, lanes, prefetch, rng):
     a, b, init = operands(rng, size)
     c = np.empty((42, 72), SIZES[size])
@@ -225,6 +228,35 @@ def test_both_ways_to_sum_up_dx_agree(problem, held, rng, monkeypatch):
     monkeypatch.setattr(loop, "BLOCK_WORK", 0)
     monkeypatch.setattr(loop, "HELD_BYTES", held)
     check_against_reference(problem, 1, np.float32, rng)
+
+
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_forward_along_the_batch_agrees(problem, dtype, rng, monkeypatch):
+    """What few filters take, for all of the batch at once or 16 samples at a time."""
+
+    def samples(self, N, size):
+        VN = vectors.for_batch(N, size)
+        return min(-(-N // VN) * VN, 16) if VN else 0
+
+    monkeypatch.setattr(Loops, "_turned_samples", samples)
+    check_against_reference(problem, 1, dtype, rng)
+    for batch in (5, 16, 17, 40):
+        check_against_reference(replace(problem, batch=batch), 1, dtype, rng)
+
+
+def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
+    monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
+
+    def samples(filters, batch, kernel_size=3, input_size=(28, 28), channels=1):
+        return Loops(Geometry(input_size, channels, filters, kernel_size))._turned_samples(batch, 4)
+
+    assert samples(1, 64) == 64
+    assert samples(1, 60) == 64
+    assert samples(1, 4) == 0
+    assert samples(16, 64) == 0
+    assert samples(8, 100, 5, (29, 29), 32) == 16, "what does not fit a cache is done in parts"
+    assert samples(1, 64, 3, (4, 10**6)) == 0, "or not at all"
 
 
 @pytest.mark.parametrize("by_columns", [True, False])

@@ -20,6 +20,8 @@ PLANS = 32
 
 # Bytes of W that stay in a core's second cache while all rows of x pass over them.
 PIECE_BYTES = 1 << 17
+# Bytes of the lines of x that forward holds turned, for as many samples at a time as fit.
+LINES_BYTES = 1 << 19
 # Bytes of dx that a task holds turned, for as many samples at a time as fit.
 TURNED_BYTES = 1 << 18
 # Channels from which dx is summed up column by column of the input, rather than block by block.
@@ -90,17 +92,39 @@ class Loops:
             bias = np.empty((0, 0), dtype) if bias is None else bias
             plain.forward(self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, y, threads=threads)
             return np.maximum(y, 0, out=y) if rectify else y
-        lanes = vectors.for_filters(g.filters, size)
-        parts = max(1, min(-(-TASKS // g.positions), g.filters // (PANEL * lanes)))
-        piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
         segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
         floor = dtype.type(0 if rectify else -np.inf)
-        tiled.forward(size, lanes)(
-            self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, parts, piece, floor, segments, y,
-            threads=threads,
-        )  # fmt: skip
+        arrays = (self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables)
+        chunk = self._turned_samples(len(x), size)
+        if chunk:
+            held, line = g.input_cycle, g.input_size[-1] * g.channels
+            scratch = (
+                segments, np.empty((threads, held, line, chunk), dtype), np.full((threads, held), -1, np.int64),
+                np.empty((threads, g.filters, chunk), dtype),
+            )  # fmt: skip
+            kernel_of_shape = tiled.forward_by_batch(size, vectors.for_batch(len(x), size))
+            kernel_of_shape(*arrays, chunk, floor, *scratch, y, threads=threads)
+            return y
+        lanes = vectors.for_filters(g.filters, size)
+        parts = max(1, min(-(-TASKS // g.positions), g.filters // (PANEL * lanes)))
+        piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
+        tiled.forward(size, lanes)(*arrays, parts, piece, floor, segments, y, threads=threads)
         return y
+
+    def _turned_samples(self, N: int, size: int) -> int:
+        """How many samples at a time forward should work on with vectors along the batch; 0 for none.
+
+        Filters that fill half a vector or less leave lanes idle. Vectors along the batch do not, but
+        inputs and outputs must be turned, at about three numbers a cycle; products take half a cycle.
+        """
+        g, F, VN = self._geometry, self._geometry.filters, vectors.for_batch(N, size)
+        if not VN or 2 * F * size > vectors.host_bytes():
+            return 0
+        chunk = min(-(-N // VN), LINES_BYTES // (g.input_cycle * g.input_size[-1] * g.channels * size * VN)) * VN
+        along_filters = N * g.connections / 2
+        along_batch = F * -(-N // VN) * g.connections / 2 + N * (g.inputs + g.positions * F) / 3
+        return chunk if along_batch < along_filters else 0
 
     def backward(
         self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
@@ -178,7 +202,7 @@ class Loops:
         entries = int(np.max(np.diff(g.band_edges))) * C
         chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN if VN else N
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
-        held = g.line_cycle * g.output_size[-1]
+        held = g.output_cycle * g.output_size[-1]
         holds = held * F * chunk * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays

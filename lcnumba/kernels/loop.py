@@ -87,6 +87,65 @@ def forward(SIZE, VL):
 
 
 @functools.cache
+def forward_by_batch(SIZE, VN):
+    """Make the forward kernel for few filters, with vectors of VN samples."""
+    number = np.float32 if SIZE == 4 else np.float64
+    one, prefetch = number(1), NEXT_A
+
+    def forward_by_batch(
+        slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
+        C, KW, positions, chunk, floor, segments, xt, tags, yt, y,
+    ):  # fmt: skip
+        """Compute what `forward` computes, for `chunk` samples at a time, whose lines of x are turned.
+
+        Scratch of each slot: segments (segments, 4); xt (held, W*C, chunk), lines of x turned, as many as an
+        output line reads, and tags (held), at first -1, which they are; yt (F, chunk).
+        """
+        N, P, F = y.shape
+        K, LI, line = kernel.shape[1], x.shape[1], x.shape[2]
+        OW = len(col_start) - 1
+        held, chunk_bytes = tags.shape[1], chunk * SIZE
+        table = segments[slot]
+        parts = -(-P // positions)
+        total = -(-N // chunk) * parts
+        task = next_task(counter, slot, total)
+        while task >= 0:
+            begin = task // parts * chunk
+            count, part = min(chunk, N - begin), task % parts
+            for p in range(part * positions, min(P, (part + 1) * positions)):
+                o = p // OW
+                j = p - o * OW
+                blocks = 0
+                for row in range(row_start[o], row_start[o + 1]):
+                    i = row_line[row]
+                    place = i % held
+                    if tags[slot, place] != i * N + begin:
+                        source = x.ctypes.data + (begin * LI + i) * line * SIZE
+                        transpose(
+                            SIZE, source, LI * line * SIZE, xt[slot, place].ctypes.data, chunk_bytes, count, line
+                        )  # fmt: skip
+                        tags[slot, place] = i * N + begin
+                    for col in range(col_start[j], col_start[j + 1]):
+                        table[blocks, 0] = (row_tap[row] * KW + col_tap[col]) * C * F * SIZE
+                        table[blocks, 1] = (place * line + col_input[col] * C) * chunk_bytes
+                        table[blocks, 2], table[blocks, 3] = col_taps[col] * C, 0
+                        blocks += 1
+                for f in range(F):
+                    yt[slot, f, :] = bias[p, f] if len(bias) == P else bias[0, f]
+                weights, out = kernel.ctypes.data + p * K * F * SIZE, yt[slot].ctypes.data
+                multiply(
+                    SIZE, VN, prefetch, weights, SIZE, F * SIZE, xt[slot].ctypes.data, chunk_bytes,
+                    table.ctypes.data, blocks, out, chunk_bytes, out, chunk_bytes,
+                    F, -(-count // VN) * VN, weights, 0, 0, one, floor,
+                )  # fmt: skip
+                target = y.ctypes.data + (begin * P + p) * F * SIZE
+                transpose(SIZE, out, chunk_bytes, target, P * F * SIZE, F, count)
+            task = next_task(counter, slot, total)
+
+    return tasks(specialised(forward_by_batch, SIZE, VN))
+
+
+@functools.cache
 def block_gradient(SIZE, VL):
     """Make the function that computes the gradient of a block of weights, or applies it."""
     number = np.float32 if SIZE == 4 else np.float64

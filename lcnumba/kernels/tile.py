@@ -25,7 +25,7 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 # what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
 # sizes for the rest keep compilation short.
 ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
-    32: {4: (6, 3, 2, 1), 3: (8, 4, 1), 2: (12, 8, 4, 2, 1), 1: (16, 8, 4, 1)},
+    32: {4: (6, 3, 2, 1), 2: (12, 8, 4, 2, 1), 1: (16, 8, 4, 1)},
     16: {2: (6, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
@@ -278,40 +278,29 @@ def multiply(
         width = const(size * lanes)
 
         # Of B's rows, a panel asks for what the next panel needs, and the last one for what comes after them.
-        def run(function, at, cols, following=None):
+        def run(NV, masked, at, cols):
             ahead = o.ahead
             if prefetch == B_ROWS:
-                ahead = b.sub(o.ahead, at) if following is None else following
+                end = b.add(b.udiv(at, const(size)), const(NV * lanes))
+                ahead = b.select(b.icmp_signed(">=", end, o.cols), b.sub(o.ahead, at), const(NV * size * lanes))
             shifted = o._replace(b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols, ahead=ahead)
-            b.call(function, [*shifted, *scalars])
-
-        vectors, most = b.sdiv(o.cols, const(lanes)), PANEL
-        panels, rest = b.sdiv(vectors, const(most)), b.srem(vectors, const(most))
-        # Five vectors are better split as 3 and 2 than as 4 and 1.
-        five = b.and_(b.icmp_signed("==", rest, const(1)), b.icmp_signed(">", panels, const(0)))
-        five = b.and_(five, ir.Constant(ir.IntType(1), most == 4))
-        panels = b.select(five, b.sub(panels, const(1)), panels)
-        done = b.mul(panels, const(most))
+            b.call(panel(e, NV, masked, prefetch), [*shifted, *scalars])
 
         def full(i, _):
-            at = b.mul(b.mul(i, const(most)), width)
-            last = b.icmp_signed(">=", b.mul(b.add(i, const(1)), const(most * lanes)), o.cols)
-            following = b.select(last, b.sub(o.ahead, at), const(size * lanes * most))
-            run(panel(e, most, False, prefetch), at, o.cols, following)
+            run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), o.cols)
             return []
 
+        vectors = b.sdiv(o.cols, const(lanes))
+        panels = b.sdiv(vectors, const(PANEL))
         loop(b, panels, [], full)
-        for NV in range(1, most):
-            lonely = b.and_(b.icmp_signed("==", rest, const(NV)), b.not_(five))
-            with b.if_then(lonely):
-                run(panel(e, NV, False, prefetch), b.mul(done, width), o.cols)
-        if most == 4:
-            with b.if_then(five):
-                run(panel(e, 3, False, prefetch), b.mul(done, width), o.cols, const(3 * size * lanes))
-                run(panel(e, 2, False, prefetch), b.mul(b.add(done, const(3)), width), o.cols)
+        done, NV = b.mul(panels, const(PANEL)), PANEL // 2
+        while NV:
+            with b.if_then(b.icmp_signed("!=", b.and_(vectors, const(NV)), const(0))):
+                run(NV, False, b.mul(done, width), o.cols)
+            done, NV = b.add(done, b.and_(vectors, const(NV))), NV // 2
         left = b.srem(o.cols, const(lanes))
         with b.if_then(b.icmp_signed(">", left, const(0))):
-            run(panel(e, 1, True, prefetch), b.mul(vectors, width), left)
+            run(1, True, b.mul(vectors, width), left)
         return context.get_dummy_value()
 
     return signature, codegen
