@@ -7,15 +7,16 @@ import logging
 import os
 import pickle
 import threading
-import types
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import llvmlite
 import numba
 import numpy as np
 from llvmlite import ir
-from numba import prange
+from numba import prange, types
+from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
@@ -57,26 +58,26 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
     small kernel itself, and far more where other processes keep the cores busy.
     """
     single = compiled(function)
-
-    def run(slots, counter, *arguments):
-        for slot in prange(0, slots):
-            single(slot, counter, *arguments)
-
-    threaded = compiled(_renamed(run, f"{function.__name__}_threads"), parallel=True)
+    threaded = compiled(_renamed(_run_in_slots, f"{function.__name__}_threads"), parallel=True)
+    addresses: dict[tuple[Any, ...], int] = {}
 
     @functools.wraps(function)
     def launch(*arguments: Any, threads: int) -> None:
         counter = np.zeros((threads, PADDING), np.int64)
-        if threads == 1:
+        if threads == 1 or numba.config.DISABLE_JIT:
             single(0, counter, *arguments)
             return
         if _threads.process != os.getpid():
             _after_fork()
+        kinds = tuple([getattr(argument, "dtype", None) for argument in arguments])
+        address = addresses.get(kinds)
+        if address is None:
+            address = addresses[kinds] = _address(single, (0, counter, *arguments))
         if _threads.layer in _CONCURRENT:
-            threaded(threads, counter, *arguments)
+            threaded(threads, address, counter, *arguments)
             return
         with _threads.one_at_a_time:
-            threaded(threads, counter, *arguments)
+            threaded(threads, address, counter, *arguments)
             _threads.layer = _threading_layer()
 
     launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # for a look at what was compiled or loaded
@@ -95,13 +96,41 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     return dispatcher
 
 
+def _run_in_slots(slots, address, *arguments):
+    for slot in prange(0, slots):
+        _call(address, slot, *arguments)
+
+
+@intrinsic
+def _call(typingctx, address, slot, *arguments):
+    """Call a compiled kernel by its address: Numba would compile the whole kernel again into a caller."""
+
+    def codegen(context, builder, signature, values):
+        kinds = (signature.args[1], *signature.args[2])
+        kernel = context.call_conv.get_function_type(types.none, kinds).as_pointer()
+        rest = cgutils.unpack_tuple(builder, values[2])
+        pointer = builder.inttoptr(values[0], kernel)
+        context.call_conv.call_function(builder, pointer, types.none, kinds, [values[1], *rest])
+        return context.get_dummy_value()
+
+    return types.none(address, slot, types.StarArgTuple(arguments)), codegen
+
+
+def _address(dispatcher: Any, arguments: tuple[Any, ...]) -> int:
+    """The address of a kernel's machine code for arguments of these types."""
+    kinds = tuple(numba.typeof(argument) for argument in arguments)
+    dispatcher.compile(kinds)
+    result = dispatcher.overloads[kinds]
+    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+
 @intrinsic
 def _fetch_and_add(_, address):
     def codegen(context, builder, signature, arguments):
         pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
-    return numba.types.int64(numba.types.intp), codegen
+    return types.int64(types.intp), codegen
 
 
 def next_task(counter, slot, tasks):
@@ -132,7 +161,7 @@ def specialised(function: Callable[..., Any], *constants: int) -> Callable[..., 
 
 def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     """The same function under another name, by which the cache on disk tells functions apart."""
-    twin = types.FunctionType(
+    twin = FunctionType(
         function.__code__.replace(co_name=name), function.__globals__, name, closure=function.__closure__
     )
     twin.__module__, twin.__qualname__ = function.__module__, name

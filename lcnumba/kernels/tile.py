@@ -99,12 +99,13 @@ class Emitter:
         self.call(b, "llvm.prefetch.p0", ir.VoidType(), arguments)
 
     def function(self, name, arguments, body):
-        """The module's internal function of this name, emitted by `body(builder, *arguments)` if it is new."""
+        """The module's function of this name, emitted by `body(builder, *arguments)` if it is new."""
         name = f"lcnumba.{name}.{self.suffix}"
         if name in self.module.globals:
             return self.module.globals[name]
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), name)
-        function.linkage = "internal"
+        # The same function of another kernel that is linked in is one with this.
+        function.linkage = "linkonce_odr"
         function.attributes.add("noinline")
         b = ir.IRBuilder(function.append_basic_block("entry"))
         body(b, *function.args)
