@@ -23,6 +23,7 @@ ROWS = [
     {"kernels.tile", "kernels.dense", "kernels.plain", "kernels.sparse", "kernels.update"},
     {"kernels.loop", "optimizers", "implementations.base", "implementations.cache"},
     {"implementations.loop"},
+    {"implementations.matrix"},
     {"implementations.dense", "implementations.sparse"},
     {"implementations", "parameters"},
     {"backward", "trainable", "flatten"},

@@ -6,23 +6,18 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
-from lcnumba.implementations.loop import Loops
-from lcnumba.kernels import Rule, slots
+from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.kernels import slots
 from lcnumba.kernels.dense import spread
 
 __all__ = ["DenseMatrix"]
 
 
-class DenseMatrix:
-    """The layer by matrix products; non-finite values spread over their whole sample (0 * inf).
-
-    The kernel's gradient is taken where connections exist alone, by the kernels of implementation 1: a
-    product of whole matrices would compute the rest of a matrix as large as this one for nothing.
-    """
+class DenseMatrix(MatrixForm):
+    """The layer by matrix products; non-finite values spread over their whole sample (0 * inf)."""
 
     def __init__(self, geometry: Geometry) -> None:
-        self._geometry = geometry
-        self._loops = Loops(geometry)
+        super().__init__(geometry)
         self._cache: FormCache[Array] = FormCache()
 
     def forward(
@@ -36,28 +31,8 @@ class DenseMatrix:
             y += bias
         return np.maximum(y, 0, out=y) if rectify else y
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
-        """Return (dx, dkernel); see `Implementation`."""
-        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
-        _, dkernel = self._loops.backward(x, kernel, dy, version, y=y, wants_dx=False, threads=threads)
-        return dx, dkernel
-
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
-    ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel; see `Implementation`."""
-        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
-        self._loops.update(x, kernel, dy, version, rule, y=y, wants_dx=False, threads=threads)
-        return dx
-
-    def _input_gradient(self, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
-        g = self._geometry
-        dz = dy if y is None else np.where(y > 0, dy, dy.dtype.type(0))
-        return dz.reshape(len(dy), g.positions * g.filters) @ self._matrix(kernel, version, threads).T
+    def _input_gradient(self, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+        return dz @ self._matrix(kernel, version, threads).T
 
     def _matrix(self, kernel: Array, version: int, threads: int | None) -> Array:
         """The kernel as a dense matrix (inputs, P*F), zero where no connection exists."""

@@ -9,23 +9,21 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
-from lcnumba.implementations.loop import Loops
-from lcnumba.kernels import Rule, slots
+from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.kernels import slots
 from lcnumba.kernels.sparse import product
 
 __all__ = ["SparseMatrix"]
 
 
-class SparseMatrix:
+class SparseMatrix(MatrixForm):
     """The layer by sparse products, which hold the batch innermost.
 
-    The products are our own, over SciPy's arrays: SciPy's use one thread. The kernel's gradient comes
-    from the kernels of implementation 1, which need no sparse form.
+    The products are our own, over SciPy's arrays: SciPy's use one thread.
     """
 
     def __init__(self, geometry: Geometry) -> None:
-        self._geometry = geometry
-        self._loops = Loops(geometry)
+        super().__init__(geometry)
         self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
 
     def forward(
@@ -42,29 +40,8 @@ class SparseMatrix:
             y += bias
         return np.maximum(y, 0, out=y) if rectify else y
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
-        """Return (dx, dkernel); see `Implementation`."""
-        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
-        _, dkernel = self._loops.backward(x, kernel, dy, version, y=y, wants_dx=False, threads=threads)
-        return dx, dkernel
-
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
-    ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel; see `Implementation`."""
-        dx = self._input_gradient(kernel, dy, version, y, threads) if wants_dx else None
-        self._loops.update(x, kernel, dy, version, rule, y=y, wants_dx=False, threads=threads)
-        return dx
-
-    def _input_gradient(self, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
-        matrix = self._matrix(kernel, version)
-        dz = dy if y is None else np.where(y > 0, dy, dy.dtype.type(0))
-        flat = dz.reshape(len(dy), self._geometry.positions * self._geometry.filters)
-        return np.ascontiguousarray(_product(*self._turned, matrix.data, flat, threads).T)
+    def _input_gradient(self, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+        return np.ascontiguousarray(_product(*self._turned, self._matrix(kernel, version).data, dz, threads).T)
 
     @cached_property
     def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
