@@ -100,3 +100,17 @@ def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path)
     """
     result = run(code, tmp_path)
     assert result.stdout.strip() == "0", result.stderr
+
+
+def test_it_works_without_compilation(tmp_path):
+    code = """
+        import numpy as np
+        import lcnumba as lc
+        layer = lc.LocallyConnected2D(2, 3, kernel_initializer="ones", n_threads=2)
+        y, backward = layer.forward(np.ones((1, 5, 5, 1)))
+        backward.step(y, 0.5)
+        print(y.sum(), layer.kernel.sum())
+    """
+    result = run(code, tmp_path, NUMBA_DISABLE_JIT="1")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["162.0", "-567.0"]

@@ -8,6 +8,7 @@ import functools
 import os
 
 import llvmlite.binding as llvm
+import numba
 
 __all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_bytes"]
 
@@ -34,8 +35,8 @@ def host_bytes() -> int:
 # Vector registers that a tile may use: AVX-512 and Arm have 32, older x86 has 16.
 REGISTERS = 16 if "sse2" in _features() and not _features().get("avx512vl") else 32
 
-# Whether the tuned kernels are used at all.
-TILED = os.environ.get("LCNUMBA_TILE", "1") != "0"
+# Whether the tuned kernels are used at all; intrinsics do not exist without compilation.
+TILED = os.environ.get("LCNUMBA_TILE", "1") != "0" and not numba.config.DISABLE_JIT
 
 
 def for_filters(filters: int, size: int) -> int:
