@@ -113,16 +113,20 @@ class Emitter:
         return function
 
 
+def carry(b, before, carried):
+    """The counter of a loop, 0 at first, and what it carries, as phi nodes entered from the block `before`."""
+    phis = [b.phi(value.type) for value in [const(0), *carried]]
+    for phi, value in zip(phis, [const(0), *carried], strict=True):
+        phi.add_incoming(value, before)
+    return phis[0], phis[1:]
+
+
 def loop(b, count, carried, body):
     """For i in range(count): carried = body(i, carried); returns the last carried."""
     before, head, block, after = b.block, *(b.append_basic_block(n) for n in ("head", "body", "after"))
     b.branch(head)
     b.position_at_end(head)
-    i = b.phi(I64)
-    i.add_incoming(const(0), before)
-    phis = [b.phi(value.type) for value in carried]
-    for phi, value in zip(phis, carried, strict=True):
-        phi.add_incoming(value, before)
+    i, phis = carry(b, before, carried)
     b.cbranch(b.icmp_signed("<", i, count), block, after)
     b.position_at_end(block)
     new = body(i, phis)
@@ -139,11 +143,7 @@ def loop_some(b, count, carried, body):
     before, block, after = b.block, *(b.append_basic_block(n) for n in ("body", "after"))
     b.branch(block)
     b.position_at_end(block)
-    i = b.phi(I64)
-    i.add_incoming(const(0), before)
-    phis = [b.phi(value.type) for value in carried]
-    for phi, value in zip(phis, carried, strict=True):
-        phi.add_incoming(value, before)
+    i, phis = carry(b, before, carried)
     new = body(i, phis)
     following = b.add(i, const(1))
     i.add_incoming(following, b.block)
