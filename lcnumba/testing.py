@@ -95,6 +95,7 @@ PROBLEMS = (
     Problem("one_channel_one_tap", "K = 1", 3, (4, 4), 1, 5, (1, 1), (1, 1)),
     Problem("ragged_filters", "no vector width divides 19", 2, (5, 6), 2, 19, (2, 2), (1, 1)),
     Problem("wide_filters", "several vectors and a tail", 2, (4, 4), 3, 70, (3, 3), (1, 1)),
+    Problem("few_filters", "vectors along the inputs for the gradient", 18, (4, 6), 7, 3, (2, 3), (1, 2)),
     Problem("batch_0", "nothing in, nothing out, zero gradients", 0, (6, 5), 2, 3, (3, 3), (1, 1)),
     Problem("batch_1", "one sample", 1, (6, 5), 2, 3, (3, 3), (1, 1)),
     Problem("batch_33", "no vector width divides the batch", 33, (5, 4), 2, 3, (2, 2), (1, 1)),

@@ -153,7 +153,7 @@ def test_transposes_of_every_size(size, rng):
 def summing(SIZE, VL):
     @numba.njit
     def run(a, vector, c, rows, cols):
-        dots(SIZE, VL, a.ctypes.data, a.strides[0], vector.ctypes.data, c.ctypes.data, rows, cols)
+        dots(SIZE, VL, a.ctypes.data, a.strides[0], vector.ctypes.data, c.ctypes.data, rows, cols, a.ctypes.data)
 
     return run
 
@@ -261,12 +261,17 @@ def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
 
 @pytest.mark.parametrize("by_columns", [True, False])
 @pytest.mark.parametrize("batch", [127, 128, 129, 200])
-def test_large_batches_are_summed_in_parts(batch, by_columns, rng, monkeypatch):
+@pytest.mark.parametrize("room", ["held and copied", "held", "copied"])
+def test_large_batches_are_summed_in_parts(batch, by_columns, room, rng, monkeypatch):
     """dx for as many samples as fit, gradients 64 at a time, and no weight before all of dx is there."""
     from lcnumba.implementations import loop
 
     monkeypatch.setattr(loop, "CHANNELS", 1)
     monkeypatch.setattr(loop, "BLOCK_WORK", 0 if by_columns else 1 << 40)
+    if "held" not in room:
+        monkeypatch.setattr(loop, "HELD_BYTES", 1)
+    if "copied" not in room:
+        monkeypatch.setattr(loop, "BAND_BYTES", 1)
     problem = Problem("parts", "", batch, (4, 5), 3, 4, (2, 3), (1, 1), "same")
     g = problem.geometry
     x, kernel, _, dy = problem.data(rng)
@@ -279,6 +284,9 @@ def test_large_batches_are_summed_in_parts(batch, by_columns, rng, monkeypatch):
             numbers = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
             weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
             dx = Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers))
+            results.append((rule, dx, weights))
+            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
+            Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers), wants_dx=False)
             results.append((rule, dx, weights))
     dx, dkernel = Loops(g).backward(flat, kernel, rows, 0)
     for rule, fused_dx, weights in results:

@@ -9,7 +9,7 @@ import numpy as np
 from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
-from lcnumba.kernels import GRADIENT, NO_GRADIENT, Rule, plain, slots, update, vectors
+from lcnumba.kernels import GRADIENT, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
 
@@ -30,8 +30,13 @@ CHANNELS = 8
 BLOCK_WORK = 1 << 14
 # Bytes of the blocks of a column up to which they stay in a core's second cache until their update.
 BLOCKS_BYTES = 1 << 19
-# Bytes of dy that are kept turned for the next input line, if all that it will read fits.
-HELD_BYTES = 1 << 21
+# Bytes of dy, and again as many of dy turned, that are kept for the next input line, if all that it
+# will read fits.
+HELD_BYTES = 1 << 22
+# Bytes of x that a task copies together, if all of its band fits.
+BAND_BYTES = 1 << 20
+# Bytes of a cache line.
+LINE_BYTES = 64
 
 
 class _Plan(NamedTuple):
@@ -40,7 +45,9 @@ class _Plan(NamedTuple):
     Attributes
     ----------
     VL, VN : int
-        Lengths of vectors along the filters, and along the batch or 0.
+        Lengths of vectors for the kernel's gradient, and along the batch for dx, or 0.
+    turned : bool
+        Whether VL vectors run along the inputs rather than along the filters.
     chunk : int
         Samples whose dx is summed up at once, a multiple of VN.
     by_inputs : bool
@@ -49,21 +56,22 @@ class _Plan(NamedTuple):
         Rows of a block that are worked on at once.
     blocks : int
         The most blocks that one input column is read by.
-    held, places : int
-        Positions whose dy is kept turned, and packed.
-    entries : int
-        The most numbers of a band of an input line.
+    held : int
+        Positions whose dy is kept.
+    entries, row : int
+        The most numbers of a band of an input line; and how far apart its copied rows lie, or 0.
     """
 
     VL: int
     VN: int
+    turned: bool
     chunk: int
     by_inputs: bool
     piece: int
     blocks: int
     held: int
-    places: int
     entries: int
+    row: int
 
 
 class Loops:
@@ -100,8 +108,8 @@ class Loops:
         if chunk:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             scratch = (
-                segments, np.empty((threads, held, line, chunk), dtype), np.full((threads, held), -1, np.int64),
-                np.empty((threads, g.filters, chunk), dtype),
+                segments, _turned((threads, held, line, chunk), len(x), dtype),
+                np.full((threads, held), -1, np.int64), np.empty((threads, g.filters, chunk), dtype),
             )  # fmt: skip
             kernel_of_shape = tiled.forward_by_batch(size, vectors.for_batch(len(x), size))
             kernel_of_shape(*arrays, chunk, floor, *scratch, y, threads=threads)
@@ -173,24 +181,27 @@ class Loops:
         VN, chunk, held = plan.VN, plan.chunk, plan.held
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH)], np.int64)
+        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
         arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
-        changed = (rule.number, target.reshape(-1), *states, np.array([*rule.numbers, 0], dtype))
+        changed = (rule.number, target.reshape(-1), *states, np.resize(np.array([*rule.numbers, 0], dtype), NUMBERS))
+        copied = N if rule.number >= GRADIENT else 0
         scratch = (
-            ranges, np.zeros(max(F, chunk), dtype), np.empty((threads, plan.places, N * F), dtype),
-            np.empty((threads, held if VN else 0, F, chunk), dtype), np.full((threads, held), -1, np.int64),
+            ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), np.empty((threads, copied, plan.row), dtype),
+            np.empty((threads, held, N * F), dtype), _turned((threads, held if VN else 0, F, chunk), N, dtype),
+            np.full((threads, held), -1, np.int64),
         )  # fmt: skip
         dxt = np.empty((threads, plan.entries if VN else 0, chunk), dtype)
-        gradient = np.empty((threads, tiled.STRETCH * F), dtype)
+        gradient = np.empty((threads, 2 * tiled.STRETCH * F), dtype)
+        kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
             tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
-            tiled.backward_by_inputs(size, plan.VL, VN)(
+            tiled.backward_by_inputs(*kinds)(
                 *arrays, *tables, *changed, *scratch, readers, dxt, gradient, lines, threads=threads
             )
         else:
             tables = (*g.bands, g.band_edges, *sizes, chunk, plan.piece)
-            tiled.backward(size, plan.VL, VN)(
+            tiled.backward(*kinds)(
                 *arrays, *tables, *changed, *scratch, dxt, gradient, lines, threads=threads
             )  # fmt: skip
         return dx
@@ -198,20 +209,27 @@ class Loops:
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
         """Decide how backward goes about N samples of numbers of `size` bytes, and remember it."""
         g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
-        VL, VN = vectors.for_filters(F, size), vectors.for_batch(N, size)
+        VN = vectors.for_batch(N, size)
         entries = int(np.max(np.diff(g.band_edges))) * C
-        chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN if VN else N
+        chunk = N
+        if VN and wants_dx:
+            chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
         held = g.output_cycle * g.output_size[-1]
-        holds = held * F * chunk * size <= HELD_BYTES
+        holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays
         piece = tiled.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled.STRETCH * F * size))
-        held = held if holds else 1
-        places = held if by_inputs and held * N * F * size <= HELD_BYTES else 1
+        # Few filters leave lanes idle, which as many inputs fill.
+        rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
+        turned = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
+        VL = vectors.for_filters(rows if turned else F, size)
+        # An odd number of cache lines: equal columns of all rows do not meet in the same few sets of a cache.
+        row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
+        row = row if N * row * size <= BAND_BYTES else 0
         if len(self._plans) >= PLANS:
             self._plans.clear()
-        plan = _Plan(VL, VN, chunk, by_inputs, piece, blocks, held, places, entries)
+        plan = _Plan(VL, VN, turned, chunk, by_inputs, piece, blocks, held if holds else 1, entries, row)
         self._plans[N, size, wants_dx] = plan
         return plan
 
@@ -231,6 +249,15 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     y = frozen(_or_empty(y, dy.dtype))
     tiled.backward_bias(frozen(dy), y, chunk, dbias, threads=slots(dy.size, threads))
     return dbias
+
+
+def _turned(shape: tuple[int, ...], N: int, dtype: np.dtype) -> Array:
+    """Scratch for turned rows, samples last.
+
+    Lanes beyond the batch are computed with and thrown away. They must hold numbers all the same: what
+    memory happens to hold may be subnormal, which makes a product a hundred times slower.
+    """
+    return np.zeros(shape, dtype) if N % shape[-1] else np.empty(shape, dtype)
 
 
 def _or_empty(y: Array | None, dtype: np.dtype) -> Array:

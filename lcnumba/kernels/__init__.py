@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-__all__ = ["ADAM", "MOMENTUM", "NESTEROV", "RMSPROP", "SERIAL_WORK", "SGD", "Rule", "slots"]
+__all__ = ["ADAM", "MOMENTUM", "NESTEROV", "NUMBERS", "RMSPROP", "SERIAL_WORK", "SGD", "Rule", "slots"]
 
 # Multiplications and additions up to which threads would cost more than they bring.
 SERIAL_WORK = 1 << 20
@@ -29,6 +29,9 @@ SERIAL_WORK = 1 << 20
 # What the backward kernel does with a gradient: nothing, hand it out, or update the weights at once by
 # the formula of that name in `lcnumba.kernels.update`.
 NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP = range(-1, 6)
+
+# Scalars of the formula that has the most.
+NUMBERS = 6
 
 
 class Rule(NamedTuple):

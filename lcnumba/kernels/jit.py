@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
-__all__ = ["compiled", "next_task", "specialised", "tasks"]
+__all__ = ["array_at", "compiled", "next_task", "specialised", "tasks"]
 
 # Layers that survive parallel calls from several threads at once. The third one, workqueue, which
 # Numba falls back to where neither OpenMP nor TBB is found, aborts the process.
@@ -131,6 +131,20 @@ def _fetch_and_add(_, address):
         return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(types.intp), codegen
+
+
+@intrinsic
+def _pointer(_, address):
+    def codegen(context, builder, signature, arguments):
+        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+
+    return types.voidptr(types.intp), codegen
+
+
+@numba.njit(**_OPTIONS)
+def array_at(address, shape, dtype):
+    """The array at an address, which nobody counts references to: passing it on costs nothing."""
+    return numba.carray(_pointer(address), shape, dtype)
 
 
 def next_task(counter, slot, tasks):

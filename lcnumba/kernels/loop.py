@@ -8,14 +8,18 @@ import functools
 
 import numpy as np
 
-from lcnumba.kernels import GRADIENT, SGD, update
-from lcnumba.kernels.jit import compiled, next_task, specialised, tasks
-from lcnumba.kernels.tile import B_ROWS, NEXT_A, PANEL, SEGMENT, dots, multiply, transpose
+from lcnumba.kernels import GRADIENT, NUMBERS, SGD, update
+from lcnumba.kernels.jit import array_at, compiled, next_task, specialised, tasks
+from lcnumba.kernels.tile import B_ROWS, NEXT_A, PANEL, SEGMENT, dots, multiply, pack, transpose
+from lcnumba.kernels.vectors import host_bytes
 
 # Rows of W that are asked for before they are needed; 16 to 64 do equally well, fewer do not.
 AHEAD = 32
-# Rows of a block whose gradient is made, and applied, at once: all row counts of a tile divide it.
+# Rows of a block whose gradient is made, and applied, at once: all row counts of a tile divide it, and so
+# does a vector.
 STRETCH = 48
+# Samples whose x is asked for before it is copied.
+SOON = 4
 # Samples over which a block's gradient is summed at once: their x and dy stay in a core's first cache.
 BATCH = 64
 
@@ -105,6 +109,7 @@ def forward_by_batch(SIZE, VN):
         K, LI, line = kernel.shape[1], x.shape[1], x.shape[2]
         OW = len(col_start) - 1
         held, chunk_bytes = tags.shape[1], chunk * SIZE
+        xt_at, out = xt.ctypes.data + slot * held * line * chunk_bytes, yt.ctypes.data + slot * F * chunk_bytes
         table = segments[slot]
         parts = -(-P // positions)
         total = -(-N // chunk) * parts
@@ -121,9 +126,8 @@ def forward_by_batch(SIZE, VN):
                     place = i % held
                     if tags[slot, place] != i * N + begin:
                         source = x.ctypes.data + (begin * LI + i) * line * SIZE
-                        transpose(
-                            SIZE, source, LI * line * SIZE, xt[slot, place].ctypes.data, chunk_bytes, count, line
-                        )  # fmt: skip
+                        turned = xt_at + place * line * chunk_bytes
+                        transpose(SIZE, source, LI * line * SIZE, turned, chunk_bytes, count, line)
                         tags[slot, place] = i * N + begin
                     for col in range(col_start[j], col_start[j + 1]):
                         table[blocks, 0] = (row_tap[row] * KW + col_tap[col]) * C * F * SIZE
@@ -131,10 +135,12 @@ def forward_by_batch(SIZE, VN):
                         table[blocks, 2], table[blocks, 3] = col_taps[col] * C, 0
                         blocks += 1
                 for f in range(F):
-                    yt[slot, f, :] = bias[p, f] if len(bias) == P else bias[0, f]
-                weights, out = kernel.ctypes.data + p * K * F * SIZE, yt[slot].ctypes.data
+                    first = bias[p, f] if len(bias) == P else bias[0, f]
+                    for n in range(chunk):
+                        yt[slot, f, n] = first
+                weights = kernel.ctypes.data + p * K * F * SIZE
                 multiply(
-                    SIZE, VN, prefetch, weights, SIZE, F * SIZE, xt[slot].ctypes.data, chunk_bytes,
+                    SIZE, VN, prefetch, weights, SIZE, F * SIZE, xt_at, chunk_bytes,
                     table.ctypes.data, blocks, out, chunk_bytes, out, chunk_bytes,
                     F, -(-count // VN) * VN, weights, 0, 0, one, floor,
                 )  # fmt: skip
@@ -153,27 +159,28 @@ def block_gradient(SIZE, VL):
     stretch, batch, apply = STRETCH, BATCH, update.apply
 
     def block_gradient(
-        rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, first, state_1, state_2, numbers, ranges, zeros, gradient,
+        rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, state_1, state_2, numbers, ranges, zeros, gradient,
         following,
     ):  # fmt: skip
-        """Store in target[first:], or apply to it, the sum over n of x[n, r] dy[n, f], `rows` by F.
+        """Store in target, or apply to it, the sum over n of x[n, r] dy[n, f], `rows` by F.
 
-        x and dy are addresses of rows `x_bytes` and `dy_bytes` apart, `following` that of the block to
-        come; the rest is as for `backward`.
+        All but `rule` and counts are addresses, those of target and states of the block at hand; x and dy
+        have rows `x_bytes` and `dy_bytes` apart, `following` is the block to come. The rest is as for
+        `backward`.
         """
         row_bytes = F * SIZE
         ahead_k = -(-row_bytes // N)
         for r in range(0, rows, stretch if rule > SGD else rows):
             some = min(stretch, rows) if rule > SGD else rows
             some = min(some, rows - r)
-            out, init, init_row, factor = target.ctypes.data + first * SIZE, zeros.ctypes.data, 0, one
+            out, init, init_row, factor = target, zeros, 0, one
             if rule == SGD:
-                init, init_row, factor = out, row_bytes, -numbers[0]
+                init, init_row, factor = out, row_bytes, -array_at(numbers, 1, number)[0]
             elif rule > SGD:
-                out = gradient.ctypes.data
+                out = gradient
             for n in range(0, N, batch):
                 # The segment (0, 0, samples, 0): `batch` of them, or what is left.
-                segment = ranges.ctypes.data + 8 * SEGMENT * (1 if N - n >= batch else 2)
+                segment = ranges + 8 * SEGMENT * (1 if N - n >= batch else 2)
                 multiply(
                     SIZE, VL, prefetch, x + r * SIZE + n * x_bytes, SIZE, x_bytes, dy + n * dy_bytes, dy_bytes,
                     segment, 1, out, row_bytes, init, init_row, some, F,
@@ -181,41 +188,64 @@ def block_gradient(SIZE, VL):
                 )  # fmt: skip
                 init, init_row = out, row_bytes
             if rule > SGD:
-                apply(rule, target, first + r * F, gradient[: some * F], state_1, state_2, numbers)
+                at, count = r * row_bytes, some * F
+                apply(
+                    rule, array_at(target + at, count, number), array_at(gradient, count, number),
+                    array_at(state_1 + at, count, number), array_at(state_2 + at, count, number),
+                    array_at(numbers, NUMBERS, number),
+                )  # fmt: skip
 
     return compiled(specialised(block_gradient, SIZE, VL))
 
 
 @functools.cache
-def dy_of_position(SIZE):
-    """Make the function that packs dy of a position, through the rectifier of y unless y is empty."""
-    zero = np.float32(0) if SIZE == 4 else np.float64(0)
+def block_gradient_turned(SIZE, VL):
+    """Make the same function for few filters, with vectors of VL inputs."""
+    number = np.float32 if SIZE == 4 else np.float64
+    one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
+    stretch, apply = STRETCH, update.apply
 
-    def dy_of_position(dy, y, p, begin, end, packed):
-        F = dy.shape[2]
-        if y.size:
-            for n in range(begin, end):
-                for f in range(F):
-                    packed[n * F + f] = dy[n, p, f] if y[n, p, f] > 0 else zero
-        else:
-            for n in range(begin, end):
-                for f in range(F):
-                    packed[n * F + f] = dy[n, p, f]
+    def block_gradient_turned(
+        rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, state_1, state_2, numbers, ranges, zeros, gradient,
+        following,
+    ):  # fmt: skip
+        """Do what `block_gradient` does: compute it with the filters first, and turn it."""
+        row_bytes, turned_bytes = F * SIZE, stretch * SIZE
+        turned = gradient + stretch * row_bytes
+        for r in range(0, rows, stretch):
+            some, at = min(stretch, rows - r), r * row_bytes
+            multiply(
+                SIZE, VL, prefetch, dy, SIZE, dy_bytes, x + r * SIZE, x_bytes,
+                ranges + 8 * SEGMENT * 3, 1, turned, turned_bytes, zeros, 0, F, some,
+                following + at, 0, -(-some * row_bytes // N), one, bottom,
+            )  # fmt: skip
+            transpose(SIZE, turned, turned_bytes, target + at if rule == GRADIENT else gradient, row_bytes, F, some)
+            if rule >= SGD:
+                count = some * F
+                apply(
+                    rule, array_at(target + at, count, number), array_at(gradient, count, number),
+                    array_at(state_1 + at, count, number), array_at(state_2 + at, count, number),
+                    array_at(numbers, NUMBERS, number),
+                )  # fmt: skip
 
-    return compiled(specialised(dy_of_position, SIZE))
+    return compiled(specialised(block_gradient_turned, SIZE, VL))
 
 
 @functools.cache
-def backward(SIZE, VL, VN):
-    """Make the backward kernel by blocks, for vectors of VL filters, and of VN samples or, with 0, few samples."""
+def backward(SIZE, VL, VN, TURNED):
+    """Make the backward kernel by blocks.
+
+    Vectors of VN samples, or with 0 of few samples, serve dx; of VL filters, or if TURNED inputs, the gradient.
+    """
     number = np.float32 if SIZE == 4 else np.float64
-    one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
-    stretch, settle, pack = STRETCH, block_gradient(SIZE, VL), dy_of_position(SIZE)
+    one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
+    settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
+    lanes = host_bytes() // SIZE
 
     def backward(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line,
         band_start, band_column, band_input, band_tap, band_taps, edges, C, KW, OW,
-        chunk, piece, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, dxt, gradient, dx,
+        chunk, piece, rule, target, state_1, state_2, numbers, ranges, zeros, xs, packed, dyt, tags, dxt, gradient, dx,
     ):  # fmt: skip
         """Compute dx, and the kernel's gradient or its update, a task for each band of each input line.
 
@@ -229,24 +259,38 @@ def backward(SIZE, VL, VN):
         done, `piece` rows of it at a time. With NO_GRADIENT there is neither. A block of weights reads one
         input line and belongs to one band, so that no two tasks write the same numbers.
 
-        Scratch of each slot: packed (1, N*F), dy of the position at hand; dyt (held, F, chunk), the
-        same turned, of `chunk` samples and of so many positions that the next input line, which reads
-        mostly the same, finds it there, and tags (held), at first -1, which they are; dxt (entries of a
-        band, chunk), dx of the band; gradient (STRETCH*F). ranges holds the segments (0, 0, length, 0)
-        of lengths F, BATCH and N % BATCH, zeros is zeros.
+        Scratch of each slot: xs (N, entries of a band), x of the band, or empty; packed (held, N*F), dy of
+        the positions that a line reads, or of the one at hand; dyt (held, F, chunk), the same turned, of
+        `chunk` samples; tags (held), at first -1, which they are, so that the next input line, which reads
+        mostly the same, finds them; dxt (entries, chunk), dx of the band; gradient (2*STRETCH*F). ranges
+        holds the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH and N, zeros is zeros.
         """
         N, LI, line = x.shape
         P, K, F = kernel.shape
         bands = len(band_start) - 1
-        wants_dx = dx.size > 0
-        row_bytes, chunk_bytes, sample_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE
+        wants_dx, held = dx.size > 0, tags.shape[1]
+        row_bytes, chunk_bytes, sample_bytes, y_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE, P * F * SIZE
+        packed_at = packed.ctypes.data + slot * held * N * row_bytes
+        dyt_at = dyt.ctypes.data + slot * held * F * chunk_bytes
+        dxt_at = dxt.ctypes.data + slot * dxt.shape[1] * chunk_bytes
+        gradient_at = gradient.ctypes.data + slot * gradient.shape[1] * SIZE
+        # Addresses only in the loops: an array that is handed on is counted, by atomic operations on memory
+        # that all threads share.
+        target_at, state_1_at, state_2_at = target.ctypes.data, state_1.ctypes.data, state_2.ctypes.data
+        numbers_at, ranges_at, zeros_at = numbers.ctypes.data, ranges.ctypes.data, zeros.ctypes.data
         total = LI * bands
         task = next_task(counter, slot, total)
         while task >= 0:
-            i = task // bands
-            band = task - i * bands
+            band = task // LI
+            i = task - band * LI
             left = edges[band] * C
             entries = edges[band + 1] * C - left
+            x_at, x_bytes = x.ctypes.data + (i * line + left) * SIZE, sample_bytes
+            if xs.size:
+                x_bytes = xs.shape[2] * SIZE
+                copy, source = xs.ctypes.data + slot * N * x_bytes, x_at
+                pack(SIZE, lanes, source, 0, sample_bytes, copy, x_bytes, N, entries, soon * sample_bytes)
+                x_at = copy
             for begin in range(0, N, chunk):
                 count = min(chunk, N - begin)
                 # The weights change only after the whole batch has its dx.
@@ -260,7 +304,7 @@ def backward(SIZE, VL, VN):
                 for row in range(row_start[i], row_start[i + 1]):
                     for col in range(band_start[band], band_start[band + 1]):
                         p = row_line[row] * OW + band_column[col]
-                        at = band_input[col] * C
+                        at = band_input[col] * C - left
                         k = (row_tap[row] * KW + band_tap[col]) * C
                         rows = band_taps[col] * C
                         weights = (p * K + k) * F
@@ -273,17 +317,18 @@ def backward(SIZE, VL, VN):
                             col_0 = band_start[band]
                             coming = (row_line[row + 1] * OW + band_column[col_0]) * K * F
                             coming += (row_tap[row + 1] * KW + band_tap[col_0]) * C * F
-                        # dy of the position, where it lies or, rectified or read often, packed.
-                        dy_at, dy_bytes = dy.ctypes.data + p * row_bytes, P * row_bytes
-                        if y.size or rows >= stretch:
-                            pack(dy, y, p, 0 if wants_kernel else begin, begin + count, packed[slot, 0])
-                            dy_at, dy_bytes = packed[slot, 0].ctypes.data, row_bytes
-                        place = p % tags.shape[1]
-                        if wants_dx and VN and tags[slot, place] != p * N + begin:
-                            transpose(
-                                SIZE, dy_at + begin * dy_bytes, dy_bytes, dyt[slot, place].ctypes.data, chunk_bytes,
-                                count, F,
-                            )  # fmt: skip
+                        # dy of the position, rectified, one sample after the other; and turned.
+                        place = p % held
+                        dy_at, turned = packed_at + place * N * row_bytes, dyt_at + place * F * chunk_bytes
+                        if tags[slot, place] != p * N + begin:
+                            n = 0 if held == 1 and wants_kernel else begin
+                            source, gate = dy.ctypes.data + n * y_bytes + p * row_bytes, 0
+                            if y.size:
+                                gate = y.ctypes.data + n * y_bytes + p * row_bytes
+                            samples, copy = begin + count - n, dy_at + n * row_bytes
+                            pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, samples, F, row_bytes)
+                            if wants_dx and VN:
+                                transpose(SIZE, dy_at + begin * row_bytes, row_bytes, turned, chunk_bytes, count, F)
                             tags[slot, place] = p * N + begin
                         for r in range(0, rows, piece):
                             some = min(piece, rows - r)
@@ -292,41 +337,44 @@ def backward(SIZE, VL, VN):
                                 w + piece * row_bytes if r + piece < rows else kernel.ctypes.data + coming * SIZE
                             )
                             if wants_dx and VN:
-                                out = dxt[slot].ctypes.data + (at + r - left) * chunk_bytes
+                                out = dxt_at + (at + r) * chunk_bytes
                                 multiply(
-                                    SIZE, VN, prefetch, w, row_bytes, SIZE, dyt[slot, place].ctypes.data, chunk_bytes,
-                                    ranges.ctypes.data, 1, out, chunk_bytes, out, chunk_bytes,
+                                    SIZE, VN, prefetch, w, row_bytes, SIZE, turned, chunk_bytes,
+                                    ranges_at, 1, out, chunk_bytes, out, chunk_bytes,
                                     some, -(-count // VN) * VN, following, row_bytes, SIZE, one, bottom,
                                 )  # fmt: skip
                                 following = w  # that is enough prefetching
                             elif wants_dx:
                                 for n in range(begin, begin + count):
-                                    out = dx.ctypes.data + ((n * LI + i) * line + at + r) * SIZE
-                                    dots(SIZE, VL, w, row_bytes, dy_at + n * dy_bytes, out, some, F)
+                                    out = dx.ctypes.data + ((n * LI + i) * line + left + at + r) * SIZE
+                                    ahead = following if n == begin else w
+                                    dots(SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F, ahead)
                             if wants_kernel:
+                                at_w = (weights + r * F) * SIZE
                                 settle(
-                                    rule, x.ctypes.data + (i * line + at + r) * SIZE, sample_bytes, dy_at, dy_bytes, N,
-                                    some, F, target, weights + r * F, state_1, state_2, numbers, ranges, zeros,
-                                    gradient[slot], following,
+                                    rule, x_at + (at + r) * SIZE, x_bytes, dy_at, row_bytes, N, some, F,
+                                    target_at + at_w, state_1_at + at_w, state_2_at + at_w, numbers_at, ranges_at,
+                                    zeros_at, gradient_at, following,
                                 )  # fmt: skip
                 if wants_dx and VN:
                     out = dx.ctypes.data + ((begin * LI + i) * line + left) * SIZE
-                    transpose(SIZE, dxt[slot].ctypes.data, chunk_bytes, out, sample_bytes, entries, count)
+                    transpose(SIZE, dxt_at, chunk_bytes, out, sample_bytes, entries, count)
             task = next_task(counter, slot, total)
 
-    return tasks(specialised(backward, SIZE, VL, VN))
+    return tasks(specialised(backward, SIZE, VL, VN, int(TURNED)))
 
 
 @functools.cache
-def backward_by_inputs(SIZE, VL, VN):
-    """Make the backward kernel by input columns, for vectors of VL filters and of VN samples."""
+def backward_by_inputs(SIZE, VL, VN, TURNED):
+    """Make the backward kernel by input columns; the arguments are as for `backward`."""
     number = np.float32 if SIZE == 4 else np.float64
-    one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
-    settle, pack = block_gradient(SIZE, VL), dy_of_position(SIZE)
+    one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
+    settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
+    lanes = host_bytes() // SIZE
 
     def backward_by_inputs(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line, read_start, read_column, read_tap,
-        edges, C, KW, OW, chunk, rule, target, state_1, state_2, numbers, ranges, zeros, packed, dyt, tags, readers,
+        edges, C, KW, OW, chunk, rule, target, state_1, state_2, numbers, ranges, zeros, xs, packed, dyt, tags, readers,
         dxt, gradient, dx,
     ):  # fmt: skip
         """Compute what `backward` computes, a column of the input at a time: for many channels.
@@ -334,27 +382,43 @@ def backward_by_inputs(SIZE, VL, VN):
         dx of a column of C channels is one sum over all blocks that read it, C by F each, and is written
         once. `read_*` says, grouped by input column, which tap of which output column reads it. Scratch:
         readers (slots, 2, blocks of a column, 4), segments of the column at hand and of the next one,
-        whose blocks are asked for meanwhile; dyt holds all positions that a line reads, and packed as many
-        or, of too large a batch, one.
+        whose blocks are asked for meanwhile; packed and dyt hold all positions that a line reads.
         """
         N, LI, line = x.shape
         P, K, F = kernel.shape
         bands = len(edges) - 1
-        held, places = tags.shape[1], packed.shape[1]
-        row_bytes, chunk_bytes, sample_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE
+        held = tags.shape[1]
+        row_bytes, chunk_bytes, sample_bytes, y_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE, P * F * SIZE
+        packed_at = packed.ctypes.data + slot * held * N * row_bytes
+        dyt_at = dyt.ctypes.data + slot * held * F * chunk_bytes
+        dxt_at = dxt.ctypes.data + slot * dxt.shape[1] * chunk_bytes
+        gradient_at = gradient.ctypes.data + slot * gradient.shape[1] * SIZE
+        # Addresses only in the loops: an array that is handed on is counted, by atomic operations on memory
+        # that all threads share.
+        target_at, state_1_at, state_2_at = target.ctypes.data, state_1.ctypes.data, state_2.ctypes.data
+        numbers_at, ranges_at, zeros_at = numbers.ctypes.data, ranges.ctypes.data, zeros.ctypes.data
         total = LI * bands
         task = next_task(counter, slot, total)
         while task >= 0:
-            i = task // bands
-            band = task - i * bands
+            band = task // LI
+            i = task - band * LI
             left, right = edges[band], edges[band + 1]
             triples = row_start[i + 1] - row_start[i]
+            x_at, x_bytes = x.ctypes.data + (i * line + left * C) * SIZE, sample_bytes
+            if xs.size:
+                x_bytes = xs.shape[2] * SIZE
+                copy, source, entries = xs.ctypes.data + slot * N * x_bytes, x_at, (right - left) * C
+                pack(SIZE, lanes, source, 0, sample_bytes, copy, x_bytes, N, entries, soon * sample_bytes)
+                x_at = copy
             for begin in range(0, N, chunk):
                 count = min(chunk, N - begin)
                 # The weights change only after the whole batch has its dx.
                 wants_kernel = rule >= GRADIENT and begin + count == N
                 for w in range(left, right):
-                    table, other = readers[slot, w % 2], readers[slot, (w + 1) % 2]
+                    rows = readers.shape[2]
+                    readers_at = readers.ctypes.data + slot * 2 * rows * SEGMENT * 8
+                    table = array_at(readers_at + w % 2 * rows * SEGMENT * 8, (rows, SEGMENT), np.int64)
+                    other = array_at(readers_at + (w + 1) % 2 * rows * SEGMENT * 8, (rows, SEGMENT), np.int64)
                     # In the first round the column's own segments, then always those of the next one.
                     for column in range(w if w == left else w + 1, min(w + 2, right)):
                         filled = table if column == w else other
@@ -373,34 +437,35 @@ def backward_by_inputs(SIZE, VL, VN):
                         place = p % held
                         table[m, 2], table[m, 3] = F, other[m, 0] if m < coming else table[m, 0]
                         if tags[slot, place] != p * N + begin:
-                            rows = packed[slot, place % places]
-                            pack(dy, y, p, begin, begin + count, rows)
-                            source, turned = rows[begin * F :].ctypes.data, dyt[slot, place].ctypes.data
-                            transpose(SIZE, source, row_bytes, turned, chunk_bytes, count, F)
+                            source, gate = dy.ctypes.data + begin * y_bytes + p * row_bytes, 0
+                            if y.size:
+                                gate = y.ctypes.data + begin * y_bytes + p * row_bytes
+                            copy = packed_at + (place * N + begin) * row_bytes
+                            pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, count, F, row_bytes)
+                            transpose(SIZE, copy, row_bytes, dyt_at + place * F * chunk_bytes, chunk_bytes, count, F)
                             tags[slot, place] = p * N + begin
-                    out = dxt[slot].ctypes.data + (w - left) * C * chunk_bytes
+                    out = dxt_at + (w - left) * C * chunk_bytes
                     multiply(
-                        SIZE, VN, prefetch, kernel.ctypes.data, row_bytes, SIZE, dyt[slot].ctypes.data, chunk_bytes,
-                        table.ctypes.data, blocks, out, chunk_bytes, zeros.ctypes.data, 0,
+                        SIZE, VN, prefetch, kernel.ctypes.data, row_bytes, SIZE, dyt_at, chunk_bytes,
+                        table.ctypes.data, blocks, out, chunk_bytes, zeros_at, 0,
                         C, -(-count // VN) * VN, kernel.ctypes.data, row_bytes, SIZE, one, bottom,
                     )  # fmt: skip
                     if not wants_kernel:
                         continue
                     for m in range(blocks):
                         p = table[m, 0] // (K * row_bytes)
-                        rows = packed[slot, p % held % places]
-                        if places < held:
-                            pack(dy, y, p, 0, N, rows)
+                        dy_at = packed_at + p % held * N * row_bytes
+                        at_w = table[m, 0]
                         settle(
-                            rule, x.ctypes.data + (i * line + w * C) * SIZE, sample_bytes, rows.ctypes.data, row_bytes,
-                            N, C, F, target, table[m, 0] // SIZE, state_1, state_2, numbers, ranges, zeros,
-                            gradient[slot], kernel.ctypes.data + table[m, 0],
+                            rule, x_at + (w - left) * C * SIZE, x_bytes, dy_at, row_bytes, N, C, F,
+                            target_at + at_w, state_1_at + at_w, state_2_at + at_w, numbers_at, ranges_at,
+                            zeros_at, gradient_at, kernel.ctypes.data + at_w,
                         )  # fmt: skip
                 out = dx.ctypes.data + ((begin * LI + i) * line + left * C) * SIZE
-                transpose(SIZE, dxt[slot].ctypes.data, chunk_bytes, out, sample_bytes, (right - left) * C, count)
+                transpose(SIZE, dxt_at, chunk_bytes, out, sample_bytes, (right - left) * C, count)
             task = next_task(counter, slot, total)
 
-    return tasks(specialised(backward_by_inputs, SIZE, VL, VN))
+    return tasks(specialised(backward_by_inputs, SIZE, VL, VN, int(TURNED)))
 
 
 @tasks

@@ -17,7 +17,7 @@ from numba.extending import intrinsic
 
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply", "transpose"]
+__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply", "pack", "transpose"]
 
 I32, I64 = ir.IntType(32), ir.IntType(64)
 
@@ -33,10 +33,12 @@ ROWS = ROWS_BY_REGISTERS[REGISTERS]
 PANEL = max(ROWS)
 # Sums in flight that hide the latency of a multiply-add: 4 cycles, 2 of them a cycle.
 IN_FLIGHT = 8
-# Rows and columns that `transpose` exchanges in registers.
-BLOCK = 8
+# Rows and columns that `transpose` exchanges in registers, as large as they come.
+BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
 # Bytes of a cache line, as far as prefetching is concerned.
 LINE = 64
+# Rows of A that a tile addresses from one pointer: it, and one and two rows on, as instructions can.
+GROUP = 3
 # Numbers of a segment; see `multiply`.
 SEGMENT = 4
 # What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
@@ -75,6 +77,14 @@ class Emitter:
         """The mask of the first `count` lanes."""
         kind = ir.VectorType(I32, self.lanes)
         return b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), self.splat(b, b.trunc(count, I32), kind))
+
+    def opaque(self, b, value):
+        """The value, of which LLVM is not told how it came about.
+
+        Row addresses that it can tell are multiples of one distance become a chain of additions, each
+        waiting for the last: more cycles than the products take.
+        """
+        return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], False)
 
     def scalar(self, b, address):
         return b.load(b.inttoptr(address, self.number.as_pointer()), align=self.size)
@@ -180,12 +190,15 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
     width = e.size * e.lanes
     masks = [None] * (NV - 1) + [mask]
     a = b.add(o.a, b.mul(row, o.a_row))
+    twice = b.shl(o.a_row, const(1))
+    groups = [b.add(a, b.mul(o.a_row, const(r))) for r in range(0, MR, GROUP)]
     unroll = 1 if MR * NV >= IN_FLIGHT else 1 << (IN_FLIGHT // (MR * NV)).bit_length() - 1
     sums = [e.zero] * (MR * NV * unroll)
 
     def steps(number, ahead):
         def body(k, carried):
-            at_a, at_b, *acc = carried
+            at_a, at_b, acc = carried[: len(groups)], carried[len(groups)], carried[len(groups) + 1 :]
+            at_a = [e.opaque(b, at) for at in at_a]
             new = list(acc)
             if prefetch == NEXT_A:
                 lines = -(-MR * e.size * number // LINE)
@@ -193,17 +206,21 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
                 for n in range(lines):
                     e.prefetch(b, b.add(at, const(LINE * n)), 2)
             for u in range(number):
-                ap, bp = b.add(at_a, b.mul(o.a_k, const(u))), b.add(at_b, b.mul(o.b_k, const(u)))
+                ap, bp = [b.add(at, b.mul(o.a_k, const(u))) for at in at_a], b.add(at_b, b.mul(o.b_k, const(u)))
                 vectors = [e.load(b, b.add(bp, const(width * j)), masks[j]) for j in range(NV)]
                 if prefetch == B_ROWS:
                     for j in range(0, width * NV, LINE):
                         e.prefetch(b, b.add(b.add(bp, o.ahead), const(j)), 3)
                 for r in range(MR):
-                    broadcast = e.splat(b, e.scalar(b, b.add(ap, b.mul(o.a_row, const(r)))))
+                    at = ap[r // GROUP]
+                    if r % GROUP:
+                        at = b.add(at, (o.a_row, twice)[r % GROUP - 1])
+                    broadcast = e.splat(b, e.scalar(b, at))
                     for j in range(NV):
                         s = (u * MR + r) * NV + j
                         new[s] = e.fma(b, broadcast, vectors[j], new[s])
-            return [b.add(at_a, b.mul(o.a_k, const(number))), b.add(at_b, b.mul(o.b_k, const(number))), *new]
+            step = b.mul(o.a_k, const(number))
+            return [*(b.add(at, step) for at in at_a), b.add(at_b, b.mul(o.b_k, const(number))), *new]
 
         return body
 
@@ -213,17 +230,16 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
             b.load(b.inttoptr(b.add(entry, const(8 * n)), I64.as_pointer()), align=8) for n in range(SEGMENT)
         )
         ahead = b.add(b.add(o.ahead, ahead), b.mul(row, o.ahead_row))
-        carried = [b.add(a, at_a), b.add(o.b, at_b), *acc]
+        carried = [*(b.add(group, at_a) for group in groups), b.add(o.b, at_b), *acc]
         if unroll == 1:
-            return loop_some(b, length, carried, steps(1, ahead))[2:]
+            return loop_some(b, length, carried, steps(1, ahead))[len(groups) + 1 :]
         carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll, ahead))
-        return loop(b, b.srem(length, const(unroll)), carried, steps(1, ahead))[2:]
+        return loop(b, b.srem(length, const(unroll)), carried, steps(1, ahead))[len(groups) + 1 :]
 
     sums = loop(b, o.count, sums, segment)
     tiles = [sums[u * MR * NV : (u + 1) * MR * NV] for u in range(unroll)]
+    at, init = b.add(o.c, b.mul(row, o.c_row)), b.add(o.init, b.mul(row, o.init_row))
     for r in range(MR):
-        at = b.add(o.c, b.mul(b.add(row, const(r)), o.c_row))
-        init = b.add(o.init, b.mul(b.add(row, const(r)), o.init_row))
         for j in range(NV):
             parts = [part[r * NV + j] for part in tiles]
             while len(parts) > 1:
@@ -231,6 +247,7 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
             value = e.fma(b, factor, parts[0], e.load(b, b.add(init, const(width * j)), masks[j]))
             value = b.select(b.fcmp_ordered("<=", value, floor), floor, value)
             e.store(b, value, b.add(at, const(width * j)), masks[j])
+        at, init = b.add(at, o.c_row), b.add(init, o.init_row)
 
 
 def panel(e, NV, masked, prefetch):
@@ -308,7 +325,7 @@ def multiply(
 
 
 def exchange(b, rows):
-    """The transpose of BLOCK vectors, by exchanging ever larger parts of pairs of them."""
+    """The transpose of as many vectors as they have lanes, by exchanging ever larger parts of pairs of them."""
     half = 1
     while half < len(rows):
         for i in range(len(rows)):
@@ -332,53 +349,132 @@ def transpose(typingctx, SIZE, source, source_row, target, target_row, rows, col
     signature = types.void(SIZE, *[types.intp] * 6)
 
     def codegen(context, b, signature, arguments):
-        e = Emitter(b.module, size, BLOCK)
+        b.call(transposed(b.module, size, BLOCKS), arguments[1:])
+        return context.get_dummy_value()
 
-        def body(b, source, source_row, target, target_row, rows, cols):
-            def at(base, row_size, row, column):
-                return b.add(base, b.add(b.mul(row, row_size), b.mul(column, const(size))))
+    return signature, codegen
 
-            def block(i, j):
-                r, c = b.mul(i, const(BLOCK)), b.mul(j, const(BLOCK))
-                vectors = [e.load(b, at(source, source_row, b.add(r, const(n)), c)) for n in range(BLOCK)]
-                for n, vector in enumerate(exchange(b, vectors)):
-                    e.store(b, vector, at(target, target_row, b.add(c, const(n)), r))
 
-            def one(r, c):
-                value = e.scalar(b, at(source, source_row, r, c))
-                b.store(value, b.inttoptr(at(target, target_row, c, r), e.number.as_pointer()), align=size)
+def transposed(module, size, blocks):
+    """The function that transposes by blocks of the first size, and by the next what is left over."""
+    lanes, *smaller = blocks
+    e = Emitter(module, size, lanes)
 
-            def each(count, action):
-                loop(b, count, [], lambda i, _: action(i) or [])
+    def body(b, source, source_row, target, target_row, rows, cols):
+        def at(base, row_size, row, column):
+            return b.add(base, b.add(b.mul(row, row_size), b.mul(column, const(size))))
 
-            whole_rows, whole_cols = (b.sdiv(n, const(BLOCK)) for n in (rows, cols))
-            each(whole_rows, lambda i: each(whole_cols, lambda j: block(i, j)))
-            edge_r, edge_c = b.mul(whole_rows, const(BLOCK)), b.mul(whole_cols, const(BLOCK))
-            # What is left: the columns beyond the blocks of all rows, then the rows below the blocks.
-            each(rows, lambda r: each(b.sub(cols, edge_c), lambda c: one(r, b.add(edge_c, c))))
-            each(b.sub(rows, edge_r), lambda r: each(edge_c, lambda c: one(b.add(edge_r, r), c)))
+        def block(i, j):
+            r, c = b.mul(i, const(lanes)), b.mul(j, const(lanes))
+            if lanes == 1:
+                pointers = (
+                    b.inttoptr(p, e.number.as_pointer())
+                    for p in (at(source, source_row, r, c), at(target, target_row, c, r))
+                )
+                b.store(b.load(next(pointers), align=size), next(pointers), align=size)
+                return
+            vectors = [e.load(b, at(source, source_row, b.add(r, const(n)), c)) for n in range(lanes)]
+            for n, vector in enumerate(exchange(b, vectors)):
+                e.store(b, vector, at(target, target_row, b.add(c, const(n)), r))
 
-        b.call(e.function("transpose", [I64] * 6, body), arguments[1:])
+        def each(count, action):
+            loop(b, count, [], lambda i, _: action(i) or [])
+
+        block_rows, block_cols = (b.sdiv(n, const(lanes)) for n in (rows, cols))
+        # The side whose rows lie farther apart is passed along its rows, few at a time: each is in pages of
+        # its own.
+        with b.if_else(b.icmp_signed("<", source_row, target_row)) as (along_target, along_source):
+            with along_target:
+                each(block_cols, lambda j: each(block_rows, lambda i: block(i, j)))
+            with along_source:
+                each(block_rows, lambda i: each(block_cols, lambda j: block(i, j)))
+        if not smaller:
+            return
+        # What is left: the columns beyond the blocks of all rows, then the rows below the blocks.
+        rest = transposed(module, size, smaller)
+        done_rows, done_cols = (b.mul(n, const(lanes)) for n in (block_rows, block_cols))
+        for r, c, some_rows, some_cols in (
+            (const(0), done_cols, rows, b.sub(cols, done_cols)),
+            (done_rows, const(0), b.sub(rows, done_rows), done_cols),
+        ):
+            some = b.and_(b.icmp_signed(">", some_rows, const(0)), b.icmp_signed(">", some_cols, const(0)))
+            with b.if_then(some):
+                first, to = at(source, source_row, r, c), at(target, target_row, c, r)
+                b.call(rest, [first, source_row, to, target_row, some_rows, some_cols])
+
+    return e.function("transpose", [I64] * 6, body)
+
+
+@intrinsic(prefer_literal=True)
+def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows, cols, ahead):
+    """target[r, c] = source[r, c] or, where there is a gate and not gate[r, c] > 0, 0.
+
+    Rows of source, and of the gate at its address `gate` or with 0 none, lie `source_row` bytes apart, those
+    of target `target_row`. What lies `ahead` bytes beyond is asked for early: no processor foresees short rows
+    far apart.
+    """
+    size, lanes = SIZE.literal_value, VL.literal_value
+    signature = types.void(SIZE, VL, *[types.intp] * 8)
+
+    def codegen(context, b, signature, arguments):
+        e = Emitter(b.module, size, lanes)
+        width = const(size * lanes)
+
+        def every_row(gated):
+            def body(b, source, gate, source_row, target, target_row, rows, cols, ahead):
+                whole, left = b.sdiv(cols, const(lanes)), b.srem(cols, const(lanes))
+                mask = e.first_lanes(b, left)
+
+                def row(r, _):
+                    first, to = b.mul(r, source_row), b.add(target, b.mul(r, target_row))
+
+                    def vector(offset, mask=None):
+                        at = b.add(first, offset)
+                        value = e.load(b, b.add(source, at), mask)
+                        e.prefetch(b, b.add(b.add(source, at), ahead), 2)
+                        if gated:
+                            positive = b.fcmp_ordered(">", e.load(b, b.add(gate, at), mask), e.zero)
+                            value = b.select(positive, value, e.zero)
+                            e.prefetch(b, b.add(b.add(gate, at), ahead), 2)
+                        e.store(b, value, b.add(to, offset), mask)
+
+                    loop(b, whole, [], lambda i, _: vector(b.mul(i, width)) or [])
+                    with b.if_then(b.icmp_signed(">", left, const(0))):
+                        vector(b.mul(whole, width), mask)
+                    return []
+
+                loop(b, rows, [], row)
+
+            return e.function("pack_gated" if gated else "pack", [I64] * 8, body)
+
+        with b.if_else(b.icmp_signed("!=", arguments[3], const(0))) as (gated, plain):
+            with gated:
+                b.call(every_row(True), arguments[2:])
+            with plain:
+                b.call(every_row(False), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
 @intrinsic(prefer_literal=True)
-def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols):
-    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart."""
+def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, ahead):
+    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart.
+
+    The block of A's form at `ahead`, which will be A after this one, is asked for early.
+    """
     size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 6)
+    signature = types.void(SIZE, VL, *[types.intp] * 7)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        b.call(e.function("dots", [I64] * 6, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
+        b.call(e.function("dots", [I64] * 7, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def every_dot(e, b, a, a_row, vector, c, rows, cols):
+def every_dot(e, b, a, a_row, vector, c, rows, cols, ahead):
     width = const(e.size * e.lanes)
     whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
     mask = e.first_lanes(b, left)
@@ -386,8 +482,11 @@ def every_dot(e, b, a, a_row, vector, c, rows, cols):
 
     def group(G, first):
         at = [b.add(a, b.mul(b.add(first, const(r)), a_row)) for r in range(G)]
+        distance = b.sub(ahead, a)
 
         def add(offset, sums, mask=None):
+            for r in range(G):
+                e.prefetch(b, b.add(b.add(at[r], distance), offset), 2)
             v = e.load(b, b.add(vector, offset), mask)
             return [e.fma(b, e.load(b, b.add(at[r], offset), mask), v, sums[r]) for r in range(G)]
 

@@ -1,8 +1,8 @@
 """Each optimizer's formula, once: on a stretch of a flat parameter whose gradient is at hand.
 
 `apply` serves the backward kernel, where the stretch is a few rows of weights in cache, and `whole`,
-which goes over arrays. state_1 and state_2 are the optimizer's arrays, of the shape of param, or empty
-where it has fewer. Numbers are of the parameter's dtype (a Python float would promote float32 sums to
+which goes over arrays. The states are the optimizer's arrays, of the shape of the parameter, or empty where
+it has fewer. Numbers are of the parameter's dtype (a Python float would promote float32 sums to
 float64). Further penalties and elementwise constraints belong here.
 """
 
@@ -20,20 +20,18 @@ CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs n
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def apply(rule, param, begin, grad, state_1, state_2, numbers):
-    """Update param[begin : begin + len(grad)] by grad.
+def apply(rule, p, grad, first, second, numbers):
+    """Update a stretch p of a parameter by its gradient, and as long stretches of the rule's states.
 
     numbers is (lr, ...): then the rate (MOMENTUM, NESTEROV), or beta_1, beta_2, 1 - beta_1, 1 -
     beta_2, epsilon (ADAM, whose lr already holds the correction of the moments' bias), or rho, 1 - rho,
     epsilon (RMSPROP).
     """
-    p = param[begin : begin + len(grad)]
     lr = numbers[0]
     if rule == SGD:
         for e in range(len(grad)):
             p[e] -= lr * grad[e]
         return
-    first = state_1[begin : begin + len(grad)]
     if rule == MOMENTUM:
         for e in range(len(grad)):
             first[e] = numbers[1] * first[e] - lr * grad[e]
@@ -48,7 +46,6 @@ def apply(rule, param, begin, grad, state_1, state_2, numbers):
             first[e] = numbers[1] * first[e] + numbers[2] * grad[e] * grad[e]
             p[e] -= lr * grad[e] / (np.sqrt(first[e]) + numbers[3])
     else:
-        second = state_2[begin : begin + len(grad)]
         for e in range(len(grad)):
             first[e] = numbers[1] * first[e] + numbers[3] * grad[e]
             second[e] = numbers[2] * second[e] + numbers[4] * grad[e] * grad[e]
@@ -63,7 +60,8 @@ def whole(slot, counter, rule, param, grad, state_1, state_2, numbers):
     task = next_task(counter, slot, total)
     while task >= 0:
         end = min(size, (task + 1) * CHUNK)
-        apply(rule, param, task * CHUNK, grad[task * CHUNK : end], state_1, state_2, numbers)
+        begin = task * CHUNK
+        apply(rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], numbers)
         task = next_task(counter, slot, total)
 
 
