@@ -17,8 +17,10 @@ from bench.cells import Row
 from bench.measure import Settings, measure, run
 from bench.peers import PEERS
 from bench.process import Process, available_memory
+from bench.roofline import geometry
 from bench.selection import chosen
 from lcnumba.benchmark import WORKLOADS
+from lcnumba.planning import choose
 
 __all__ = ["main"]
 
@@ -60,6 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     print(tables.line(row), flush=True)
                     results["rows"].append(row)
                 _save(results, given.json)
+        results["auto"] = {workload.name: _automatic(workload) for workload in workloads}
         results["tile"] = {dtype: run(machine, "bench.fma", "rate", dtype=dtype) for dtype in dtypes}
     names = _present(chosen("seed1", given.peers, False), results["rows"])
     results["startup"] = startup.measure(names, Case.of(WORKLOADS["seed1"], "float32"), settings.threads)
@@ -71,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(
         any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
     )
+
+
+def _automatic(workload: Any) -> int:
+    """Return what implementation="auto" takes for a workload in float32."""
+    return choose(geometry(Case.of(workload, "float32")), 4)
 
 
 def _present(names: list[str], rows: list[Row]) -> list[str]:

@@ -61,6 +61,7 @@ def document(results: dict[str, Any]) -> str:
     for dtype in dtypes(results["rows"]):
         rows = [row for row in results["rows"] if row["dtype"] == dtype]
         parts += [_ratios(rows, dtype), _efficiencies(rows, dtype, results.get("tile", {})), _details(rows, dtype)]
+    parts += [_choices(results["rows"], results.get("auto", {}))]
     parts += [_failures(results["rows"]), _startup(results.get("startup", [])), _memory(results.get("memory", []))]
     return "\n".join(part for part in parts if part)
 
@@ -161,6 +162,26 @@ def _others(row: Row) -> str:
     if share is None:
         return NONE
     return f"**{share:.0%}**" if disturbed(row) else f"{share:.0%}"
+
+
+def _choices(rows: list[Row], auto: dict[str, int]) -> str:
+    """The implementation that shapes speak for, beside what a step took with each."""
+    body = []
+    for workload, of in by_workload(row for row in rows if row["operation"] == "step").items():
+        own = {number: of[f"own{number}"] for number in (1, 2, 3) if f"own{number}" in of}
+        times = {number: row["median"] for number, row in own.items() if row["status"] == "ok"}
+        chosen = auto.get(workload)
+        if len(times) > 1 and chosen in times:
+            cells = [ms(times[number]) if number in times else NONE for number in (1, 2, 3)]
+            body.append([f"`{workload}`", str(chosen), *cells, f"{times[chosen] / min(times.values()):.2f}"])
+    if not body:
+        return ""
+    head = ["layer", "chosen", "step by 1, ms", "by 2, ms", "by 3, ms", "chosen by fastest"]
+    return (
+        '## What implementation="auto" chooses\n\n'
+        "The choice is made by shapes alone; here it is, beside what each implementation took.\n\n"
+        f"{table(head, body)}\n"
+    )
 
 
 def _failures(rows: list[Row]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from lcnumba.geometry import Geometry
 
-__all__ = ["Work", "roofline", "work"]
+__all__ = ["Work", "geometry", "roofline", "work"]
 
 
 class Work(NamedTuple):
@@ -33,6 +33,12 @@ class Work(NamedTuple):
     held: int
 
 
+def geometry(case: Any) -> Geometry:
+    """Return lcnumba's description of a case."""
+    height, width, channels = case.input_size
+    return Geometry((height, width), channels, case.filters, case.kernel_size, case.strides, padding=case.padding)
+
+
 def work(case: Any, operation: str) -> Work:
     """Count the work of "forward" or "step".
 
@@ -43,12 +49,11 @@ def work(case: Any, operation: str) -> Work:
     operation : {"forward", "step"}
         Which.
     """
-    height, width, channels = case.input_size
-    geometry = Geometry((height, width), channels, case.filters, case.kernel_size, case.strides, padding=case.padding)
-    product = 2 * case.batch * geometry.connections * case.filters
-    W = geometry.connections * case.filters * case.itemsize
-    X = case.batch * geometry.inputs * case.itemsize
-    b = geometry.positions * case.filters * case.itemsize
+    g = geometry(case)
+    product = 2 * case.batch * g.connections * case.filters
+    W = g.connections * case.filters * case.itemsize
+    X = case.batch * g.inputs * case.itemsize
+    b = g.positions * case.filters * case.itemsize
     Y = case.batch * b
     if operation == "forward":
         return Work(product, W + X + b, 2 * Y, W + X + Y + b)

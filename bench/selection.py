@@ -9,8 +9,8 @@ __all__ = ["chosen"]
 
 # Each takes seconds to minutes to build, or to call, on layers larger than these.
 _ONLY_ON = {
-    "own2": ("digits", "seed1"),
-    "own3": ("digits", "seed1"),
+    "own2": ("digits", "seed1", "cudaconvnet", "bindsnet"),
+    "own3": ("digits", "seed1", "cudaconvnet", "bindsnet"),
     "keras2": ("digits", "seed1"),
     "keras3": ("digits", "seed1"),
     # Its step does not fit into memory there, and the graph of its forward takes most of a minute.

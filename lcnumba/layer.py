@@ -361,7 +361,7 @@ class LocallyConnected2D(LocallyConnected):
         and ``update(param, grad, state, lr)``.
     n_threads : int, optional
         How many threads large work uses; by default as many as Numba does. The numbers do not depend
-        on it. (The products of implementation 2 are BLAS', which has a setting of its own.)
+        on it.
 
     Raises
     ------

@@ -13,8 +13,8 @@ __all__ = ["Cost", "choose", "costs", "explained"]
 # The batch for which a layer that is asked to choose by itself reckons.
 TYPICAL_BATCH = 32
 # What share of a machine's arithmetic rate each way of computing reaches: kernels of implementation 1
-# with full vectors of filters; products by BLAS; sparse products, whose every weight fetches a row.
-LOOPS, BLAS, SPARSE = 0.7, 0.9, 0.1
+# with full vectors of filters; products by a dense matrix; sparse products, whose every weight fetches a row.
+LOOPS, DENSE, SPARSE = 0.7, 0.7, 0.1
 # Filters that fill a vector. Fewer leave lanes idle, down to the shortest vectors, of 4.
 FULL, SHORTEST = 16, 4
 # Multiplications and additions in the time that a number takes to come from memory, and to go back.
@@ -70,7 +70,7 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
     dense_numbers = g.inputs * g.positions * g.filters
     dense_products = 2 * batch * dense_numbers
     # The form is read by two products and rewritten where connections exist, after every step.
-    dense = 2 * dense_products / BLAS + products / use + loops_traffic + 2 * READ * dense_numbers + WRITE * weights
+    dense = 2 * dense_products / DENSE + products / use + loops_traffic + 2 * READ * dense_numbers + WRITE * weights
     sparse = products * (2 / SPARSE + 1 / use) + loops_traffic + 4 * READ * weights + WRITE * weights
     index = 4 if max(weights, g.inputs) < 2**31 else 8
     return (

@@ -361,6 +361,13 @@ def test_document_shows_everything_also_where_others_win(results):
             assert len({line.count("|") for line in block.strip().splitlines()}) == 1
 
 
+def test_the_automatic_choice_stands_beside_what_each_implementation_took(results):
+    assert "auto" not in page.document(results), "with one implementation there is nothing to choose"
+    results["rows"].append(figure("own3", "step", median=0.001))
+    results["auto"] = {"seed1": 1}
+    assert "| `seed1` | 1 | 1.25 | - | 1.00 | 1.25 |" in page.document(results)
+
+
 def test_tables_need_neither_peers_nor_success(results):
     results["rows"] = [row for row in results["rows"] if row["peer"] == "own1"]
     assert "Times as long" not in page.document(results)

@@ -153,7 +153,7 @@ def test_transposes_of_every_size(size, rng):
 def summing(SIZE, VL):
     @numba.njit
     def run(a, vector, c, rows, cols):
-        dots(SIZE, VL, a.ctypes.data, a.strides[0], vector.ctypes.data, c.ctypes.data, rows, cols, a.ctypes.data)
+        dots(SIZE, VL, a.ctypes.data, a.strides[0], vector.ctypes.data, c.ctypes.data, rows, cols)
 
     return run
 
@@ -201,6 +201,13 @@ def test_sums_are_cut_into_pieces_where_the_weights_exceed_a_cache(dtype, rng, m
     for entries in (1, 2, 4, 5, 9, 26):
         monkeypatch.setattr(loop, "PIECE_BYTES", entries * 5 * np.dtype(dtype).itemsize)
         check_against_reference(problem, 1, dtype, rng)
+
+
+@pytest.mark.parametrize("filters", [64, 65, 127, 128, 129, 256, 500, 693, 1025])
+def test_filters_are_divided_among_tasks_where_positions_are_few(filters, rng):
+    """Also where whole vectors for every task come to more than there are filters."""
+    problem = Problem("one_position", "", 2, (2, 3), 2, filters, (2, 3), (1, 1))
+    check_against_reference(problem, 1, np.float32, rng)
 
 
 def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):

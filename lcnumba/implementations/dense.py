@@ -1,4 +1,4 @@
-"""Implementation 2: one dense (inputs, P*F) matrix and BLAS. Fast where windows are nearly whole."""
+"""Implementation 2: one dense (inputs, P*F) matrix. Fast where windows are nearly whole."""
 
 import numpy as np
 
@@ -6,8 +6,9 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
+from lcnumba.implementations.loop import Loops
 from lcnumba.implementations.matrix import MatrixForm
-from lcnumba.kernels import slots
+from lcnumba.kernels import slots, vectors
 from lcnumba.kernels.dense import spread
 
 __all__ = ["DenseMatrix"]
@@ -19,6 +20,10 @@ class DenseMatrix(MatrixForm):
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
         self._cache: FormCache[Array] = FormCache()
+        # A dense matrix is a layer of one position, whose window is all of the input. BLAS would copy the
+        # whole matrix into another order first, for a few samples only.
+        size, outputs = geometry.input_size, geometry.positions * geometry.filters
+        self._whole = Loops(Geometry(size, geometry.channels, outputs, size))
 
     def forward(
         self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
@@ -26,13 +31,21 @@ class DenseMatrix(MatrixForm):
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g = self._geometry
-        y = (x @ self._matrix(kernel, version, threads)).reshape(len(x), g.positions, g.filters)
-        if bias is not None:
-            y += bias
-        return np.maximum(y, 0, out=y) if rectify else y
+        matrix = self._matrix(kernel, version, threads)[None]
+        row = None if bias is None else bias.reshape(1, -1)
+        if not vectors.TILED:  # plain loops would take minutes over all the zeros
+            y = x @ matrix[0] if row is None else x @ matrix[0] + row
+            return (np.maximum(y, 0) if rectify else y).reshape(len(x), g.positions, g.filters)
+        y = self._whole.forward(x, matrix, row, version, rectify=rectify, threads=threads)
+        return y.reshape(len(x), g.positions, g.filters)
 
-    def _input_gradient(self, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
-        return dz @ self._matrix(kernel, version, threads).T
+    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+        matrix = self._matrix(kernel, version, threads)[None]
+        if not vectors.TILED:
+            return dz @ matrix[0].T
+        dx = self._whole.update(x, matrix, dz[:, None], version, None, threads=threads)
+        assert dx is not None
+        return dx
 
     def _matrix(self, kernel: Array, version: int, threads: int | None) -> Array:
         """The kernel as a dense matrix (inputs, P*F), zero where no connection exists."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnumba.arrays import frozen
+from lcnumba.arrays import LINE_BYTES, aligned, frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.kernels import GRADIENT, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
@@ -35,8 +35,6 @@ BLOCKS_BYTES = 1 << 19
 HELD_BYTES = 1 << 22
 # Bytes of x that a task copies together, if all of its band fits.
 BAND_BYTES = 1 << 20
-# Bytes of a cache line.
-LINE_BYTES = 64
 
 
 class _Plan(NamedTuple):
@@ -94,7 +92,7 @@ class Loops:
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
-        y = np.empty((len(x), g.positions, g.filters), dtype)
+        y = aligned((len(x), g.positions, g.filters), dtype)
         threads = slots(len(x) * self._work, threads)
         if not vectors.TILED:
             bias = np.empty((0, 0), dtype) if bias is None else bias
@@ -109,15 +107,16 @@ class Loops:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             scratch = (
                 segments, _turned((threads, held, line, chunk), len(x), dtype),
-                np.full((threads, held), -1, np.int64), np.empty((threads, g.filters, chunk), dtype),
+                np.full((threads, held), -1, np.int64), aligned((threads, g.filters, chunk), dtype),
             )  # fmt: skip
             kernel_of_shape = tiled.forward_by_batch(size, vectors.for_batch(len(x), size))
             kernel_of_shape(*arrays, chunk, floor, *scratch, y, threads=threads)
             return y
         lanes = vectors.for_filters(g.filters, size)
-        parts = max(1, min(-(-TASKS // g.positions), g.filters // (PANEL * lanes)))
-        piece = max(1, min(g.window, PIECE_BYTES // (g.filters * size)))
-        tiled.forward(size, lanes)(*arrays, parts, piece, floor, segments, y, threads=threads)
+        parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
+        width = -(-g.filters // (lanes * parts)) * lanes
+        piece = max(1, min(g.window, PIECE_BYTES // (min(width, g.filters) * size)))
+        tiled.forward(size, lanes)(*arrays, width, piece, floor, segments, y, threads=threads)
         return y
 
     def _turned_samples(self, N: int, size: int) -> int:
@@ -163,7 +162,7 @@ class Loops:
         """Return dx, and let the rule put the gradient into target, or change it, the kernel, by it."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         N, F = len(x), g.filters
-        dx = np.empty_like(x) if wants_dx else None
+        dx = aligned(x.shape, dtype) if wants_dx else None
         if not N or (dx is None and rule.number == NO_GRADIENT):
             return dx
         lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
@@ -186,12 +185,12 @@ class Loops:
         changed = (rule.number, target.reshape(-1), *states, np.resize(np.array([*rule.numbers, 0], dtype), NUMBERS))
         copied = N if rule.number >= GRADIENT else 0
         scratch = (
-            ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), np.empty((threads, copied, plan.row), dtype),
-            np.empty((threads, held, N * F), dtype), _turned((threads, held if VN else 0, F, chunk), N, dtype),
+            ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), aligned((threads, copied, plan.row), dtype),
+            aligned((threads, held, N * F), dtype), _turned((threads, held if VN else 0, F, chunk), N, dtype),
             np.full((threads, held), -1, np.int64),
         )  # fmt: skip
-        dxt = np.empty((threads, plan.entries if VN else 0, chunk), dtype)
-        gradient = np.empty((threads, 2 * tiled.STRETCH * F), dtype)
+        dxt = aligned((threads, plan.entries if VN else 0, chunk), dtype)
+        gradient = aligned((threads, 2 * tiled.STRETCH * F), dtype)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
@@ -245,9 +244,9 @@ class Loops:
 def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     """Return the sum of dy (N, P, F) over the batch, (P, F); y as for `Implementation`."""
     dbias = np.empty(dy.shape[1:], dy.dtype)
-    chunk = -(-dy.shape[1] // TASKS)
-    y = frozen(_or_empty(y, dy.dtype))
-    tiled.backward_bias(frozen(dy), y, chunk, dbias, threads=slots(dy.size, threads))
+    rows = (len(dy), dbias.size)
+    y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
+    tiled.backward_bias(frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads))
     return dbias
 
 
@@ -257,7 +256,10 @@ def _turned(shape: tuple[int, ...], N: int, dtype: np.dtype) -> Array:
     Lanes beyond the batch are computed with and thrown away. They must hold numbers all the same: what
     memory happens to hold may be subnormal, which makes a product a hundred times slower.
     """
-    return np.zeros(shape, dtype) if N % shape[-1] else np.empty(shape, dtype)
+    scratch = aligned(shape, dtype)
+    if N % shape[-1]:
+        scratch.fill(0)
+    return scratch
 
 
 def _or_empty(y: Array | None, dtype: np.dtype) -> Array:

@@ -26,7 +26,7 @@ class MatrixForm:
         threads: int | None = None,
     ) -> tuple[Array | None, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        dx = self._dx(kernel, dy, version, y, threads) if wants_dx else None
+        dx = self._dx(x, kernel, dy, version, y, threads) if wants_dx else None
         _, dkernel = self._loops.backward(x, kernel, dy, version, y=y, wants_dx=False, threads=threads)
         return dx, dkernel
 
@@ -35,16 +35,16 @@ class MatrixForm:
         wants_dx: bool = True, threads: int | None = None,
     ) -> Array | None:  # fmt: skip
         """Return dx, and change the kernel; see `Implementation`."""
-        dx = self._dx(kernel, dy, version, y, threads) if wants_dx else None
+        dx = self._dx(x, kernel, dy, version, y, threads) if wants_dx else None
         self._loops.update(x, kernel, dy, version, rule, y=y, wants_dx=False, threads=threads)
         return dx
 
-    def _dx(self, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
+    def _dx(self, x: Array, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
         dz = dy if y is None else np.where(y > 0, dy, dy.dtype.type(0))
         return self._input_gradient(
-            kernel, dz.reshape(len(dy), self._geometry.positions * self._geometry.filters), version, threads
+            x, kernel, dz.reshape(len(dy), self._geometry.positions * self._geometry.filters), version, threads
         )
 
-    def _input_gradient(self, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
-        """Return dx (N, LI*W*C) of dz (N, P*F)."""
+    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+        """Return dx (N, LI*W*C), of the shape of x, for dz (N, P*F)."""
         raise NotImplementedError

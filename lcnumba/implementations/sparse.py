@@ -40,7 +40,7 @@ class SparseMatrix(MatrixForm):
             y += bias
         return np.maximum(y, 0, out=y) if rectify else y
 
-    def _input_gradient(self, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
         return np.ascontiguousarray(_product(*self._turned, self._matrix(kernel, version).data, dz, threads).T)
 
     @cached_property

@@ -18,6 +18,8 @@ AHEAD = 32
 # Rows of a block whose gradient is made, and applied, at once: all row counts of a tile divide it, and so
 # does a vector.
 STRETCH = 48
+# Entries of dbias that are summed up at once: they stay in a core's first cache.
+BIAS_ENTRIES = 1 << 10
 # Samples whose x is asked for before it is copied.
 SOON = 4
 # Samples over which a block's gradient is summed at once: their x and dy stay in a core's first cache.
@@ -32,9 +34,9 @@ def forward(SIZE, VL):
 
     def forward(
         slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
-        C, KW, chunk, parts, piece, floor, segments, y,
+        C, KW, chunk, width, piece, floor, segments, y,
     ):  # fmt: skip
-        """Compute y, `chunk` positions and one of `parts` parts of the filters a task.
+        """Compute y, `chunk` positions and `width` filters, a multiple of VL or all, a task.
 
         x (N, LI, W*C), kernel (P, K, F), bias (P, F) or, of zeros, (1, F), y (N, P, F); `row_*`
         are the triples by output line, `col_*` the segments by output column. y = max(floor, ...).
@@ -46,9 +48,9 @@ def forward(SIZE, VL):
         N, P, F = y.shape
         K, line = kernel.shape[1], x.shape[2]
         OW = len(col_start) - 1
-        width = -(-F // (VL * parts)) * VL
         bias_row = 0 if len(bias) < P else F * SIZE
         table = segments[slot]
+        parts = -(-F // width)
         total = -(-P // chunk) * parts
         task = next_task(counter, slot, total)
         while task >= 0:
@@ -347,8 +349,7 @@ def backward(SIZE, VL, VN, TURNED):
                             elif wants_dx:
                                 for n in range(begin, begin + count):
                                     out = dx.ctypes.data + ((n * LI + i) * line + left + at + r) * SIZE
-                                    ahead = following if n == begin else w
-                                    dots(SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F, ahead)
+                                    dots(SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F)
                             if wants_kernel:
                                 at_w = (weights + r * F) * SIZE
                                 settle(
@@ -469,20 +470,26 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
 
 
 @tasks
-def backward_bias(slot, counter, dy, y, chunk, dbias):
-    """Compute dbias (P, F), the sum of dy (N, P, F) over n, `chunk` positions a task; y as for `backward`."""
-    N, P, F = dy.shape
+def backward_bias(slot, counter, dy, y, dbias):
+    """Compute dbias (P*F), the sum of dy (N, P*F) over n, BIAS_ENTRIES of it a task; y as for `backward`."""
+    N, entries = dy.shape
     rectified = y.size > 0
-    total = -(-P // chunk)
+    total = -(-entries // BIAS_ENTRIES)
     task = next_task(counter, slot, total)
     while task >= 0:
-        first, last = task * chunk, min(P, (task + 1) * chunk)
-        for p in range(first, last):
-            for f in range(F):
-                dbias[p, f] = 0
+        begin, end = task * BIAS_ENTRIES, min(entries, (task + 1) * BIAS_ENTRIES)
+        # Slices counted from 0: an index that might be negative would be tested each time.
+        sums = dbias[begin:end]
+        for e in range(len(sums)):
+            sums[e] = 0
         for n in range(N):
-            for p in range(first, last):
-                for f in range(F):
-                    if not rectified or y[n, p, f] > 0:
-                        dbias[p, f] += dy[n, p, f]
+            some = dy[n, begin:end]
+            if rectified:
+                gate = y[n, begin:end]
+                for e in range(len(sums)):
+                    if gate[e] > 0:
+                        sums[e] += some[e]
+            else:
+                for e in range(len(sums)):
+                    sums[e] += some[e]
         task = next_task(counter, slot, total)

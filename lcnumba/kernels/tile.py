@@ -25,7 +25,7 @@ I32, I64 = ir.IntType(32), ir.IntType(64)
 # what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
 # sizes for the rest keep compilation short.
 ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
-    32: {4: (6, 3, 2, 1), 2: (12, 8, 4, 2, 1), 1: (16, 8, 4, 1)},
+    32: {4: (6, 3, 2, 1), 2: (12, 9, 8, 4, 3, 2, 1), 1: (16, 8, 4, 1)},
     16: {2: (6, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
@@ -245,7 +245,7 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
             while len(parts) > 1:
                 parts = [b.fadd(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
             value = e.fma(b, factor, parts[0], e.load(b, b.add(init, const(width * j)), masks[j]))
-            value = b.select(b.fcmp_ordered("<=", value, floor), floor, value)
+            value = b.select(b.fcmp_ordered(">", floor, value), floor, value)
             e.store(b, value, b.add(at, const(width * j)), masks[j])
         at, init = b.add(at, o.c_row), b.add(init, o.init_row)
 
@@ -458,23 +458,20 @@ def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows
 
 
 @intrinsic(prefer_literal=True)
-def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, ahead):
-    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart.
-
-    The block of A's form at `ahead`, which will be A after this one, is asked for early.
-    """
+def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols):
+    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart."""
     size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 7)
+    signature = types.void(SIZE, VL, *[types.intp] * 6)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        b.call(e.function("dots", [I64] * 7, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
+        b.call(e.function("dots", [I64] * 6, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def every_dot(e, b, a, a_row, vector, c, rows, cols, ahead):
+def every_dot(e, b, a, a_row, vector, c, rows, cols):
     width = const(e.size * e.lanes)
     whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
     mask = e.first_lanes(b, left)
@@ -482,11 +479,8 @@ def every_dot(e, b, a, a_row, vector, c, rows, cols, ahead):
 
     def group(G, first):
         at = [b.add(a, b.mul(b.add(first, const(r)), a_row)) for r in range(G)]
-        distance = b.sub(ahead, a)
 
         def add(offset, sums, mask=None):
-            for r in range(G):
-                e.prefetch(b, b.add(b.add(at[r], distance), offset), 2)
             v = e.load(b, b.add(vector, offset), mask)
             return [e.fma(b, e.load(b, b.add(at[r], offset), mask), v, sums[r]) for r in range(G)]
 
