@@ -262,7 +262,7 @@ def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
     assert samples(1, 60) == 64
     assert samples(1, 4) == 0
     assert samples(16, 64) == 0
-    assert samples(8, 100, 5, (29, 29), 32) == 16, "what does not fit a cache is done in parts"
+    assert samples(8, 100, 5, (29, 29), 32) == 48, "what does not fit a cache is done in parts"
     assert samples(1, 64, 3, (4, 10**6)) == 0, "or not at all"
 
 

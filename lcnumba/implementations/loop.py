@@ -21,7 +21,7 @@ PLANS = 32
 # Bytes of W that stay in a core's second cache while all rows of x pass over them.
 PIECE_BYTES = 1 << 17
 # Bytes of the lines of x that forward holds turned, for as many samples at a time as fit.
-LINES_BYTES = 1 << 19
+LINES_BYTES = 1 << 20
 # Bytes of dx that a task holds turned, for as many samples at a time as fit.
 TURNED_BYTES = 1 << 18
 # Channels from which dx is summed up column by column of the input, rather than block by block.
