@@ -101,7 +101,7 @@ def test_a_new_version_of_the_kernel_is_used(number, name, rng):
 
 
 @problems
-@pytest.mark.parametrize("number", [1, 3])
+@implementations
 def test_any_number_of_threads_gives_the_same_bits(problem, number, rng, monkeypatch):
     """And the calling thread alone, which does small work."""
     g = problem.geometry

@@ -210,6 +210,24 @@ def test_filters_are_divided_among_tasks_where_positions_are_few(filters, rng):
     check_against_reference(problem, 1, np.float32, rng)
 
 
+@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("room", [1 << 23, 1])
+def test_one_position_needs_no_copy_of_dy(rectify, room, rng, monkeypatch):
+    """Whole, and for as many samples at a time as fit; what a rectifier gates is copied."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "TURNED_DY_BYTES", room)
+    problem = Problem("one_position", "", 40, (2, 3), 2, 5, (2, 3), (1, 1))
+    g = problem.geometry
+    x, kernel, _, dy = problem.data(rng)
+    flat, rows = x.reshape(40, g.inputs), dy.reshape(40, 1, 5)
+    y = rng.integers(-1, 2, rows.shape).astype(np.float32) if rectify else None
+    gated = rows if y is None else np.where(y > 0, rows, 0)
+    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0, y=y)
+    np.testing.assert_array_equal(dx, gated[:, 0] @ kernel[0].T)
+    np.testing.assert_array_equal(dkernel[0], flat.T @ gated[:, 0])
+
+
 def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):
     from lcnumba.implementations import loop
 

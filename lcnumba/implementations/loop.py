@@ -22,8 +22,8 @@ PLANS = 32
 PIECE_BYTES = 1 << 17
 # Bytes of the lines of x that forward holds turned, for as many samples at a time as fit.
 LINES_BYTES = 1 << 20
-# Bytes of dx that a task holds turned, for as many samples at a time as fit.
-TURNED_BYTES = 1 << 18
+# Bytes of dx that a task holds turned, and of dy of a position, for as many samples at a time as fit both.
+TURNED_BYTES, TURNED_DY_BYTES = 1 << 18, 1 << 23
 # Channels from which dx is summed up column by column of the input, rather than block by block.
 CHANNELS = 8
 # Multiplications of a channels by filters block from which that pays.
@@ -183,11 +183,13 @@ class Loops:
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
         arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
         changed = (rule.number, target.reshape(-1), *states, np.resize(np.array([*rule.numbers, 0], dtype), NUMBERS))
+        # With one position dy is as good as a copy of it; and it may be large.
+        in_place = g.positions == 1 and y is None and not plan.by_inputs
         copied = N if rule.number >= GRADIENT else 0
         scratch = (
             ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), aligned((threads, copied, plan.row), dtype),
-            aligned((threads, held, N * F), dtype), _turned((threads, held if VN else 0, F, chunk), N, dtype),
-            np.full((threads, held), -1, np.int64),
+            aligned((threads, held, 0 if in_place else N * F), dtype),
+            _turned((threads, held if VN else 0, F, chunk), N, dtype), np.full((threads, held), -1, np.int64),
         )  # fmt: skip
         dxt = aligned((threads, plan.entries if VN else 0, chunk), dtype)
         gradient = aligned((threads, 2 * tiled.STRETCH * F), dtype)
@@ -212,7 +214,8 @@ class Loops:
         entries = int(np.max(np.diff(g.band_edges))) * C
         chunk = N
         if VN and wants_dx:
-            chunk = max(1, min(-(-N // VN), TURNED_BYTES // (entries * size * VN))) * VN
+            fitting = min(TURNED_BYTES // (entries * size * VN), TURNED_DY_BYTES // (F * size * VN))
+            chunk = max(1, min(-(-N // VN), fitting)) * VN
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
         held = g.output_cycle * g.output_size[-1]
         holds = held * F * max(chunk, N) * size <= HELD_BYTES

@@ -15,8 +15,8 @@ from lcnumba.kernels.vectors import host_bytes
 
 # Rows of W that are asked for before they are needed; 16 to 64 do equally well, fewer do not.
 AHEAD = 32
-# Rows of a block whose gradient is made, and applied, at once: all row counts of a tile divide it, and so
-# does a vector.
+# Rows of a block whose gradient is made, and applied, at once: the largest tiles divide it, and so does a
+# vector.
 STRETCH = 48
 # Entries of dbias that are summed up at once: they stay in a core's first cache.
 BIAS_ENTRIES = 1 << 10
@@ -262,17 +262,19 @@ def backward(SIZE, VL, VN, TURNED):
         input line and belongs to one band, so that no two tasks write the same numbers.
 
         Scratch of each slot: xs (N, entries of a band), x of the band, or empty; packed (held, N*F), dy of
-        the positions that a line reads, or of the one at hand; dyt (held, F, chunk), the same turned, of
-        `chunk` samples; tags (held), at first -1, which they are, so that the next input line, which reads
-        mostly the same, finds them; dxt (entries, chunk), dx of the band; gradient (2*STRETCH*F). ranges
-        holds the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH and N, zeros is zeros.
+        the positions that a line reads, or of the one at hand, or empty, where dy has one only; dyt (held,
+        F, chunk), the same turned, of `chunk` samples; tags (held), at first -1, which they are, so that the
+        next input line, which reads mostly the same, finds them; dxt (entries, chunk), dx of the band;
+        gradient (2*STRETCH*F). ranges holds the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH
+        and N, zeros is zeros.
         """
         N, LI, line = x.shape
         P, K, F = kernel.shape
         bands = len(band_start) - 1
         wants_dx, held = dx.size > 0, tags.shape[1]
         row_bytes, chunk_bytes, sample_bytes, y_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE, P * F * SIZE
-        packed_at = packed.ctypes.data + slot * held * N * row_bytes
+        in_place = packed.size == 0
+        packed_at = dy.ctypes.data if in_place else packed.ctypes.data + slot * held * N * row_bytes
         dyt_at = dyt.ctypes.data + slot * held * F * chunk_bytes
         dxt_at = dxt.ctypes.data + slot * dxt.shape[1] * chunk_bytes
         gradient_at = gradient.ctypes.data + slot * gradient.shape[1] * SIZE
@@ -328,7 +330,8 @@ def backward(SIZE, VL, VN, TURNED):
                             if y.size:
                                 gate = y.ctypes.data + n * y_bytes + p * row_bytes
                             samples, copy = begin + count - n, dy_at + n * row_bytes
-                            pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, samples, F, row_bytes)
+                            if not in_place:
+                                pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, samples, F, row_bytes)
                             if wants_dx and VN:
                                 transpose(SIZE, dy_at + begin * row_bytes, row_bytes, turned, chunk_bytes, count, F)
                             tags[slot, place] = p * N + begin
