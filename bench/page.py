@@ -167,7 +167,7 @@ def _others(row: Row) -> str:
 def _choices(rows: list[Row], auto: dict[str, int]) -> str:
     """The implementation that shapes speak for, beside what a step took with each."""
     body = []
-    for workload, of in by_workload(row for row in rows if row["operation"] == "step").items():
+    for workload, of in by_workload(row for row in rows if _single_step(row)).items():
         own = {number: of[f"own{number}"] for number in (1, 2, 3) if f"own{number}" in of}
         times = {number: row["median"] for number, row in own.items() if row["status"] == "ok"}
         chosen = auto.get(workload)
@@ -182,6 +182,11 @@ def _choices(rows: list[Row], auto: dict[str, int]) -> str:
         "The choice is made by shapes alone; here it is, beside what each implementation took.\n\n"
         f"{table(head, body)}\n"
     )
+
+
+def _single_step(row: Row) -> bool:
+    """Whether a row is a step in the type that the choice is reckoned for."""
+    return bool(row["operation"] == "step" and row["dtype"] == "float32")
 
 
 def _failures(rows: list[Row]) -> str:

@@ -14,7 +14,7 @@ from oracle import check_against_reference
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.loop import Loops
 from lcnumba.kernels import Rule, vectors
-from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply, transpose
+from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply, pack, transpose
 from lcnumba.testing import PROBLEMS, Problem
 
 SIZES = {4: np.float32, 8: np.float64}
@@ -147,6 +147,32 @@ def test_transposes_of_every_size(size, rng):
             np.testing.assert_array_equal(target[:cols, :rows], source[:rows, :cols].T)
             target[:cols, :rows] = GUARD
             assert (target == GUARD).all()
+
+
+@functools.cache
+def packing(SIZE, VL):
+    @numba.njit
+    def run(source, gate, target, rows, cols):
+        at = gate.ctypes.data if gate.size else 0
+        pack(SIZE, VL, source.ctypes.data, at, source.strides[0], target.ctypes.data, target.strides[0], rows, cols, 64)
+
+    return run
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_are_packed_through_a_gate_or_none(size, lanes, rng):
+    """Every number of columns up to two vectors; NaN does not open the gate, and nothing beyond is written."""
+    dtype = SIZES[size]
+    for cols in range(1, 2 * lanes + 2):
+        source, gate = (rng.integers(-4, 5, (3, cols + 5)).astype(dtype) for _ in range(2))
+        gate[0, 0] = np.nan
+        for given in (gate, np.empty((0, 0), dtype)):
+            target = np.full((3, cols + 2), 9, dtype)
+            packing(size, lanes)(source, given, target, 3, cols)
+            expected = np.where(gate > 0, source, 0) if given.size else source
+            np.testing.assert_array_equal(target[:, :cols], expected[:, :cols])
+            assert (target[:, cols:] == 9).all()
 
 
 @functools.cache

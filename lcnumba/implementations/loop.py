@@ -106,7 +106,7 @@ class Loops:
         if chunk:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             scratch = (
-                segments, _turned((threads, held, line, chunk), len(x), dtype),
+                segments, aligned((threads, held, line, chunk), dtype),
                 np.full((threads, held), -1, np.int64), aligned((threads, g.filters, chunk), dtype),
             )  # fmt: skip
             kernel_of_shape = tiled.forward_by_batch(size, vectors.for_batch(len(x), size))
@@ -167,7 +167,7 @@ class Loops:
             return dx
         lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
-        threads = slots(N * self._work, threads)
+        threads = min(slots(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
             dy = frozen(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
             if dx is not None:
@@ -178,6 +178,7 @@ class Loops:
             return dx
         plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
         VN, chunk, held = plan.VN, plan.chunk, plan.held
+        turns = VN > 0 and wants_dx
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
@@ -189,9 +190,9 @@ class Loops:
         scratch = (
             ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), aligned((threads, copied, plan.row), dtype),
             aligned((threads, held, 0 if in_place else N * F), dtype),
-            _turned((threads, held if VN else 0, F, chunk), N, dtype), np.full((threads, held), -1, np.int64),
+            aligned((threads, held if turns else 0, F, chunk), dtype), np.full((threads, held), -1, np.int64),
         )  # fmt: skip
-        dxt = aligned((threads, plan.entries if VN else 0, chunk), dtype)
+        dxt = aligned((threads, plan.entries if turns else 0, chunk), dtype)
         gradient = aligned((threads, 2 * tiled.STRETCH * F), dtype)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
@@ -251,18 +252,6 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
     tiled.backward_bias(frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads))
     return dbias
-
-
-def _turned(shape: tuple[int, ...], N: int, dtype: np.dtype) -> Array:
-    """Scratch for turned rows, samples last.
-
-    Lanes beyond the batch are computed with and thrown away. They must hold numbers all the same: what
-    memory happens to hold may be subnormal, which makes a product a hundred times slower.
-    """
-    scratch = aligned(shape, dtype)
-    if N % shape[-1]:
-        scratch.fill(0)
-    return scratch
 
 
 def _or_empty(y: Array | None, dtype: np.dtype) -> Array:

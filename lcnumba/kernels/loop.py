@@ -43,7 +43,7 @@ def forward(SIZE, VL):
 
         The sum of a position runs over its segments, in pieces of at most `piece` entries, so that
         what one pass over the rows of x leaves of W in cache serves the next pass; segments
-        (slots, piece) is scratch.
+        (slots, taps + 1, SEGMENT) is scratch.
         """
         N, P, F = y.shape
         K, line = kernel.shape[1], x.shape[2]
@@ -93,10 +93,29 @@ def forward(SIZE, VL):
 
 
 @functools.cache
+def beyond_the_batch(SIZE, VN):
+    """Make the function that clears the lanes beyond the batch of turned rows, in vectors of VN.
+
+    They are computed with and thrown away. They must hold numbers all the same: what memory happens to
+    hold may be subnormal, which makes a product many times slower.
+    """
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def beyond_the_batch(turned, row_bytes, rows, count):
+        lanes = -(-count // VN) * VN - count
+        for r in range(rows if lanes else 0):
+            rest = array_at(turned + r * row_bytes + count * SIZE, lanes, number)
+            for n in range(lanes):
+                rest[n] = 0
+
+    return compiled(specialised(beyond_the_batch, SIZE, VN))
+
+
+@functools.cache
 def forward_by_batch(SIZE, VN):
     """Make the forward kernel for few filters, with vectors of VN samples."""
     number = np.float32 if SIZE == 4 else np.float64
-    one, prefetch = number(1), NEXT_A
+    one, prefetch, clear = number(1), NEXT_A, beyond_the_batch(SIZE, VN)
 
     def forward_by_batch(
         slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
@@ -130,6 +149,7 @@ def forward_by_batch(SIZE, VN):
                         source = x.ctypes.data + (begin * LI + i) * line * SIZE
                         turned = xt_at + place * line * chunk_bytes
                         transpose(SIZE, source, LI * line * SIZE, turned, chunk_bytes, count, line)
+                        clear(turned, chunk_bytes, line, count)
                         tags[slot, place] = i * N + begin
                     for col in range(col_start[j], col_start[j + 1]):
                         table[blocks, 0] = (row_tap[row] * KW + col_tap[col]) * C * F * SIZE
@@ -171,7 +191,7 @@ def block_gradient(SIZE, VL):
         `backward`.
         """
         row_bytes = F * SIZE
-        ahead_k = -(-row_bytes // N)
+        ahead_k = -(-row_bytes // min(N, batch))
         for r in range(0, rows, stretch if rule > SGD else rows):
             some = min(stretch, rows) if rule > SGD else rows
             some = min(some, rows - r)
@@ -219,7 +239,7 @@ def block_gradient_turned(SIZE, VL):
             multiply(
                 SIZE, VL, prefetch, dy, SIZE, dy_bytes, x + r * SIZE, x_bytes,
                 ranges + 8 * SEGMENT * 3, 1, turned, turned_bytes, zeros, 0, F, some,
-                following + at, 0, -(-some * row_bytes // N), one, bottom,
+                following + at, some * SIZE, -(-some * SIZE // N), one, bottom,
             )  # fmt: skip
             transpose(SIZE, turned, turned_bytes, target + at if rule == GRADIENT else gradient, row_bytes, F, some)
             if rule >= SGD:
@@ -242,7 +262,7 @@ def backward(SIZE, VL, VN, TURNED):
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
     settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
-    lanes = host_bytes() // SIZE
+    lanes, clear = host_bytes() // SIZE, beyond_the_batch(SIZE, VN or 1)
 
     def backward(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line,
@@ -334,6 +354,7 @@ def backward(SIZE, VL, VN, TURNED):
                                 pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, samples, F, row_bytes)
                             if wants_dx and VN:
                                 transpose(SIZE, dy_at + begin * row_bytes, row_bytes, turned, chunk_bytes, count, F)
+                                clear(turned, chunk_bytes, F, count)
                             tags[slot, place] = p * N + begin
                         for r in range(0, rows, piece):
                             some = min(piece, rows - r)
@@ -353,6 +374,8 @@ def backward(SIZE, VL, VN, TURNED):
                                 for n in range(begin, begin + count):
                                     out = dx.ctypes.data + ((n * LI + i) * line + left + at + r) * SIZE
                                     dots(SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F)
+                            else:
+                                following += target_at - kernel.ctypes.data  # the kernel itself is not read
                             if wants_kernel:
                                 at_w = (weights + r * F) * SIZE
                                 settle(
@@ -374,7 +397,7 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
     settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
-    lanes = host_bytes() // SIZE
+    lanes, clear = host_bytes() // SIZE, beyond_the_batch(SIZE, VN)
 
     def backward_by_inputs(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line, read_start, read_column, read_tap,
@@ -446,7 +469,9 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
                                 gate = y.ctypes.data + begin * y_bytes + p * row_bytes
                             copy = packed_at + (place * N + begin) * row_bytes
                             pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, count, F, row_bytes)
-                            transpose(SIZE, copy, row_bytes, dyt_at + place * F * chunk_bytes, chunk_bytes, count, F)
+                            turned = dyt_at + place * F * chunk_bytes
+                            transpose(SIZE, copy, row_bytes, turned, chunk_bytes, count, F)
+                            clear(turned, chunk_bytes, F, count)
                             tags[slot, place] = p * N + begin
                     out = dxt_at + (w - left) * C * chunk_bytes
                     multiply(
