@@ -421,7 +421,7 @@ def test_command_line(status, code, results, monkeypatch, tmp_path, capsys):
     assert compare.main([*arguments, "--threads", "1"]) == code
     [(case, names, how)] = asked
     assert (case.name, case.dtype, names) == ("seed1", "float32", ["torch"])
-    assert how == measure.Settings(1, 0.5, 2_000_000_000, 300.0)
+    assert how == measure.Settings(1, 0.4, 2_000_000_000, 300.0)
     written = json.loads(path.read_text())
     assert written["rows"] == made
     assert page.document(written)
