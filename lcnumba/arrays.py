@@ -8,11 +8,13 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.kernels import LINE_BYTES
+
 __all__ = ["aligned", "check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
 
 Array = npt.NDArray[Any]
-# Bytes of a cache line, and those from which an array is worth being aligned with one.
-LINE_BYTES, SMALL_BYTES = 64, 1 << 14
+# Bytes from which an array is worth being aligned with a cache line.
+SMALL_BYTES = 1 << 14
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Array types that would be computed or misread in silence: by top-level package, the remedy.

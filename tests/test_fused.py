@@ -20,6 +20,7 @@ SHAPES = [
     {"filters": 33, "kernel_size": (3, 2), "padding": "same", "strides": (2, 1), "batch": 2, "activation": "relu"},
     {"filters": 2, "kernel_size": (3, 3), "batch": 9, "activation": "tanh", "use_bias": False},
     {"filters": 3, "kernel_size": (1, 1), "strides": (2, 2), "batch": 5, "data_format": "channels_first"},
+    {"filters": 21, "kernel_size": (2, 3), "padding": "same", "batch": 1, "activation": "relu"},
 ]
 
 

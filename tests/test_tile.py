@@ -178,21 +178,29 @@ def test_rows_are_packed_through_a_gate_or_none(size, lanes, rng):
 @functools.cache
 def summing(SIZE, VL):
     @numba.njit
-    def run(a, vector, c, rows, cols):
-        dots(SIZE, VL, a.ctypes.data, a.strides[0], vector.ctypes.data, c.ctypes.data, rows, cols)
+    def run(a, vector, c, rows, cols, x, factor):
+        at = x.ctypes.data if x.size else 0
+        begin, row_bytes = a.ctypes.data, a.strides[0]
+        dots(SIZE, VL, begin, row_bytes, vector.ctypes.data, c.ctypes.data, rows, cols, begin, at, factor)
 
     return run
 
 
 @widths
 def test_dots_of_every_size(size, lanes, rng):
-    a, vector, start = (rng.integers(-4, 5, s).astype(SIZES[size]) for s in ((41, 71), 71, 45))
+    dtype = SIZES[size]
+    a, vector, start, x = (rng.integers(-4, 5, s).astype(dtype) for s in ((41, 71), 71, 45, 45))
+    factor = dtype(-3)
     for rows in range(41):
         for cols in (*range(20), 31, 32, 33, 47, 64, 70):
-            c = start.copy()
-            summing(size, lanes)(a, vector, c, rows, cols)
-            np.testing.assert_array_equal(c[:rows], start[:rows] + a[:rows, :cols] @ vector[:cols])
-            np.testing.assert_array_equal(c[rows:], start[rows:])
+            for given in (np.empty(0, dtype), x):
+                c, changed, expected = start.copy(), a.copy(), a.copy()
+                summing(size, lanes)(changed, vector, c, rows, cols, given, factor)
+                np.testing.assert_array_equal(c[:rows], start[:rows] + a[:rows, :cols] @ vector[:cols])
+                np.testing.assert_array_equal(c[rows:], start[rows:])
+                if given.size:
+                    expected[:rows, :cols] += factor * np.outer(x[:rows], vector[:cols])
+                np.testing.assert_array_equal(changed, expected)
 
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)

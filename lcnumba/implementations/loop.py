@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnumba.arrays import LINE_BYTES, aligned, frozen
+from lcnumba.arrays import aligned, frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
-from lcnumba.kernels import GRADIENT, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
+from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
 

@@ -21,10 +21,14 @@ from typing import Any, NamedTuple
 
 import numpy.typing as npt
 
-__all__ = ["ADAM", "MOMENTUM", "NESTEROV", "NUMBERS", "RMSPROP", "SERIAL_WORK", "SGD", "Rule", "slots"]
+__all__ = ["ADAM", "LINE_BYTES", "MOMENTUM", "NESTEROV", "NUMBERS", "RMSPROP", "SERIAL_WORK", "SGD", "Rule", "slots"]
 
 # Multiplications and additions up to which threads would cost more than they bring.
 SERIAL_WORK = 1 << 20
+
+# Bytes of a cache line. A constant of compiled code must be defined in this folder, which is what the cache
+# on disk watches.
+LINE_BYTES = 64
 
 # What the backward kernel does with a gradient: nothing, hand it out, or update the weights at once by
 # the formula of that name in `lcnumba.kernels.update`.

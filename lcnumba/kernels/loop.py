@@ -112,6 +112,44 @@ def beyond_the_batch(SIZE, VN):
 
 
 @functools.cache
+def apply_at(SIZE):
+    """Make `lcnumba.kernels.update.apply` for `count` numbers at addresses."""
+    number, apply = np.float32 if SIZE == 4 else np.float64, update.apply
+
+    def apply_at(rule, target, gradient, state_1, state_2, numbers, count):
+        apply(
+            rule, array_at(target, count, number), array_at(gradient, count, number),
+            array_at(state_1, count, number), array_at(state_2, count, number), array_at(numbers, NUMBERS, number),
+        )  # fmt: skip
+
+    return compiled(specialised(apply_at, SIZE))
+
+
+@functools.cache
+def take_dy(SIZE, VN):
+    """Make the function that copies dy of a position together, and turns it."""
+    lanes, clear = host_bytes() // SIZE, beyond_the_batch(SIZE, VN or 1)
+
+    def take_dy(dy, y, y_bytes, copy, row_bytes, first, begin, count, turned, chunk_bytes, F):
+        """Copy dy, rectified by y unless its address is 0, of samples from `first`; turn `count` from `begin`.
+
+        dy and y are the addresses of sample 0 at the position, copy that of its copy, which may be dy
+        itself; turned is that of the turned rows, or 0 where none are wanted.
+        """
+        if copy != dy:
+            skipped, gate = first * y_bytes, 0
+            if y:
+                gate = y + skipped
+            samples = begin + count - first
+            pack(SIZE, lanes, dy + skipped, gate, y_bytes, copy + first * row_bytes, row_bytes, samples, F, row_bytes)
+        if turned:
+            transpose(SIZE, copy + begin * row_bytes, row_bytes, turned, chunk_bytes, count, F)
+            clear(turned, chunk_bytes, F, count)
+
+    return compiled(specialised(take_dy, SIZE, VN))
+
+
+@functools.cache
 def forward_by_batch(SIZE, VN):
     """Make the forward kernel for few filters, with vectors of VN samples."""
     number = np.float32 if SIZE == 4 else np.float64
@@ -178,7 +216,7 @@ def block_gradient(SIZE, VL):
     """Make the function that computes the gradient of a block of weights, or applies it."""
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
-    stretch, batch, apply = STRETCH, BATCH, update.apply
+    stretch, batch, apply = STRETCH, BATCH, apply_at(SIZE)
 
     def block_gradient(
         rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, state_1, state_2, numbers, ranges, zeros, gradient,
@@ -210,12 +248,8 @@ def block_gradient(SIZE, VL):
                 )  # fmt: skip
                 init, init_row = out, row_bytes
             if rule > SGD:
-                at, count = r * row_bytes, some * F
-                apply(
-                    rule, array_at(target + at, count, number), array_at(gradient, count, number),
-                    array_at(state_1 + at, count, number), array_at(state_2 + at, count, number),
-                    array_at(numbers, NUMBERS, number),
-                )  # fmt: skip
+                at = r * row_bytes
+                apply(rule, target + at, gradient, state_1 + at, state_2 + at, numbers, some * F)
 
     return compiled(specialised(block_gradient, SIZE, VL))
 
@@ -225,7 +259,7 @@ def block_gradient_turned(SIZE, VL):
     """Make the same function for few filters, with vectors of VL inputs."""
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch = number(1), number(-np.inf), NEXT_A
-    stretch, apply = STRETCH, update.apply
+    stretch, apply = STRETCH, apply_at(SIZE)
 
     def block_gradient_turned(
         rule, x, x_bytes, dy, dy_bytes, N, rows, F, target, state_1, state_2, numbers, ranges, zeros, gradient,
@@ -243,12 +277,7 @@ def block_gradient_turned(SIZE, VL):
             )  # fmt: skip
             transpose(SIZE, turned, turned_bytes, target + at if rule == GRADIENT else gradient, row_bytes, F, some)
             if rule >= SGD:
-                count = some * F
-                apply(
-                    rule, array_at(target + at, count, number), array_at(gradient, count, number),
-                    array_at(state_1 + at, count, number), array_at(state_2 + at, count, number),
-                    array_at(numbers, NUMBERS, number),
-                )  # fmt: skip
+                apply(rule, target + at, gradient, state_1 + at, state_2 + at, numbers, some * F)
 
     return compiled(specialised(block_gradient_turned, SIZE, VL))
 
@@ -262,7 +291,7 @@ def backward(SIZE, VL, VN, TURNED):
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
     settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
-    lanes, clear = host_bytes() // SIZE, beyond_the_batch(SIZE, VN or 1)
+    lanes, take = host_bytes() // SIZE, take_dy(SIZE, VN)
 
     def backward(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line,
@@ -294,7 +323,10 @@ def backward(SIZE, VL, VN, TURNED):
         wants_dx, held = dx.size > 0, tags.shape[1]
         row_bytes, chunk_bytes, sample_bytes, y_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE, P * F * SIZE
         in_place = packed.size == 0
-        packed_at = dy.ctypes.data if in_place else packed.ctypes.data + slot * held * N * row_bytes
+        # One sample leaves nothing to sum up: its weights change while they are read.
+        at_once = rule == SGD and N == 1 and wants_dx and VN == 0
+        source_at, y_at = dy.ctypes.data, y.ctypes.data if y.size else 0
+        packed_at = source_at if in_place else packed.ctypes.data + slot * held * N * row_bytes
         dyt_at = dyt.ctypes.data + slot * held * F * chunk_bytes
         dxt_at = dxt.ctypes.data + slot * dxt.shape[1] * chunk_bytes
         gradient_at = gradient.ctypes.data + slot * gradient.shape[1] * SIZE
@@ -345,16 +377,11 @@ def backward(SIZE, VL, VN, TURNED):
                         place = p % held
                         dy_at, turned = packed_at + place * N * row_bytes, dyt_at + place * F * chunk_bytes
                         if tags[slot, place] != p * N + begin:
-                            n = 0 if held == 1 and wants_kernel else begin
-                            source, gate = dy.ctypes.data + n * y_bytes + p * row_bytes, 0
-                            if y.size:
-                                gate = y.ctypes.data + n * y_bytes + p * row_bytes
-                            samples, copy = begin + count - n, dy_at + n * row_bytes
-                            if not in_place:
-                                pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, samples, F, row_bytes)
-                            if wants_dx and VN:
-                                transpose(SIZE, dy_at + begin * row_bytes, row_bytes, turned, chunk_bytes, count, F)
-                                clear(turned, chunk_bytes, F, count)
+                            first = 0 if held == 1 and wants_kernel else begin
+                            take(
+                                source_at + p * row_bytes, y_at + p * row_bytes if y_at else 0, y_bytes, dy_at,
+                                row_bytes, first, begin, count, turned if wants_dx and VN else 0, chunk_bytes, F,
+                            )  # fmt: skip
                             tags[slot, place] = p * N + begin
                         for r in range(0, rows, piece):
                             some = min(piece, rows - r)
@@ -373,10 +400,14 @@ def backward(SIZE, VL, VN, TURNED):
                             elif wants_dx:
                                 for n in range(begin, begin + count):
                                     out = dx.ctypes.data + ((n * LI + i) * line + left + at + r) * SIZE
-                                    dots(SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F)
+                                    source = x_at + (at + r) * SIZE if at_once else 0
+                                    dots(
+                                        SIZE, VL, w, row_bytes, dy_at + n * row_bytes, out, some, F,
+                                        following, source, -numbers[0],
+                                    )  # fmt: skip
                             else:
                                 following += target_at - kernel.ctypes.data  # the kernel itself is not read
-                            if wants_kernel:
+                            if wants_kernel and not at_once:
                                 at_w = (weights + r * F) * SIZE
                                 settle(
                                     rule, x_at + (at + r) * SIZE, x_bytes, dy_at, row_bytes, N, some, F,
@@ -397,7 +428,7 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
     number = np.float32 if SIZE == 4 else np.float64
     one, bottom, prefetch, soon = number(1), number(-np.inf), NEXT_A, SOON
     settle = block_gradient_turned(SIZE, VL) if TURNED else block_gradient(SIZE, VL)
-    lanes, clear = host_bytes() // SIZE, beyond_the_batch(SIZE, VN)
+    lanes, take = host_bytes() // SIZE, take_dy(SIZE, VN)
 
     def backward_by_inputs(
         slot, counter, x, kernel, dy, y, row_start, row_tap, row_line, read_start, read_column, read_tap,
@@ -416,6 +447,7 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
         bands = len(edges) - 1
         held = tags.shape[1]
         row_bytes, chunk_bytes, sample_bytes, y_bytes = F * SIZE, chunk * SIZE, LI * line * SIZE, P * F * SIZE
+        source_at, y_at = dy.ctypes.data, y.ctypes.data if y.size else 0
         packed_at = packed.ctypes.data + slot * held * N * row_bytes
         dyt_at = dyt.ctypes.data + slot * held * F * chunk_bytes
         dxt_at = dxt.ctypes.data + slot * dxt.shape[1] * chunk_bytes
@@ -464,14 +496,11 @@ def backward_by_inputs(SIZE, VL, VN, TURNED):
                         place = p % held
                         table[m, 2], table[m, 3] = F, other[m, 0] if m < coming else table[m, 0]
                         if tags[slot, place] != p * N + begin:
-                            source, gate = dy.ctypes.data + begin * y_bytes + p * row_bytes, 0
-                            if y.size:
-                                gate = y.ctypes.data + begin * y_bytes + p * row_bytes
-                            copy = packed_at + (place * N + begin) * row_bytes
-                            pack(SIZE, lanes, source, gate, y_bytes, copy, row_bytes, count, F, row_bytes)
-                            turned = dyt_at + place * F * chunk_bytes
-                            transpose(SIZE, copy, row_bytes, turned, chunk_bytes, count, F)
-                            clear(turned, chunk_bytes, F, count)
+                            take(
+                                source_at + p * row_bytes, y_at + p * row_bytes if y_at else 0, y_bytes,
+                                packed_at + place * N * row_bytes, row_bytes, begin, begin, count,
+                                dyt_at + place * F * chunk_bytes, chunk_bytes, F,
+                            )  # fmt: skip
                             tags[slot, place] = p * N + begin
                     out = dxt_at + (w - left) * C * chunk_bytes
                     multiply(

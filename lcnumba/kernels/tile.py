@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from lcnumba.kernels import LINE_BYTES
 from lcnumba.kernels.vectors import REGISTERS
 
 __all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply", "pack", "transpose"]
@@ -35,10 +36,10 @@ PANEL = max(ROWS)
 IN_FLIGHT = 8
 # Rows and columns that `transpose` exchanges in registers, as large as they come.
 BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
-# Bytes of a cache line, as far as prefetching is concerned.
-LINE = 64
 # Rows of A that a tile addresses from one pointer: it, and one and two rows on, as instructions can.
 GROUP = 3
+# Rows that `dots` asks for before it needs them; 16 to 32 do equally well.
+DOTS_AHEAD = 32
 # Numbers of a segment; see `multiply`.
 SEGMENT = 4
 # What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
@@ -201,15 +202,15 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
             at_a = [e.opaque(b, at) for at in at_a]
             new = list(acc)
             if prefetch == NEXT_A:
-                lines = -(-MR * e.size * number // LINE)
+                lines = -(-MR * e.size * number // LINE_BYTES)
                 at = b.add(ahead, b.mul(k, b.mul(o.ahead_k, const(MR * number))))
                 for n in range(lines):
-                    e.prefetch(b, b.add(at, const(LINE * n)), 2)
+                    e.prefetch(b, b.add(at, const(LINE_BYTES * n)), 2)
             for u in range(number):
                 ap, bp = [b.add(at, b.mul(o.a_k, const(u))) for at in at_a], b.add(at_b, b.mul(o.b_k, const(u)))
                 vectors = [e.load(b, b.add(bp, const(width * j)), masks[j]) for j in range(NV)]
                 if prefetch == B_ROWS:
-                    for j in range(0, width * NV, LINE):
+                    for j in range(0, width * NV, LINE_BYTES):
                         e.prefetch(b, b.add(b.add(bp, o.ahead), const(j)), 3)
                 for r in range(MR):
                     at = ap[r // GROUP]
@@ -458,37 +459,73 @@ def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows
 
 
 @intrinsic(prefer_literal=True)
-def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols):
-    """c[r] += sum over v of A[r, v] vector[v]; rows of A lie `a_row` bytes apart."""
+def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, following, x, factor):
+    """c[r] += sum over v of A[r, v] vector[v], and then A[r, v] += factor * x[r] * vector[v] unless x is 0.
+
+    All but factor and counts are addresses; rows of A lie `a_row` bytes apart. They are asked for early, and
+    after the last ones those of `following`, which lie likewise.
+    """
     size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 6)
+    signature = types.void(SIZE, VL, *[types.intp] * 8, types.float32 if size == 4 else types.float64)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        b.call(e.function("dots", [I64] * 6, lambda b, *rest: every_dot(e, b, *rest)), arguments[2:])
+        kinds = [*[I64] * 8, e.number]
+
+        def every(name, updates):
+            return e.function(name, kinds, lambda b, *rest: every_dot(e, b, updates, *rest))
+
+        with b.if_else(b.icmp_signed("!=", arguments[-2], const(0))) as (updating, plain):
+            with updating:
+                b.call(every("dots_updating", True), arguments[2:])
+            with plain:
+                b.call(every("dots", False), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def every_dot(e, b, a, a_row, vector, c, rows, cols):
+def every_dot(e, b, updates, a, a_row, vector, c, rows, cols, following, x, factor):
     width = const(e.size * e.lanes)
     whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
     mask = e.first_lanes(b, left)
     edge = b.mul(whole, width)
+    factor = e.splat(b, factor)
+
+    def over_columns(carried, action):
+        """Pass over the whole vectors of a row, and the rest of it under the mask."""
+        carried = loop(b, whole, carried, lambda i, carried: action(b.mul(i, width), carried, None))
+        rest = b.zext(b.icmp_signed(">", left, const(0)), I64)
+        return loop(b, rest, carried, lambda _, carried: action(edge, carried, mask))
 
     def group(G, first):
         at = [b.add(a, b.mul(b.add(first, const(r)), a_row)) for r in range(G)]
+        later = b.add(first, const(DOTS_AHEAD))
+        beyond = b.icmp_signed(">=", later, rows)
+        base, later = b.select(beyond, following, a), b.select(beyond, b.sub(later, rows), later)
+        later = [b.add(base, b.mul(b.add(later, const(r)), a_row)) for r in range(G)]
 
-        def add(offset, sums, mask=None):
+        def add(offset, sums, mask):
+            for row in later:
+                e.prefetch(b, b.add(row, offset), 3)
             v = e.load(b, b.add(vector, offset), mask)
             return [e.fma(b, e.load(b, b.add(at[r], offset), mask), v, sums[r]) for r in range(G)]
 
-        sums = loop(b, whole, [e.zero] * G, lambda i, sums: add(b.mul(i, width), sums))
-        sums = loop(b, b.zext(b.icmp_signed(">", left, const(0)), I64), sums, lambda _, sums: add(edge, sums, mask))
-        total = fold(e, b, sums)
+        total = fold(e, b, over_columns([e.zero] * G, add))
         target = b.inttoptr(b.add(c, b.mul(first, const(e.size))), total.type.as_pointer())
         b.store(b.fadd(b.load(target, align=e.size), total), target, align=e.size)
+        if not updates:
+            return
+        xs = [e.splat(b, e.scalar(b, b.add(x, b.mul(b.add(first, const(r)), const(e.size))))) for r in range(G)]
+
+        def change(offset, _, mask):
+            v = e.load(b, b.add(vector, offset), mask)
+            for r in range(G):
+                place = b.add(at[r], offset)
+                e.store(b, e.fma(b, factor, b.fmul(xs[r], v), e.load(b, place, mask)), place, mask)
+            return []
+
+        over_columns([], change)
 
     done = const(0)
     for G in sorted({e.lanes, 4, 1}, reverse=True):
