@@ -136,13 +136,17 @@ def rectifies(activation: Any) -> bool:
 
 def apply(activation: Activation, z: Array) -> Array:
     """Return y of a z that may be overwritten; hold a custom activation to its contract."""
+    if is_built_in(activation):
+        return activation(z, out=z)
     y = _like(f"activation {activation!r}", activation(z, out=z), z)
-    # A custom activation may hand out an array that it will use again.
-    return y if y is z or is_built_in(activation) else y.copy()
+    # It may hand out an array that it will use again.
+    return y if y is z else y.copy()
 
 
 def pull(activation: Activation, dy: Array, y: Array) -> Array:
     """Return dz, C-contiguous, without letting a custom activation change dy or y."""
+    if is_built_in(activation):
+        return activation.gradient(dy, y)
     dz = _like(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(y)), dy)
     return np.ascontiguousarray(dz)
 

@@ -1,6 +1,5 @@
 """The array boundary: any array-API array in, one normalised NumPy array inside, the same kind out."""
 
-import math
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -8,13 +7,9 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels import LINE_BYTES
-
-__all__ = ["aligned", "check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
+__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
 
 Array = npt.NDArray[Any]
-# Bytes from which an array is worth being aligned with a cache line.
-SMALL_BYTES = 1 << 14
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 # Array types that would be computed or misread in silence: by top-level package, the remedy.
@@ -126,23 +121,10 @@ def check_exact(name: str, values: Array, shape: tuple[int, ...], dtype: np.dtyp
         raise TypeError(f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r})")
 
 
-def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array that begins with a cache line, so that no vector of it lies across two.
-
-    A small one need not: that would cost more than it brings.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    if size < SMALL_BYTES:
-        return np.empty(shape, dtype)
-    memory = np.empty(size + LINE_BYTES, np.uint8)
-    begin = -memory.ctypes.data % LINE_BYTES
-    return memory[begin : begin + size].view(dtype).reshape(shape)
-
-
 def frozen(array: Array) -> Array:
     """A read-only view of an array."""
-    view = array.view()
-    view.flags.writeable = False
+    view = array[...]
+    view.setflags(write=False)
     return view
 
 

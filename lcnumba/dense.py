@@ -111,7 +111,7 @@ class Dense(Trainable):
 
     def _apply(self, x: Array) -> tuple[Array, int]:
         """Y of a normalised x, and the version of the weights."""
-        with self._parameters.reading():
+        with self._parameters.lock.shared():
             kernel, version = self._parameters["kernel"], self._parameters.version
             if x.shape[1] != len(kernel):
                 raise ValueError(f"x has {x.shape[1]} features; {self.name!r} was built for {len(kernel)}")
@@ -140,7 +140,8 @@ class _Derivatives:
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer
         dz = activations.pull(layer.activation, dy, self._y)
-        with layer._parameters.reading(self._version):
+        with layer._parameters.lock.shared():
+            layer._parameters.check_version(self._version)
             dx = dz @ layer._parameters["kernel"].T
         return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
 

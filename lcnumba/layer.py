@@ -200,7 +200,7 @@ class LocallyConnected(Trainable):
 
     def _apply(self, x: Array) -> tuple[Array, int]:
         """Y (N, *output, F) of a normalised, channels-last x, and the version of the weights."""
-        with self._parameters.reading():
+        with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
             if x.shape[1:] != (*geometry.input_size, geometry.channels):
                 raise ValueError(
@@ -265,7 +265,8 @@ class _Derivatives:
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer, threads = self._layer, self._layer.n_threads
         dz, y = self._through_activation(dy)
-        with layer._parameters.reading(self._version):
+        with layer._parameters.lock.shared():
+            layer._parameters.check_version(self._version)
             kernel = layer._parameters["kernel"]
             dx, dkernel = layer._implementation.backward(self._x, kernel, dz, self._version, y=y, threads=threads)
         return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))

@@ -2,8 +2,8 @@
 
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 __all__ = ["SharedLock"]
 
@@ -17,7 +17,8 @@ class SharedLock:
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
         self._readers = 0
         self._writer: int | None = None  # the thread that holds the lock alone
         self._writers_waiting = 0
@@ -25,29 +26,35 @@ class SharedLock:
         self._admitted = 0  # readers whose writer has finished, and who have not come in yet
         self._writes = 0
         self._process = os.getpid()
+        # Held by every call of a layer, so made once; generators would take several microseconds a call.
+        self._shared = _Holder(self._enter_shared, self._leave_shared)
+        self._exclusive = _Holder(self._enter_exclusive, self._leave_exclusive)
 
-    @contextmanager
-    def shared(self) -> Iterator[None]:
-        """Hold the lock together with other readers."""
+    def shared(self) -> AbstractContextManager[None]:
+        """Hold the lock together with other readers, in a with statement."""
+        return self._shared
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the lock alone, in a with statement."""
+        return self._exclusive
+
+    def _enter_shared(self) -> None:
         self._forget_other_processes()
-        with self._changed:
+        with self._mutex:
             self._refuse_reentry()
             if self._writer is not None or self._writers_waiting:
                 self._wait_for_a_writer()
             self._readers += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._readers -= 1
-                if not self._readers:
-                    self._changed.notify_all()
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Hold the lock alone."""
+    def _leave_shared(self) -> None:
+        with self._mutex:
+            self._readers -= 1
+            if not self._readers and self._writers_waiting:
+                self._changed.notify_all()
+
+    def _enter_exclusive(self) -> None:
         self._forget_other_processes()
-        with self._changed:
+        with self._mutex:
             self._refuse_reentry()
             self._writers_waiting += 1
             try:
@@ -57,14 +64,13 @@ class SharedLock:
             finally:
                 self._writers_waiting -= 1
                 self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._writer = None
-                self._writes += 1
-                self._admitted, self._readers_waiting = self._readers_waiting, 0
-                self._changed.notify_all()
+
+    def _leave_exclusive(self) -> None:
+        with self._mutex:
+            self._writer = None
+            self._writes += 1
+            self._admitted, self._readers_waiting = self._readers_waiting, 0
+            self._changed.notify_all()
 
     def _wait_for_a_writer(self) -> None:
         writes = self._writes
@@ -94,3 +100,16 @@ class SharedLock:
     def __reduce__(self) -> tuple[type["SharedLock"], tuple[()]]:
         """Copy and pickle as a fresh, free lock: a lock belongs to one process and one object."""
         return SharedLock, ()
+
+
+class _Holder(AbstractContextManager[None]):
+    """One way to hold a lock; without state of its own, so that any number of threads may use it at once."""
+
+    def __init__(self, enter: Callable[[], None], leave: Callable[[], None]) -> None:
+        self._enter, self._leave = enter, leave
+
+    def __enter__(self) -> None:
+        self._enter()
+
+    def __exit__(self, *_: object) -> None:
+        self._leave()

@@ -1,8 +1,7 @@
 """The parameters of one layer: the one place where they change, and who may look meanwhile."""
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,12 +154,13 @@ class Parameters:
             total += array.size if mask is None else int(np.count_nonzero(mask)) * array.shape[-1]
         return total
 
-    @contextmanager
-    def reading(self, version: int | None = None) -> Iterator[None]:
-        """Hold the lock together with other calls; refuse if the version is no longer `version`."""
-        with self.lock.shared():
-            self._check_version(version)
-            yield
+    def check_version(self, version: int | None) -> None:
+        """Raise if the arrays have changed since they had this version; None is any. Under the lock."""
+        if version is not None and version != self.version:
+            raise RuntimeError(
+                f"backward belongs to older weights of {self._owner}, which have changed since its forward; "
+                "call forward again"
+            )
 
     def set(self, weights: Any) -> None:
         """Replace all values at once, or none if any has the wrong shape or dtype."""
@@ -217,7 +217,7 @@ class Parameters:
         """Return the learning rate, or raise what a step would raise before its gradients are known."""
         self.require_built("step")
         with self.lock.shared():
-            self._check_version(version)
+            self.check_version(version)
             return learning_rate(lr, next(iter(self._arrays.values())).dtype)
 
     def step_fused(
@@ -229,7 +229,7 @@ class Parameters:
         returned. It must not fail: everything that can has been checked before.
         """
         with self.lock.exclusive():
-            self._check_version(version)
+            self.check_version(version)
             optimizer = self._optimizer
             if not self.trainable:
                 return update(self._arrays["kernel"], None)
@@ -269,7 +269,7 @@ class Parameters:
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Change | None:
         """Check a step against the parameters as they are now; None if they are not trainable."""
         with self.lock.shared():
-            self._check_version(version)
+            self.check_version(version)
             rate = learning_rate(lr, next(iter(self._arrays.values())).dtype)
             gradients = {name: self._gradient(name, grad) for name, grad in given.items()}
             if not self.trainable:
@@ -326,10 +326,3 @@ class Parameters:
         if mask is None or not np.any(values[~mask] != 0):  # NaN != 0
             return values
         return np.where(mask[..., None], values, values.dtype.type(0))
-
-    def _check_version(self, version: int | None) -> None:
-        if version is not None and version != self.version:
-            raise RuntimeError(
-                f"backward belongs to older weights of {self._owner}, which have changed since its forward; "
-                "call forward again"
-            )

@@ -21,7 +21,7 @@ ROWS = [
     {"geometry", "activations", "io", "initializers", "losses", "protocol", "kernels"},
     {"testing", "planning", "kernels.jit", "kernels.vectors"},
     {"kernels.tile", "kernels.dense", "kernels.plain", "kernels.sparse", "kernels.update"},
-    {"kernels.loop", "optimizers", "implementations.base", "implementations.cache"},
+    {"kernels.loop", "optimizers", "implementations.base", "implementations.cache", "implementations.memory"},
     {"implementations.loop"},
     {"implementations.matrix"},
     {"implementations.dense", "implementations.sparse"},

@@ -176,14 +176,3 @@ def test_exact_casts_nothing():
         arrays.check_exact("g", X.astype(np.float64), X.shape, float32)
     with pytest.raises(ValueError, match=r"g has shape \(4, 5, 3\)"):
         arrays.check_exact("g", X[0], X.shape, float32)
-
-
-@pytest.mark.parametrize("shape", [(3,), (0, 5), (40, 7, 33), (1 << 16,)])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_aligned_arrays_are_ordinary_and_the_large_ones_begin_with_a_cache_line(shape, dtype):
-    array = arrays.aligned(shape, np.dtype(dtype))
-    assert array.shape == shape
-    assert array.dtype == dtype
-    assert array.flags.c_contiguous
-    assert array.flags.writeable
-    assert array.nbytes < arrays.SMALL_BYTES or array.ctypes.data % arrays.LINE_BYTES == 0

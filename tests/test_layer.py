@@ -833,7 +833,7 @@ def test_set_weights_waits_for_calls(rng):
     layer, _ = filled(rng)
     new = [np.zeros_like(w) for w in layer.weights]
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
-        with layer._parameters.reading():
+        with layer._parameters.lock.shared():
             change = pool.submit(layer.set_weights, new)
             time.sleep(0.05)
             assert not change.done()

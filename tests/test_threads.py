@@ -86,7 +86,7 @@ def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path)
         warnings.simplefilter("ignore")
         layer = lc.Dense(3)
         layer.build((None, 2))
-        with layer._parameters.reading():
+        with layer._parameters.lock.shared():
             weights = [w.copy() for w in layer.weights]
             child = os.fork()
             if not child:

@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnumba.arrays import aligned, frozen
+from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
+from lcnumba.implementations.memory import aligned, scratch
 from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
@@ -58,6 +59,8 @@ class _Plan(NamedTuple):
         Positions whose dy is kept.
     entries, row : int
         The most numbers of a band of an input line; and how far apart its copied rows lie, or 0.
+    ranges : array of int64
+        The segments that `lcnumba.kernels.loop.backward` asks for.
     """
 
     VL: int
@@ -70,6 +73,28 @@ class _Plan(NamedTuple):
     held: int
     entries: int
     row: int
+    ranges: Array
+
+
+class _ForwardPlan(NamedTuple):
+    """How forward goes about a batch, decided by shapes alone.
+
+    Attributes
+    ----------
+    lanes : int
+        Length of vectors, along the batch if there is a chunk, else along the filters.
+    chunk : int
+        Samples that are worked on at once with vectors along the batch; 0 for vectors along the filters.
+    width : int
+        Filters of a task.
+    piece : int
+        Window entries over which a sum goes on at a time.
+    """
+
+    lanes: int
+    chunk: int
+    width: int
+    piece: int
 
 
 class Loops:
@@ -79,6 +104,7 @@ class Loops:
         self._geometry = geometry
         self._work = geometry.connections * geometry.filters  # multiplications a sample
         self._plans: dict[tuple[int, int, bool], _Plan] = {}
+        self._forward_plans: dict[tuple[int, int], _ForwardPlan] = {}
 
     @cached_property
     def _forward_tables(self) -> tuple[Any, ...]:
@@ -98,26 +124,30 @@ class Loops:
             bias = np.empty((0, 0), dtype) if bias is None else bias
             plain.forward(self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, y, threads=threads)
             return np.maximum(y, 0, out=y) if rectify else y
+        plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
         segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
         floor = dtype.type(0 if rectify else -np.inf)
         arrays = (self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables)
-        chunk = self._turned_samples(len(x), size)
-        if chunk:
+        if plan.chunk:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
-            scratch = (
-                segments, aligned((threads, held, line, chunk), dtype),
-                np.full((threads, held), -1, np.int64), aligned((threads, g.filters, chunk), dtype),
-            )  # fmt: skip
-            kernel_of_shape = tiled.forward_by_batch(size, vectors.for_batch(len(x), size))
-            kernel_of_shape(*arrays, chunk, floor, *scratch, y, threads=threads)
-            return y
-        lanes = vectors.for_filters(g.filters, size)
+            xt, yt = scratch(dtype, (threads, held, line, plan.chunk), (threads, g.filters, plan.chunk))
+            tags = np.full((threads, held), -1, np.int64)
+            kernel_of_shape = tiled.forward_by_batch(size, plan.lanes)
+            kernel_of_shape(*arrays, plan.chunk, floor, segments, xt, tags, yt, y, threads=threads)
+        else:
+            tiled.forward(size, plan.lanes)(*arrays, plan.width, plan.piece, floor, segments, y, threads=threads)
+        return y
+
+    def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
+        """Decide how forward goes about N samples of numbers of `size` bytes, and remember it."""
+        g = self._geometry
+        chunk = self._turned_samples(N, size)
+        lanes = vectors.for_batch(N, size) if chunk else vectors.for_filters(g.filters, size)
         parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
         width = -(-g.filters // (lanes * parts)) * lanes
         piece = max(1, min(g.window, PIECE_BYTES // (min(width, g.filters) * size)))
-        tiled.forward(size, lanes)(*arrays, width, piece, floor, segments, y, threads=threads)
-        return y
+        return _remember(self._forward_plans, (N, size), _ForwardPlan(lanes, chunk, width, piece))
 
     def _turned_samples(self, N: int, size: int) -> int:
         """How many samples at a time forward should work on with vectors along the batch; 0 for none.
@@ -181,31 +211,33 @@ class Loops:
         turns = VN > 0 and wants_dx
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
+        numbers = np.zeros(NUMBERS, dtype)
+        numbers[: len(rule.numbers)] = rule.numbers
         arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
-        changed = (rule.number, target.reshape(-1), *states, np.resize(np.array([*rule.numbers, 0], dtype), NUMBERS))
+        changed = (rule.number, target.reshape(-1), *states, numbers)
         # With one position dy is as good as a copy of it; and it may be large.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
-        copied = N if rule.number >= GRADIENT else 0
-        scratch = (
-            ranges, np.zeros(max(F, chunk, tiled.STRETCH), dtype), aligned((threads, copied, plan.row), dtype),
-            aligned((threads, held, 0 if in_place else N * F), dtype),
-            aligned((threads, held if turns else 0, F, chunk), dtype), np.full((threads, held), -1, np.int64),
-        )  # fmt: skip
-        dxt = aligned((threads, plan.entries if turns else 0, chunk), dtype)
-        gradient = aligned((threads, 2 * tiled.STRETCH * F), dtype)
+        xs, packed, dyt, dxt, gradient = scratch(
+            dtype,
+            (threads, N if rule.number >= GRADIENT else 0, plan.row),
+            (threads, held, 0 if in_place else N * F),
+            (threads, held if turns else 0, F, chunk),
+            (threads, plan.entries if turns else 0, chunk),
+            (threads, 2 * tiled.STRETCH * F),
+        )
+        tags = np.full((threads, held), -1, np.int64)
+        zeros = np.zeros(max(F, chunk, tiled.STRETCH), dtype)
+        held_arrays = (plan.ranges, zeros, xs, packed, dyt, tags)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
             tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
             tiled.backward_by_inputs(*kinds)(
-                *arrays, *tables, *changed, *scratch, readers, dxt, gradient, lines, threads=threads
+                *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
             )
         else:
             tables = (*g.bands, g.band_edges, *sizes, chunk, plan.piece)
-            tiled.backward(*kinds)(
-                *arrays, *tables, *changed, *scratch, dxt, gradient, lines, threads=threads
-            )  # fmt: skip
+            tiled.backward(*kinds)(*arrays, *tables, *changed, *held_arrays, dxt, gradient, lines, threads=threads)
         return dx
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
@@ -230,11 +262,10 @@ class Loops:
         # An odd number of cache lines: equal columns of all rows do not meet in the same few sets of a cache.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
-        if len(self._plans) >= PLANS:
-            self._plans.clear()
-        plan = _Plan(VL, VN, turned, chunk, by_inputs, piece, blocks, held if holds else 1, entries, row)
-        self._plans[N, size, wants_dx] = plan
-        return plan
+        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
+        held = held if holds else 1
+        plan = _Plan(VL, VN, turned, chunk, by_inputs, piece, blocks, held, entries, row, ranges)
+        return _remember(self._plans, (N, size, wants_dx), plan)
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""
@@ -252,6 +283,14 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
     tiled.backward_bias(frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads))
     return dbias
+
+
+def _remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+    """Keep a plan beside few others, and return it."""
+    if len(plans) >= PLANS:
+        plans.clear()
+    plans[key] = plan
+    return plan
 
 
 def _or_empty(y: Array | None, dtype: np.dtype) -> Array:
