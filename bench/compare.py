@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import environment, memory, startup, tables
+from bench import environment, memory, overhead, startup, tables
 from bench.case import Case
 from bench.cells import Row
 from bench.measure import Settings, measure, run
@@ -67,6 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = _present(chosen("seed1", given.peers, False), results["rows"])
     results["startup"] = startup.measure(names, Case.of(WORKLOADS["seed1"], "float32"), settings.threads)
     results["memory"] = [memory.measure(Case.of(workload, dtypes[0]), settings.threads) for workload in workloads]
+    small = [workload for workload in workloads if workload.name in overhead.SMALL]
+    results["overhead"] = [overhead.measure(Case.of(workload, dtypes[0])) for workload in small]
     results["minutes"] = round((time.monotonic() - start) / 60, 1)
     _save(results, given.json)
     if given.write:

@@ -63,6 +63,7 @@ def document(results: dict[str, Any]) -> str:
         parts += [_ratios(rows, dtype), _efficiencies(rows, dtype, results.get("tile", {})), _details(rows, dtype)]
     parts += [_choices(results["rows"], results.get("auto", {}))]
     parts += [_failures(results["rows"]), _startup(results.get("startup", [])), _memory(results.get("memory", []))]
+    parts += [_overhead(results.get("overhead", []))]
     return "\n".join(part for part in parts if part)
 
 
@@ -238,5 +239,25 @@ def _memory(rows: list[Row]) -> str:
     return (
         "## Memory of a training step\n\nWhat a fused step of lcnumba needs at its peak, in a process that has already "
         "compiled everything.\n\n"
+        f"{table(head, body)}\n"
+    )
+
+
+def _overhead(rows: list[Row]) -> str:
+    if not rows:
+        return ""
+    body = []
+    for row in rows:
+        if "reason" in row:
+            body.append([f"`{row['workload']}`", cell(row["reason"]), "", "", ""])
+            continue
+        for name, label in (("forward", "layer(x)"), ("step", "forward and fused step")):
+            call, compiled = (1e6 * seconds for seconds in row[name])
+            body.append([f"`{row['workload']}`", label, f"{call:.0f}", f"{compiled:.0f}", f"{call - compiled:.0f}"])
+    head = ["layer", "call", "all of it, us", "compiled code alone, us", "the rest, us"]
+    return (
+        "## What a call costs\n\n"
+        "Small layers, one thread: calls in turn with the compiled functions that they run, called with the same\n"
+        "arguments.\n\n"
         f"{table(head, body)}\n"
     )

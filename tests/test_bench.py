@@ -16,7 +16,7 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("bench/ is in the checkout only", allow_module_level=True)
 sys.path.append(str(ROOT))  # at the end: the installed lcnumba comes before the checkout's
 
-from bench import answers, compare, environment, measure, memory, page, peers, selection, startup, tables  # noqa: E402
+from bench import answers, compare, environment, measure, memory, overhead, page, peers, selection, startup, tables  # noqa: E402
 from bench.case import Case  # noqa: E402
 from bench.process import Failure, Process, settings  # noqa: E402
 from bench.roofline import Work, roofline, work  # noqa: E402
@@ -326,6 +326,10 @@ def results():
             {"workload": "seed1", "dtype": "float32", "parameters": 6.5e6, "activations": 1e7, "extra": 1e5},
             {"workload": "yolo_local", "dtype": "float32", "reason": "died"},
         ],
+        "overhead": [
+            {"workload": "digits", "dtype": "float32", "forward": [7e-5, 4e-5], "step": [3e-4, 1.6e-4]},
+            {"workload": "bindsnet", "dtype": "float32", "reason": "died"},
+        ],
     }  # fmt: skip
 
 
@@ -351,6 +355,8 @@ def test_document_shows_everything_also_where_others_win(results):
         "| JAX conv_local | - | not installed: No module named 'jax' |",
         "| `seed1` | 6.5 | 10.0 | 0.1 |",
         "| `yolo_local` | died |",
+        "| `digits` | layer(x) | 70 | 40 | 30 |",
+        "| `bindsnet` | died |",
         "Some CPU, 2 cores, 20.0 GB",
         "python 3.11, numpy 2.0",
         "on 2026-01-02 03:04 UTC, in 12 minutes;",
@@ -416,6 +422,7 @@ def test_command_line(status, code, results, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(compare, "run", lambda *_, **__: 2.7e11)
     monkeypatch.setattr(startup, "measure", lambda *_: results["startup"])
     monkeypatch.setattr(memory, "measure", lambda *_: results["memory"][0])
+    monkeypatch.setattr(overhead, "measure", lambda *_: results["overhead"][0])
     path = tmp_path / "figures.json"
     arguments = ["--workload", "seed1", "--peers", "torch", "--memory-limit", "2", "--json", str(path)]
     assert compare.main([*arguments, "--threads", "1"]) == code
@@ -433,6 +440,18 @@ def test_environment():
     assert about["command"] == "python -m bench.compare --all"
     assert about["threads"] == 2
     assert {"python", "lcnumba", "numba", "numpy"} <= set(about["versions"])
+
+
+def test_calls_take_longer_than_the_compiled_code_that_they_run():
+    times = overhead.calls(TINY.to_json(), rounds=3)
+    assert set(times) == {"forward", "step"}
+    assert all(len(pair) == 2 for pair in times.values())
+    with overhead._recorded() as launches:
+        layer = lcnumba.LocallyConnected2D(2, 3)
+        y, backward = layer.forward(np.ones((1, 5, 5, 1), np.float32))
+        backward.step(y, 0.1)
+    kernels = [compiled.py_func.__name__.partition("_4")[0] for compiled, _ in launches]
+    assert kernels == ["forward", "backward_bias", "backward", "whole"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells")
