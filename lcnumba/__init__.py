@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
     from lcnumba.flatten import Flatten
-    from lcnumba.layer import LocallyConnected2D
+    from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
     from lcnumba.optimizers import SGD, Adam, RMSprop
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from lcnumba.tuning import Tuning, tune
 
 __all__ = [
-    "SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected2D", "RMSprop", "Sequential", "Tuning",
-    "load", "tune",
+    "SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected1D", "LocallyConnected2D",
+    "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "load", "tune",
 ]  # fmt: skip
 
 _HOMES = {
@@ -28,7 +28,9 @@ _HOMES = {
     "Flatten": "flatten",
     "Gradients": "parameters",
     "History": "training",
+    "LocallyConnected1D": "layer",
     "LocallyConnected2D": "layer",
+    "LocallyConnected3D": "layer",
     "RMSprop": "optimizers",
     "SGD": "optimizers",
     "Sequential": "sequential",

@@ -1,5 +1,11 @@
-"""Activations, each with its gradient."""
+"""Activations, each with its gradient: Keras' by name, and any object that brings both.
 
+Keras' definitions, with its values at kinks. Softmax and log-softmax are over the last axis, the channels.
+"""
+
+import functools
+import math
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -7,19 +13,47 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.arrays import frozen
+from lcnumba.checks import real
 
-__all__ = ["Activation", "Linear", "ReLU", "Sigmoid", "Softmax", "Tanh", "get"]
+__all__ = [
+    "ELU",
+    "GELU",
+    "SELU",
+    "Activation",
+    "Exponential",
+    "HardSigmoid",
+    "LeakyReLU",
+    "Linear",
+    "LogSoftmax",
+    "Mish",
+    "ReLU",
+    "ReLU6",
+    "Sigmoid",
+    "Softmax",
+    "Softplus",
+    "Softsign",
+    "Swish",
+    "Tanh",
+    "ThresholdedReLU",
+    "get",
+]
 
 Array = npt.NDArray[Any]
+
+# Numbers that an activation works on at a time: what it leaves in between stays in a core's cache, so that
+# memory is passed over once.
+BLOCK = 1 << 15
+
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 class Activation(Protocol):
     """What a layer asks of an activation; any object with these members serves as one.
 
-    `gradient` sees the output y alone, so that a layer need not keep the pre-activation.
+    `gradient` sees the output y alone, so that a layer need not keep the pre-activation. One whose y does
+    not tell its slope has an attribute ``uses_input = True``; the layer then keeps z, and `gradient` gets
+    it in place of y.
     """
-
-    name: str
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y, of the shape and dtype of z; into `out`, which may be z itself, if given."""
@@ -30,10 +64,39 @@ class Activation(Protocol):
         ...
 
 
-class Linear:
-    """y = z."""
+class _BuiltIn:
+    """What the library's own activations share."""
 
-    name = "linear"
+    uses_input = False
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y, of the shape and dtype of z; into `out`, which may be z itself, if given."""
+        raise NotImplementedError
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dz of dy, by y or, of an activation that `uses_input`, by z in its place."""
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal activation."""
+        return {name: value for name, value in vars(self).items() if name != "uses_input"}
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both are one function."""
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        """Equal functions have equal hashes."""
+        return hash((type(self), *vars(self).items()))
+
+    def __repr__(self) -> str:
+        """The call that makes it."""
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
+        return f"{type(self).__name__}({settings})"
+
+
+class Linear(_BuiltIn):
+    """y = z."""
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return z itself."""
@@ -47,24 +110,169 @@ class Linear:
         return dy
 
 
-class ReLU:
-    """y = max(z, 0); the gradient at 0 is 0, and NaN stays NaN."""
+class ReLU(_BuiltIn):
+    """y = z above the threshold, at most max_value; alpha * (z - threshold) below. NaN stays NaN.
 
-    name = "relu"
+    Parameters
+    ----------
+    alpha : float, default 0
+        Slope below the threshold, at least 0.
+    max_value : float, optional
+        The largest output, at least 0.
+    threshold : float, default 0
+        Where it begins, at least 0.
+    """
+
+    def __init__(self, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> None:
+        self.alpha = _not_negative("alpha", alpha)
+        self.max_value = None if max_value is None else _not_negative("max_value", max_value)
+        self.threshold = _not_negative("threshold", threshold)
+        self.uses_input = not self.plain
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is max(z, 0)."""
+        return not self.alpha and self.max_value is None and not self.threshold
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
-        """Return max(z, 0)."""
-        return np.maximum(z, z.dtype.type(0), out=out)
+        """Return y."""
+        number = z.dtype.type
+        if self.plain:
+            return np.maximum(z, number(0), out=out)
+        below = number(self.alpha) * (z - number(self.threshold)) if self.alpha else number(0)
+        above = z if self.max_value is None else np.minimum(z, number(self.max_value))
+        # NaN is not below.
+        y = np.where(z <= number(self.threshold), below, above)
+        return _into(out, y)
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Select dy where y > 0 (a product would turn 0 * inf into NaN)."""
+        """Select dy (a product would turn 0 * inf into NaN)."""
+        number = dy.dtype.type
+        if self.plain:
+            return np.where(y > 0, dy, number(0))
+        below = np.where(y <= number(self.threshold), dy * number(self.alpha), number(0))
+        passes = y > number(self.threshold)
+        if self.max_value is not None:
+            passes &= y <= number(self.max_value)
+        return np.where(passes, dy, below)
+
+
+class ReLU6(_BuiltIn):
+    """y = min(max(z, 0), 6); the gradient is 0 at 0 and at 6."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.clip(z, z.dtype.type(0), z.dtype.type(6), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Select dy where 0 < y < 6."""
+        return np.where((y > 0) & (y < 6), dy, dy.dtype.type(0))
+
+
+class LeakyReLU(_BuiltIn):
+    """y = z above 0, and alpha * z below; the gradient at 0 is alpha.
+
+    Parameters
+    ----------
+    alpha : float, default 0.3
+        Slope below 0, at least 0. By the name "leaky_relu" it is 0.2, as in Keras.
+    """
+
+    def __init__(self, alpha: float = 0.3) -> None:
+        self.alpha = _not_negative("alpha", alpha)
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return _into(out, np.where(z > 0, z, z * z.dtype.type(self.alpha)))
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy, or alpha * dy where y is not above 0."""
+        return np.where(y > 0, dy, dy * dy.dtype.type(self.alpha))
+
+
+class ThresholdedReLU(_BuiltIn):
+    """y = z above theta, else 0.
+
+    Parameters
+    ----------
+    theta : float, default 1
+        At least 0.
+    """
+
+    def __init__(self, theta: float = 1.0) -> None:
+        self.theta = _not_negative("theta", theta)
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return _into(out, np.where(z <= z.dtype.type(self.theta), z.dtype.type(0), z))
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Select dy where y > 0."""
         return np.where(y > 0, dy, dy.dtype.type(0))
 
 
-class Tanh:
-    """y = tanh(z)."""
+class ELU(_BuiltIn):
+    """y = z above 0, and alpha * (exp(z) - 1) below (Clevert et al., 2016); the slope at 0 is alpha.
 
-    name = "tanh"
+    Parameters
+    ----------
+    alpha : float, default 1
+        At least 0.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = _not_negative("alpha", alpha)
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        below = z.dtype.type(self.alpha) * np.expm1(np.minimum(z, z.dtype.type(0)))
+        return _into(out, np.where(z > 0, z, below))
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy above 0, and dy * (y + alpha) below."""
+        return np.where(y > 0, dy, dy * (y + dy.dtype.type(self.alpha)))
+
+
+class SELU(_BuiltIn):
+    """y = 1.0507 z above 0, and 1.0507 * 1.6733 * (exp(z) - 1) below (Klambauer et al., 2017)."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        below = z.dtype.type(SELU_SCALE * SELU_ALPHA) * np.expm1(np.minimum(z, z.dtype.type(0)))
+        return _into(out, np.where(z > 0, z * z.dtype.type(SELU_SCALE), below))
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return 1.0507 dy from 0 on, and dy * (y + 1.0507 * 1.6733) below."""
+        number = dy.dtype.type
+        return dy * np.where(y < 0, y + number(SELU_SCALE * SELU_ALPHA), number(SELU_SCALE))
+
+
+class Softplus(_BuiltIn):
+    """y = log(1 + exp(z)), without overflow."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.logaddexp(z.dtype.type(0), z, out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy * (1 - exp(-y))."""
+        return dy * -np.expm1(-y)
+
+
+class Softsign(_BuiltIn):
+    """y = z / (1 + |z|)."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.divide(z, 1 + np.abs(z), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy * (1 - |y|)^2."""
+        return dy * np.square(1 - np.abs(y))
+
+
+class Tanh(_BuiltIn):
+    """y = tanh(z)."""
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return tanh(z)."""
@@ -75,26 +283,93 @@ class Tanh:
         return dy * (1 - y * y)
 
 
-class Sigmoid:
+class Sigmoid(_BuiltIn):
     """y = 1 / (1 + exp(-z)), without overflow."""
-
-    name = "sigmoid"
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return the logistic function of z."""
-        from scipy.special import expit
-
-        return expit(z, out=out)
+        return _expit(z, out)
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy * y * (1 - y)."""
         return dy * y * (1 - y)
 
 
-class Softmax:
-    """y = exp(z) / sum(exp(z)) over the last axis, the channels, in either data format."""
+class HardSigmoid(_BuiltIn):
+    """y = min(max(0.2 z + 0.5, 0), 1); the slope is 0.2 at both ends, too."""
 
-    name = "softmax"
+    uses_input = True
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.clip(_line(z), z.dtype.type(0), z.dtype.type(1), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return 0.2 dy where the line through z lies between 0 and 1."""
+        line = _line(y)
+        return np.where((line < 0) | (line > 1), dy.dtype.type(0), dy * dy.dtype.type(0.2))
+
+
+class Exponential(_BuiltIn):
+    """y = exp(z)."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return exp(z)."""
+        return np.exp(z, out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy * y."""
+        return dy * y
+
+
+class Swish(_BuiltIn):
+    """y = z * sigmoid(z) (Ramachandran et al., 2017), also called SiLU."""
+
+    uses_input = True
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.multiply(z, _expit(z), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy * s * (1 + z (1 - s)) for s = sigmoid(z)."""
+        s = _expit(y)
+        return dy * (s * (1 + y * (1 - s)))
+
+
+class GELU(_BuiltIn):
+    """y = z times the normal distribution function at z (Hendrycks and Gimpel, 2016), not its approximation."""
+
+    uses_input = True
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.multiply(z, _normal(z), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy times distribution function plus z times density."""
+        number = y.dtype.type
+        density = np.exp(y * y * number(-0.5)) * number(1 / math.sqrt(2 * math.pi))
+        return dy * (_normal(y) + y * density)
+
+
+class Mish(_BuiltIn):
+    """y = z * tanh(log(1 + exp(z))) (Misra, 2019)."""
+
+    uses_input = True
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return y."""
+        return np.multiply(z, np.tanh(np.logaddexp(z.dtype.type(0), z)), out=out)
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy * (t + z (1 - t^2) sigmoid(z)) for t = tanh(softplus(z))."""
+        t = np.tanh(np.logaddexp(y.dtype.type(0), y))
+        return dy * (t + y * (1 - t * t) * _expit(y))
+
+
+class Softmax(_BuiltIn):
+    """y = exp(z) / sum(exp(z)) over the last axis, the channels, in either data format."""
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return the softmax of z; the maximum is taken off first, so nothing overflows."""
@@ -108,17 +383,87 @@ class Softmax:
         return y * (dy - np.sum(dy * y, axis=-1, keepdims=True))
 
 
-_BY_NAME = {c.name: c for c in (Linear, ReLU, Tanh, Sigmoid, Softmax)}
+class LogSoftmax(_BuiltIn):
+    """y = z - log(sum(exp(z))) over the last axis, the channels, in either data format."""
+
+    def __call__(self, z: Array, out: Array | None = None) -> Array:
+        """Return the logarithm of the softmax of z."""
+        y = np.subtract(z, np.max(z, axis=-1, keepdims=True), out=out)
+        y -= np.log(np.sum(np.exp(y), axis=-1, keepdims=True))
+        return y
+
+    def gradient(self, dy: Array, y: Array) -> Array:
+        """Return dy - exp(y) * sum(dy)."""
+        return dy - np.exp(y) * np.sum(dy, axis=-1, keepdims=True)
+
+
+def _line(z: Array) -> Array:
+    return z * z.dtype.type(0.2) + z.dtype.type(0.5)
+
+
+def _expit(z: Array, out: Array | None = None) -> Array:
+    from scipy.special import expit
+
+    return expit(z, out=out)
+
+
+def _normal(z: Array) -> Array:
+    """Distribution function of the standard normal distribution."""
+    from scipy.special import ndtr
+
+    return ndtr(z)
+
+
+def _into(out: Array | None, y: Array) -> Array:
+    if out is None:
+        return y
+    out[...] = y
+    return out
+
+
+def _not_negative(name: str, value: Any) -> float:
+    number = real(name, value)
+    if number < 0:
+        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
+    return number
+
+
+# Keras' names; the first name of a function is the one that a config takes.
+_BY_NAME: dict[str, Callable[..., _BuiltIn]] = {
+    "linear": Linear,
+    "relu": ReLU,
+    "relu6": ReLU6,
+    "leaky_relu": functools.partial(LeakyReLU, 0.2),
+    "elu": ELU,
+    "selu": SELU,
+    "softplus": Softplus,
+    "softsign": Softsign,
+    "tanh": Tanh,
+    "sigmoid": Sigmoid,
+    "hard_sigmoid": HardSigmoid,
+    "exponential": Exponential,
+    "swish": Swish,
+    "silu": Swish,
+    "gelu": GELU,
+    "mish": Mish,
+    "softmax": Softmax,
+    "log_softmax": LogSoftmax,
+}
+# By the classes' names too: some are layers in Keras, with defaults of their own.
+_CLASSES = {cls.__name__: cls for cls in _BuiltIn.__subclasses__()}
+_BUILT_IN = frozenset(_CLASSES.values())
+# What Keras writes into the config of such a layer beside the settings of the function, and how it calls one.
+_OF_LAYERS = {"name": None, "trainable": None, "dtype": None, "negative_slope": "alpha"}
 
 
 def get(identifier: Any) -> Activation:
-    """Return the activation of a name, of None (linear), or an activation object itself."""
+    """Return the activation of a name, config dict, None (linear), or an activation object itself."""
     if identifier is None:
         return Linear()
-    found = named.build("activation", _BY_NAME, identifier)
+    found = named.build("activation", _BY_NAME | _CLASSES, identifier, _OF_LAYERS)
     if not (callable(found) and callable(getattr(found, "gradient", None))):
         raise TypeError(
-            f"activation={identifier!r} brings no gradient; give a name ({', '.join(sorted(_BY_NAME))}) "
+            f"activation={identifier!r} brings no gradient; give a name ({', '.join(_BY_NAME)}) "
             "or an object with __call__(z, out=None) and gradient(dy, y)"
         )
     return found
@@ -126,34 +471,65 @@ def get(identifier: Any) -> Activation:
 
 def is_built_in(activation: Any) -> bool:
     """Whether it is one of the library's own, which cannot fail."""
-    return type(activation) in _BY_NAME.values()
+    return type(activation) in _BUILT_IN
 
 
 def rectifies(activation: Any) -> bool:
-    """Whether it is the library's ReLU, which an implementation can apply as it computes."""
-    return type(activation) is ReLU
+    """Whether it is max(z, 0), which an implementation can apply as it computes."""
+    return type(activation) is ReLU and activation.plain
 
 
-def apply(activation: Activation, z: Array) -> Array:
-    """Return y of a z that may be overwritten; hold a custom activation to its contract."""
+def apply(activation: Activation, z: Array, keeps: bool = False) -> tuple[Array, Array]:
+    """Return y of z, and what the gradient will ask for; hold a custom activation to its contract.
+
+    That is y itself or, of an activation that `uses_input`, z if it `keeps` it. z is overwritten else.
+    """
+    keeps = keeps and getattr(activation, "uses_input", False)
+    if type(activation) is Linear:
+        return z, z
     if is_built_in(activation):
-        return activation(z, out=z)
-    y = _like(f"activation {activation!r}", activation(z, out=z), z)
-    # It may hand out an array that it will use again.
-    return y if y is z else y.copy()
+        y = np.empty_like(z) if keeps else z
+        _in_blocks(lambda z, y: activation(z, out=y), z, y)
+    else:
+        given = frozen(z) if keeps else z
+        y = _like(f"activation {activation!r}", activation(given, out=None if keeps else z), z)
+        # It may hand out an array that it will use again.
+        y = y if y is z else y.copy()
+    return y, z if keeps else y
 
 
-def pull(activation: Activation, dy: Array, y: Array) -> Array:
-    """Return dz, C-contiguous, without letting a custom activation change dy or y."""
+def pull(activation: Activation, dy: Array, kept: Array) -> Array:
+    """Return dz, C-contiguous, of what `apply` kept, without letting a custom activation change anything."""
+    if type(activation) is Linear:
+        return dy
     if is_built_in(activation):
-        return activation.gradient(dy, y)
-    dz = _like(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(y)), dy)
+        dz = np.empty_like(dy)
+
+        def pull_block(dy: Array, kept: Array, dz: Array) -> None:
+            dz[...] = activation.gradient(dy, kept)
+
+        _in_blocks(pull_block, dy, kept, dz)
+        return dz
+    dz = _like(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(kept)), dy)
     return np.ascontiguousarray(dz)
 
 
 def serialize(activation: Activation) -> Any:
-    """The name of a built-in activation; a custom one, which has none, stays itself."""
-    return activation.name if is_built_in(activation) else activation
+    """The name of a built-in activation, or its config dict; a custom one, which has neither, stays itself."""
+    if not is_built_in(activation):
+        return activation
+    names = (name for name, make in _BY_NAME.items() if make() == activation)
+    return next(names, None) or named.config_of(activation)
+
+
+def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
+    """Call a function for some rows of contiguous arrays after the other; infinite and NaN are nothing to warn of."""
+    columns = arrays[0].shape[-1]
+    rows = max(1, BLOCK // columns)
+    flat = [array.reshape(-1, columns) for array in arrays]
+    with np.errstate(all="ignore"):
+        for begin in range(0, len(flat[0]), rows):
+            function(*(array[begin : begin + rows] for array in flat))
 
 
 def _like(what: str, result: Any, model: Array) -> Array:

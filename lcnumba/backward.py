@@ -6,13 +6,38 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.arrays import ingest, normalise
+from lcnumba import regularizers
+from lcnumba.arrays import frozen, ingest, normalise
 from lcnumba.kernels import Rule
 from lcnumba.parameters import Gradients, Parameters
 
-__all__ = ["Backward", "Derivatives"]
+__all__ = ["Activity", "Backward", "Derivatives"]
 
 Array = npt.NDArray[Any]
+
+
+class Activity:
+    """The penalty of one output: its value, and what it adds to the gradient by the output.
+
+    Both are divided by the batch, as in Keras.
+    """
+
+    def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
+        self._regularizer, self._y = regularizer, y
+        self.sure = regularizers.is_built_in(regularizer)
+        self.loss = float(regularizer(frozen(y))) / len(y) if len(y) else 0.0
+
+    def add_to(self, dy: Array) -> Array:
+        """Return dy and the penalty's gradient."""
+        if not len(dy):
+            return dy
+        slope = np.asarray(self._regularizer.gradient(frozen(self._y)), dtype=dy.dtype)
+        if slope.shape != dy.shape:
+            raise ValueError(
+                f"the gradient of activity_regularizer {self._regularizer!r} has shape {slope.shape}; "
+                f"return shape {dy.shape}"
+            )
+        return dy + slope / dy.dtype.type(len(dy))
 
 
 class Derivatives(Protocol):
@@ -55,15 +80,22 @@ class Backward:
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
         derivatives: Derivatives,
+        activity: Activity | None = None,
     ) -> None:
         self._parameters = parameters
         self._version = version
         self._shape = shape
         self._dtype = dtype
         self._derivatives = derivatives
+        self._activity = activity
+
+    @property
+    def activity_loss(self) -> float:
+        """The penalty of the output of this call, divided by the batch; 0 without one."""
+        return 0.0 if self._activity is None else self._activity.loss
 
     def __call__(self, dy: Any) -> tuple[Any, Gradients]:
-        """Return the derivatives of ``sum(dy * y)``.
+        """Return the derivatives of ``sum(dy * y) + activity_loss``.
 
         Parameters
         ----------
@@ -120,10 +152,12 @@ class Backward:
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
         """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
 
-        None if code of users - optimizer or activation - has a part in it, and could fail then.
+        None if code of users - optimizer, activation, regularizer or constraint - has a part in it, and could
+        fail then.
         """
         rate = self._parameters.check_step(lr, self._version)
-        if not (self._derivatives.sure and self._parameters.fuses):
+        sure = self._activity is None or self._activity.sure
+        if not (sure and self._derivatives.sure and self._parameters.fuses):
             return None
         return lambda dy, wants_dx: self._step(dy, rate, wants_dx)
 
@@ -145,4 +179,5 @@ class Backward:
         given, like = ingest("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
-        return normalise("dy", given, self._dtype), like
+        values = normalise("dy", given, self._dtype)
+        return values if self._activity is None else self._activity.add_to(values), like

@@ -10,7 +10,7 @@ from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, integer
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Fans, Trainable, dtype_rule
+from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
 __all__ = ["Dense"]
 
@@ -19,16 +19,19 @@ Shape = tuple[int | None, ...]
 
 
 class Dense(Trainable):
-    """Fully connected layer: ``y = activation(x @ kernel + bias)``.
+    r"""Fully connected layer: ``y = activation(x @ kernel + bias)``.
 
     Parameters
     ----------
     units : int
         Outputs U.
-    activation, use_bias, kernel_initializer, bias_initializer
+    activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, \
+    activity_regularizer, kernel_constraint, bias_constraint
         As for `LocallyConnected2D`.
-    input_shape, batch_input_shape, name, trainable, dtype, weights, rng, optimizer
+    input_shape, batch_input_shape, batch_size, name, trainable, dtype, weights, rng, optimizer
         As for `LocallyConnected2D`; `input_shape` is ``(features,)``.
+    input_dim : int, optional
+        Another way to give `input_shape`.
 
     Notes
     -----
@@ -51,6 +54,7 @@ class Dense(Trainable):
         "use_bias": lambda _, v: boolean("use_bias", v),
         "kernel_initializer": lambda _, v: initializers.get(v),
         "bias_initializer": lambda _, v: initializers.get(v),
+        **RESTRAINT_RULES,
     }
     units: int
     activation: activations.Activation
@@ -62,9 +66,16 @@ class Dense(Trainable):
         use_bias: bool = True,
         kernel_initializer: Any = "glorot_uniform",
         bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
         *,
         input_shape: tuple[int] | None = None,
         batch_input_shape: Shape | None = None,
+        batch_size: int | None = None,
+        input_dim: int | None = None,
         name: str | None = None,
         trainable: bool = True,
         dtype: Any = "float32",
@@ -77,16 +88,19 @@ class Dense(Trainable):
     def __call__(self, x: Any) -> Any:
         """Return y (N, U) of x (N, features) for inference; may be called from several threads."""
         given, like = ingest("x", x)
-        return like(self._apply(self._normalised(given))[0])
+        y = self._apply(self._normalised(given), keeps=False)[0]
+        self._activity(y)
+        return like(y)
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call; leave x and y unchanged until it has run."""
         given, like = ingest("x", x)
         values = self._normalised(given)
-        y, version = self._apply(values)
+        y, kept, version = self._apply(values, keeps=True)
 
-        derivatives = _Derivatives(self, values, y, version)
-        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives)
+        derivatives = _Derivatives(self, values, kept, version)
+        activity = self._activity(y)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, U)."""
@@ -107,10 +121,11 @@ class Dense(Trainable):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
+            **restraint_config(self),
         }
 
-    def _apply(self, x: Array) -> tuple[Array, int]:
-        """Y of a normalised x, and the version of the weights."""
+    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+        """Y of a normalised x, what the activation's gradient asks for, and the version of the weights."""
         with self._parameters.lock.shared():
             kernel, version = self._parameters["kernel"], self._parameters.version
             if x.shape[1] != len(kernel):
@@ -118,7 +133,7 @@ class Dense(Trainable):
             z = x @ kernel
             if self.use_bias:
                 z += self._parameters["bias"]
-        return activations.apply(self.activation, z), version
+        return *activations.apply(self.activation, z, keeps), version
 
     def _axes(self) -> tuple[str, ...]:
         return "batch", "features"
@@ -133,13 +148,13 @@ class Dense(Trainable):
 class _Derivatives:
     """What a Dense layer knows of one forward call; see `lcnumba.backward.Derivatives`."""
 
-    def __init__(self, layer: Dense, x: Array, y: Array, version: int) -> None:
-        self._layer, self._x, self._y, self._version = layer, x, y, version
+    def __init__(self, layer: Dense, x: Array, kept: Array, version: int) -> None:
+        self._layer, self._x, self._kept, self._version = layer, x, kept, version
         self.sure = activations.is_built_in(layer.activation)
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer
-        dz = activations.pull(layer.activation, dy, self._y)
+        dz = activations.pull(layer.activation, dy, self._kept)
         with layer._parameters.lock.shared():
             layer._parameters.check_version(self._version)
             dx = dz @ layer._parameters["kernel"].T

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lcnumba.checks import choice, int_tuple, integer
 
-__all__ = ["Geometry", "Segments", "Triples"]
+__all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddings"]
 
 Index = npt.NDArray[np.int64]
 
@@ -30,6 +30,11 @@ TASKS = 64
 BAND_COLUMNS, BAND_ENTRIES = 8, 128
 # A longer line is cut so that what a task sums up stays in a core's cache.
 LINE_ENTRIES = 4096
+
+
+MODES = ("zeros", "circular")
+
+Padding = str | tuple[tuple[int, int], ...]
 
 
 class Triples(NamedTuple):
@@ -92,16 +97,19 @@ class Geometry:
         Distance of neighbouring windows.
     dilation : int or tuple of int, default 1
         Distance of neighbouring taps inside a window.
-    padding : {"valid", "same"}, default "valid"
-        "valid": only windows that lie inside the input. "same": Keras' windows, clipped to the
-        input; output o begins at input ``o * stride - effective // 2``, where ``effective =
-        dilation * (kernel - 1) + 1``. For even kernels and strides this is not the window that
-        TensorFlow's convolutions use.
+    padding : {"valid", "same"} or tuple of (int, int), default "valid"
+        "valid": only windows that lie inside the input. "same": Keras' windows; output o begins at
+        input ``o * stride - effective // 2``, where ``effective = dilation * (kernel - 1) + 1``. For
+        even kernels and strides this is not the window that TensorFlow's convolutions use. Or how far
+        windows may reach beyond the input before and after, for each dimension, less than `effective`.
+    padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
+        What is read beyond the input, in all dimensions or in each: nothing (such connections do not
+        exist), or the input from its other end on.
 
     Raises
     ------
     TypeError, ValueError
-        For every parameter that is no such thing, and for a kernel larger than its input.
+        For every parameter that is no such thing, and for a kernel larger than its padded input.
 
     Examples
     --------
@@ -116,7 +124,8 @@ class Geometry:
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...] = 1  # type: ignore[assignment]
     dilation: tuple[int, ...] = 1  # type: ignore[assignment]
-    padding: str = "valid"
+    padding: Padding = "valid"
+    padding_mode: tuple[str, ...] = "zeros"  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -133,21 +142,27 @@ class Geometry:
             "kernel_size": int_tuple("kernel_size", self.kernel_size, rank),
             "strides": int_tuple("strides", self.strides, rank),
             "dilation": int_tuple("dilation", self.dilation, rank),
-            "padding": choice("padding", self.padding, ("valid", "same")),
+            "padding": paddings(self.padding, rank),
+            "padding_mode": padding_modes(self.padding_mode, rank),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
+        if any(max(pair) >= e for pair, e in zip(self.margins, self.effective_size, strict=True) if max(pair)):
+            raise ValueError(
+                f"padding={self.padding!r} is as large as the kernel, which spans {self.effective_size}; some windows "
+                "would read nothing: give less"
+            )
         if min(self.output_size) < 1:
             raise ValueError(
                 f"kernel_size={self.kernel_size}"
                 f"{f' with dilation={self.dilation}' if max(self.dilation) > 1 else ''} does not fit input "
-                f"{self.input_size} with padding='valid'; use padding='same' or a smaller kernel"
+                f"{self.input_size} with padding={self.padding!r}; use padding='same' or a smaller kernel"
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle by the fields alone; the tables are made again."""
         fields = (self.input_size, self.channels, self.filters, self.kernel_size, self.strides)
-        return Geometry, (*fields, self.dilation, self.padding)
+        return Geometry, (*fields, self.dilation, self.padding, self.padding_mode)
 
     @property
     def rank(self) -> int:
@@ -160,13 +175,22 @@ class Geometry:
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @cached_property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """How far windows reach beyond the input in each dimension, before and after, in units of inputs.
+
+        With "same", whose last window the stride decides, what comes after does not matter and is 0.
+        """
+        if self.padding == "same":
+            return tuple((e // 2, 0) for e in self.effective_size)
+        return ((0, 0),) * self.rank if isinstance(self.padding, str) else self.padding
+
+    @cached_property
     def output_size(self) -> tuple[int, ...]:
         """Spatial size of the output."""
         if self.padding == "same":
             return tuple(-(-n // s) for n, s in zip(self.input_size, self.strides, strict=True))
-        return tuple(
-            -(-(n - e + 1) // s) for n, e, s in zip(self.input_size, self.effective_size, self.strides, strict=True)
-        )
+        sizes = zip(self.input_size, self.margins, self.effective_size, self.strides, strict=True)
+        return tuple(-(-(before + n + after - e + 1) // s) for n, (before, after), e, s in sizes)
 
     @cached_property
     def positions(self) -> int:
@@ -303,44 +327,38 @@ class Geometry:
         exists.flags.writeable = False
         return exists
 
-    def dense_index(self) -> Index:
-        """Return where the dense form keeps each existing connection.
-
-        Returns
-        -------
-        (connections,) int64
-            In the order of ``kernel[exists]``: the row in the dense (inputs, P*F) matrix seen as
-            (inputs * P, F), so that ``matrix.reshape(-1, F)[index] = kernel[exists]`` fills it.
-        """
-        position = np.arange(self.positions)[:, None]
-        return (self.input_index * self.positions + position)[self.exists]
-
-    def csr_index(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    def csr_index(self, pattern: npt.NDArray[np.bool_] | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Return the pattern of the sparse form, a CSR matrix of shape (P*F, inputs).
+
+        Parameters
+        ----------
+        pattern : (P, F, K) bool, optional
+            Which weights exist; by default all, of a `complete` geometry.
 
         Returns
         -------
         indptr, indices : arrays of int32, or of int64 where int32 would overflow
             Rows run over (position, filter); the values belong in the order
-            ``kernel.transpose(0, 2, 1)[exists[:, None, :]]`` (broadcast over filters).
+            ``kernel.transpose(0, 2, 1)[pattern]``.
         """
-        values = self.connections * self.filters
-        dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
-        counts = np.repeat(np.count_nonzero(self.exists, axis=1), self.filters)
-        indptr = np.zeros(len(counts) + 1, dtype)
-        np.cumsum(counts, out=indptr[1:])
         shape = (self.positions, self.filters, self.window)
+        values = math.prod(shape) if pattern is None else int(np.count_nonzero(pattern))
+        dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
+        indptr = np.zeros(self.positions * self.filters + 1, dtype)
         rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
-        if self.complete:
+        if pattern is None:
+            indptr[1:] = np.arange(1, len(indptr)) * self.window
             return indptr, rows.reshape(-1)
-        return indptr, rows[np.broadcast_to(self.exists[:, None, :], shape)]
+        np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
+        return indptr, rows[pattern]
 
     def _taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
         size = self.input_size[dimension]
-        before = self.effective_size[dimension] // 2 if self.padding == "same" else 0
-        first = np.arange(self.output_size[dimension]) * self.strides[dimension] - before
+        first = np.arange(self.output_size[dimension]) * self.strides[dimension] - self.margins[dimension][0]
         taps = first[:, None] + np.arange(self.kernel_size[dimension]) * self.dilation[dimension]
+        if self.padding_mode[dimension] == "circular":
+            return taps % size
         return np.where((taps >= 0) & (taps < size), taps, -1)
 
     @cached_property
@@ -352,6 +370,29 @@ class Geometry:
             line = np.where((outer >= 0) & (inner >= 0), outer * self.input_size[dimension] + inner, -1)
             table = line.reshape(line.shape[0] * line.shape[1], -1)
         return table
+
+
+def paddings(value: Any, rank: int) -> Padding:
+    """Return a padding in its normal form: "valid", "same", or a pair of ints for each dimension."""
+    if isinstance(value, str):
+        found: str = choice("padding", value, ("valid", "same"))
+        return found
+    pairs = value.tolist() if isinstance(value, np.ndarray) else value
+    if rank == 1 and isinstance(pairs, list | tuple) and not any(isinstance(pair, list | tuple) for pair in pairs):
+        pairs = (pairs,)
+    if not isinstance(pairs, list | tuple) or len(pairs) != rank:
+        raise ValueError(f"padding={value!r} is not known; give 'valid', 'same', or {rank} pairs (before, after)")
+    if not all(isinstance(pair, list | tuple) for pair in pairs):
+        raise TypeError(f"padding={value!r} holds what is no pair; give (before, after) for each dimension")
+    return tuple((before, after) for before, after in (int_tuple("padding", pair, 2, 0) for pair in pairs))
+
+
+def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
+    """Return a padding mode for each dimension."""
+    modes = (value,) * rank if isinstance(value, str) else value
+    if not isinstance(modes, list | tuple) or len(modes) != rank:
+        raise ValueError(f"padding_mode={value!r} is not known; give one of {MODES}, or {rank} of them")
+    return tuple(choice("padding_mode", mode, MODES) for mode in modes)
 
 
 def _cycle(triples: Triples) -> int:

@@ -13,17 +13,24 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
-from lcnumba.checks import integer, real
+from lcnumba.checks import choice, integer, real
 
 __all__ = [
+    "Constant",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
     "HeUniform",
+    "Identity",
     "Initializer",
+    "LecunNormal",
+    "LecunUniform",
     "Ones",
+    "Orthogonal",
     "RandomNormal",
     "RandomUniform",
+    "TruncatedNormal",
+    "VarianceScaling",
     "Zeros",
     "fans_of",
     "get",
@@ -31,6 +38,9 @@ __all__ = [
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
+
+FANS = ("fan_in", "fan_out", "fan_avg")
+DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
 
 # Standard deviation of a standard normal variable that is redrawn beyond two: what a truncated
 # draw must be divided by to have the wanted deviation.
@@ -92,6 +102,35 @@ class Ones(Initializer):
         return np.ones(shape, dtype)
 
 
+class Constant(Initializer):
+    """All of one value."""
+
+    _fields = ("value",)
+
+    def __init__(self, value: float = 0.0) -> None:
+        self.value = real("value", value)
+
+    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
+        return np.full(shape, self.value, dtype)
+
+
+class Identity(Initializer):
+    """The identity matrix times gain: for weights of two dimensions, such as those of `Dense`, alone."""
+
+    _fields = ("gain",)
+
+    def __init__(self, gain: float = 1.0) -> None:
+        self.gain = real("gain", gain)
+
+    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
+        if len(shape) != 2:
+            raise ValueError(
+                f"initializer 'identity' makes a matrix and cannot fill shape {shape}; take another one, such as "
+                "'orthogonal' or a callable f(shape, dtype, rng)"
+            )
+        return np.eye(*shape, dtype=dtype) * dtype.type(self.gain)
+
+
 class RandomNormal(Initializer):
     """Normal distribution of the given mean and standard deviation."""
 
@@ -103,6 +142,15 @@ class RandomNormal(Initializer):
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         values = rng.standard_normal(shape, dtype)
         values *= dtype.type(self.stddev)
+        values += dtype.type(self.mean)
+        return values
+
+
+class TruncatedNormal(RandomNormal):
+    """Normal distribution of which values beyond two `stddev` from the mean are drawn again."""
+
+    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
+        values = _truncated(shape, dtype, rng, self.stddev)
         values += dtype.type(self.mean)
         return values
 
@@ -119,48 +167,123 @@ class RandomUniform(Initializer):
         return _uniform(shape, dtype, rng, self.minval, self.maxval)
 
 
-class _FanScaled(Initializer):
-    """Variance scale / fan; `_scale` and `_average` make Glorot's and He's."""
+class VarianceScaling(Initializer):
+    """Values whose variance is scale / n, n being a fan of the weight.
 
-    _fields = ("seed",)
-    _scale = 1.0
-    _average = True
+    Parameters
+    ----------
+    scale : float, default 1
+        Above 0.
+    mode : {"fan_in", "fan_out", "fan_avg"}, default "fan_in"
+        What n is: inputs of an output, outputs of an input, or their mean.
+    distribution : {"truncated_normal", "untruncated_normal", "uniform"}, default "truncated_normal"
+        Which; "normal" means "truncated_normal".
+    seed : int, optional
+        To repeat the same numbers at every call.
+    """
 
-    def __init__(self, seed: int | None = None) -> None:
-        self.seed = _seed(seed)
+    _fields: tuple[str, ...] = ("scale", "mode", "distribution", "seed")
 
-    def _variance(self, fans: tuple[int, int]) -> float:
-        fan = sum(fans) / 2 if self._average else fans[0]
-        return self._scale / max(1.0, fan)
+    def __init__(
+        self, scale: float = 1.0, mode: str = "fan_in", distribution: str = "truncated_normal", seed: int | None = None
+    ) -> None:
+        self.scale, self.seed = real("scale", scale), _seed(seed)
+        if self.scale <= 0:
+            raise ValueError(f"scale={scale!r} cannot be used; give a number above 0")
+        if mode not in FANS:
+            raise ValueError(f"mode={mode!r} is not known; give one of {', '.join(map(repr, FANS))}")
+        self.mode = mode
+        known = choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
+        self.distribution = DISTRIBUTIONS[0] if known == "normal" else known
+
+    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
+        fan_in, fan_out = fans
+        fan = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
+        sigma = math.sqrt(self.scale / max(1.0, fan))
+        if self.distribution == "uniform":
+            limit = math.sqrt(3) * sigma
+            return _uniform(shape, dtype, rng, -limit, limit)
+        if self.distribution == "truncated_normal":
+            return _truncated(shape, dtype, rng, sigma / TRUNCATED_STDDEV)
+        values = rng.standard_normal(shape, dtype)
+        values *= dtype.type(sigma)
+        return values
 
 
-class GlorotUniform(_FanScaled):
+class GlorotUniform(VarianceScaling):
     """Uniform within sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
 
-    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
-        limit = math.sqrt(3 * self._variance(fans))
-        return _uniform(shape, dtype, rng, -limit, limit)
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(1.0, "fan_avg", "uniform", seed)
 
 
-class GlorotNormal(_FanScaled):
+class GlorotNormal(VarianceScaling):
     """Normal, redrawn beyond two sigma, with variance 2 / (fan_in + fan_out)."""
 
-    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
-        return _truncated(shape, dtype, rng, math.sqrt(self._variance(fans)) / TRUNCATED_STDDEV)
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(1.0, "fan_avg", "truncated_normal", seed)
 
 
-class HeUniform(GlorotUniform):
+class HeUniform(VarianceScaling):
     """Uniform within sqrt(6 / fan_in) (He et al., 2015)."""
 
-    _scale = 2.0
-    _average = False
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(2.0, "fan_in", "uniform", seed)
 
 
-class HeNormal(GlorotNormal):
+class HeNormal(VarianceScaling):
     """Normal, redrawn beyond two sigma, with variance 2 / fan_in."""
 
-    _scale = 2.0
-    _average = False
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(2.0, "fan_in", "truncated_normal", seed)
+
+
+class LecunUniform(VarianceScaling):
+    """Uniform within sqrt(3 / fan_in) (LeCun et al., 1998)."""
+
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(1.0, "fan_in", "uniform", seed)
+
+
+class LecunNormal(VarianceScaling):
+    """Normal, redrawn beyond two sigma, with variance 1 / fan_in."""
+
+    _fields = ("seed",)
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(1.0, "fan_in", "truncated_normal", seed)
+
+
+class Orthogonal(Initializer):
+    """Orthonormal columns, or rows if they are fewer, times gain, of the weight as a matrix of its last axis.
+
+    That matrix is (prod(shape[:-1]), shape[-1]), so a kernel's filters are orthogonal over all positions
+    together, as in Keras (Saxe et al., 2014).
+    """
+
+    _fields = ("gain", "seed")
+
+    def __init__(self, gain: float = 1.0, seed: int | None = None) -> None:
+        self.gain, self.seed = real("gain", gain), _seed(seed)
+
+    def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
+        rows, columns = math.prod(shape[:-1]), shape[-1]
+        values = rng.standard_normal((max(rows, columns), min(rows, columns)), dtype)
+        q, r = np.linalg.qr(values)
+        # Without the signs the distribution would depend on how the factors are computed.
+        q *= np.where(np.diagonal(r) < 0, dtype.type(-1), dtype.type(1))
+        q *= dtype.type(self.gain)
+        return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)
 
 
 def _seed(seed: int | None) -> int | None:
@@ -184,15 +307,26 @@ def _truncated(shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, sig
     return values.reshape(shape)
 
 
-_BY_NAME = {
+_BY_NAME: dict[str, type[Initializer]] = {
     "zeros": Zeros,
     "ones": Ones,
+    "constant": Constant,
+    "identity": Identity,
     "random_normal": RandomNormal,
     "random_uniform": RandomUniform,
-    "glorot_uniform": GlorotUniform,
+    "truncated_normal": TruncatedNormal,
+    "variance_scaling": VarianceScaling,
     "glorot_normal": GlorotNormal,
-    "he_uniform": HeUniform,
+    "glorot_uniform": GlorotUniform,
     "he_normal": HeNormal,
+    "he_uniform": HeUniform,
+    "lecun_normal": LecunNormal,
+    "lecun_uniform": LecunUniform,
+    "orthogonal": Orthogonal,
+}
+# Keras' other names, and those of its first versions.
+_ALIASES = {"zero": Zeros, "one": Ones, "normal": RandomNormal, "uniform": RandomUniform} | {
+    cls.__name__ + "V2": cls for cls in _BY_NAME.values()
 }
 
 
@@ -200,7 +334,7 @@ def get(identifier: Any) -> Callable[..., Array]:
     """Return the initializer of a name, config dict, None (glorot_uniform) or callable."""
     if isinstance(identifier, type) and issubclass(identifier, Initializer):
         identifier = identifier()
-    found = named.build("initializer", _BY_NAME, "glorot_uniform" if identifier is None else identifier)
+    found = named.build("initializer", _BY_NAME | _ALIASES, "glorot_uniform" if identifier is None else identifier)
     if not callable(found):
         raise TypeError(f"initializer={identifier!r} is neither a name nor a callable f(shape, dtype, rng)")
     return found

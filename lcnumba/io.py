@@ -148,6 +148,6 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
 
 def _refuse(value: Any) -> Any:
     raise TypeError(
-        f"{value!r} cannot be saved: only named activations and initializers can; "
-        "replace it, or keep the weights alone with get_weights"
+        f"{value!r} cannot be saved: only the library's own activations, initializers, regularizers and "
+        "constraints can; replace it, or keep the weights alone with get_weights"
     )

@@ -8,33 +8,23 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, initializers, planning
+from lcnumba import activations, initializers, masks, planning
 from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
-from lcnumba.geometry import Geometry
+from lcnumba.defaults import FORMATS, data_format
+from lcnumba.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
 from lcnumba.kernels import Rule
 from lcnumba.parameters import Gradients
-from lcnumba.trainable import Fans, Trainable, dtype_rule
+from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
-__all__ = ["LocallyConnected2D"]
+__all__ = ["LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D"]
 
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
-FORMATS = ("channels_last", "channels_first")
 CHOICES = (*IMPLEMENTATIONS, "auto")
-
-
-def _not_yet(name: str) -> Callable[["LocallyConnected", Any], None]:
-    """Return the rule of a parameter that is accepted for Keras' signature but not implemented."""
-
-    def rule(_: "LocallyConnected", value: Any) -> None:
-        if value is not None:
-            raise NotImplementedError(f"{name}={value!r} is not implemented yet; leave {name}=None")
-
-    return rule
 
 
 def _implementation(value: Any) -> int | str:
@@ -42,13 +32,20 @@ def _implementation(value: Any) -> int | str:
     return choice("implementation", value if isinstance(value, str) else integer("implementation", value), CHOICES)
 
 
-_PENALTIES = (
-    "kernel_regularizer",
-    "bias_regularizer",
-    "activity_regularizer",
-    "kernel_constraint",
-    "bias_constraint",
-)
+def _padding_mode(layer: "LocallyConnected", value: Any) -> str | tuple[str, ...]:
+    """The rule of `padding_mode`: one word where all dimensions agree."""
+    modes = padding_modes(value, layer.rank)
+    return modes[0] if len(set(modes)) == 1 else modes
+
+
+# What Keras' layer does not have: the check of each, and the default, with which it is left out of the config.
+_BEYOND: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
+    "fans": (lambda _, v: choice("fans", v, ("keras", "window")), "keras"),
+    "dilation_rate": (lambda layer, v: int_tuple("dilation_rate", v, layer.rank), 1),
+    "padding_mode": (_padding_mode, "zeros"),
+    "bias_sharing": (lambda _, v: choice("bias_sharing", v, ("position", "filter")), "position"),
+    "kernel_mask": (lambda _, v: masks.get(v), None),
+}
 
 
 class LocallyConnected(Trainable):
@@ -63,28 +60,70 @@ class LocallyConnected(Trainable):
         "filters": lambda _, v: integer("filters", v),
         "kernel_size": lambda layer, v: int_tuple("kernel_size", v, layer.rank),
         "strides": lambda layer, v: int_tuple("strides", v, layer.rank),
-        "padding": lambda _, v: choice("padding", v, ("valid", "same")),
-        "data_format": lambda _, v: choice("data_format", FORMATS[0] if v is None else v, FORMATS),
+        "padding": lambda layer, v: paddings(v, layer.rank),
+        "data_format": lambda _, v: choice("data_format", data_format() if v is None else v, FORMATS),
         "activation": lambda _, v: activations.get(v),
         "use_bias": lambda _, v: boolean("use_bias", v),
         "kernel_initializer": lambda _, v: initializers.get(v),
         "bias_initializer": lambda _, v: initializers.get(v),
-        **{name: _not_yet(name) for name in _PENALTIES},
+        **RESTRAINT_RULES,
         "implementation": lambda _, v: _implementation(v),
-        "fans": lambda _, v: choice("fans", v, ("keras", "window")),
+        **{name: rule for name, (rule, _) in _BEYOND.items()},
     }
     filters: int
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
-    padding: str
+    padding: Padding
     data_format: str
     activation: activations.Activation
     implementation: int | str
     fans: str
+    dilation_rate: tuple[int, ...]
+    padding_mode: str | tuple[str, ...]
+    bias_sharing: str
+    kernel_mask: npt.NDArray[np.bool_] | None
 
     # What build makes.
     _geometry: Geometry
     _implementation: Implementation
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: Any = "valid",
+        data_format: str | None = None,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        implementation: int | str = 1,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        batch_input_shape: Shape | None = None,
+        batch_size: int | None = None,
+        input_dim: int | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = "float32",
+        weights: list[Array] | None = None,
+        fans: str = "keras",
+        dilation_rate: int | tuple[int, ...] = 1,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        bias_sharing: str = "position",
+        kernel_mask: Any = None,
+        rng: Any = None,
+        optimizer: Any = "sgd",
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
+        self.n_threads = n_threads
 
     def __call__(self, x: Any) -> Any:
         """Return y for inference; may be called from several threads.
@@ -100,8 +139,9 @@ class LocallyConnected(Trainable):
             A fresh array.
         """
         given, like = ingest("x", x)
-        y, _ = self._apply(self._inward(self._normalised(given)))
-        return like(self._outward(y))
+        y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
+        self._activity(y)
+        return like(y)
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call, for training.
@@ -111,11 +151,11 @@ class LocallyConnected(Trainable):
         """
         given, like = ingest("x", x)
         inner = self._inward(self._normalised(given))
-        y, version = self._apply(inner)
+        y, kept, version = self._apply(inner, keeps=True)
 
-        shape = self._outer_shape(y.shape)
-        derivatives = _Derivatives(self, inner, y, version)
-        return like(self._outward(y)), Backward(self._parameters, version, shape, self._dtype, derivatives)
+        y, derivatives = self._outward(y), _Derivatives(self, inner, kept, version)
+        activity = self._activity(y)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape, the batch (or None) first."""
@@ -126,7 +166,9 @@ class LocallyConnected(Trainable):
         """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
         geometry = self._geometry_of(input_shape)
         shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
-        return {**shapes, "bias": geometry.bias_shape} if self.use_bias else shapes
+        if self.use_bias:
+            shapes["bias"] = geometry.bias_shape if self.bias_sharing == "position" else (self.filters,)
+        return shapes
 
     @property
     def n_threads(self) -> int | None:
@@ -137,15 +179,10 @@ class LocallyConnected(Trainable):
     def n_threads(self, value: int | None) -> None:
         self._parameters.threads = None if value is None else integer("n_threads", value)
 
-    @property
-    def losses(self) -> list[float]:
-        """Penalties of weights and activity; empty, as regularizers are not implemented yet."""
-        return []
-
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer, with Keras' keys in Keras' order.
 
-        `fans` is added where it differs from its default.
+        What Keras does not have is added where it differs from its default.
         """
         config = {
             **self._common_config(),
@@ -158,10 +195,14 @@ class LocallyConnected(Trainable):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
-            **dict.fromkeys(_PENALTIES),
+            **restraint_config(self),
             "implementation": self.implementation,
         }
-        return config if self.fans == "keras" else {**config, "fans": self.fans}
+        for name, (rule, default) in _BEYOND.items():
+            value = getattr(self, name)
+            if value is not None and (name == "kernel_mask" or value != rule(self, default)):
+                config[name] = masks.serialize(value) if name == "kernel_mask" else value
+        return config
 
     def with_implementation(self, implementation: int | str) -> Self:
         """Return a layer with another implementation and the same weights, optimizer and state.
@@ -171,8 +212,7 @@ class LocallyConnected(Trainable):
         settings: dict[str, Any] = {name: getattr(self, name) for name in self._rules}
         settings |= {"implementation": implementation, "name": self.name, "trainable": self.trainable}
         settings["n_threads"] = self.n_threads
-        if self._given_input_shape is not None:
-            settings["input_shape"] = self._given_input_shape[1:]
+        settings["batch_input_shape"] = self._given_input_shape
         other = type(self)(**settings)
         weights, optimizer, states = self._parameters.snapshot()
         other._rng, other._initial_weights = copy.deepcopy((self._rng, self._initial_weights))
@@ -198,8 +238,8 @@ class LocallyConnected(Trainable):
             return self.implementation
         return planning.choose(geometry, self._dtype.itemsize)
 
-    def _apply(self, x: Array) -> tuple[Array, int]:
-        """Y (N, *output, F) of a normalised, channels-last x, and the version of the weights."""
+    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+        """Y (N, *output, F) of a normalised, channels-last x, what its gradient asks for, and the weights' version."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
             if x.shape[1:] != (*geometry.input_size, geometry.channels):
@@ -207,13 +247,15 @@ class LocallyConnected(Trainable):
                     f"x has shape {self._outer_shape(x.shape)}; {self.name!r} was built for {self.input_shape}: its "
                     "weights belong to positions, so every sample must have that shape"
                 )
-            bias = self._parameters["bias"].reshape(geometry.positions, -1) if self.use_bias else None
+            bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
             flat, rectify = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
             z = self._implementation.forward(
                 flat, self._parameters["kernel"], bias, version, rectify=rectify, threads=self._parameters.threads
             )
         z = z.reshape(len(x), *geometry.output_size, geometry.filters)
-        return z if rectify else activations.apply(self.activation, z), version
+        if rectify:
+            return z, z, version
+        return *activations.apply(self.activation, z, keeps), version
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":
@@ -222,14 +264,22 @@ class LocallyConnected(Trainable):
 
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, npt.NDArray[np.bool_]]]:
         geometry = self._geometry_of(input_shape)
-        parts = {"_geometry": geometry, "_implementation": create(self._number(geometry), geometry)}
-        return parts, {} if geometry.complete else {"kernel": geometry.exists}
+        mask = self.kernel_mask
+        if mask is None:
+            exists = None if geometry.complete else geometry.exists
+        else:
+            masks.check(mask, geometry.kernel_shape)
+            exists = mask & (geometry.exists if mask.ndim == 2 else geometry.exists[:, :, None])
+        implementation = create(self._number(geometry), geometry, mask)
+        return {"_geometry": geometry, "_implementation": implementation}, {} if exists is None else {"kernel": exists}
 
     def _geometry_of(self, input_shape: Any) -> Geometry:
         """The geometry for an outer input shape, batch first."""
         _, *sizes = (entry or 0 for entry in self._checked_shape(input_shape))
         *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
-        return Geometry(tuple(input_size), channels, self.filters, self.kernel_size, self.strides, padding=self.padding)
+        windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        modes = padding_modes(self.padding_mode, self.rank)
+        return Geometry(tuple(input_size), channels, self.filters, *windows, modes)
 
     def _axes(self) -> tuple[str, ...]:
         return self._outer_shape(("batch", *("depth", "height", "width")[3 - self.rank :], "channels"))
@@ -254,11 +304,11 @@ class LocallyConnected(Trainable):
 class _Derivatives:
     """What a layer knows of one forward call; see `lcnumba.backward.Derivatives`."""
 
-    def __init__(self, layer: LocallyConnected, x: Array, y: Array, version: int) -> None:
+    def __init__(self, layer: LocallyConnected, x: Array, kept: Array, version: int) -> None:
         geometry = layer._geometry
         self._layer, self._version = layer, version
         self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
-        self._y = y
+        self._kept = kept
         self._flat = (len(x), geometry.positions, geometry.filters)
         self.sure = activations.is_built_in(layer.activation)
 
@@ -289,15 +339,16 @@ class _Derivatives:
         layer = self._layer
         dy = layer._inward(dy)
         if activations.rectifies(layer.activation):
-            return dy.reshape(self._flat), self._y.reshape(self._flat)
-        return activations.pull(layer.activation, dy, self._y).reshape(self._flat), None
+            return dy.reshape(self._flat), self._kept.reshape(self._flat)
+        return activations.pull(layer.activation, dy, self._kept).reshape(self._flat), None
 
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:
             return None
         from lcnumba.implementations.loop import bias_gradient
 
-        return bias_gradient(dz, y, self._layer.n_threads).reshape(self._y.shape[1:])
+        dbias = bias_gradient(dz, y, self._layer.n_threads)
+        return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
 
     def _outward(self, dx: Array | None) -> Array:
         assert dx is not None
@@ -319,21 +370,29 @@ class LocallyConnected2D(LocallyConnected):
         Height and width of the window, in this order.
     strides : int or (int, int), default (1, 1)
         Steps between windows along height and width, in this order.
-    padding : {"valid", "same"}, default "valid"
+    padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
         "valid": windows inside the input. "same": ``ceil(size / stride)`` windows of Keras'
         placement, clipped to the input; connections outside it do not exist. Works with every
-        implementation (Keras refuses it with implementation 1).
+        implementation (Keras refuses it with implementation 1). Or how far windows may reach beyond the
+        input, (before, after) for each dimension, less than the window spans.
     data_format : {"channels_last", "channels_first"}, optional
-        Order of the axes of x and y; channels_last by default. Weights do not depend on it.
+        Order of the axes of x and y; by default what Keras' configuration file says
+        (``image_data_format`` in ``~/.keras/keras.json``), else channels_last. Weights do not depend on it.
     activation : str or object, optional
-        "linear", "relu", "tanh", "sigmoid", "softmax" (over the channels), or an object with
-        ``__call__(z, out=None)`` and ``gradient(dy, y)``.
+        Any of Keras' names ("relu", "elu", "gelu", "softmax", ...; softmax is over the channels), or an
+        object with ``__call__(z, out=None)`` and ``gradient(dy, y)``; see `lcnumba.activations`.
     use_bias : bool, default True
         Whether a bias is added at each position and filter.
     kernel_initializer, bias_initializer : str, object or callable
-        "glorot_uniform" and "zeros" by default; a callable takes ``(shape, dtype, rng)``.
-    kernel_regularizer, bias_regularizer, activity_regularizer, kernel_constraint, bias_constraint
-        Accepted for the signature; anything but None is a NotImplementedError for now.
+        "glorot_uniform" and "zeros" by default, and any other of Keras'; a callable takes ``(shape, dtype,
+        rng)``.
+    kernel_regularizer, bias_regularizer, activity_regularizer : str, dict or object, optional
+        Penalties: "l1", "l2" (0.01 each), ``L1L2(l1, l2)``, or an object with ``__call__(w)`` and
+        ``gradient(w)``. Those of the weights join the gradient in `step`; that of the output, divided by
+        the batch, joins it in backward. `losses` lists their values.
+    kernel_constraint, bias_constraint : str, dict or callable, optional
+        What weights are brought back to after a step: "max_norm", "non_neg", "unit_norm",
+        "min_max_norm", or a callable ``f(w) -> w``. Axes are those of the kernel (P, K, F).
     implementation : {1, 2, 3, "auto"}, default 1
         How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
         sparse matrix. "auto" chooses by shapes alone (`explain` tells why), the same on every
@@ -341,7 +400,11 @@ class LocallyConnected2D(LocallyConnected):
     input_shape : (int, int, int), optional
         Shape of a sample; lets a `Sequential` build the layer at once. The layer takes no other.
     batch_input_shape : (None, int, int, int), optional
-        The same with the batch, which does not matter, first.
+        The same with the batch, or None, first. Batches may have any size all the same.
+    batch_size : int, optional
+        With `input_shape`, the first entry of `batch_input_shape`.
+    input_dim : int, optional
+        Of Keras' signature: an `input_shape` of one entry, which this layer cannot take.
     name : str, optional
         "locally_connected2d", "locally_connected2d_1", ... by default.
     trainable : bool, default True
@@ -354,6 +417,15 @@ class LocallyConnected2D(LocallyConnected):
         What the scaled initializers take for the fans of the kernel. "keras": P*K and P*F, which
         Keras reads off the weights' shape and which makes first values far smaller than those of a
         convolution. "window": K and KH*KW*F, as for a convolution.
+    dilation_rate : int or (int, int), default 1
+        Steps between the taps of a window, which spans ``d * (k - 1) + 1`` inputs.
+    padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
+        What windows read beyond the input: nothing, or the input from its other end on, as longitudes do.
+    bias_sharing : {"position", "filter"}, default "position"
+        Whether each output has its bias, or each filter one for all positions.
+    kernel_mask : bool array, (P, K) or (P, K, F), optional
+        Which connections exist. The others are 0, get no gradient, are not counted, and carry nothing, not
+        even NaN (implementation 2 spreads non-finite values over their sample only without a mask).
     rng : None, int or numpy.random.Generator
         Source of initial values. Layers given the same integer draw the same numbers; hand one
         Generator to all layers to avoid that.
@@ -392,34 +464,39 @@ class LocallyConnected2D(LocallyConnected):
     rank = 2
     _default_name = "locally_connected2d"
 
-    def __init__(
-        self,
-        filters: int,
-        kernel_size: int | tuple[int, int],
-        strides: int | tuple[int, int] = (1, 1),
-        padding: str = "valid",
-        data_format: str | None = None,
-        activation: Any = None,
-        use_bias: bool = True,
-        kernel_initializer: Any = "glorot_uniform",
-        bias_initializer: Any = "zeros",
-        kernel_regularizer: Any = None,
-        bias_regularizer: Any = None,
-        activity_regularizer: Any = None,
-        kernel_constraint: Any = None,
-        bias_constraint: Any = None,
-        implementation: int | str = 1,
-        *,
-        input_shape: tuple[int, int, int] | None = None,
-        batch_input_shape: Shape | None = None,
-        name: str | None = None,
-        trainable: bool = True,
-        dtype: Any = "float32",
-        weights: list[Array] | None = None,
-        fans: str = "keras",
-        rng: Any = None,
-        optimizer: Any = "sgd",
-        n_threads: int | None = None,
-    ) -> None:
-        super().__init__(locals())
-        self.n_threads = n_threads
+
+class LocallyConnected1D(LocallyConnected):
+    """Locally connected layer for sequences, as Keras' ``LocallyConnected1D``: x (N, W, C), y (N, OW, F).
+
+    All parameters are those of `LocallyConnected2D` with one dimension: `kernel_size`, `strides` and
+    `dilation_rate` are integers, explicit `padding` is one pair (before, after). The kernel has shape (P, K,
+    F), P = OW and K = KW*C, the bias (OW, F).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.LocallyConnected1D(4, 3, strides=2, rng=0)(np.ones((2, 11, 5))).shape
+    (2, 5, 4)
+    """
+
+    rank = 1
+    _default_name = "locally_connected1d"
+
+
+class LocallyConnected3D(LocallyConnected):
+    """Locally connected layer for volumes, which Keras never had: x (N, D, H, W, C), y (N, OD, OH, OW, F).
+
+    All parameters are those of `LocallyConnected2D` with three dimensions: depth, height, width. The kernel
+    has shape (P, K, F), P = OD*OH*OW and K = KD*KH*KW*C, the bias (OD, OH, OW, F).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.LocallyConnected3D(4, (2, 3, 3), padding="same", rng=0)(np.ones((2, 5, 6, 7, 1))).shape
+    (2, 5, 6, 7, 4)
+    """
+
+    rank = 3
+    _default_name = "locally_connected3d"

@@ -6,6 +6,7 @@ half-way leaves everything as it was.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeGuard
 
@@ -191,9 +192,16 @@ def is_built_in(optimizer: Any) -> TypeGuard[BuiltIn]:
     return type(optimizer) in _BY_NAME.values()
 
 
-def run(optimizer: BuiltIn, param: Array, grad: Array, state: State, lr: float, threads: int | None = None) -> None:
-    """Let a built-in optimizer change a parameter and its state in place, on so many threads (None: all)."""
+def run(
+    optimizer: BuiltIn, param: Array, grad: Array, state: State, lr: float, threads: int | None = None,
+    restrain: Callable[[Rule], Rule] | None = None,
+) -> None:  # fmt: skip
+    """Let a built-in optimizer change a parameter and its state in place, on so many threads (None: all).
+
+    `restrain` may add a penalty or a constraint to the formula.
+    """
     rule = optimizer.rule(state, lr)
+    rule = rule if restrain is None else restrain(rule)
     for array in (param, grad, *rule.states):
         if array.shape != param.shape or array.dtype != param.dtype or not array.flags.c_contiguous:
             raise ValueError(

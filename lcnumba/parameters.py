@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import optimizers
+from lcnumba import constraints, optimizers, regularizers
 from lcnumba.arrays import check_exact, frozen, ingest, normalise
 from lcnumba.checks import learning_rate, real
 from lcnumba.kernels import Rule
 from lcnumba.locks import SharedLock
 
-__all__ = ["Gradients", "Parameters"]
+__all__ = ["Gradients", "Parameters", "Restraint"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -59,6 +59,56 @@ class Gradients:
 
 
 @dataclass(frozen=True)
+class Restraint:
+    """What belongs to an array beside its gradient: its penalty, and what it is brought back to after a step."""
+
+    regularizer: regularizers.Regularizer | None = None
+    constraint: constraints.Constraint | None = None
+
+    @property
+    def built_in(self) -> bool:
+        """Whether no code of users is involved, which could fail."""
+        return regularizers.is_built_in(self.regularizer) and constraints.is_built_in(self.constraint)
+
+    def on(self, rule: Rule) -> Rule:
+        """Return the formula of a step with the penalty, and with a constraint of single numbers."""
+        l1, l2 = (
+            (self.regularizer.l1, self.regularizer.l2) if isinstance(self.regularizer, regularizers.L1L2) else (0, 0)
+        )
+        return rule.restrained(l1, l2, isinstance(self.constraint, constraints.NonNeg))
+
+    def finish(self, array: Array) -> None:
+        """Bring norms back, in place, after a step by `on`."""
+        if isinstance(self.constraint, constraints.Norm):
+            array *= self.constraint.factors(array)
+
+    def total(self, array: Array, grad: Array) -> Array:
+        """Return the gradient of loss and penalty, whoever wrote the penalty."""
+        if self.regularizer is None:
+            return grad
+        slope = np.asarray(self.regularizer.gradient(frozen(array)), dtype=array.dtype)
+        if slope.shape != array.shape:
+            raise ValueError(
+                f"the gradient of regularizer {self.regularizer!r} has shape {slope.shape}; return shape {array.shape}"
+            )
+        return grad + slope
+
+    def bring_back(self, array: Array) -> None:
+        """Let the constraint change an array, whoever wrote it."""
+        if self.constraint is None:
+            return
+        values = np.asarray(self.constraint(array), dtype=array.dtype)
+        if values.shape != array.shape:
+            raise ValueError(
+                f"constraint {self.constraint!r} returned shape {values.shape}; return shape {array.shape}"
+            )
+        array[...] = values
+
+
+_FREE = Restraint()
+
+
+@dataclass(frozen=True)
 class _Change:
     """A checked step: what to apply, and the state of affairs for which it was checked."""
 
@@ -68,7 +118,7 @@ class _Change:
     lr: float
     states: dict[str, Any]
     gradients: dict[str, Array]
-    values: dict[str, Array] | None  # what a custom optimizer made of copies; None for a built-in one
+    values: dict[str, Array] | None  # what code of users made of copies; None without such
 
 
 class Parameters:
@@ -86,6 +136,7 @@ class Parameters:
         self.threads: int | None = None  # how many updates may use; None: as many as Numba does
         self._arrays: dict[str, Array] = {}
         self._exists: dict[str, Mask] = {}
+        self._restraints: dict[str, Restraint] = {}
         self._optimizer = optimizers.get(optimizer)
         self._states: dict[str, Any] = {}
 
@@ -105,16 +156,22 @@ class Parameters:
         with self.lock.exclusive():
             self._optimizer, self._states = optimizer, {}
 
-    def fill(self, arrays: Mapping[str, Array], exists: Mapping[str, Mask]) -> None:
+    def fill(
+        self, arrays: Mapping[str, Array], exists: Mapping[str, Mask], restraints: Mapping[str, Restraint]
+    ) -> None:
         """Take the first, or new, arrays as they are; the caller holds the lock alone.
 
-        `exists` marks, for arrays that have such, the rows (all axes but the last) that exist: the
-        others are 0 and stay 0 whatever values or gradients come.
+        `exists` marks, for arrays that have such, the rows (all axes but the last) or numbers that exist:
+        the others are 0 and stay 0 whatever values or gradients come.
         """
+        for name, restraint in restraints.items():
+            if isinstance(restraint.constraint, constraints.Norm):
+                restraint.constraint.check(f"{name}_constraint", arrays[name].shape)
         for name, mask in exists.items():
             arrays[name][~mask] = 0
         self.version += 1
-        self._arrays, self._exists, self._states = dict(arrays), dict(exists), {}
+        self._arrays, self._exists, self._restraints = dict(arrays), dict(exists), dict(restraints)
+        self._states = {}
 
     def __getitem__(self, name: str) -> Array:
         """One array itself, for computation under the lock."""
@@ -151,7 +208,8 @@ class Parameters:
         total = 0
         for name, array in self._arrays.items():
             mask = self._exists.get(name)
-            total += array.size if mask is None else int(np.count_nonzero(mask)) * array.shape[-1]
+            each = 1 if mask is None or mask.ndim == array.ndim else array.shape[-1]
+            total += array.size if mask is None else int(np.count_nonzero(mask)) * each
         return total
 
     def check_version(self, version: int | None) -> None:
@@ -195,8 +253,8 @@ class Parameters:
         """Check a step, and return the function that carries it out.
 
         Several layers can so be checked before the first one changes. Built-in optimizers cannot
-        fail once they have been checked, and work in place. A custom one runs here, on copies and
-        outside the lock, so that one that fails leaves everything as it was.
+        fail once they have been checked, and work in place. Code of users - optimizer, regularizer or
+        constraint - runs here, on copies and outside the lock, so that if it fails everything is as it was.
         """
         given = self._by_name(grads)
         change = self._plan(given, lr, version)
@@ -210,8 +268,17 @@ class Parameters:
 
     @property
     def fuses(self) -> bool:
-        """Whether the optimizer can update weights block by block, as their gradients come."""
-        return optimizers.is_built_in(self._optimizer)
+        """Whether weights can be updated block by block, as their gradients come: no code of users has a part."""
+        return optimizers.is_built_in(self._optimizer) and all(r.built_in for r in self._restraints.values())
+
+    def penalties(self) -> list[float]:
+        """The penalties of the arrays that have one, in their order."""
+        with self.lock.shared():
+            found = [(self._restraints[n].regularizer, a) for n, a in self._arrays.items() if n in self._restraints]
+            # Code of users runs outside the lock.
+            given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
+            values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
+        return [values[n] if n in values else float(r(frozen(a))) for n, (r, a) in enumerate(given)]
 
     def check_step(self, lr: Any, version: int | None) -> float:
         """Return the learning rate, or raise what a step would raise before its gradients are known."""
@@ -237,14 +304,24 @@ class Parameters:
                 raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
             # All memory is asked for before anything changes.
             states = {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
-            rule = optimizer.rule(states["kernel"], lr)
+            rule = self._restraint("kernel").on(optimizer.rule(states["kernel"], lr))
             self.version += 1
             result = update(self._arrays["kernel"], rule)
             optimizer.advance(states["kernel"])
+            self._restraint("kernel").finish(self._arrays["kernel"])
             for name, grad in others.items():
-                optimizers.run(optimizer, self._arrays[name], grad, states[name], lr, self.threads)
+                self._run(optimizer, name, grad, states[name], lr)
             self._states = states
             return result
+
+    def _restraint(self, name: str) -> Restraint:
+        return self._restraints.get(name, _FREE)
+
+    def _run(self, optimizer: optimizers.BuiltIn, name: str, grad: Array, state: Any, lr: float) -> None:
+        """Step one array in place."""
+        array, restraint = self._arrays[name], self._restraint(name)
+        optimizers.run(optimizer, array, grad, state, lr, self.threads, restraint.on)
+        restraint.finish(array)
 
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
@@ -275,7 +352,7 @@ class Parameters:
             if not self.trainable:
                 return None
             version, optimizer = self.version, self._optimizer
-            if optimizers.is_built_in(optimizer):
+            if self.fuses and optimizers.is_built_in(optimizer):
                 # All memory is asked for before anything changes.
                 states = {n: self._states.get(n) or optimizer.init(a) for n, a in self._arrays.items()}
                 return _Change(version, self._states, optimizer, rate, states, gradients, None)
@@ -285,12 +362,14 @@ class Parameters:
             shape, dtype = array.shape, array.dtype
             if name not in states:
                 states[name] = optimizer.init(frozen(array))
-            optimizer.update(array, frozen(gradients[name]), states[name], rate)
+            restraint = self._restraint(name)
+            optimizer.update(array, frozen(restraint.total(array, gradients[name])), states[name], rate)
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
                     f"optimizer {optimizer!r} made {name} of shape {shape} an array of shape {array.shape}; "
                     "change its values alone"
                 )
+            restraint.bring_back(array)
         values = {name: self._existing(name, array) for name, array in arrays.items()}
         return _Change(version, base, optimizer, rate, states, gradients, values)
 
@@ -301,11 +380,10 @@ class Parameters:
                 return False
             self.version += 1
             for name, array in self._arrays.items():
-                if optimizers.is_built_in(change.optimizer):
-                    arguments = (array, change.gradients[name], change.states[name], change.lr, self.threads)
-                    optimizers.run(change.optimizer, *arguments)
-                elif change.values is not None:
+                if change.values is not None:
                     np.copyto(array, change.values[name])
+                elif optimizers.is_built_in(change.optimizer):
+                    self._run(change.optimizer, name, change.gradients[name], change.states[name], change.lr)
             self._states = change.states
             return True
 
@@ -325,4 +403,4 @@ class Parameters:
         mask = self._exists.get(name)
         if mask is None or not np.any(values[~mask] != 0):  # NaN != 0
             return values
-        return np.where(mask[..., None], values, values.dtype.type(0))
+        return np.where(mask if mask.ndim == values.ndim else mask[..., None], values, values.dtype.type(0))

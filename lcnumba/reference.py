@@ -16,37 +16,47 @@ __all__ = ["backward", "forward", "output_size"]
 
 Array = npt.NDArray[np.float64]
 Ints = tuple[int, ...]
+Padding = Any  # "valid", "same", or (before, after) for each dimension
 
 
-def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: str) -> Ints:
-    """Count the windows of each dimension, one by one, as Keras places them."""
+def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding) -> Ints:
+    """Count the windows of each dimension, one by one."""
     sizes = []
-    for n, k, s, d in zip(input_size, kernel_size, strides, dilation, strict=True):
+    for axis, (n, k, s, d) in enumerate(zip(input_size, kernel_size, strides, dilation, strict=True)):
         span = d * (k - 1) + 1
         count = 0
         if padding == "same":
             while count * s < n:
                 count += 1
         else:
-            while count * s + span <= n:
+            before, after = (0, 0) if padding == "valid" else padding[axis]
+            while count * s - before + span <= n + after:
                 count += 1
         sizes.append(count)
     return tuple(sizes)
 
 
 def _reads(
-    input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: str
+    input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding, padding_mode: Any
 ) -> Iterator[tuple[Any, int, int, Any]]:
     """Every existing connection: index of the output, position, tap, and index of the input."""
     outputs = output_size(input_size, kernel_size, strides, dilation, padding)
     for p, out in enumerate(np.ndindex(*outputs)):
         for t, tap in enumerate(np.ndindex(*kernel_size)):
-            at = []
-            for o, k, s, d, size in zip(out, tap, strides, dilation, kernel_size, strict=True):
-                begin = o * s
+            at: list[int] = []
+            for axis, (o, k) in enumerate(zip(out, tap, strict=True)):
+                begin = o * strides[axis]
                 if padding == "same":
-                    begin -= (d * (size - 1) + 1) // 2
-                at.append(begin + k * d)
+                    begin -= (dilation[axis] * (kernel_size[axis] - 1) + 1) // 2
+                elif padding != "valid":
+                    begin -= padding[axis][0]
+                here = begin + k * dilation[axis]
+                mode = padding_mode if isinstance(padding_mode, str) else padding_mode[axis]
+                while mode == "circular" and here < 0:
+                    here += input_size[axis]
+                while mode == "circular" and here >= input_size[axis]:
+                    here -= input_size[axis]
+                at.append(here)
             if all(0 <= a < n for a, n in zip(at, input_size, strict=True)):
                 yield (slice(None), *out), p, t, (slice(None), *at)
 
@@ -59,7 +69,8 @@ def forward(
     kernel_size: Ints,
     strides: Ints,
     dilation: Ints,
-    padding: str,
+    padding: Padding,
+    padding_mode: Any = "zeros",
 ) -> Array:
     """Return y: y[n, o, f] = bias[o, f] + sum over taps t, channels c of x[n, i(o, t), c] * kernel[o, (t, c), f]."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
@@ -68,7 +79,7 @@ def forward(
     y = np.zeros((x.shape[0], *outputs, kernel.shape[2]))
     if bias is not None:
         y += np.asarray(bias, np.float64)
-    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding):
+    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding, padding_mode):
         y[out] += x[at] @ kernel[p, t * C : (t + 1) * C]
     return y
 
@@ -81,13 +92,14 @@ def backward(
     kernel_size: Ints,
     strides: Ints,
     dilation: Ints,
-    padding: str,
+    padding: Padding,
+    padding_mode: Any = "zeros",
 ) -> tuple[Array, Array, Array]:
     """Return (dx, dkernel, dbias), the derivatives of sum(dy * forward(x, kernel, bias))."""
     x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
     C, input_size = x.shape[-1], x.shape[1:-1]
     dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)
-    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding):
+    for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding, padding_mode):
         k = slice(t * C, (t + 1) * C)
         dx[at] += dy[out] @ kernel[p, k].T
         dkernel[p, k] += x[at].T @ dy[out]

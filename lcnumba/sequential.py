@@ -15,7 +15,7 @@ from lcnumba.arrays import check_dtype, ingest
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
-from lcnumba.layer import LocallyConnected2D
+from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.naming import layer_name
 from lcnumba.protocol import Layer, Pullback
 from lcnumba.trainable import Trainable
@@ -245,6 +245,11 @@ class Sequential:
                 layer.set_weights(before)  # type: ignore[attr-defined]
             raise
 
+    @property
+    def losses(self) -> list[float]:
+        """Penalties of all layers, those of each as its own `losses`."""
+        return [loss for layer in self._layers for loss in getattr(layer, "losses", [])]
+
     def count_params(self) -> int:
         """Return the number of weights of all layers."""
         return sum(layer.count_params() for layer in self._layers if hasattr(layer, "count_params"))
@@ -290,7 +295,7 @@ class Sequential:
     @classmethod
     def _unbuilt(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Self:
         """The model of a config, without any weights."""
-        known = {c.__name__: c for c in (Dense, Flatten, LocallyConnected2D)} | dict(layers or {})
+        known = {c.__name__: c for c in _LAYERS} | dict(layers or {})
         model = cls(name=config["name"])
         for entry in config["layers"]:
             name, arguments = entry["class_name"], entry["config"]
@@ -423,6 +428,10 @@ def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
             if hasattr(layer, "get_weights"):
                 yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
         shape = tuple(layer.compute_output_shape(shape))
+
+
+# The library's own layers, by whose class names a config is read.
+_LAYERS = (Dense, Flatten, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D)
 
 
 class SequentialBackward:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.geometry import Geometry
+from lcnumba.geometry import Geometry, Padding
 
 __all__ = ["PROBLEMS", "Problem", "adjoint_sums", "integers", "numerical_gradient"]
 
@@ -39,8 +39,10 @@ class Problem:
         C and F.
     kernel_size, strides, dilation : tuple of int
         Window, steps between windows, steps between taps.
-    padding : str
-        "valid" or "same".
+    padding : str or tuple
+        "valid", "same", or (before, after) for each dimension.
+    padding_mode : str or tuple of str
+        "zeros" or "circular".
     """
 
     name: str
@@ -51,8 +53,9 @@ class Problem:
     filters: int
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
-    padding: str = "valid"
+    padding: Padding = "valid"
     dilation: tuple[int, ...] | None = None
+    padding_mode: str | tuple[str, ...] = "zeros"
 
     def __str__(self) -> str:
         return self.name
@@ -65,6 +68,7 @@ class Problem:
             "strides": self.strides,
             "dilation": self.dilation or (1,) * len(self.input_size),
             "padding": self.padding,
+            "padding_mode": self.padding_mode,
         }
 
     @property
@@ -82,6 +86,8 @@ class Problem:
         assert LIMIT**2 * max(g.window, self.batch, g.window * g.filters) < 2**24
         return x, kernel, bias, dy
 
+
+WRAP, FIRST, LAST, LAST_OF_3 = "circular", ("circular", "zeros"), ("zeros", "circular"), ("zeros", "zeros", "circular")
 
 PROBLEMS = (
     Problem("plain", "the ordinary case", 3, (8, 7), 3, 4, (3, 2), (1, 1)),
@@ -112,6 +118,17 @@ PROBLEMS = (
     Problem("rank_1_same_dilated", "bands cut clipped and dilated windows", 2, (37,), 2, 3, (4,), (3,), "same", (2,)),
     Problem("rank_1_long_kernel", "a window over several bands", 2, (70,), 1, 2, (40,), (3,)),
     Problem("rank_3", "lines over two dimensions", 2, (5, 4, 6), 2, 3, (2, 3, 2), (1, 1, 2)),
+    Problem("padded", "explicit padding, another on each side", 2, (5, 6), 2, 3, (3, 4), (1, 2), ((2, 0), (1, 3))),
+    Problem("padded_dilated", "dilated padding", 2, (5, 6), 2, 3, (2, 2), (1, 1), ((2, 1), (0, 3)), (2, 3)),
+    Problem("circular", "rows and columns wrap", 3, (5, 6), 2, 5, (3, 4), (1, 1), "same", None, WRAP),
+    Problem("circular_columns", "longitudes wrap, latitudes end", 2, (5, 6), 2, 3, (3, 3), (2, 1), "same", None, LAST),
+    Problem(
+        "circular_rows", "two tap lines read one line", 17, (3, 6), 2, 3, (3, 2), (1, 1), ((2, 1), (0, 0)), None, FIRST
+    ),
+    Problem("circular_over_input", "an input met twice", 2, (3, 2), 2, 9, (5, 3), (1, 1), "same", None, WRAP),
+    Problem("circular_dilated", "each tap wraps", 2, (5, 7), 3, 3, (3, 3), (1, 2), ((2, 2), (3, 3)), (2, 2), WRAP),
+    Problem("rank_1_circular", "bands cut a window that wraps", 18, (40,), 3, 4, (5,), (1,), "same", None, WRAP),
+    Problem("rank_3_circular", "one axis of three", 2, (3, 4, 5), 2, 2, (3, 2, 3), (1, 1, 1), "same", None, LAST_OF_3),
     Problem("rank_3_same", "clipped in three dimensions", 2, (3, 4, 5), 2, 2, (3, 2, 3), (2, 1, 2), "same"),
 )
 

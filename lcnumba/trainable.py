@@ -7,12 +7,13 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import checks, initializers
+from lcnumba import checks, constraints, initializers, regularizers
 from lcnumba.arrays import float_dtype, normalise
-from lcnumba.checks import boolean, generator
+from lcnumba.backward import Activity
+from lcnumba.checks import boolean, generator, integer
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
-from lcnumba.parameters import Gradients, Parameters
+from lcnumba.parameters import Gradients, Parameters, Restraint
 
 __all__ = ["Trainable"]
 
@@ -41,6 +42,11 @@ class Trainable:
     use_bias: bool
     kernel_initializer: Callable[..., Array]
     bias_initializer: Callable[..., Array]
+    kernel_regularizer: regularizers.Regularizer | None
+    bias_regularizer: regularizers.Regularizer | None
+    activity_regularizer: regularizers.Regularizer | None
+    kernel_constraint: constraints.Constraint | None
+    bias_constraint: constraints.Constraint | None
 
     def __init__(self, given: dict[str, Any]) -> None:
         """Take the arguments of the subclass' constructor: its config entries, and what all layers share."""
@@ -53,8 +59,9 @@ class Trainable:
         self._initial_weights: list[Array] | None = None
         if given["weights"] is not None:
             self._initial_weights = [weight.copy() for weight in self._parameters.ingested(given["weights"])]
-        self._given_input_shape = self._declared_shape(given["input_shape"], given["batch_input_shape"])
+        self._given_input_shape = self._declared_shape(given)
         self._built_input_shape: Shape | None = None
+        self._activity_loss: float | None = None
         if self._given_input_shape is not None:
             self.compute_output_shape(self._given_input_shape)
 
@@ -160,18 +167,41 @@ class Trainable:
             }
         else:
             arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
-        self._parameters.fill(arrays, exists)
+        restraints = {
+            "kernel": Restraint(self.kernel_regularizer, self.kernel_constraint),
+            "bias": Restraint(self.bias_regularizer, self.bias_constraint),
+        }
+        self._parameters.fill(arrays, exists, {name: restraints[name] for name in arrays})
         self.__dict__.update(attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None)
 
-    def _declared_shape(self, input_shape: Any, batch_input_shape: Any) -> Shape | None:
-        """The input shape that the constructor was given in one of two ways, or None."""
-        if batch_input_shape is not None:
-            if input_shape is not None:
-                raise ValueError("give input_shape or batch_input_shape, not both")
-            if not isinstance(batch_input_shape, list | tuple):
-                raise TypeError(f"batch_input_shape={batch_input_shape!r} must be a tuple, the batch first")
-            input_shape = batch_input_shape[1:]
-        return None if input_shape is None else checks.sample_shape(input_shape, self._axes())
+    def _activity(self, y: Array) -> Activity | None:
+        """The penalty of an output, if there is any, which becomes the layer's last one."""
+        if self.activity_regularizer is None:
+            return None
+        activity = Activity(self.activity_regularizer, y)
+        self._activity_loss = activity.loss
+        return activity
+
+    def _declared_shape(self, given: dict[str, Any]) -> Shape | None:
+        """The input shape, the batch or None first, that the constructor was given in one of several ways, or None."""
+        shapes = {name: given.get(name) for name in ("input_shape", "batch_input_shape", "input_dim")}
+        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
+        batch = given.get("batch_size")
+        if len(shapes) > 1 or (batch is not None and "batch_input_shape" in shapes):
+            raise ValueError(
+                f"give one of {', '.join([*shapes, *(['batch_size'] if batch is not None else [])])}, not both"
+            )
+        if not shapes:
+            return None
+        [(name, shape)] = shapes.items()
+        if name == "input_dim":
+            shape = (integer(name, shape),)
+        if name == "batch_input_shape":
+            if not isinstance(shape, list | tuple):
+                raise TypeError(f"batch_input_shape={shape!r} must be a tuple, the batch first")
+            batch, shape = (shape[0], shape[1:]) if len(shape) else (None, ())
+        batch = None if batch is None else integer("batch_size", batch)
+        return batch, *checks.sample_shape(shape, self._axes())[1:]
 
     def _checked_shape(self, input_shape: Any) -> Shape:
         """The input shape as a tuple with fully defined samples, or an error."""
@@ -201,7 +231,7 @@ class Trainable:
     @property
     def input_shape(self) -> Shape:
         """Shape of the input, None for the batch."""
-        shape = self._built_input_shape or self._given_input_shape
+        shape = self._built_input_shape or (self._given_input_shape and (None, *self._given_input_shape[1:]))
         if shape is None:
             raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
         return shape
@@ -216,6 +246,16 @@ class Trainable:
         if not self.built:
             raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
         return self._parameters.count()
+
+    @property
+    def losses(self) -> list[float]:
+        """Penalties: that of the last call's output, if there was one, then those of kernel and bias.
+
+        Only regularizers that are there count: at most two numbers once the layer is built, and three once
+        it has been called.
+        """
+        activity = [] if self._activity_loss is None else [self._activity_loss]
+        return activity + self._parameters.penalties()
 
     @property
     def trainable(self) -> bool:
@@ -309,6 +349,22 @@ class Trainable:
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
 
 
+RESTRAINT_RULES: dict[str, Callable[[Any, Any], Any]] = {
+    **{f"{part}_regularizer": lambda _, v: regularizers.get(v) for part in ("kernel", "bias", "activity")},
+    **{f"{part}_constraint": lambda _, v: constraints.get(v) for part in ("kernel", "bias")},
+}
+
+
+def restraint_config(layer: Trainable) -> dict[str, Any]:
+    """The config entries of `RESTRAINT_RULES`."""
+    return {
+        name: (regularizers if name.endswith("regularizer") else constraints).serialize(getattr(layer, name))
+        for name in RESTRAINT_RULES
+    }
+
+
 def dtype_rule(_: Any, value: Any) -> str:
-    """The rule of `dtype`: None is float32, as in Keras."""
+    """The rule of `dtype`: None is float32, as in Keras, and so is the policy of that name in a config of Keras."""
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"].get("name")
     return float_dtype("float32" if value is None else value).name

@@ -162,22 +162,23 @@ def _train_on_batch(
     model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], lr: float
 ) -> dict[str, float]:
     prediction, backward = model.forward(x)
-    figures, dy = _figures(y, prediction, loss, wanted)
+    figures, dy = _figures(model, y, prediction, loss, wanted)
     backward.step(dy, lr, wants_dx=False)
     return figures
 
 
 def _figures(
-    y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
+    model: Any, y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
 ) -> tuple[dict[str, float], Array]:
-    """Loss and metrics of a batch, and the gradient by the prediction.
+    """Loss, penalties included, and metrics of a batch, and the gradient of the loss alone by the prediction.
 
     The prediction is what backward refers to, and y may be the caller's own: loss and metrics may
     only read them.
     """
     y, view = frozen(y), frozen(prediction)
     value, dy = loss(y, view)
-    return {"loss": float(value)} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
+    total = float(value) + sum(getattr(model, "losses", []))
+    return {"loss": total} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
 
 
 def _evaluate(
@@ -186,7 +187,7 @@ def _evaluate(
     mean = _Mean()
     for at in range(0, len(x), batch_size):
         part = slice(at, at + batch_size)
-        mean.add(len(x[part]), _figures(y[part], model(x[part]), loss, wanted)[0])
+        mean.add(len(x[part]), _figures(model, y[part], model(x[part]), loss, wanted)[0])
     return mean.result()
 
 

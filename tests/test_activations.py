@@ -5,20 +5,31 @@ import lcnumba as lc
 from lcnumba import activations
 from lcnumba.testing import numerical_gradient
 
-NAMES = ["linear", "relu", "tanh", "sigmoid", "softmax"]
+NAMES = list(activations._BY_NAME)
+CLASSES = list(activations._CLASSES.values())
+OTHERS = [
+    activations.ReLU(0.25, 1.5, 0.5), activations.ReLU(max_value=1.0), activations.ReLU(threshold=0.5),
+    activations.ELU(0.5), activations.LeakyReLU(0.0), activations.ThresholdedReLU(0.25),
+]  # fmt: skip
+ALL = [*NAMES, *OTHERS]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def slope(activation, dy, z):
+    """The gradient by what the activation asks for."""
+    y, kept = activations.apply(activation, z.copy(), keeps=True)
+    assert (kept is y) != activation.uses_input or isinstance(activation, activations.Linear)
+    return activations.pull(activation, dy, kept)
+
+
+@pytest.mark.parametrize("name", ALL, ids=repr)
 def test_gradient_is_that_of_finite_differences(name, rng):
     activation = activations.get(name)
-    z, dy = rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 3, 4, 5))
-    y = activation(z)
-    assert activation.name == name
+    z, dy = 2 * rng.standard_normal((2, 3, 4, 5)), rng.standard_normal((2, 3, 4, 5))
     expected = numerical_gradient(lambda v: float(np.sum(activation(v) * dy)), z)
-    np.testing.assert_allclose(activation.gradient(dy, y), expected, atol=1e-9)
+    np.testing.assert_allclose(slope(activation, dy, z), expected, atol=1e-8)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", ALL, ids=repr)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_in_place_out_and_dtype(name, dtype, rng):
     activation = activations.get(name)
@@ -30,32 +41,107 @@ def test_in_place_out_and_dtype(name, dtype, rng):
     out = np.empty_like(z)
     assert activation(z, out=out) is out
     np.testing.assert_array_equal(out, y)
+    gradient = slope(activation, np.ones_like(y), z)
+    assert gradient.dtype == dtype
     assert activation(z, out=z) is z
     np.testing.assert_array_equal(z, y)
-    gradient = activation.gradient(np.ones_like(y), y)
-    assert gradient.dtype == dtype
-    np.testing.assert_array_equal(z, y)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_large_arrays_are_worked_on_in_blocks(name, rng, monkeypatch):
+    activation = activations.get(name)
+    z, dy = rng.standard_normal((7, 5, 3)), rng.standard_normal((7, 5, 3))
+    y, gradient = activation(z), slope(activation, dy, z)
+    monkeypatch.setattr(activations, "BLOCK", 8)
+    np.testing.assert_array_equal(activations.apply(activation, z.copy())[0], y)
+    np.testing.assert_array_equal(slope(activation, dy, z), gradient)
 
 
 def test_known_values():
     z = np.array([-np.inf, -2.0, 0.0, 3.0, np.inf, np.nan])
     np.testing.assert_array_equal(activations.ReLU()(z), [0, 0, 0, 3, np.inf, np.nan])
     np.testing.assert_array_equal(activations.ReLU().gradient(np.full(6, np.inf), z), [0, 0, 0, np.inf, np.inf, 0])
+    np.testing.assert_array_equal(activations.ReLU6()(z), [0, 0, 0, 3, 6, np.nan])
     np.testing.assert_allclose(activations.Sigmoid()(z), [0, 0.11920292, 0.5, 0.95257413, 1, np.nan], rtol=1e-7)
     np.testing.assert_allclose(
         activations.Softmax()(np.array([[1e4, 1e4], [0, np.log(3)]])), [[0.5, 0.5], [0.25, 0.75]]
     )
+    for name in ("swish", "gelu"):
+        assert np.isnan(activations.apply(activations.get(name), z[:1].copy())[0][0])
+    for name in NAMES:
+        assert np.isnan(activations.apply(activations.get(name), z[-1:].copy())[0][0])
+
+
+@pytest.mark.parametrize(
+    ("name", "z", "expected"),
+    [
+        ("relu", [0], [0]), ("leaky_relu", [0], [0.2]), ("LeakyReLU", [0], [0.3]), ("relu6", [0, 6], [0, 0]),
+        ("elu", [0], [1]), ("selu", [0], [1.0507009873554805]), ("hard_sigmoid", [-2.5, 2.5], [0.2, 0.2]),
+        ("hard_sigmoid", [-2.6, 2.6], [0, 0]), (activations.ReLU(0.5, 2.0, 1.0), [1, 2, 2.5], [0.5, 1, 0]),
+        ("ThresholdedReLU", [1, 1.5], [0, 1]), ("softplus", [0], [0.5]),
+    ],
+)  # fmt: skip
+def test_slopes_at_kinks_are_those_of_keras(name, z, expected):
+    z = np.array(z, np.float64)
+    np.testing.assert_allclose(slope(activations.get(name), np.ones_like(z), z), expected, rtol=1e-12)
 
 
 def test_get():
     assert isinstance(activations.get(None), activations.Linear)
     assert isinstance(activations.get("ReLU"), activations.ReLU)
+    assert activations.get("leaky_relu") == activations.LeakyReLU(0.2)
+    assert activations.get("LeakyReLU") == activations.LeakyReLU(0.3)
+    assert activations.get("silu") == activations.get("swish") != activations.get("gelu")
     mine = activations.Tanh()
     assert activations.get(mine) is mine
-    with pytest.raises(ValueError, match="give one of linear, relu, sigmoid, softmax, tanh"):
+    with pytest.raises(ValueError, match=r"give one of .*elu, .*linear, .*tanh"):
         activations.get("nope")
     with pytest.raises(TypeError, match=r"brings no gradient; give a name .* or an object with"):
         activations.get(lambda z: z)
+    with pytest.raises(ValueError, match="alpha=-1"):
+        activations.ELU(-1)
+
+
+def test_configs_come_back_and_keras_own_are_read():
+    for activation in map(activations.get, ALL):
+        assert activations.get(activations.serialize(activation)) == activation
+        assert hash(activations.get(activations.serialize(activation))) == hash(activation)
+    assert [activations.serialize(activations.get(name)) for name in NAMES] == [
+        "swish" if name == "silu" else name for name in NAMES
+    ]
+    layer = {"name": "re_lu", "trainable": True, "dtype": "float32"}
+    for config, expected in (
+        ({"class_name": "ReLU", "config": layer | {"max_value": 6.0, "negative_slope": 0.1, "threshold": 0.0}},
+         activations.ReLU(0.1, 6.0)),
+        ({"module": "keras.layers", "class_name": "LeakyReLU", "config": layer | {"alpha": 0.5}},
+         activations.LeakyReLU(0.5)),
+        ({"module": "builtins", "class_name": "function", "config": "gelu", "registered_name": "function"},
+         activations.GELU()),
+    ):  # fmt: skip
+        assert activations.get(config) == expected
+    for bad in (
+        {"class_name": "os.system", "config": {}}, {"class_name": "__lambda__", "config": ["4wE", None, None]},
+        {"class_name": "function", "config": "system", "module": "os"},
+    ):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=r"not known|is no config"):
+            activations.get(bad)
+    with pytest.raises(TypeError, match=r"cannot be made: .*beta"):
+        activations.get({"class_name": "ELU", "config": {"beta": 1}})
+
+
+@pytest.mark.parametrize("make", [lambda a: lc.LocallyConnected2D(2, 2, activation=a), lambda a: lc.Dense(2, a)])
+@pytest.mark.parametrize("name", ["gelu", "softplus", activations.ReLU(0.5, 1.0)], ids=repr)
+def test_layers_differentiate_through_them(name, make, rng):
+    """Also through those whose gradient asks for z; a call for inference gives the same y."""
+    layer = make(name)
+    x = rng.standard_normal((3, 4) if isinstance(layer, lc.Dense) else (3, 4, 4, 1))
+    layer.dtype = "float64"
+    y, backward = layer.forward(x)
+    np.testing.assert_array_equal(layer(x), y)
+    dy = rng.standard_normal(y.shape)
+    dx, _ = backward(dy)
+    expected = numerical_gradient(lambda v: float(np.sum(layer(v) * dy)), x)
+    np.testing.assert_allclose(dx, expected, atol=1e-8)
 
 
 class Square:
@@ -103,6 +189,24 @@ def test_a_custom_gradient_is_held_to_its_contract(make):
         with pytest.raises(ValueError, match=message):
             backward(dy)
         np.testing.assert_array_equal(dy, 1)
+
+
+def test_a_custom_activation_may_ask_for_its_input(rng):
+    class Cube:
+        uses_input = True
+
+        def __call__(self, z, out=None):
+            return z**3
+
+        def gradient(self, dy, z):
+            return 3 * z * z * dy
+
+    layer = lc.LocallyConnected2D(2, 2, activation=Cube(), dtype="float64", kernel_initializer="random_normal")
+    x, dy = rng.standard_normal((2, 3, 3, 1)), rng.standard_normal((2, 2, 2, 2))
+    y, backward = layer.forward(x)
+    np.testing.assert_array_equal(layer(x), y)
+    expected = numerical_gradient(lambda v: float(np.sum(layer(v) * dy)), x)
+    np.testing.assert_allclose(backward(dy)[0], expected, atol=1e-8)
 
 
 def test_a_custom_activation_is_held_to_its_shape():

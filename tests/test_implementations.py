@@ -31,12 +31,19 @@ def random_problems(draw):
         return tuple(draw(st.lists(st.integers(1, top), min_size=rank, max_size=rank)))
 
     kernel_size, strides, dilation = numbers(4), numbers(4), numbers(3)
-    padding = draw(st.sampled_from(("valid", "same")))
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    padding = draw(st.sampled_from(("valid", "same", "pairs")))
+    if padding == "pairs":
+        padding = tuple((draw(st.integers(0, e - 1)), draw(st.integers(0, e - 1))) for e in spans)
+    mode = tuple(draw(st.lists(st.sampled_from(("zeros", "circular")), min_size=rank, max_size=rank)))
     rest = numbers((24, 6, 3)[rank - 1])
-    least = [1] * rank if padding == "same" else [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    least = spans if padding == "valid" else [1] * rank
+    if not isinstance(padding, str):
+        least = [max(1, e - sum(pair)) for e, pair in zip(spans, padding, strict=True)]
     size = tuple(a + b - 1 for a, b in zip(least, rest, strict=True))
     batch, channels, filters = (draw(st.integers(low, top)) for low, top in ((0, 5), (1, 4), (1, 9)))
-    return Problem("random", "hypothesis", batch, size, channels, filters, kernel_size, strides, padding, dilation)
+    windows = (kernel_size, strides, padding, dilation, mode)
+    return Problem("random", "hypothesis", batch, size, channels, filters, *windows)
 
 
 @implementations

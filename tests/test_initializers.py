@@ -21,6 +21,9 @@ def draw(name, dtype=np.float32, fans=None, seed=0):
         ("random_uniform", 0.05),
         ("glorot_uniform", math.sqrt(6 / (FAN_IN + FAN_OUT))),
         ("he_uniform", math.sqrt(6 / FAN_IN)),
+        ("lecun_uniform", math.sqrt(3 / FAN_IN)),
+        ("uniform", 0.05),
+        (initializers.VarianceScaling(0.5, "fan_out", "uniform"), math.sqrt(1.5 / FAN_OUT)),
     ],
 )
 def test_uniform(name, limit, dtype):
@@ -39,6 +42,11 @@ def test_uniform(name, limit, dtype):
         ("random_normal", 0.05, False),
         ("glorot_normal", math.sqrt(2 / (FAN_IN + FAN_OUT)), True),
         ("he_normal", math.sqrt(2 / FAN_IN), True),
+        ("lecun_normal", math.sqrt(1 / FAN_IN), True),
+        ("variance_scaling", math.sqrt(1 / FAN_IN), True),
+        (initializers.VarianceScaling(2.0, "fan_avg", "Normal"), math.sqrt(4 / (FAN_IN + FAN_OUT)), True),
+        (initializers.VarianceScaling(2.0, "fan_out", "untruncated_normal"), math.sqrt(2 / FAN_OUT), False),
+        (initializers.TruncatedNormal(0.0, 0.5), 0.5 * initializers.TRUNCATED_STDDEV, True),
     ],
 )
 def test_normal(name, sigma, truncated, dtype):
@@ -53,6 +61,50 @@ def test_normal(name, sigma, truncated, dtype):
 def test_constants():
     assert not draw("zeros").any()
     assert (draw("Ones") == 1).all()
+    assert not draw("constant").any()
+    assert (draw(initializers.Constant(2.5)) == 2.5).all()
+
+
+def test_a_truncated_normal_has_its_mean():
+    values = draw(initializers.TruncatedNormal(3.0, 0.5))
+    np.testing.assert_allclose(values.mean(), 3, rtol=1e-3)
+    assert np.abs(values - 3).max() <= 1
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 4), (1, 3, 8), (7, 7)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_orthogonal(shape, dtype):
+    values = initializers.Orthogonal(2.0)(shape, dtype, np.random.default_rng(0))
+    matrix = values.reshape(-1, shape[-1])
+    product = matrix.T @ matrix if len(matrix) >= shape[-1] else matrix @ matrix.T
+    assert values.dtype == dtype
+    assert values.flags.c_contiguous
+    np.testing.assert_allclose(product, 4 * np.eye(len(product)), atol=1e-5)
+
+
+def test_identity_is_for_matrices():
+    values = initializers.get("identity")((3, 4), np.float32, np.random.default_rng(0))
+    np.testing.assert_array_equal(values, np.eye(3, 4))
+    layer = lc.LocallyConnected2D(2, 3, kernel_initializer="identity")
+    with pytest.raises(ValueError, match=r"identity.*cannot fill shape \(16, 9, 2\); take another one"):
+        layer(np.ones((1, 6, 6, 1)))
+
+
+def test_every_name_alias_and_config():
+    for name, cls in initializers._BY_NAME.items():
+        for alias in (name, cls.__name__, cls.__name__ + "V2"):
+            assert type(initializers.get(alias)) is cls
+        made = initializers.get(name)
+        config = initializers.serialize(made)
+        keras = {"module": "keras.initializers", "registered_name": None, **config}
+        assert initializers.serialize(initializers.get(keras)) == config
+    assert [type(initializers.get(n)).__name__ for n in ("zero", "one", "normal", "uniform")] == [
+        "Zeros", "Ones", "RandomNormal", "RandomUniform",
+    ]  # fmt: skip
+    for settings, match in (({"scale": 0}, "scale=0"), ({"mode": "FAN_IN"}, "mode='FAN_IN'"),
+                            ({"distribution": "wide"}, "distribution='wide'")):  # fmt: skip
+        with pytest.raises(ValueError, match=match):
+            initializers.VarianceScaling(**settings)
 
 
 def test_fans():
@@ -91,7 +143,7 @@ def test_get_and_config():
     made = initializers.get({"class_name": "RandomUniform", "config": {"minval": -1.0, "maxval": 1.0, "seed": None}})
     config = initializers.serialize(made)
     assert config == {"class_name": "RandomUniform", "config": {"minval": -1.0, "maxval": 1.0, "seed": None}}
-    with pytest.raises(ValueError, match="give one of glorot_normal"):
+    with pytest.raises(ValueError, match=r"give one of .*glorot_normal"):
         initializers.get("nope")
 
 

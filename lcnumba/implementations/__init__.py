@@ -3,6 +3,9 @@
 Each is imported when it is first asked for: they are what brings in Numba and SciPy.
 """
 
+import numpy as np
+import numpy.typing as npt
+
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Implementation
 
@@ -11,19 +14,29 @@ __all__ = ["IMPLEMENTATIONS", "Implementation", "create"]
 IMPLEMENTATIONS = (1, 2, 3)
 
 
-def create(number: int, geometry: Geometry) -> Implementation:
-    """Return implementation 1 (loops), 2 (dense matrix) or 3 (sparse matrix) for a geometry."""
+def create(number: int, geometry: Geometry, mask: npt.NDArray[np.bool_] | None = None) -> Implementation:
+    """Return implementation 1 (loops), 2 (dense matrix) or 3 (sparse matrix) for a geometry.
+
+    `mask`, (P, K) or (P, K, F), says which connections exist where the geometry has them all.
+    """
+    inner: Implementation
     match number:
         case 1:
             from lcnumba.implementations.loop import Loops
 
-            return Loops(geometry)
+            inner = Loops(geometry)
         case 2:
             from lcnumba.implementations.dense import DenseMatrix
 
-            return DenseMatrix(geometry)
+            inner = DenseMatrix(geometry)
         case 3:
             from lcnumba.implementations.sparse import SparseMatrix
 
-            return SparseMatrix(geometry)
-    raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
+            inner = SparseMatrix(geometry, mask)
+        case _:
+            raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
+    if mask is None:
+        return inner
+    from lcnumba.implementations.masked import Masked
+
+    return Masked(geometry, mask, inner)

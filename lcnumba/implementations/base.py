@@ -34,7 +34,7 @@ class Implementation(Protocol):
         self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
         threads: int | None = None,
     ) -> Array:  # fmt: skip
-        """Return y (N, P, F) of x (N, LI*W*C), kernel (P, K, F) and bias (P, F); max(y, 0) to rectify."""
+        """Return y (N, P, F) of x (N, LI*W*C), kernel (P, K, F) and bias (P, F) or (1, F); max(y, 0) to rectify."""
         ...
 
     def backward(

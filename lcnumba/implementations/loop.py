@@ -10,7 +10,7 @@ from lcnumba.arrays import frozen
 from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.memory import aligned, scratch
-from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, NUMBERS, Rule, plain, slots, update, vectors
+from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
 
@@ -211,8 +211,7 @@ class Loops:
         turns = VN > 0 and wants_dx
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-        numbers = np.zeros(NUMBERS, dtype)
-        numbers[: len(rule.numbers)] = rule.numbers
+        numbers = rule.packed(dtype)
         arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
         changed = (rule.number, target.reshape(-1), *states, numbers)
         # With one position dy is as good as a copy of it; and it may be large.

@@ -3,6 +3,7 @@
 from functools import cached_property
 
 import numpy as np
+import numpy.typing as npt
 import scipy.sparse
 
 from lcnumba.arrays import frozen
@@ -22,8 +23,10 @@ class SparseMatrix(MatrixForm):
     The products are our own, over SciPy's arrays: SciPy's use one thread.
     """
 
-    def __init__(self, geometry: Geometry) -> None:
+    def __init__(self, geometry: Geometry, mask: npt.NDArray[np.bool_] | None = None) -> None:
+        """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it."""
         super().__init__(geometry)
+        self._mask = mask
         self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
 
     def forward(
@@ -47,35 +50,39 @@ class SparseMatrix(MatrixForm):
     def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The transposed matrix: indptr, indices, and where each of its values lies in the matrix's data."""
         g = self._geometry
-        indptr, indices = g.csr_index()
+        indptr, indices = g.csr_index(self._pattern)
         numbered = scipy.sparse.csr_array(
             (np.arange(len(indices), dtype=np.int64), indices, indptr), shape=(g.positions * g.filters, g.inputs)
         )
         turned = numbered.T.tocsr()
         return turned.indptr, turned.indices, turned.data.astype(indices.dtype)
 
-    def _values(self, data: Array) -> Array:
-        """The stored values as (P, F, K) where all weights exist, else as they are."""
+    @cached_property
+    def _pattern(self) -> npt.NDArray[np.bool_] | None:
+        """Which (P, F, K) weights exist; None for all."""
         g = self._geometry
-        return data.reshape(g.positions, g.filters, g.window) if g.complete else data
-
-    def _pattern(self) -> np.ndarray:
-        """Which (P, F, K) weights exist."""
-        g = self._geometry
-        return np.broadcast_to(g.exists[:, None, :], (g.positions, g.filters, g.window))
+        if g.complete and self._mask is None:
+            return None
+        pattern = g.exists[:, :, None]
+        if self._mask is not None:
+            pattern = pattern & np.atleast_3d(self._mask)
+        return np.broadcast_to(pattern.transpose(0, 2, 1), (g.positions, g.filters, g.window))
 
     def _matrix(self, kernel: Array, version: int) -> scipy.sparse.csr_array:
         """The kernel as a CSR matrix (P*F, inputs)."""
-        g = self._geometry
+        g, pattern = self._geometry, self._pattern
 
         def fill(old: scipy.sparse.csr_array | None) -> scipy.sparse.csr_array:
             weights = kernel.transpose(0, 2, 1)
             if old is not None:
-                self._values(old.data)[...] = weights if g.complete else weights[self._pattern()]
+                if pattern is None:
+                    old.data.reshape(weights.shape)[...] = weights
+                else:
+                    old.data[...] = weights[pattern]
                 return old
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
-            values = weights.flatten() if g.complete else weights[self._pattern()]
-            indptr, indices = g.csr_index()
+            values = weights.flatten() if pattern is None else weights[pattern]
+            indptr, indices = g.csr_index(pattern)
             shape = (g.positions * g.filters, g.inputs)
             return scipy.sparse.csr_array((values, indices, indptr), shape=shape)
 

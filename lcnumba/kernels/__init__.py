@@ -19,9 +19,27 @@ Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 
-__all__ = ["ADAM", "LINE_BYTES", "MOMENTUM", "NESTEROV", "NUMBERS", "RMSPROP", "SERIAL_WORK", "SGD", "Rule", "slots"]
+__all__ = [
+    "ADAM",
+    "DESCENT",
+    "GRADIENT",
+    "L1",
+    "L2",
+    "LINE_BYTES",
+    "MOMENTUM",
+    "NESTEROV",
+    "NON_NEGATIVE",
+    "NO_GRADIENT",
+    "NUMBERS",
+    "RMSPROP",
+    "SERIAL_WORK",
+    "SGD",
+    "Rule",
+    "slots",
+]
 
 # Multiplications and additions up to which threads would cost more than they bring.
 SERIAL_WORK = 1 << 20
@@ -32,10 +50,14 @@ LINE_BYTES = 64
 
 # What the backward kernel does with a gradient: nothing, hand it out, or update the weights at once by
 # the formula of that name in `lcnumba.kernels.update`.
-NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP = range(-1, 6)
+# SGD alone does without a gradient in memory, where the weights have no penalty or constraint: DESCENT is the
+# same formula with them.
+NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP, DESCENT = range(-1, 7)
 
-# Scalars of the formula that has the most.
-NUMBERS = 6
+# Scalars of the formula that has the most; penalties' factors and whether weights stay above 0 come after them.
+SCALARS = 6
+L1, L2, NON_NEGATIVE = range(SCALARS, SCALARS + 3)
+NUMBERS = SCALARS + 3
 
 
 class Rule(NamedTuple):
@@ -49,11 +71,31 @@ class Rule(NamedTuple):
         The arrays that it changes beside the parameter, of the parameter's shape.
     numbers : tuple of float
         Its scalars, the learning rate first.
+    l1, l2 : float
+        Factors of the weights' penalty l1 |w| + l2 w^2, whose slope is added to the gradient.
+    non_negative : bool
+        Whether weights below 0 become 0 afterwards.
     """
 
     number: int
     states: tuple[npt.NDArray[Any], ...]
     numbers: tuple[float, ...]
+    l1: float = 0.0
+    l2: float = 0.0
+    non_negative: bool = False
+
+    def restrained(self, l1: float, l2: float, non_negative: bool) -> "Rule":
+        """Return the same formula with a penalty and a constraint, or without."""
+        restrained = bool(l1 or l2 or non_negative)
+        number = DESCENT if restrained and self.number == SGD else self.number
+        return self._replace(number=number, l1=l1, l2=l2, non_negative=non_negative)
+
+    def packed(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+        """Return all scalars in one array of the weights' dtype, as kernels take them."""
+        packed = np.zeros(NUMBERS, dtype)
+        packed[: len(self.numbers)] = self.numbers
+        packed[L1], packed[L2], packed[NON_NEGATIVE] = self.l1, 2 * self.l2, self.non_negative
+        return packed
 
 
 def slots(work: int, threads: int | None) -> int:

@@ -7,7 +7,8 @@ from lcnumba.kernels.jit import next_task, tasks
 def spread(slot, counter, kernel, index, chunk, matrix):
     """Write the weights into matrix (LI*W*C, P*F), `chunk` positions a task.
 
-    kernel (P, K, F); index (P, K) is the input that each entry reads, or -1.
+    kernel (P, K, F); index (P, K) is the input that each entry reads, or -1. Several entries may read one
+    input: their weights add up.
     """
     P, K, F = kernel.shape
     total = -(-P // chunk)
@@ -18,5 +19,10 @@ def spread(slot, counter, kernel, index, chunk, matrix):
                 row = index[p, k]
                 if row >= 0:
                     for f in range(F):
-                        matrix[row, p * F + f] = kernel[p, k, f]
+                        matrix[row, p * F + f] = 0
+            for k in range(K):
+                row = index[p, k]
+                if row >= 0:
+                    for f in range(F):
+                        matrix[row, p * F + f] += kernel[p, k, f]
         task = next_task(counter, slot, total)

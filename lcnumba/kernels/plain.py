@@ -13,7 +13,7 @@ def forward(
 ):  # fmt: skip
     """Compute y, `chunk` positions a task; each W[p] is read once for the whole batch.
 
-    x (N, LI, W*C), kernel (P, K, F), bias (P, F) or (0, 0), y (N, P, F); `row_*` are the triples
+    x (N, LI, W*C), kernel (P, K, F), bias (P, F) or (1, F) or (0, 0), y (N, P, F); `row_*` are the triples
     by output line, `col_*` the segments by output column.
     """
     N, P, F = y.shape
@@ -24,9 +24,10 @@ def forward(
         for p in range(task * chunk, min(P, (task + 1) * chunk)):
             o = p // OW
             j = p - o * OW
+            own = p if len(bias) == P else 0
             for n in range(N):
                 for f in range(F):
-                    y[n, p, f] = bias[p, f] if len(bias) else 0
+                    y[n, p, f] = bias[own, f] if len(bias) else 0
                 for row in range(row_start[o], row_start[o + 1]):
                     i = row_line[row]
                     for col in range(col_start[j], col_start[j + 1]):

@@ -1,9 +1,9 @@
 """Each optimizer's formula, once: on a stretch of a flat parameter whose gradient is at hand.
 
 `apply` serves the backward kernel, where the stretch is a few rows of weights in cache, and `whole`,
-which goes over arrays. The states are the optimizer's arrays, of the shape of the parameter, or empty where
-it has fewer. Numbers are of the parameter's dtype (a Python float would promote float32 sums to
-float64). Further penalties and elementwise constraints belong here.
+which goes over arrays. Penalties and the one elementwise constraint belong to every formula. The states
+are the optimizer's arrays, of the shape of the parameter, or empty where it has fewer. Numbers are of the
+parameter's dtype (a Python float would promote float32 sums to float64).
 """
 
 from typing import Any
@@ -13,10 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.arrays import frozen
-from lcnumba.kernels import MOMENTUM, NESTEROV, RMSPROP, SGD, Rule
+from lcnumba.kernels import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
 from lcnumba.kernels.jit import next_task, tasks
 
 CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
+
+
+@numba.njit(error_model="numpy", nogil=True)
+def _slope(p, grad, e, restrained, numbers):
+    """The gradient of the loss and of the penalty; the choice is the same for all e and leaves the loop."""
+    if not restrained:
+        return grad[e]
+    zero = numbers[0] * 0
+    sign = numbers[L1] if p[e] > 0 else -numbers[L1] if p[e] < 0 else zero
+    return grad[e] + sign + numbers[L2] * p[e]
 
 
 @numba.njit(error_model="numpy", nogil=True)
@@ -25,31 +35,37 @@ def apply(rule, p, grad, first, second, numbers):
 
     numbers is (lr, ...): then the rate (MOMENTUM, NESTEROV), or beta_1, beta_2, 1 - beta_1, 1 -
     beta_2, epsilon (ADAM, whose lr already holds the correction of the moments' bias), or rho, 1 - rho,
-    epsilon (RMSPROP).
+    epsilon (RMSPROP); and, by the names of `lcnumba.kernels`, the penalty's factors, l2 twice, and whether
+    the parameter stays above 0.
     """
     lr = numbers[0]
-    if rule == SGD:
+    restrained = numbers[L1] != 0 or numbers[L2] != 0
+    if rule in (SGD, DESCENT):
         for e in range(len(grad)):
-            p[e] -= lr * grad[e]
-        return
-    if rule == MOMENTUM:
+            p[e] -= lr * _slope(p, grad, e, restrained, numbers)
+    elif rule == MOMENTUM:
         for e in range(len(grad)):
-            first[e] = numbers[1] * first[e] - lr * grad[e]
+            first[e] = numbers[1] * first[e] - lr * _slope(p, grad, e, restrained, numbers)
             p[e] += first[e]
     elif rule == NESTEROV:
         for e in range(len(grad)):
-            change = lr * grad[e]
+            change = lr * _slope(p, grad, e, restrained, numbers)
             first[e] = numbers[1] * first[e] - change
             p[e] += numbers[1] * first[e] - change
     elif rule == RMSPROP:
         for e in range(len(grad)):
-            first[e] = numbers[1] * first[e] + numbers[2] * grad[e] * grad[e]
-            p[e] -= lr * grad[e] / (np.sqrt(first[e]) + numbers[3])
+            slope = _slope(p, grad, e, restrained, numbers)
+            first[e] = numbers[1] * first[e] + numbers[2] * slope * slope
+            p[e] -= lr * slope / (np.sqrt(first[e]) + numbers[3])
     else:
         for e in range(len(grad)):
-            first[e] = numbers[1] * first[e] + numbers[3] * grad[e]
-            second[e] = numbers[2] * second[e] + numbers[4] * grad[e] * grad[e]
+            slope = _slope(p, grad, e, restrained, numbers)
+            first[e] = numbers[1] * first[e] + numbers[3] * slope
+            second[e] = numbers[2] * second[e] + numbers[4] * slope * slope
             p[e] -= lr * first[e] / (np.sqrt(second[e]) + numbers[5])
+    if numbers[NON_NEGATIVE] != 0:
+        for e in range(len(p)):
+            p[e] = max(p[e], 0)
 
 
 @tasks
@@ -69,7 +85,7 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
     """Change a C-contiguous parameter and the rule's states, all of one shape and dtype, by its gradient."""
     empty = np.empty(0, param.dtype)
     states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-    numbers = np.array(rule.numbers, param.dtype)
+    numbers = rule.packed(param.dtype)
     serial = param.size <= CHUNK
     slots = 1 if serial else threads or numba.get_num_threads()
     whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)

@@ -1,0 +1,192 @@
+"""What weights are brought back to after each step: Keras' constraints by name, and any function.
+
+A constraint is called with the weights and returns what they become. Axes are those of the canonical
+kernel (P, K, F) and of the bias: by axis 0, Keras' default, a norm runs over positions; ``axis=1`` takes
+each unit's weights.
+"""
+
+import string
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba import named
+from lcnumba.checks import integer, real
+
+__all__ = ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "get"]
+
+Array = npt.NDArray[Any]
+Constraint = Callable[[Array], Array]
+
+# Keeps quotients finite, as in Keras.
+EPSILON = 1e-7
+
+
+class NonNeg:
+    """Weights below 0 become 0."""
+
+    def __call__(self, weights: Array) -> Array:
+        """Return max(w, 0)."""
+        return np.maximum(weights, weights.dtype.type(0))
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal constraint."""
+        return {}
+
+
+class Norm:
+    """What is common to constraints of norms n = sqrt(sum of w^2 over the axes): a factor for each."""
+
+    def __init__(self, axis: int | Iterable[int]) -> None:
+        self.axis = axis if isinstance(axis, list | tuple) else integer("axis", axis, -8)
+        self._axes = [integer("axis", entry, -8) for entry in np.atleast_1d(np.array(self.axis, dtype=object))]
+
+    def __call__(self, weights: Array) -> Array:
+        """Return the weights times the factor of their norm."""
+        return weights * self.factors(weights)
+
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raise unless weights of this shape have the axes."""
+        if not all(-len(shape) <= axis < len(shape) for axis in self._axes):
+            raise ValueError(f"axis={self.axis!r} of {name} does not exist in weights of shape {shape}")
+
+    def factors(self, weights: Array) -> Array:
+        """What weights are multiplied by, of their dtype, 1 long along the axes."""
+        over = {axis % weights.ndim for axis in self._axes}
+        letters = string.ascii_lowercase[: weights.ndim]
+        kept = "".join(letter for axis, letter in enumerate(letters) if axis not in over)
+        # Without a square as large as the weights.
+        squares = np.einsum(f"{letters},{letters}->{kept}", weights, weights, dtype=np.float64)
+        factors = self._factors(np.sqrt(np.expand_dims(squares, tuple(sorted(over)))))
+        return factors.astype(weights.dtype)
+
+    def _factors(self, norms: Array) -> Array:
+        raise NotImplementedError
+
+
+class MaxNorm(Norm):
+    """Norms above `max_value` become `max_value`.
+
+    Parameters
+    ----------
+    max_value : float, default 2
+        The largest norm.
+    axis : int or list of int, default 0
+        What a norm runs over.
+    """
+
+    def __init__(self, max_value: float = 2, axis: int | Iterable[int] = 0) -> None:
+        super().__init__(axis)
+        self.max_value = _bound("max_value", max_value)
+
+    def _factors(self, norms: Array) -> Array:
+        return np.clip(norms, 0, self.max_value) / (EPSILON + norms)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal constraint."""
+        return {"max_value": self.max_value, "axis": self.axis}
+
+
+class UnitNorm(Norm):
+    """Norms become 1.
+
+    Parameters
+    ----------
+    axis : int or list of int, default 0
+        What a norm runs over.
+    """
+
+    def __init__(self, axis: int | Iterable[int] = 0) -> None:
+        super().__init__(axis)
+
+    def _factors(self, norms: Array) -> Array:
+        return 1 / (EPSILON + norms)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal constraint."""
+        return {"axis": self.axis}
+
+
+class MinMaxNorm(Norm):
+    """Norms go the share `rate` of the way into [min_value, max_value].
+
+    Parameters
+    ----------
+    min_value, max_value : float, default 0 and 1
+        Where norms may be.
+    rate : float, default 1
+        From 0, no change, to 1, at once.
+    axis : int or list of int, default 0
+        What a norm runs over.
+    """
+
+    def __init__(
+        self, min_value: float = 0.0, max_value: float = 1.0, rate: float = 1.0, axis: int | Iterable[int] = 0
+    ) -> None:
+        super().__init__(axis)
+        self.min_value, self.max_value = _bound("min_value", min_value), _bound("max_value", max_value)
+        self.rate = real("rate", rate)
+        if self.min_value > self.max_value:
+            raise ValueError(f"min_value={min_value!r} is above max_value={max_value!r}; exchange them")
+
+    def _factors(self, norms: Array) -> Array:
+        wanted = self.rate * np.clip(norms, self.min_value, self.max_value) + (1 - self.rate) * norms
+        return wanted / (EPSILON + norms)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal constraint."""
+        return {
+            "min_value": self.min_value, "max_value": self.max_value, "rate": self.rate, "axis": self.axis,
+        }  # fmt: skip
+
+
+def _radial(**_: Any) -> None:
+    raise ValueError(
+        "constraint 'radial_constraint' is for kernels (rows, columns, channels, filters) that all positions share; "
+        "here every position has its own: give a callable f(w) -> w"
+    )
+
+
+_BY_NAME = {
+    "max_norm": MaxNorm,
+    "non_neg": NonNeg,
+    "unit_norm": UnitNorm,
+    "min_max_norm": MinMaxNorm,
+    "maxnorm": MaxNorm,
+    "nonneg": NonNeg,
+    "unitnorm": UnitNorm,
+    "radial_constraint": _radial,
+}
+_BUILT_IN = (MaxNorm, NonNeg, UnitNorm, MinMaxNorm)
+
+
+def get(identifier: Any) -> Constraint | None:
+    """Return the constraint of a name, config dict or None (none), or a callable f(w) -> w itself."""
+    if identifier is None:
+        return None
+    found: Any = named.build("constraint", _BY_NAME, identifier)
+    if not callable(found):
+        raise TypeError(
+            f"constraint={identifier!r} is neither a name ({', '.join(sorted(_BY_NAME))}) nor a callable f(w) -> w"
+        )
+    constraint: Constraint = found
+    return constraint
+
+
+def is_built_in(constraint: Any) -> bool:
+    """Whether it is none or one of the library's own."""
+    return constraint is None or type(constraint) in _BUILT_IN
+
+
+def serialize(constraint: Constraint | None) -> Any:
+    """The config dict of a built-in constraint; a custom one, which has none, stays itself."""
+    return named.config_of(constraint) if constraint is not None and is_built_in(constraint) else constraint
+
+
+def _bound(name: str, value: Any) -> float:
+    number = real(name, value)
+    if number < 0:
+        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
+    return number

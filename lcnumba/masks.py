@@ -1,0 +1,61 @@
+"""Which connections of a layer exist: a boolean array, and how a config holds it."""
+
+import base64
+import binascii
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba.arrays import frozen, ingest
+
+__all__ = ["check", "get", "serialize"]
+
+Mask = npt.NDArray[np.bool_]
+
+
+def get(identifier: Any) -> Mask | None:
+    """Return a read-only copy of a mask of two or three axes, or what `serialize` made of one; None stays None."""
+    if identifier is None:
+        return None
+    if isinstance(identifier, Mapping):
+        return frozen(_decoded(identifier))
+    values, _ = ingest("kernel_mask", identifier)
+    if values.dtype != np.bool_:
+        raise TypeError(f"kernel_mask has dtype {values.dtype}; give booleans, such as kernel_mask != 0")
+    if values.ndim not in (2, 3):
+        raise ValueError(
+            f"kernel_mask has shape {values.shape}; give (P, K), or (P, K, F) where filters differ: positions, window "
+            "entries and filters of the kernel"
+        )
+    return frozen(np.array(values, order="C"))
+
+
+def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
+    """Raise unless a mask fits a kernel."""
+    if mask.shape != kernel_shape[: mask.ndim]:
+        raise ValueError(
+            f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
+            f"{kernel_shape}"
+        )
+
+
+def serialize(mask: Mask | None) -> dict[str, Any] | None:
+    """The shape of a mask and its bits, eight in a byte, in base64: what JSON can hold."""
+    if mask is None:
+        return None
+    return {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")}
+
+
+def _decoded(config: Mapping[str, Any]) -> Mask:
+    try:
+        shape = tuple(int(size) for size in config["shape"])
+        bits = np.frombuffer(base64.b64decode(config["bits"], validate=True), np.uint8)
+        size = math.prod(shape)
+        if len(shape) not in (2, 3) or min(shape) < 0 or bits.size != -(-size // 8):
+            raise ValueError(f"{bits.size} bytes are no mask of shape {shape}")
+        return np.unpackbits(bits, count=size).astype(np.bool_).reshape(shape)
+    except (KeyError, TypeError, ValueError, binascii.Error) as error:
+        raise ValueError(f"kernel_mask is no config of a mask: {error}") from error

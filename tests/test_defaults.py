@@ -1,0 +1,56 @@
+import json
+
+import pytest
+
+import lcnumba as lc
+from lcnumba import defaults
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    defaults._of_file.cache_clear()
+    yield tmp_path
+    defaults._of_file.cache_clear()
+
+
+def test_without_a_file_it_is_channels_last_and_none_is_written(home):
+    assert lc.LocallyConnected2D(1, 1).data_format == "channels_last"
+    assert list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize("written", ["channels_first", "Channels_First"])
+def test_the_file_of_keras_counts_where_nothing_is_given(home, written):
+    (home / "keras.json").write_text(json.dumps({"floatx": "float32", "image_data_format": written}))
+    assert lc.LocallyConnected2D(1, 1).data_format == "channels_first"
+    assert lc.LocallyConnected2D(1, 1, data_format="channels_last").data_format == "channels_last"
+
+
+def test_the_home_of_the_user_counts_without_keras_home(home, monkeypatch):
+    (home / ".keras").mkdir()
+    (home / ".keras" / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    monkeypatch.delenv("KERAS_HOME")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    assert defaults.data_format() == "channels_first"
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"{", "keras.json is passed over"), (b"[1, 2]", "neither"), (b"\xff\xfe", "passed over"),
+        (b'{"image_data_format": "sideways"}', "'sideways'"), (b'{"image_data_format": null}', "None"),
+        (b"[" * 100_000, "passed over"), (b" " * (1 << 17) + b"{}", "passed over"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_a_warning_and_no_crash(home, content, match):
+    (home / "keras.json").write_bytes(content)
+    with pytest.warns(UserWarning, match=match):
+        assert defaults.data_format() == "channels_last"
+    assert defaults.data_format() == "channels_last"  # warned once
+
+
+def test_a_folder_in_its_place_is_a_warning(home):
+    (home / "keras.json").mkdir()
+    with pytest.warns(UserWarning, match="passed over"):
+        assert defaults.data_format() == "channels_last"
