@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
+    from lcnumba.elementwise import Activation, Dropout
     from lcnumba.flatten import Flatten
+    from lcnumba.keras_io import export_weights, import_weights, load_keras, load_keras_weights, save_keras_weights
     from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
     from lcnumba.optimizers import SGD, Adam, RMSprop
     from lcnumba.parameters import Gradients
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
     from lcnumba.tuning import Tuning, tune
 
 __all__ = [
-    "SGD", "Adam", "Dense", "Flatten", "Gradients", "History", "LocallyConnected1D", "LocallyConnected2D",
-    "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "load", "tune",
+    "SGD", "Activation", "Adam", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
+    "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
+    "import_weights", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
 ]  # fmt: skip
 
 _HOMES = {
+    "Activation": "elementwise",
     "Adam": "optimizers",
     "Dense": "dense",
+    "Dropout": "elementwise",
     "Flatten": "flatten",
     "Gradients": "parameters",
     "History": "training",
@@ -35,7 +40,12 @@ _HOMES = {
     "SGD": "optimizers",
     "Sequential": "sequential",
     "Tuning": "tuning",
+    "export_weights": "keras_io",
+    "import_weights": "keras_io",
     "load": "sequential",
+    "load_keras": "keras_io",
+    "load_keras_weights": "keras_io",
+    "save_keras_weights": "keras_io",
     "tune": "tuning",
 }
 

@@ -44,6 +44,9 @@ Array = npt.NDArray[Any]
 # memory is passed over once.
 BLOCK = 1 << 15
 
+# The root of a half as Keras' gelu takes it, in float64 too: rounded to float32.
+ROOT_HALF = float(np.float32(math.sqrt(0.5)))
+
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
@@ -175,19 +178,24 @@ class LeakyReLU(_BuiltIn):
     Parameters
     ----------
     alpha : float, default 0.3
-        Slope below 0, at least 0. By the name "leaky_relu" it is 0.2, as in Keras.
+        Slope below 0, at least 0. By the name "leaky_relu" it is 0.2, as in Keras, and as there it is rounded
+        to float32 in float64 layers, too.
     """
 
     def __init__(self, alpha: float = 0.3) -> None:
         self.alpha = _not_negative("alpha", alpha)
 
+    @property
+    def _slope(self) -> float:
+        return float(np.float32(self.alpha))
+
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
-        return _into(out, np.where(z > 0, z, z * z.dtype.type(self.alpha)))
+        return _into(out, np.where(z > 0, z, z * z.dtype.type(self._slope)))
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy, or alpha * dy where y is not above 0."""
-        return np.where(y > 0, dy, dy * dy.dtype.type(self.alpha))
+        return np.where(y > 0, dy, dy * dy.dtype.type(self._slope))
 
 
 class ThresholdedReLU(_BuiltIn):
@@ -349,7 +357,7 @@ class GELU(_BuiltIn):
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy times distribution function plus z times density."""
         number = y.dtype.type
-        density = np.exp(y * y * number(-0.5)) * number(1 / math.sqrt(2 * math.pi))
+        density = np.exp(-np.square(y * number(ROOT_HALF))) * number(ROOT_HALF / math.sqrt(math.pi))
         return dy * (_normal(y) + y * density)
 
 
@@ -409,9 +417,9 @@ def _expit(z: Array, out: Array | None = None) -> Array:
 
 def _normal(z: Array) -> Array:
     """Distribution function of the standard normal distribution."""
-    from scipy.special import ndtr
+    from scipy.special import erfc
 
-    return ndtr(z)
+    return z.dtype.type(0.5) * erfc(z * -z.dtype.type(ROOT_HALF))
 
 
 def _into(out: Array | None, y: Array) -> Array:

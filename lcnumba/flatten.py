@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 
 from lcnumba.arrays import ingest
+from lcnumba.checks import choice
+from lcnumba.defaults import FORMATS
 from lcnumba.naming import layer_name
 
 __all__ = ["Flatten"]
@@ -19,6 +21,14 @@ class Flatten:
 
     The result is a view of the input where that is possible.
 
+    Parameters
+    ----------
+    name : str, optional
+        "flatten", "flatten_1", ... by default.
+    data_format : {"channels_last", "channels_first"}, optional
+        With channels_first the axis after the batch is moved to the end first, as Keras does. None, the
+        default, is channels_last.
+
     Examples
     --------
     >>> import lcnumba as lc
@@ -26,8 +36,9 @@ class Flatten:
     (None, 48)
     """
 
-    def __init__(self, name: str | None = None) -> None:
+    def __init__(self, name: str | None = None, data_format: str | None = None) -> None:
         self._name = layer_name(name, "flatten")
+        self._data_format = choice("data_format", FORMATS[0] if data_format is None else data_format, FORMATS)
         self._sample_shape: Shape | None = None
 
     @property
@@ -70,9 +81,10 @@ class Flatten:
         shape = values.shape
         if self._sample_shape not in (None, shape[1:]):
             raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
-        y = values.reshape(shape[0], math.prod(shape[1:]))
+        moves = self._data_format == "channels_first" and values.ndim > 2
+        y = (np.moveaxis(values, 1, -1) if moves else values).reshape(shape[0], math.prod(shape[1:]))
 
-        return like(y), FlattenBackward(shape, y.shape)
+        return like(y), FlattenBackward(shape, y.shape, moves)
 
     def step(self, grads: None, lr: float) -> None:
         """Do nothing: the layer has no weights."""
@@ -96,21 +108,25 @@ class Flatten:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        return {"name": self.name}
+        config = {"name": self.name}
+        return config if self._data_format == FORMATS[0] else {**config, "data_format": self._data_format}
 
 
 class FlattenBackward:
     """The pullback of a Flatten: it reshapes back."""
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...]) -> None:
-        self._x_shape, self._y_shape = x_shape, y_shape
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool) -> None:
+        self._x_shape, self._y_shape, self._moved = x_shape, y_shape, moved
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dy reshaped to the shape of x, and no gradients."""
         given, like = ingest("dy", dy)
         if given.shape != self._y_shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._y_shape}")
-        return like(given.reshape(self._x_shape)), None
+        if not self._moved:
+            return like(given.reshape(self._x_shape)), None
+        batch, channels, *size = self._x_shape
+        return like(np.ascontiguousarray(np.moveaxis(given.reshape(batch, *size, channels), -1, 1))), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any]:
         """Return the function (dy, wants_dx) -> dx."""

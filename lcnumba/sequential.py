@@ -14,6 +14,7 @@ from lcnumba import io, named, optimizers, training
 from lcnumba.arrays import check_dtype, ingest
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
+from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.naming import layer_name
@@ -296,7 +297,7 @@ class Sequential:
     def _unbuilt(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Self:
         """The model of a config, without any weights."""
         known = {c.__name__: c for c in _LAYERS} | dict(layers or {})
-        model = cls(name=config["name"])
+        model = cls(name=config.get("name"))
         for entry in config["layers"]:
             name, arguments = entry["class_name"], entry["config"]
             layer: Any
@@ -431,7 +432,7 @@ def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
 
 
 # The library's own layers, by whose class names a config is read.
-_LAYERS = (Dense, Flatten, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D)
+_LAYERS = (Activation, Dense, Dropout, Flatten, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D)
 
 
 class SequentialBackward:

@@ -75,7 +75,8 @@ def test_known_values():
 @pytest.mark.parametrize(
     ("name", "z", "expected"),
     [
-        ("relu", [0], [0]), ("leaky_relu", [0], [0.2]), ("LeakyReLU", [0], [0.3]), ("relu6", [0, 6], [0, 0]),
+        ("relu", [0], [0]), ("leaky_relu", [0], [np.float32(0.2)]),
+        ("LeakyReLU", [0], [np.float32(0.3)]), ("relu6", [0, 6], [0, 0]),
         ("elu", [0], [1]), ("selu", [0], [1.0507009873554805]), ("hard_sigmoid", [-2.5, 2.5], [0.2, 0.2]),
         ("hard_sigmoid", [-2.6, 2.6], [0, 0]), (activations.ReLU(0.5, 2.0, 1.0), [1, 2, 2.5], [0.5, 1, 0]),
         ("ThresholdedReLU", [1, 1.5], [0, 1]), ("softplus", [0], [0.5]),

@@ -17,7 +17,7 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
-    {"arrays", "checks", "defaults", "naming", "named", "locks", "metrics", "reference"},
+    {"arrays", "checks", "defaults", "keras_files", "naming", "named", "locks", "metrics", "reference"},
     {
         "geometry",
         "activations",
@@ -30,7 +30,7 @@ ROWS = [
         "regularizers",
         "kernels",
     },
-    {"testing", "planning", "kernels.jit", "kernels.vectors"},
+    {"layouts", "testing", "planning", "kernels.jit", "kernels.vectors"},
     {"kernels.tile", "kernels.dense", "kernels.plain", "kernels.sparse", "kernels.update"},
     {"kernels.loop", "optimizers", "implementations.base", "implementations.cache", "implementations.memory"},
     {"implementations.loop"},
@@ -38,11 +38,12 @@ ROWS = [
     {"implementations.dense", "implementations.sparse"},
     {"implementations.masked"},
     {"implementations", "parameters"},
-    {"backward", "flatten"},
+    {"backward", "elementwise", "flatten"},
     {"trainable"},
     {"layer", "dense"},
     {"training", "tuning", "benchmark"},
     {"sequential"},
+    {"keras_io"},
     {"plotting"},
     {"demo"},
     {"__main__"},

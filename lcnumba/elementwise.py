@@ -1,0 +1,190 @@
+"""Layers without weights that work on single numbers: `Activation` and `Dropout`."""
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba import activations
+from lcnumba.arrays import ingest, normalise
+from lcnumba.checks import generator, integer, real
+from lcnumba.naming import layer_name
+
+__all__ = ["Activation", "Dropout"]
+
+Array = npt.NDArray[Any]
+Shape = tuple[int | None, ...]
+
+
+class _Elementwise:
+    """What layers without weights share: shapes stay, and there is nothing to step."""
+
+    def __init__(self, name: str | None, default: str) -> None:
+        self._name = layer_name(name, default)
+        self._sample_shape: Shape | None = None
+
+    @property
+    def name(self) -> str:
+        """The name, fixed by the constructor."""
+        return self._name
+
+    def build(self, input_shape: Shape) -> None:
+        """Note the shape of a sample; there are no weights."""
+        self._sample_shape = tuple(input_shape[1:])
+
+    @property
+    def built(self) -> bool:
+        """Whether `build` has been called."""
+        return self._sample_shape is not None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        if self._sample_shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; build the layer first")
+        return None, *self._sample_shape
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input shape."""
+        return tuple(input_shape)
+
+    def step(self, grads: None, lr: float) -> None:
+        """Do nothing: the layer has no weights."""
+
+    def count_params(self) -> int:
+        """Return 0."""
+        return 0
+
+    def get_weights(self) -> list[Array]:
+        """Return no weights."""
+        return []
+
+    def set_weights(self, weights: list[Array]) -> None:
+        """Take no weights."""
+        if weights:
+            raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
+
+    def __repr__(self) -> str:
+        """Class and name."""
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def _floats(x: Any) -> tuple[Array, Callable[[Array], Any]]:
+    """The input as float32 or, if it is that, float64."""
+    given, like = ingest("x", x)
+    double = given.dtype.newbyteorder("=") == np.float64
+    return normalise("x", given, np.dtype(np.float64 if double else np.float32)), like
+
+
+class _Pullback:
+    """The pullback of a layer without weights."""
+
+    def __init__(self, like: Array, pull: Callable[[Array], Array], sure: bool) -> None:
+        self._shape, self._dtype, self._pull, self._sure = like.shape, like.dtype, pull, sure
+
+    def __call__(self, dy: Any) -> tuple[Any, None]:
+        """Return dx of dy, and no gradients."""
+        given, like = ingest("dy", dy)
+        if given.shape != self._shape:
+            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
+        return like(self._pull(normalise("dy", given, self._dtype))), None
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Return the function (dy, wants_dx) -> dx; None if code of users has a part in it."""
+        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None
+
+
+class Activation(_Elementwise):
+    """y = activation(x), over the last axis where it is a softmax.
+
+    Parameters
+    ----------
+    activation : str, dict or object
+        As for `LocallyConnected2D`.
+    name : str, optional
+        "activation", "activation_1", ... by default.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.Activation("relu")([[-1.0, 2.0]])
+    array([[0., 2.]])
+    """
+
+    def __init__(self, activation: Any, name: str | None = None) -> None:
+        super().__init__(name, "activation")
+        self.activation = activations.get(activation)
+
+    def __call__(self, x: Any) -> Any:
+        """Return y of x, a fresh array."""
+        return self.forward(x)[0]
+
+    def forward(self, x: Any) -> tuple[Any, _Pullback]:
+        """Return y and the pullback of this very call; leave y unchanged until it has run."""
+        values, like = _floats(x)
+        y, kept = activations.apply(self.activation, np.array(values, order="C"), keeps=True)
+
+        def pull(dy: Array) -> Array:
+            return activations.pull(self.activation, dy, kept)
+
+        return like(y), _Pullback(y, pull, activations.is_built_in(self.activation))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {"name": self.name, "activation": activations.serialize(self.activation)}
+
+
+class Dropout(_Elementwise):
+    """In training, each number is dropped with probability `rate`, and the others grow by 1 / (1 - rate).
+
+    Plain calls, for inference, return x.
+
+    Parameters
+    ----------
+    rate : float
+        At least 0 and below 1.
+    seed : int, optional
+        Of the layer's own random numbers.
+    name : str, optional
+        "dropout", "dropout_1", ... by default.
+    """
+
+    def __init__(self, rate: float, seed: int | None = None, name: str | None = None) -> None:
+        super().__init__(name, "dropout")
+        self.rate = real("rate", rate)
+        if not 0 <= self.rate < 1:
+            raise ValueError(f"rate={rate!r} cannot be used; give a number of at least 0 and below 1")
+        self.seed = None if seed is None else integer("seed", seed, 0)
+        self._rng = generator(self.seed)
+        self._drawing = threading.Lock()
+
+    def __call__(self, x: Any) -> Any:
+        """Return x, as a fresh array."""
+        values, like = _floats(x)
+        return like(values.copy())
+
+    def forward(self, x: Any) -> tuple[Any, _Pullback]:
+        """Return y and the pullback, which drops the same numbers."""
+        values, like = _floats(x)
+        with self._drawing:
+            kept = self._rng.random(values.shape, np.float32) >= self.rate
+        factor = values.dtype.type(1 / (1 - self.rate))
+
+        def drop(array: Array) -> Array:
+            return np.where(kept, array * factor, array.dtype.type(0))
+
+        return like(drop(values)), _Pullback(values, drop, sure=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer."""
+        return {"name": self.name, "rate": self.rate, "seed": self.seed}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copy and pickle without the lock, which cannot travel."""
+        return {key: value for key, value in self.__dict__.items() if key != "_drawing"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state and make a fresh lock."""
+        self.__dict__.update(state, _drawing=threading.Lock())

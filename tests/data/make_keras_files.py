@@ -1,0 +1,69 @@
+"""Save small models with tf_keras in all of its formats, as test data, with what they predict.
+
+Run in an environment of its own, from this folder:
+
+    pip install tensorflow-cpu==2.21.0 tf-keras==2.21.0
+    python make_keras_files.py
+
+Each model is saved as ``NAME.h5`` (model), ``NAME.keras``, ``NAME.weights.h5`` and ``NAME_weights.h5`` (the
+first format of weights); inputs and predictions are in keras_files.npz.
+"""
+
+import os
+import pathlib
+
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+
+import numpy as np
+import tf_keras
+from tf_keras import layers
+
+FOLDER = pathlib.Path(__file__).parent / "keras"
+
+
+def local(rank, *arguments, **settings):
+    """A locally connected layer whose weights are not all small."""
+    cls = {1: layers.LocallyConnected1D, 2: layers.LocallyConnected2D}[rank]
+    return cls(*arguments, kernel_initializer="random_normal", bias_initializer="random_normal", **settings)
+
+
+MODELS = {
+    "digits": [
+        local(2, 3, 3, activation="relu", input_shape=(6, 5, 2), name="first"), layers.Dropout(0.5),
+        local(2, 2, (2, 3), padding="same", implementation=3, activation="gelu", name="second"),
+        layers.Flatten(), layers.Dense(4, kernel_regularizer="l2", name="third"), layers.Activation("softmax"),
+    ],
+    "genes": [
+        local(1, 2, 3, strides=2, input_shape=(11, 3), implementation=2, padding="same"), layers.Activation("tanh"),
+        local(1, 4, 2, activation="selu", use_bias=False), layers.Flatten(), layers.Dense(1, use_bias=False),
+    ],
+    "first_axis": [
+        layers.InputLayer(input_shape=(2, 6, 5)),
+        local(2, 3, 2, data_format="channels_first", activation="elu"),
+        local(2, 2, 3, data_format="channels_first", implementation=2, kernel_constraint="max_norm"),
+        local(2, 2, 2, data_format="channels_first", implementation=3, padding="same", activity_regularizer="l1"),
+        layers.Flatten(data_format="channels_first"), layers.Dense(2),
+    ],
+}  # fmt: skip
+
+
+def main() -> None:
+    """Write the files."""
+    FOLDER.mkdir(exist_ok=True)
+    tf_keras.utils.set_random_seed(2021)
+    rng, arrays = np.random.default_rng(2021), {}
+    for name, parts in MODELS.items():
+        model = tf_keras.Sequential(parts, name=name)
+        model.compile("adam", "mse")
+        x = rng.standard_normal((3, *model.input_shape[1:])).astype("float32")
+        model.fit(x, np.zeros((3, *model.output_shape[1:])), verbose=0)  # so that the optimizer has state
+        model.save(FOLDER / f"{name}.h5")
+        model.save(FOLDER / f"{name}.keras")
+        model.save_weights(FOLDER / f"{name}.weights.h5")
+        model.save_weights(FOLDER / f"{name}_weights.h5", save_format="h5")
+        arrays[f"{name}_x"], arrays[f"{name}_y"] = x, model.predict(x, verbose=0)
+    np.savez_compressed(FOLDER / "predictions.npz", **arrays)
+
+
+if __name__ == "__main__":
+    main()
