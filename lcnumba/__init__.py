@@ -50,7 +50,13 @@ _HOMES = {
 }
 
 
+# Modules whose objects are given to layers: lcnumba.regularizers.L2(0.1).
+_MODULES = ("activations", "constraints", "initializers", "losses", "optimizers", "regularizers")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"lcnumba.{name}")
     if name in _HOMES:
         value = getattr(importlib.import_module(f"lcnumba.{_HOMES[name]}"), name)
     elif name == "__version__":
@@ -64,4 +70,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__all__, *_MODULES, "__version__"]

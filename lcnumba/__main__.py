@@ -1,4 +1,4 @@
-"""Command line: ``python -m lcnumba train`` and ``python -m lcnumba bench``."""
+"""Command line: ``python -m lcnumba`` with train, bench, convert or inspect."""
 
 import argparse
 import sys
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcnumba import benchmark, demo
+from lcnumba import benchmark, demo, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 
 
@@ -27,6 +27,16 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="of initial weights and shuffling")
     train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for model and pictures")
     _add_bench(commands)
+    convert = commands.add_parser(
+        "convert",
+        help="turn a model of Keras into one of this library, or the weights of one of ours into a file for Keras",
+        description="IN is a .keras or .h5 model and OUT an .npz file, or IN an .npz file of this library and OUT a "
+        ".weights.h5 or .h5 file, which load_weights of the same model in Keras reads.",
+    )
+    convert.add_argument("source", metavar="IN")
+    convert.add_argument("target", metavar="OUT")
+    inspect = commands.add_parser("inspect", help="tell what a model file of Keras, or of this library, holds")
+    inspect.add_argument("file", metavar="FILE")
     return parser
 
 
@@ -78,7 +88,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit code: 0, or 2 for a wrong value."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    return {"train": _train, "bench": _bench}[given.pop("command")](parser, given)
+    run = {"train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
+    return run[given.pop("command")](parser, given)
+
+
+def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    source, target = given["source"], given["target"]
+    try:
+        if target.endswith(".npz"):
+            keras_io.load_keras(source).save(target)
+        elif target.endswith(".h5"):
+            keras_io.save_keras_weights(sequential.load(source), target)
+        else:
+            parser.error(f"convert: OUT={target!r} must end in .npz, .weights.h5 or .h5")
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(f"convert: {error}")
+    print(f"{source} -> {target}")
+    return 0
+
+
+def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    try:
+        for line in keras_io.described(given["file"]):
+            print(line)
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(f"inspect: {error}")
+    return 0
 
 
 def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:

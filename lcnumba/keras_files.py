@@ -135,7 +135,7 @@ class KerasFile:
         with self.refusing():
             found = json.loads(self._config)
             if not isinstance(found, dict):
-                raise ValueError("its config is no object")
+                raise TypeError("its config is no object")
             return found
 
     def by_name(self) -> list[tuple[str, list[Stored]]] | None:
@@ -188,7 +188,7 @@ class KerasFile:
         for part in path.split("/"):
             found = _child(found, part)
         if not isinstance(found, h5py.Dataset):
-            raise ValueError(f"{path!r} is no dataset")
+            raise TypeError(f"{path!r} is no dataset")
         return Stored(self, found)
 
 
@@ -210,11 +210,11 @@ def _child(group: Any, name: str) -> Any:
     import h5py
 
     if not isinstance(group, h5py.Group):
-        raise ValueError(f"{group!r} is no group")
+        raise TypeError(f"{group!r} is no group")
     if not name or name == "." or name not in group:
         raise ValueError(f"there is no {name!r} in {group.name!r}")
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise ValueError(f"{name!r} in {group.name!r} is a link, which is not followed")
+        raise TypeError(f"{name!r} in {group.name!r} is a link, which is not followed")
     return group[name]
 
 
@@ -254,5 +254,5 @@ def _string(value: Any) -> str:
     if isinstance(value, bytes):
         return value.decode()
     if not isinstance(value, str):
-        raise ValueError(f"{value!r:.80} is no name")
+        raise TypeError(f"{value!r:.80} is no name")
     return str(value)

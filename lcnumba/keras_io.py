@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import layouts
+from lcnumba import io, layouts
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice
 from lcnumba.defaults import FORMATS
@@ -215,6 +215,32 @@ def save_keras_weights(
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def described(path: str | os.PathLike[str]) -> Iterator[str]:
+    """Yield lines that tell what a model file of Keras, or of this library, holds: no weight is read."""
+    try:
+        with io.ModelFile(path) as mine:
+            config: Any = mine.config
+        yield "model of lcnumba"
+        yield from _entries(config)
+        return
+    except ValueError:
+        pass  # not one of ours
+    with KerasFile(path) as file:
+        config, layers = file.config(), file.by_name()
+        yield f"{'weights' if config is None else 'model'} of Keras, {'present' if layers is None else 'first'} format"
+        with file.refusing():
+            yield from [] if config is None else list(_entries(config["config"]))
+        if layers is None:
+            layers = [(name, file.of_layer("layers", name)) for name in file.groups("layers")]
+        for name, arrays in layers:
+            yield f"weights of {name}: {', '.join(str(array.shape) for array in arrays) or 'none'}"
+
+
+def _entries(config: Mapping[str, Any]) -> Iterator[str]:
+    for entry in config["layers"]:
+        yield f"layer {entry['config'].get('name')} ({entry['class_name']})"
 
 
 # --- layers

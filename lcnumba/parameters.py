@@ -271,6 +271,47 @@ class Parameters:
         """Whether weights can be updated block by block, as their gradients come: no code of users has a part."""
         return optimizers.is_built_in(self._optimizer) and all(r.built_in for r in self._restraints.values())
 
+    def flat(self) -> Array:
+        """All numbers that exist, one array after the other, as a fresh vector."""
+        with self.lock.shared():
+            parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
+            return np.concatenate(parts) if parts else np.empty(0)
+
+    def set_flat(self, vector: Array) -> None:
+        """Replace all numbers that exist by those of a vector as `flat` returns it."""
+        self.require_built("set_flat")
+        values, at, new = np.asarray(vector), 0, []
+        if values.shape != (self.count(),):
+            raise ValueError(f"the vector has shape {values.shape}; {self._owner} needs ({self.count()},)")
+        for array, mask in self._with_masks():
+            size = array.size if mask is None else int(np.count_nonzero(mask))
+            part, at = values[at : at + size], at + size
+            if mask is None:
+                new.append(part.reshape(array.shape).astype(array.dtype))
+            else:
+                new.append(np.zeros_like(array))
+                new[-1][mask] = part
+        self.set(new)
+
+    def flat_gradient(self, grads: Any) -> Array:
+        """The gradients of loss and penalties as a vector like that of `flat`, given those of the loss."""
+        given, parts = self._by_name(grads), []
+        arrays = dict(zip(self._arrays, self.copies(), strict=True))
+        for (name, array), (_, mask) in zip(arrays.items(), self._with_masks(), strict=True):
+            total = self._restraint(name).total(array, self._gradient(name, given[name]))
+            parts.append(total.reshape(-1) if mask is None else total[mask])
+        return np.concatenate(parts)
+
+    def _with_masks(self) -> list[tuple[Array, Mask | None]]:
+        """The arrays, each with a mask of its own shape of the numbers that exist, or None for all."""
+        pairs: list[tuple[Array, Mask | None]] = []
+        for name, array in self._arrays.items():
+            mask = self._exists.get(name)
+            if mask is not None and mask.ndim < array.ndim:
+                mask = np.broadcast_to(mask[..., None], array.shape)
+            pairs.append((array, mask))
+        return pairs
+
     def penalties(self) -> list[float]:
         """The penalties of the arrays that have one, in their order."""
         with self.lock.shared():

@@ -246,6 +246,53 @@ class Sequential:
                 layer.set_weights(before)  # type: ignore[attr-defined]
             raise
 
+    def get_flat(self) -> Array:
+        """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
+        return np.concatenate([np.empty(0, np.float64), *(layer.get_flat() for layer in self._vectors())])
+
+    def set_flat(self, vector: Array) -> None:
+        """Replace those weights by a vector as `get_flat` returns it; none if it does not fit."""
+        layers = self._vectors()
+        sizes = [layer.count_params() for layer in layers]
+        values = np.asarray(vector)
+        if values.shape != (sum(sizes),):
+            raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
+        for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+            layer.set_flat(part)
+
+    def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
+        """Return the loss on data, penalties included, and its gradient by `get_flat`.
+
+        For `scipy.optimize.minimize(..., jac=True)`, with layers of float64: quasi-Newton methods need its
+        precision.
+
+        Parameters
+        ----------
+        x, y : arrays, (N, ...)
+            Inputs and targets.
+        loss : str or callable
+            As for `fit`.
+
+        Returns
+        -------
+        value : float
+            The loss plus `losses`.
+        gradient : (get_flat().size,) float64
+            By the weights of the layers that are trainable.
+        """
+        value, grads = training.value_and_gradients(self, x, y, loss)
+        by_layer = {id(layer): grad for layer, grad in _paired(self, grads)}
+        parts = [layer.flat_gradient(by_layer[id(layer)]) for layer in self._vectors()]
+        return value, np.concatenate([np.empty(0, np.float64), *parts])
+
+    def _vectors(self) -> list[Trainable]:
+        """The trainable layers with weights; an error if there are others that cannot be seen as vectors."""
+        leaves = list(_leaves(self))
+        for layer in leaves:
+            if not isinstance(layer, Trainable) and hasattr(layer, "get_weights") and layer.get_weights():
+                raise TypeError(f"layer {layer.name!r} has weights and no get_flat; only the library's own layers have")
+        return [layer for layer in leaves if isinstance(layer, Trainable) and layer.trainable]
+
     @property
     def losses(self) -> list[float]:
         """Penalties of all layers, those of each as its own `losses`."""
@@ -542,6 +589,15 @@ def _leaves(layer: Any) -> Iterator[Any]:
             yield from _leaves(inner)
     else:
         yield layer
+
+
+def _paired(model: Sequential, grads: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """The layers of a model, those inside it too, with their gradients."""
+    for layer, grad in zip(model.layers, grads, strict=True):
+        if isinstance(layer, Sequential):
+            yield from _paired(layer, grad)
+        else:
+            yield layer, grad
 
 
 def _fresh(y: Array, x: Array) -> Array:

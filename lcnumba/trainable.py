@@ -306,6 +306,18 @@ class Trainable:
         """Replace all weights, given in the order of `get_weights`; none if any does not fit."""
         self._parameters.set(weights)
 
+    def get_flat(self) -> Array:
+        """Return the weights that exist as one vector of `count_params` numbers: kernel first, then bias."""
+        return self._parameters.flat()
+
+    def flat_gradient(self, grads: Gradients | tuple[Array, ...]) -> Array:
+        """Return gradients of the loss, with those of the penalties added, as a vector like `get_flat`'s."""
+        return self._parameters.flat_gradient(grads)
+
+    def set_flat(self, vector: Array) -> None:
+        """Replace the weights by a vector as `get_flat` returns it, of whatever float dtype."""
+        self._parameters.set_flat(vector)
+
     @property
     def kernel(self) -> Array:
         """The kernel, a read-only view that follows later steps."""

@@ -158,6 +158,15 @@ def evaluate(
     return _evaluate(model, *_data(model, x, y, criterion), criterion, wanted, size)
 
 
+def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
+    """Return the loss of a model on data, penalties included, and the gradients of all but the penalties of weights."""
+    criterion = losses.get(loss)
+    inputs, targets = _data(model, x, y, criterion)
+    prediction, backward = model.forward(inputs)
+    figures, dy = _figures(model, targets, prediction, criterion, {})
+    return figures["loss"], backward(dy)[1]
+
+
 def _train_on_batch(
     model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], lr: float
 ) -> dict[str, float]:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
+from lcnumba import __main__ as command_line
 from lcnumba import keras_files
 from lcnumba.keras_files import KerasFileError
 
@@ -460,3 +461,37 @@ def test_only_h5_files_are_written(tmp_path):
     with pytest.raises(ValueError, match="holds a model"):
         lc.save_keras_weights(outer, tmp_path / "weights.h5")
     assert list(tmp_path.iterdir()) == []
+
+
+# --- command line
+
+
+def test_convert_and_inspect(tmp_path, capsys):
+    ours, theirs = str(tmp_path / "model.npz"), str(tmp_path / "model.weights.h5")
+    assert command_line.main(["convert", str(FOLDER / "digits.keras"), ours]) == 0
+    predicts(lc.load(ours), "digits")
+    assert command_line.main(["convert", ours, theirs]) == 0
+    predicts(lc.load_keras(theirs, lc.load_keras(FOLDER / "digits.h5")), "digits")
+    capsys.readouterr()
+    for path, expected in (
+        (ours, "layer second (LocallyConnected2D)"), (theirs, "weights of dense: (24, 4), (4,)"),
+        (FOLDER / "digits.h5", "layer second (LocallyConnected2D)"),
+        (FOLDER / "digits.keras", "weights of locally_connected2d_1"),
+    ):  # fmt: skip
+        assert command_line.main(["inspect", str(path)]) == 0
+        assert expected in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        (["convert", "nothing", "x.npz"], "No such file"), (["convert", "nothing", "x.txt"], "must end in"),
+        (["convert", str(FOLDER / "digits.keras"), "x.h5"], "is no model file of lcnumba"),
+        (["inspect", str(FOLDER / "predictions.npz")], "cannot be read"), (["inspect", "nothing"], "No such file"),
+    ],
+)  # fmt: skip
+def test_wrong_files_end_with_a_message_and_code_2(arguments, match, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(arguments)
+    assert ended.value.code == 2
+    assert match in capsys.readouterr().err

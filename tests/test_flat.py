@@ -1,0 +1,85 @@
+"""Weights as one vector, for optimizers that know nothing of layers."""
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.testing import numerical_gradient
+
+
+def network(rng, dtype="float64"):
+    mask = rng.random((6, 4, 2)) < 0.7
+    return lc.Sequential([
+        lc.LocallyConnected2D(2, 3, padding="same", activation="tanh", input_shape=(4, 3, 1), dtype=dtype,
+                              kernel_regularizer="l2", bias_initializer="random_normal", fans="window", rng=0),
+        lc.LocallyConnected2D(2, 2, bias_sharing="filter", kernel_mask=None, dtype=dtype, rng=1, fans="window",
+                              activity_regularizer="l2", bias_regularizer="l1"),
+        lc.Flatten(),
+        lc.Dense(3, dtype=dtype, kernel_regularizer="l1_l2", rng=2),
+    ]), mask  # fmt: skip
+
+
+def test_a_vector_holds_what_exists(rng):
+    layer = lc.LocallyConnected2D(2, 3, padding="same", kernel_mask=rng.random((12, 9, 2)) < 0.5, rng=0)
+    layer.build((None, 4, 3, 1))
+    vector = layer.get_flat()
+    assert vector.shape == (layer.count_params(),)
+    assert vector.dtype == np.float32
+    before = layer.get_weights()
+    layer.set_flat(np.zeros(vector.shape))
+    assert not layer.kernel.any()
+    layer.set_flat(vector.astype(np.float64))
+    for a, b in zip(layer.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    vector[:] = 9  # a copy
+    np.testing.assert_array_equal(layer.get_weights()[0], before[0])
+    with pytest.raises(ValueError, match=r"the vector has shape \(3,\)"):
+        layer.set_flat(np.ones(3))
+    with pytest.raises(RuntimeError, match="set_flat before build"):
+        lc.LocallyConnected2D(2, 3).set_flat(np.ones(3))
+
+
+def test_gradients_are_those_of_finite_differences(rng):
+    """Penalties of weights and outputs included, and without the layers that are not trainable."""
+    model, _ = network(rng)
+    x, y = rng.standard_normal((5, 4, 3, 1)), rng.integers(0, 3, 5)
+
+    def value(vector):
+        model.set_flat(vector)
+        return model.value_and_gradient(x, y, "softmax_cross_entropy")[0]
+
+    for frozen in (False, True):
+        model.layers[3].trainable = not frozen
+        start = model.get_flat() + 0.01
+        assert start.size == model.count_params() - frozen * model.layers[3].count_params()
+        expected = numerical_gradient(value, start)
+        model.set_flat(start)
+        found, gradient = model.value_and_gradient(x, y, "softmax_cross_entropy")
+        np.testing.assert_allclose(gradient, expected, atol=1e-7)
+        assert gradient.dtype == np.float64
+        assert found == pytest.approx(model.evaluate(x, y, loss="softmax_cross_entropy")["loss"])
+
+
+def test_vectors_that_do_not_fit_change_nothing(rng):
+    model, _ = network(rng)
+    before = model.get_flat()
+    with pytest.raises(ValueError, match="the vector has shape"):
+        model.set_flat(before[:-1])
+    np.testing.assert_array_equal(model.get_flat(), before)
+
+
+def test_models_inside_models_and_layers_of_others(rng):
+    inner, _ = network(rng)
+    outer = lc.Sequential([inner, lc.Dense(2, dtype="float64")])
+    x = rng.standard_normal((5, 4, 3, 1))
+    outer(x)
+    assert outer.get_flat().size == outer.count_params()
+    _, gradient = outer.value_and_gradient(x, np.zeros((5, 2)), "mse")
+    assert gradient.shape == outer.get_flat().shape
+
+    class Mine(lc.Flatten):
+        def get_weights(self):
+            return [np.ones(3)]
+
+    with pytest.raises(TypeError, match="has weights and no get_flat"):
+        lc.Sequential([Mine()]).get_flat()
