@@ -1,13 +1,16 @@
-"""Reading Keras' files, which may come from anywhere: no link is followed, nothing is imported or executed.
+"""Reading Keras' files, which may come from anywhere: nothing in them is imported, executed or followed.
 
-What a file declares is compared with what it holds before memory is asked for: a dataset must lie in the
-file as large as it claims to be, and no more is read than the file has bytes.
+The HDF5 library looks at a file in a process of its own (`lcnumba.keras_index`), which tells where the arrays lie;
+here they are read from there. What a file declares is compared with what it holds before memory is asked
+for, and no more is read than the file has bytes.
 """
 
 import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -23,9 +26,10 @@ Array = npt.NDArray[Any]
 
 # A config of a network of hundreds of layers has some hundred kilobytes.
 LONGEST_CONFIG = 1 << 23
-MOST_NAMES = 1 << 14
-LONGEST_NAMES = 1 << 20
-FLOATS = ("f4", "f8")
+# An index of a thousand layers has a megabyte.
+LONGEST_INDEX = 1 << 26
+# Seconds that the HDF5 library gets to look at a file; it takes a fraction of one.
+PATIENCE = 30
 
 
 class KerasFileError(ValueError):
@@ -43,40 +47,31 @@ class Stored:
         Its shape.
     """
 
-    def __init__(self, file: "KerasFile", dataset: Any) -> None:
-        self._file, self._dataset = file, dataset
-        self.name = str(dataset.name)
-        self.shape = tuple(int(size) for size in dataset.shape)
-        kind = dataset.dtype
-        if kind.kind != "f" or kind.newbyteorder("=").str[1:] not in FLOATS:
-            raise ValueError(f"{self.name} has dtype {kind}; weights are float32 or float64")
-        declared = int(np.prod(self.shape, dtype=object)) * kind.itemsize
-        if dataset.is_virtual or dataset.external or dataset.chunks is not None:
-            raise ValueError(f"{self.name} is not stored in one piece in this file, as Keras stores it")
-        if dataset.id.get_storage_size() != declared:
-            raise ValueError(f"{self.name} declares {declared} bytes and stores {dataset.id.get_storage_size()}")
-        self._bytes = declared
+    def __init__(self, file: "KerasFile", entry: dict[str, Any]) -> None:
+        if "error" in entry:
+            raise ValueError(entry["error"])
+        self._file, self._offset = file, int(entry["offset"])
+        self.name, self.shape = str(entry["name"]), tuple(int(size) for size in entry["shape"])
+        self._dtype = np.dtype(entry["dtype"])
 
     def read(self, shape: tuple[int, ...]) -> Array:
         """Return the array, if it has this shape."""
         if self.shape != tuple(shape):
             raise ValueError(f"{self.name} has shape {self.shape}; the layer needs {tuple(shape)}")
-        self._file.spend(self._bytes)
-        values = np.empty(self.shape, self._dataset.dtype.newbyteorder("="))
-        if values.size:
-            self._dataset.read_direct(values)
-        return values
+        count = int(np.prod(self.shape, dtype=object))
+        content = self._file.content(self._offset, count * self._dtype.itemsize)
+        return np.frombuffer(content, self._dtype).reshape(self.shape).astype(self._dtype.newbyteorder("="))
 
 
 class KerasFile:
-    """A model or weight file of Keras, as a context manager; every failure is a `KerasFileError`."""
+    """A model or weight file of Keras, as a context manager; what it raises of a file is a `KerasFileError`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fspath(path)
         self._stack = contextlib.ExitStack()
+        self._file: IO[bytes]
         self._left = 0
-        self._root: Any = None
-        self._config: bytes | None = None
+        self._index: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         """Open the file."""
@@ -94,7 +89,7 @@ class KerasFile:
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
-        """Turn whatever h5py, zipfile and json make of a foreign or damaged file into one error."""
+        """Turn whatever a foreign or damaged file leads to into one error."""
         try:
             yield
         except (KerasFileError, ImportError, FileNotFoundError, PermissionError, IsADirectoryError):
@@ -103,93 +98,81 @@ class KerasFile:
             raise KerasFileError(f"{self._path!r} cannot be read: {error}") from error
 
     def _open(self) -> None:
-        try:
-            import h5py
-        except ImportError as error:
-            raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'") from error
+        file = self._stack.enter_context(Path(self._path).open("rb"))  # noqa: SIM115 - the stack closes it
+        self._left = os.fstat(file.fileno()).st_size
+        self._file, path, config = file, self._path, None
+        if file.read(4) == b"PK\x03\x04":
+            archive = self._stack.enter_context(zipfile.ZipFile(file))
+            config = _member(archive, "config.json", LONGEST_CONFIG).read().decode()
+            path = os.path.join(self._stack.enter_context(tempfile.TemporaryDirectory()), "model.weights.h5")  # noqa: PTH118
+            with _member(archive, "model.weights.h5", self._left) as stored, Path(path).open("wb") as copy:
+                shutil.copyfileobj(stored, copy)
+            self._file = self._stack.enter_context(Path(path).open("rb"))  # noqa: SIM115 - the stack closes it
+        self._index = _index(path)
+        if config is not None:
+            self._index["config"] = config
 
-        plain = self._stack.enter_context(Path(self._path).open("rb"))  # noqa: SIM115 - the stack closes it
-        self._left = os.fstat(plain.fileno()).st_size
-        content: IO[bytes] = plain
-        if plain.read(4) == b"PK\x03\x04":
-            archive = self._stack.enter_context(zipfile.ZipFile(plain))
-            self._config = _member(archive, "config.json", LONGEST_CONFIG).read()
-            content = self._stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115 - the stack closes it
-            with _member(archive, "model.weights.h5", self._left) as stored:
-                shutil.copyfileobj(stored, content)
-        content.seek(0)
-        self._root = self._stack.enter_context(h5py.File(content, "r"))
-        if self._config is None and "model_config" in self._root.attrs:
-            self._config = _text(self._root.attrs, "model_config", LONGEST_CONFIG)
-
-    def spend(self, size: int) -> None:
-        """Count bytes that are read; refuse more than the file has, as if one array were linked many times."""
+    def content(self, offset: int, size: int) -> bytes:
+        """Return bytes of the file; in all no more than it has, as if one array were linked many times."""
         self._left -= size
         if self._left < 0:
-            raise ValueError(f"{self._path!r} describes more weights than it has bytes")
+            raise ValueError("it describes more weights than it has bytes")
+        self._file.seek(offset)
+        found = self._file.read(size)
+        if len(found) != size:
+            raise ValueError(f"it ends within an array, at {offset + len(found)} of {offset + size} bytes")
+        return found
 
     def config(self) -> dict[str, Any] | None:
         """The config of the model, or None in a file of weights alone."""
-        if self._config is None:
+        if self._index["config"] is None:
             return None
         with self.refusing():
-            found = json.loads(self._config)
+            found = json.loads(self._index["config"])
             if not isinstance(found, dict):
                 raise TypeError("its config is no object")
             return found
 
     def by_name(self) -> list[tuple[str, list[Stored]]] | None:
         """The layers with their arrays in Keras' first format, in its order; None in the other one."""
+        layers = self._index["by_name"]
         with self.refusing():
-            root = _child(self._root, "model_weights") if "model_weights" in self._root else self._root
-            if not any(str(name).startswith("layer_names") for name in root.attrs):
-                return None
-            layers = []
-            for name in _names(root, "layer_names"):
-                group = _child(root, name)
-                layers.append((name, [self._stored(group, path) for path in _names(group, "weight_names")]))
-            return layers
+            return layers and [(name, [Stored(self, entry) for entry in entries]) for name, entries in layers]
 
-    def of_layer(self, *path: str) -> list[Stored]:
-        """The arrays of a layer in Keras' present format, such as ("layers", "dense_1")."""
+    def groups(self) -> list[str]:
+        """What Keras' present format calls the layers, such as "dense_1"."""
+        return list(self._index["groups"])
+
+    def of_group(self, name: str) -> list[Stored]:
+        """The arrays of such a layer."""
         with self.refusing():
-            group = self._root
-            for part in path:
-                group = _child(group, part)
-            stored = _child(group, "vars") if "vars" in group else {}
-            if len(stored) > MOST_NAMES:
-                raise ValueError(f"{'/'.join(path)} has {len(stored)} arrays")
-            return [self._stored(stored, str(number)) for number in range(len(stored))]
+            if name not in self._index["groups"]:
+                raise ValueError(f"there is no layer {name!r}")
+            return [Stored(self, entry) for entry in self._index["groups"][name]]
 
-    def has(self, *path: str) -> bool:
-        """Whether there is such a group."""
-        with self.refusing():
-            group = self._root
-            for part in path:
-                if part not in group:
-                    return False
-                group = _child(group, part)
-            return True
 
-    def groups(self, *path: str) -> list[str]:
-        """Names of what lies in a group."""
-        with self.refusing():
-            group = self._root
-            for part in path:
-                group = _child(group, part)
-            if len(group) > MOST_NAMES:
-                raise ValueError(f"{'/'.join(path)} holds {len(group)} entries")
-            return [str(name) for name in group]
-
-    def _stored(self, group: Any, path: str) -> Stored:
-        import h5py
-
-        found = group
-        for part in path.split("/"):
-            found = _child(found, part)
-        if not isinstance(found, h5py.Dataset):
-            raise TypeError(f"{path!r} is no dataset")
-        return Stored(self, found)
+def _index(path: str) -> dict[str, Any]:
+    """What `lcnumba.keras_index` tells of a file."""
+    program = Path(__file__).with_name("keras_index.py")
+    # -I: neither the current folder nor variables decide what is imported.
+    command = [sys.executable, "-I", str(program), os.path.abspath(path)]  # noqa: PTH100 - a relative name stays one
+    with tempfile.TemporaryFile() as reply, tempfile.TemporaryFile() as complaints:
+        try:
+            code = subprocess.run(command, stdout=reply, stderr=complaints, timeout=PATIENCE, check=False).returncode
+        except subprocess.TimeoutExpired:
+            raise ValueError(f"the HDF5 library did not come to an end with it in {PATIENCE} s") from None
+        if code:
+            complaints.seek(0)
+            if b"No module named 'h5py'" in complaints.read(1 << 16):
+                raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'")
+            raise ValueError(f"the HDF5 library failed on it (exit code {code})")
+        if reply.tell() > LONGEST_INDEX:
+            raise ValueError("it lists far too many arrays")
+        reply.seek(0)
+        found: dict[str, Any] = json.load(reply)
+    if "error" in found:
+        raise ValueError(found["error"])
+    return found
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
@@ -203,56 +186,3 @@ def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
     if info.file_size > limit:
         raise ValueError(f"{name} has {info.file_size} bytes, and at most {limit} are expected")
     return archive.open(info)
-
-
-def _child(group: Any, name: str) -> Any:
-    """What lies in a group under a name; links that could lead elsewhere are refused."""
-    import h5py
-
-    if not isinstance(group, h5py.Group):
-        raise TypeError(f"{group!r} is no group")
-    if not name or name == "." or name not in group:
-        raise ValueError(f"there is no {name!r} in {group.name!r}")
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise TypeError(f"{name!r} in {group.name!r} is a link, which is not followed")
-    return group[name]
-
-
-def _names(group: Any, attribute: str) -> list[str]:
-    """A list of names, perhaps in chunks: `attribute`, or `attribute` 0, 1, ..."""
-    present = [attribute] if attribute in group.attrs else []
-    if not present:
-        number = 0
-        while f"{attribute}{number}" in group.attrs:
-            present.append(f"{attribute}{number}")
-            number += 1
-    names: list[str] = []
-    for part in present:
-        identifier = group.attrs.get_id(part)
-        count = int(np.prod(identifier.shape, dtype=object))
-        if count > MOST_NAMES or count * identifier.dtype.itemsize > LONGEST_NAMES:
-            raise ValueError(f"{part} of {group.name!r} is too long")
-        if not count:
-            continue  # an empty list is stored as numbers
-        values = np.asarray(group.attrs[part]).reshape(-1)
-        names += [_string(value) for value in values]
-    return names
-
-
-def _text(attributes: Any, name: str, limit: int) -> bytes:
-    identifier = attributes.get_id(name)
-    if identifier.shape != () or identifier.dtype.itemsize > limit:
-        raise ValueError(f"{name} is no text of at most {limit} bytes")
-    text = attributes[name]
-    encoded = text if isinstance(text, bytes) else _string(text).encode()
-    if len(encoded) > limit:
-        raise ValueError(f"{name} has {len(encoded)} bytes, and at most {limit} are expected")
-    return encoded
-
-
-def _string(value: Any) -> str:
-    if isinstance(value, bytes):
-        return value.decode()
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r:.80} is no name")
-    return str(value)

@@ -173,10 +173,10 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
             with file.refusing():
                 names = {} if config is None else _user_names(config)
             group = names.get(layer_name, layer_name)
-            if not file.has("layers", group):
-                known = list(names) or file.groups("layers")
+            if group not in file.groups():
+                known = list(names) or file.groups()
                 raise KerasFileError(f"there is no layer {layer_name!r}; there are {', '.join(known) or 'none'}")
-            stored = file.of_layer("layers", group)
+            stored = file.of_group(group)
         with file.refusing():
             return [array.read(array.shape) for array in stored]
 
@@ -233,7 +233,7 @@ def described(path: str | os.PathLike[str]) -> Iterator[str]:
         with file.refusing():
             yield from [] if config is None else list(_entries(config["config"]))
         if layers is None:
-            layers = [(name, file.of_layer("layers", name)) for name in file.groups("layers")]
+            layers = [(name, file.of_group(name)) for name in file.groups()]
         for name, arrays in layers:
             yield f"weights of {name}: {', '.join(str(array.shape) for array in arrays) or 'none'}"
 
@@ -403,10 +403,10 @@ def _by_order(file: KerasFile, model: Sequential, plan: list[tuple[Any, Shape]])
     else:
         groups = _groups([(type(layer).__name__, layer.name) for layer in _flat(model)])
         wanted = [groups[layer.name] for layer, _ in plan]
-        rest = [name for name in file.groups("layers") if name not in wanted and file.of_layer("layers", name)]
+        rest = [name for name in file.groups() if name not in wanted and file.of_group(name)]
         if rest:
             raise ValueError(f"the file also has weights of {', '.join(rest)}, for which the model has no layer")
-        found = [file.of_layer("layers", name) for name in wanted]
+        found = [file.of_group(name) for name in wanted]
     if len(found) != len(plan):
         raise ValueError(f"the file has weights of {len(found)} layers; the model has {len(plan)} with weights")
     return found
