@@ -101,7 +101,7 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
             keras_io.save_keras_weights(sequential.load(source), target)
         else:
             parser.error(f"convert: OUT={target!r} must end in .npz, .weights.h5 or .h5")
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         parser.error(f"convert: {error}")
     print(f"{source} -> {target}")
     return 0
@@ -111,7 +111,7 @@ def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         for line in keras_io.described(given["file"]):
             print(line)
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         parser.error(f"inspect: {error}")
     return 0
 

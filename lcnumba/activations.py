@@ -377,7 +377,17 @@ class Mish(_BuiltIn):
 
 
 class Softmax(_BuiltIn):
-    """y = exp(z) / sum(exp(z)) over the last axis, the channels, in either data format."""
+    """y = exp(z) / sum(exp(z)) over the last axis, the channels, in either data format.
+
+    Parameters
+    ----------
+    axis : int
+        Of Keras' layer: -1, and no other.
+    """
+
+    def __init__(self, axis: int = -1) -> None:
+        if axis != -1:
+            raise ValueError(f"axis={axis!r} cannot be used; softmax is over the channels here, axis=-1")
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return the softmax of z; the maximum is taken off first, so nothing overflows."""
@@ -532,7 +542,9 @@ def serialize(activation: Activation) -> Any:
 
 def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
     """Call a function for some rows of contiguous arrays after the other; infinite and NaN are nothing to warn of."""
-    columns = arrays[0].shape[-1]
+    if not arrays[0].size:
+        return
+    columns = arrays[0].shape[-1] if arrays[0].ndim else 1
     rows = max(1, BLOCK // columns)
     flat = [array.reshape(-1, columns) for array in arrays]
     with np.errstate(all="ignore"):

@@ -40,8 +40,9 @@ class Norm:
     """What is common to constraints of norms n = sqrt(sum of w^2 over the axes): a factor for each."""
 
     def __init__(self, axis: int | Iterable[int]) -> None:
-        self.axis = axis if isinstance(axis, list | tuple) else integer("axis", axis, -8)
-        self._axes = [integer("axis", entry, -8) for entry in np.atleast_1d(np.array(self.axis, dtype=object))]
+        entries = axis if isinstance(axis, list | tuple) else (axis,)
+        self._axes = [integer("axis", entry, -8) for entry in entries]
+        self.axis = list(self._axes) if isinstance(axis, list | tuple) else self._axes[0]
 
     def __call__(self, weights: Array) -> Array:
         """Return the weights times the factor of their norm."""
@@ -128,6 +129,8 @@ class MinMaxNorm(Norm):
         super().__init__(axis)
         self.min_value, self.max_value = _bound("min_value", min_value), _bound("max_value", max_value)
         self.rate = real("rate", rate)
+        if not 0 <= self.rate <= 1:
+            raise ValueError(f"rate={rate!r} cannot be used; give a number from 0 to 1")
         if self.min_value > self.max_value:
             raise ValueError(f"min_value={min_value!r} is above max_value={max_value!r}; exchange them")
 

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def data_format() -> str:
 @functools.cache
 def _of_file(path: Path) -> str:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a pipe would be waited for
+            return _first(path, "it is no file")
         with path.open("rb") as file:
             content = file.read(_LONGEST + 1)
     except (FileNotFoundError, NotADirectoryError):

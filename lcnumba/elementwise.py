@@ -115,7 +115,12 @@ class Activation(_Elementwise):
 
     def __init__(self, activation: Any, name: str | None = None) -> None:
         super().__init__(name, "activation")
-        self.activation = activations.get(activation)
+        self._activation = activations.get(activation)
+
+    @property
+    def activation(self) -> activations.Activation:
+        """The function, fixed by the constructor."""
+        return self._activation
 
     def __call__(self, x: Any) -> Any:
         """Return y of x, a fresh array."""
@@ -153,12 +158,17 @@ class Dropout(_Elementwise):
 
     def __init__(self, rate: float, seed: int | None = None, name: str | None = None) -> None:
         super().__init__(name, "dropout")
-        self.rate = real("rate", rate)
-        if not 0 <= self.rate < 1:
+        self._rate = real("rate", rate)
+        if not 0 <= self._rate < 1:
             raise ValueError(f"rate={rate!r} cannot be used; give a number of at least 0 and below 1")
         self.seed = None if seed is None else integer("seed", seed, 0)
         self._rng = generator(self.seed)
         self._drawing = threading.Lock()
+
+    @property
+    def rate(self) -> float:
+        """The probability, fixed by the constructor."""
+        return self._rate
 
     def __call__(self, x: Any) -> Any:
         """Return x, as a fresh array."""

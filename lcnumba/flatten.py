@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from lcnumba import defaults
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice
-from lcnumba.defaults import FORMATS
 from lcnumba.naming import layer_name
 
 __all__ = ["Flatten"]
@@ -26,8 +26,8 @@ class Flatten:
     name : str, optional
         "flatten", "flatten_1", ... by default.
     data_format : {"channels_last", "channels_first"}, optional
-        With channels_first the axis after the batch is moved to the end first, as Keras does. None, the
-        default, is channels_last.
+        With channels_first the axis after the batch is moved to the end first, as Keras does. By default
+        what Keras' configuration file says, else channels_last.
 
     Examples
     --------
@@ -38,7 +38,9 @@ class Flatten:
 
     def __init__(self, name: str | None = None, data_format: str | None = None) -> None:
         self._name = layer_name(name, "flatten")
-        self._data_format = choice("data_format", FORMATS[0] if data_format is None else data_format, FORMATS)
+        self._data_format = choice(
+            "data_format", defaults.data_format() if data_format is None else data_format, defaults.FORMATS
+        )
         self._sample_shape: Shape | None = None
 
     @property
@@ -108,8 +110,7 @@ class Flatten:
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""
-        config = {"name": self.name}
-        return config if self._data_format == FORMATS[0] else {**config, "data_format": self._data_format}
+        return {"name": self.name, "data_format": self._data_format}
 
 
 class FlattenBackward:

@@ -225,9 +225,8 @@ class Geometry:
     @cached_property
     def connections(self) -> int:
         """Existing (position, window entry) pairs; each carries F weights."""
-        lines = int(np.count_nonzero(self._line_table >= 0))
-        columns = int(np.count_nonzero(self._taps(-1) >= 0))
-        return lines * columns * self.channels
+        # Without the tables, which a kernel far larger than its input would make huge.
+        return math.prod(self._connected(dimension) for dimension in range(self.rank)) * self.channels
 
     @property
     def complete(self) -> bool:
@@ -351,6 +350,16 @@ class Geometry:
             return indptr, rows.reshape(-1)
         np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
         return indptr, rows[pattern]
+
+    def _connected(self, dimension: int) -> int:
+        """How many (output, tap) pairs of a dimension read an input."""
+        n, k, d = self.input_size[dimension], self.kernel_size[dimension], self.dilation[dimension]
+        outputs = self.output_size[dimension]
+        if self.padding_mode[dimension] == "circular":
+            return outputs * k
+        first = np.arange(outputs) * self.strides[dimension] - self.margins[dimension][0]
+        least, most = np.maximum(-(first // d), 0), np.minimum((n - 1 - first) // d, k - 1)
+        return int(np.sum(np.maximum(most - least + 1, 0)))
 
     def _taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""

@@ -47,18 +47,24 @@ def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]
     text = json.dumps({"format": FORMAT, "model": config}, default=_refuse)
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
-    path = Path(path).resolve()  # what a link points to is written, and the link stays
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent))
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    with replacing(path) as temporary, temporary.open("xb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+@contextmanager
+def replacing(path: PathLike) -> Iterator[Path]:
+    """Give a new place beside a file to write to, which takes the file's place if all goes well."""
+    target = Path(path).resolve()  # what a link points to is written, and the link stays
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
     try:
-        with temporary.open("xb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
-            file.flush()
+        yield temporary
+        with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, temporary)
-        temporary.replace(path)
+        if target.exists():
+            shutil.copymode(target, temporary)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -30,6 +30,12 @@ LONGEST_CONFIG = 1 << 23
 LONGEST_INDEX = 1 << 26
 # Seconds that the HDF5 library gets to look at a file; it takes a fraction of one.
 PATIENCE = 30
+_START = """
+import runpy, sys
+program, path, *sys.path[:] = sys.argv[1:]
+sys.argv = [program, path]
+runpy.run_path(program, run_name="__main__")
+"""
 
 
 class KerasFileError(ValueError):
@@ -37,37 +43,37 @@ class KerasFileError(ValueError):
 
 
 class Stored:
-    """An array in a file, not read yet.
-
-    Attributes
-    ----------
-    name : str
-        Where it lies.
-    shape : tuple of int
-        Its shape.
-    """
+    """An array in a file, not read yet; one that cannot be read is an error only when it is asked for."""
 
     def __init__(self, file: "KerasFile", entry: dict[str, Any]) -> None:
-        if "error" in entry:
-            raise ValueError(entry["error"])
-        self._file, self._offset = file, int(entry["offset"])
-        self.name, self.shape = str(entry["name"]), tuple(int(size) for size in entry["shape"])
-        self._dtype = np.dtype(entry["dtype"])
+        self._file, self._entry = file, entry
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape; an error if it cannot be read."""
+        if "error" in self._entry:
+            raise ValueError(self._entry["error"])
+        return tuple(int(size) for size in self._entry["shape"])
+
+    @property
+    def described(self) -> str:
+        """Its shape as text, or why it cannot be read."""
+        return ascii(self._entry["error"]) if "error" in self._entry else str(self.shape)
 
     def read(self, shape: tuple[int, ...]) -> Array:
         """Return the array, if it has this shape."""
         if self.shape != tuple(shape):
-            raise ValueError(f"{self.name} has shape {self.shape}; the layer needs {tuple(shape)}")
-        count = int(np.prod(self.shape, dtype=object))
-        content = self._file.content(self._offset, count * self._dtype.itemsize)
-        return np.frombuffer(content, self._dtype).reshape(self.shape).astype(self._dtype.newbyteorder("="))
+            raise ValueError(f"{self._entry['name']} has shape {self.shape}; the layer needs {tuple(shape)}")
+        dtype, count = np.dtype(self._entry["dtype"]), int(np.prod(self.shape, dtype=object))
+        content = self._file.content(int(self._entry["offset"]), count * dtype.itemsize)
+        return np.frombuffer(content, dtype).reshape(self.shape).astype(dtype.newbyteorder("="))
 
 
 class KerasFile:
     """A model or weight file of Keras, as a context manager; what it raises of a file is a `KerasFileError`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._path = os.fspath(path)
+        self._path = os.fsdecode(path)
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes]
         self._left = 0
@@ -154,8 +160,9 @@ class KerasFile:
 def _index(path: str) -> dict[str, Any]:
     """What `lcnumba.keras_index` tells of a file."""
     program = Path(__file__).with_name("keras_index.py")
-    # -I: neither the current folder nor variables decide what is imported.
-    command = [sys.executable, "-I", str(program), os.path.abspath(path)]  # noqa: PTH100 - a relative name stays one
+    # -I, and this process' places of modules: the folder of the file does not decide what is imported.
+    places = [place for place in sys.path if place]
+    command = [sys.executable, "-I", "-c", _START, str(program), str(Path(path).absolute()), *places]
     with tempfile.TemporaryFile() as reply, tempfile.TemporaryFile() as complaints:
         try:
             code = subprocess.run(command, stdout=reply, stderr=complaints, timeout=PATIENCE, check=False).returncode

@@ -6,9 +6,7 @@ two formats and a zip. Everything here converts to and from the one form that la
 
 import os
 import re
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +14,7 @@ import numpy.typing as npt
 
 from lcnumba import io, layouts
 from lcnumba.arrays import ingest
-from lcnumba.checks import choice
+from lcnumba.checks import choice, integer
 from lcnumba.defaults import FORMATS
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
@@ -31,8 +29,9 @@ __all__ = ["export_weights", "import_weights", "load_keras", "load_keras_weights
 Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
-# A window clipped by "same" loses at most three quarters of its connections unless it is larger than the image.
-MOST_CLIPPED = 16
+# How many times larger than in the file a kernel may become, unless it has few numbers all the same. A window clipped
+# by "same" loses at most three quarters of its connections unless it is larger than the image.
+MOST_CLIPPED, SMALL = 16, 1 << 22
 
 
 def import_weights(layer: Any, weights: list[Any], data_format: str | None = None) -> None:
@@ -60,9 +59,10 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
     given = [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
-    shape = _known_shape(layer)
+    shape = _known_shape(_checked_layer(layer))
+    converted = _converted(layer, shape, _Given(given), _format(layer, data_format))
     layer.ensure_built(shape)
-    layer.set_weights(_converted(layer, shape, _Given(given), _format(layer, data_format)))
+    layer.set_weights(converted)
 
 
 def export_weights(layer: Any, implementation: int | None = None, data_format: str | None = None) -> list[Array]:
@@ -82,13 +82,14 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     list of arrays
         [kernel, bias] or [kernel], fresh arrays.
     """
-    if not layer.built:
+    if not _checked_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has no weights yet; call or build it first")
     kernel, *bias = layer.get_weights()
     if isinstance(layer, Dense):
         return [kernel, *bias]
     geometry = _geometry(layer, layer.input_shape)
-    number = choice("implementation", _implementation(layer) if implementation is None else implementation, (1, 2, 3))
+    wanted = _implementation(layer) if implementation is None else integer("implementation", implementation)
+    number = choice("implementation", wanted, (1, 2, 3))
     if number == 1 and layer.padding == "same":
         raise ValueError("Keras has no implementation 1 with padding='same'; give implementation=2 or 3")
     data_format = _format(layer, data_format)
@@ -133,7 +134,7 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
             with file.refusing():
                 filled, shape = _model_of(config)
         else:
-            filled, shape = model, model.input_shape
+            filled, shape = _checked_model(model), model.input_shape
         with file.refusing():
             plan = list(_weighted(filled, shape))
             stored = _by_order(file, filled, plan)
@@ -166,7 +167,9 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
         if layers is not None:
             found = dict(layers)
             if layer_name not in found:
-                raise KerasFileError(f"there is no layer {layer_name!r}; there are {', '.join(found) or 'none'}")
+                raise KerasFileError(
+                    f"there is no layer {layer_name!r}; there are {', '.join(map(_shown, found)) or 'none'}"
+                )
             stored = found[layer_name]
         else:
             config = file.config()
@@ -175,7 +178,9 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
             group = names.get(layer_name, layer_name)
             if group not in file.groups():
                 known = list(names) or file.groups()
-                raise KerasFileError(f"there is no layer {layer_name!r}; there are {', '.join(known) or 'none'}")
+                raise KerasFileError(
+                    f"there is no layer {layer_name!r}; there are {', '.join(map(_shown, known)) or 'none'}"
+                )
             stored = file.of_group(group)
         with file.refusing():
             return [array.read(array.shape) for array in stored]
@@ -200,21 +205,16 @@ def save_keras_weights(
         import h5py
     except ImportError as error:
         raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'") from error
-    name = os.fspath(path)
+    name = os.fsdecode(path)
     if not name.endswith(".h5"):
         raise ValueError(f"path={name!r} must end in '.weights.h5' or '.h5', by which Keras tells its formats apart")
-    layers, chosen = _flat(model), implementations or {}
+    layers, chosen = _flat(_checked_model(model)), dict(implementations or {})
+    if set(chosen) - {layer.name for layer in layers}:
+        raise ValueError(f"implementations={chosen!r} names a layer that {model.name!r} does not have")
     arrays = {layer.name: _exported(layer, chosen.get(layer.name)) for layer in layers}
-    handle, temporary = tempfile.mkstemp(dir=Path(name).absolute().parent, suffix=".h5")
-    os.close(handle)
-    try:
-        with h5py.File(temporary, "w") as file:
-            write = _write_present if name.endswith(".weights.h5") else _write_first
-            write(file, layers, arrays)
-        os.replace(temporary, name)  # noqa: PTH105
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write = _write_present if name.endswith(".weights.h5") else _write_first
+    with io.replacing(name) as temporary, h5py.File(temporary, "w") as file:
+        write(file, layers, arrays)
 
 
 def described(path: str | os.PathLike[str]) -> Iterator[str]:
@@ -235,12 +235,21 @@ def described(path: str | os.PathLike[str]) -> Iterator[str]:
         if layers is None:
             layers = [(name, file.of_group(name)) for name in file.groups()]
         for name, arrays in layers:
-            yield f"weights of {name}: {', '.join(str(array.shape) for array in arrays) or 'none'}"
+            yield f"weights of {_shown(name)}: {', '.join(array.described for array in arrays) or 'none'}"
 
 
-def _entries(config: Mapping[str, Any]) -> Iterator[str]:
-    for entry in config["layers"]:
-        yield f"layer {entry['config'].get('name')} ({entry['class_name']})"
+def _no_layer(name: str, known: Iterable[str]) -> KerasFileError:
+    return KerasFileError(f"there is no layer {name!r}; there are {', '.join(map(_shown, known)) or 'none'}")
+
+
+def _entries(config: Any) -> Iterator[str]:
+    for entry in config if isinstance(config, list) else config["layers"]:
+        yield f"layer {_shown(entry['config'].get('name'))} ({_shown(entry['class_name'])})"
+
+
+def _shown(name: Any) -> str:
+    """A name of a file for a terminal, which such names could otherwise command."""
+    return str(name) if str(name).isprintable() and str(name).isascii() else ascii(name)
 
 
 # --- layers
@@ -282,9 +291,9 @@ def _converted(layer: Any, shape: Shape, stored: _Given | _InFile, data_format: 
         return [stored.read(number, expected) for number, expected in enumerate(wanted)]
     geometry = _geometry(layer, shape)
     number = layouts.implementation_of(stored.shapes[0], geometry.rank)
-    # What a window loses by clipping is known only from tables, which a file could make huge.
-    size = int(np.prod(stored.shapes[0], dtype=object))
-    if int(np.prod(geometry.kernel_shape, dtype=object)) > MOST_CLIPPED * max(size, 1):
+    # A window far larger than its input has few weights in Keras' forms 2 and 3, and all of them in ours.
+    size, ours = (int(np.prod(shape, dtype=object)) for shape in (stored.shapes[0], geometry.kernel_shape))
+    if ours > max(MOST_CLIPPED * size, SMALL):
         raise ValueError(f"kernel has shape {stored.shapes[0]}, far too few numbers for {geometry.kernel_shape}")
     kernel = stored.read(0, layouts.kernel_shape(geometry, number, data_format))
     biases = [
@@ -292,6 +301,20 @@ def _converted(layer: Any, shape: Shape, stored: _Given | _InFile, data_format: 
         for n in range(1, len(wanted))
     ]
     return [layouts.kernel_from_keras(kernel, geometry, number, data_format), *biases]
+
+
+def _checked_layer(layer: Any) -> Any:
+    if not isinstance(layer, LocallyConnected | Dense):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a locally connected or Dense layer")
+    return layer
+
+
+def _checked_model(model: Any) -> Sequential:
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model is a {type(model).__name__}; give a Sequential")
+    if not model.built:
+        raise RuntimeError(f"{model.name!r} has not been built; build it, or call it, first")
+    return model
 
 
 def _geometry(layer: Any, shape: Shape) -> Geometry:
@@ -331,13 +354,27 @@ def _implementation(layer: Any) -> int:
 
 
 def _exported(layer: Any, implementation: int | None) -> list[Array]:
-    return export_weights(layer, implementation) if isinstance(layer, LocallyConnected | Dense) else []
+    if isinstance(layer, LocallyConnected | Dense):
+        return export_weights(layer, implementation)
+    if layer.get_weights():
+        raise TypeError(
+            f"layer {layer.name!r} has weights that Keras does not know; only the library's own layers are written"
+        )
+    return []
 
 
 # --- models
 
 _CLASSES = {c.__name__: c for c in (Activation, Dense, Dropout, Flatten, LocallyConnected1D, LocallyConnected2D)}
 _ADVICE = "Make the network here, and fill its layers one by one: import_weights(layer, load_keras_weights(path, name))"
+_COMMON = {
+    "name", "trainable", "dtype", "batch_input_shape", "activation", "use_bias", "kernel_initializer",
+    "bias_initializer", "kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint",
+    "bias_constraint",
+}  # fmt: skip
+_LOCAL = _COMMON | {"filters", "kernel_size", "strides", "padding", "data_format", "implementation"}
+# All entries of Keras' configs: our layers take more, which is no business of a file.
+_KEYS = {"Dense": _COMMON | {"units"}, "LocallyConnected1D": _LOCAL, "LocallyConnected2D": _LOCAL}
 # Entries of Keras' configs that mean nothing here, by class.
 _IGNORED = {
     "Activation": ("trainable", "dtype", "batch_input_shape"),
@@ -372,6 +409,11 @@ def _entry(entry: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"layer {settings.get('name')!r:.80} is a {name!r:.80}; known here are {', '.join(_CLASSES)}. {_ADVICE}"
         )
+    if settings.get("noise_shape") is not None:
+        raise ValueError(f"layer {settings.get('name')!r:.80} has a noise_shape, which Dropout does not have here")
+    foreign = set(settings) - _KEYS.get(name, set(settings))
+    if foreign:
+        raise ValueError(f"layer {settings.get('name')!r:.80} has settings that Keras' layer has not: {foreign!r:.200}")
     for ignored in _IGNORED.get(name, ()):
         settings.pop(ignored, None)
     return {"class_name": name, "config": settings}
@@ -426,7 +468,9 @@ def _groups(layers: list[tuple[str, str]]) -> dict[str, str]:
 
 def _user_names(config: Mapping[str, Any]) -> dict[str, str]:
     """The users' names of the layers of a config, and what the present format calls them."""
-    return _groups([(entry["class_name"], entry["config"]["name"]) for entry in config["config"]["layers"]])
+    inner = config["config"]
+    entries = inner if isinstance(inner, list) else inner["layers"]
+    return _groups([(str(entry["class_name"]), str(entry["config"]["name"])) for entry in entries])
 
 
 def _write_present(file: Any, layers: list[Any], arrays: Mapping[str, list[Array]]) -> None:
@@ -439,6 +483,11 @@ def _write_present(file: Any, layers: list[Any], arrays: Mapping[str, list[Array
 
 
 def _write_first(file: Any, layers: list[Any], arrays: Mapping[str, list[Array]]) -> None:
+    for layer in layers:
+        if not set(layer.name).isdisjoint("/\0") or layer.name in (".", "..", "model_weights"):
+            raise ValueError(
+                f"layer {layer.name!r} cannot be written to Keras' first format under this name; rename it"
+            )
     file.attrs["layer_names"] = [layer.name.encode() for layer in layers]
     file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.3.0"
     for layer in layers:

@@ -25,6 +25,8 @@ Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
 CHOICES = (*IMPLEMENTATIONS, "auto")
+# Each brings scratch memory of its own; no machine has so many.
+MOST_THREADS = 4096
 
 
 def _implementation(value: Any) -> int | str:
@@ -177,7 +179,10 @@ class LocallyConnected(Trainable):
 
     @n_threads.setter
     def n_threads(self, value: int | None) -> None:
-        self._parameters.threads = None if value is None else integer("n_threads", value)
+        threads = None if value is None else integer("n_threads", value)
+        if threads is not None and threads > MOST_THREADS:
+            raise ValueError(f"n_threads={value!r} is too large; give at most {MOST_THREADS}")
+        self._parameters.threads = threads
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer, with Keras' keys in Keras' order.

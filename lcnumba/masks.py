@@ -3,6 +3,7 @@
 import base64
 import binascii
 import math
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,7 +52,7 @@ def serialize(mask: Mask | None) -> dict[str, Any] | None:
 
 def _decoded(config: Mapping[str, Any]) -> Mask:
     try:
-        shape = tuple(int(size) for size in config["shape"])
+        shape = tuple(operator.index(size) for size in config["shape"])
         bits = np.frombuffer(base64.b64decode(config["bits"], validate=True), np.uint8)
         size = math.prod(shape)
         if len(shape) not in (2, 3) or min(shape) < 0 or bits.size != -(-size // 8):

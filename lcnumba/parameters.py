@@ -9,12 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import constraints, optimizers, regularizers
-from lcnumba.arrays import check_exact, frozen, ingest, normalise
+from lcnumba.arrays import check_dtype, check_exact, frozen, ingest, normalise
 from lcnumba.checks import learning_rate, real
 from lcnumba.kernels import Rule
 from lcnumba.locks import SharedLock
 
-__all__ = ["Gradients", "Parameters", "Restraint"]
+__all__ = ["Gradients", "Parameters", "Restraint", "as_vector"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -58,6 +58,13 @@ class Gradients:
         return self.kernel.shape, None if self.bias is None else self.bias.shape
 
 
+def as_vector(vector: Any) -> Array:
+    """Return a vector of weights, of any kind of array, as NumPy; an error for what is no float or integer."""
+    values, _ = ingest("vector", vector)
+    check_dtype("vector", values, np.dtype(np.float64))
+    return values
+
+
 @dataclass(frozen=True)
 class Restraint:
     """What belongs to an array beside its gradient: its penalty, and what it is brought back to after a step."""
@@ -86,7 +93,9 @@ class Restraint:
         """Return the gradient of loss and penalty, whoever wrote the penalty."""
         if self.regularizer is None:
             return grad
-        slope = np.asarray(self.regularizer.gradient(frozen(array)), dtype=array.dtype)
+        slope = _real(
+            f"the gradient of regularizer {self.regularizer!r}", self.regularizer.gradient(frozen(array)), array
+        )
         if slope.shape != array.shape:
             raise ValueError(
                 f"the gradient of regularizer {self.regularizer!r} has shape {slope.shape}; return shape {array.shape}"
@@ -97,7 +106,7 @@ class Restraint:
         """Let the constraint change an array, whoever wrote it."""
         if self.constraint is None:
             return
-        values = np.asarray(self.constraint(array), dtype=array.dtype)
+        values = _real(f"what constraint {self.constraint!r} returned", self.constraint(array), array)
         if values.shape != array.shape:
             raise ValueError(
                 f"constraint {self.constraint!r} returned shape {values.shape}; return shape {array.shape}"
@@ -106,6 +115,8 @@ class Restraint:
 
 
 _FREE = Restraint()
+# How often a step is planned anew because another thread came first.
+_RETRIES = 100
 
 
 @dataclass(frozen=True)
@@ -119,6 +130,13 @@ class _Change:
     states: dict[str, Any]
     gradients: dict[str, Array]
     values: dict[str, Array] | None  # what code of users made of copies; None without such
+
+
+def _real(what: str, values: Any, model: Array) -> Array:
+    """What code of users made, in the model's dtype."""
+    if np.iscomplexobj(values):
+        raise TypeError(f"{what} is complex; return real numbers")
+    return np.asarray(values, dtype=model.dtype)
 
 
 class Parameters:
@@ -261,8 +279,14 @@ class Parameters:
 
         def commit() -> None:
             plan = change
-            while plan is not None and not self._apply(plan):
+            for _ in range(_RETRIES):
+                if plan is None or self._apply(plan):
+                    return
                 plan = self._plan(given, lr, version)  # the parameters have changed since
+            raise RuntimeError(
+                f"{self._owner} changed at every try to step it; an optimizer, regularizer or constraint must not "
+                "change the layer that it belongs to"
+            )
 
         return commit
 
@@ -273,14 +297,15 @@ class Parameters:
 
     def flat(self) -> Array:
         """All numbers that exist, one array after the other, as a fresh vector."""
+        self.require_built("get_flat")
         with self.lock.shared():
             parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
-            return np.concatenate(parts) if parts else np.empty(0)
+            return np.concatenate(parts)
 
     def set_flat(self, vector: Array) -> None:
         """Replace all numbers that exist by those of a vector as `flat` returns it."""
         self.require_built("set_flat")
-        values, at, new = np.asarray(vector), 0, []
+        values, at, new = as_vector(vector), 0, []
         if values.shape != (self.count(),):
             raise ValueError(f"the vector has shape {values.shape}; {self._owner} needs ({self.count()},)")
         for array, mask in self._with_masks():
@@ -410,6 +435,8 @@ class Parameters:
                     f"optimizer {optimizer!r} made {name} of shape {shape} an array of shape {array.shape}; "
                     "change its values alone"
                 )
+            # Norms are of what exists.
+            array[...] = self._existing(name, array)
             restraint.bring_back(array)
         values = {name: self._existing(name, array) for name, array in arrays.items()}
         return _Change(version, base, optimizer, rate, states, gradients, values)

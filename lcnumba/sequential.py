@@ -12,12 +12,14 @@ import numpy.typing as npt
 
 from lcnumba import io, named, optimizers, training
 from lcnumba.arrays import check_dtype, ingest
+from lcnumba.backward import Activity
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.naming import layer_name
+from lcnumba.parameters import as_vector
 from lcnumba.protocol import Layer, Pullback
 from lcnumba.trainable import Trainable
 
@@ -173,6 +175,23 @@ class Sequential:
             y = layer(y)
         return like(_fresh(y, values))
 
+    def call_penalised(self, x: Any) -> tuple[Any, float]:
+        """Return the output for inference and the activity penalties of this very call.
+
+        `losses` tells those of whichever call came last, from any thread.
+        """
+        values, like = self._ingest(x)
+        y, total = values, 0.0
+        for layer in self._layers:
+            if isinstance(layer, Sequential):
+                y, inner = layer.call_penalised(y)
+                total += inner
+                continue
+            y = layer(y)
+            regularizer = getattr(layer, "activity_regularizer", None)
+            total += 0.0 if regularizer is None else Activity(regularizer, y).loss
+        return like(_fresh(y, values)), total
+
     def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
         """Return the output and the pullback of this very call, for training.
 
@@ -254,7 +273,7 @@ class Sequential:
         """Replace those weights by a vector as `get_flat` returns it; none if it does not fit."""
         layers = self._vectors()
         sizes = [layer.count_params() for layer in layers]
-        values = np.asarray(vector)
+        values = as_vector(vector)
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
         for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
@@ -280,6 +299,9 @@ class Sequential:
         gradient : (get_flat().size,) float64
             By the weights of the layers that are trainable.
         """
+        random = [layer.name for layer in _leaves(self) if isinstance(layer, Dropout) and layer.rate]
+        if random:
+            raise ValueError(f"{', '.join(random)} would make the value random; leave Dropout out, or give it rate=0")
         value, grads = training.value_and_gradients(self, x, y, loss)
         by_layer = {id(layer): grad for layer, grad in _paired(self, grads)}
         parts = [layer.flat_gradient(by_layer[id(layer)]) for layer in self._vectors()]
@@ -292,6 +314,10 @@ class Sequential:
             if not isinstance(layer, Trainable) and hasattr(layer, "get_weights") and layer.get_weights():
                 raise TypeError(f"layer {layer.name!r} has weights and no get_flat; only the library's own layers have")
         return [layer for layer in leaves if isinstance(layer, Trainable) and layer.trainable]
+
+    def penalties(self) -> float:
+        """Return the sum of the penalties of all layers' weights."""
+        return sum(sum(leaf.penalties()) for leaf in _leaves(self) if isinstance(leaf, Trainable))
 
     @property
     def losses(self) -> list[float]:
@@ -488,6 +514,11 @@ class SequentialBackward:
     def __init__(self, layers: Sequence[Layer], pullbacks: Sequence[Pullback]) -> None:
         self._layers = layers
         self._pullbacks = pullbacks
+
+    @property
+    def activity_loss(self) -> float:
+        """The penalties of all layers' outputs in this call."""
+        return sum(getattr(pullback, "activity_loss", 0.0) for pullback in self._pullbacks)
 
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
         """Return dx, of the kind of dy, and the list of the layers' gradients."""

@@ -172,7 +172,9 @@ class Trainable:
             "bias": Restraint(self.bias_regularizer, self.bias_constraint),
         }
         self._parameters.fill(arrays, exists, {name: restraints[name] for name in arrays})
-        self.__dict__.update(attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None)
+        self.__dict__.update(
+            attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
+        )
 
     def _activity(self, y: Array) -> Activity | None:
         """The penalty of an output, if there is any, which becomes the layer's last one."""
@@ -247,6 +249,10 @@ class Trainable:
             raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
         return self._parameters.count()
 
+    def penalties(self) -> list[float]:
+        """Return the penalties of kernel and bias, as far as they have one."""
+        return self._parameters.penalties()
+
     @property
     def losses(self) -> list[float]:
         """Penalties: that of the last call's output, if there was one, then those of kernel and bias.
@@ -255,7 +261,7 @@ class Trainable:
         it has been called.
         """
         activity = [] if self._activity_loss is None else [self._activity_loss]
-        return activity + self._parameters.penalties()
+        return activity + self.penalties()
 
     @property
     def trainable(self) -> bool:

@@ -163,7 +163,7 @@ def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, l
     criterion = losses.get(loss)
     inputs, targets = _data(model, x, y, criterion)
     prediction, backward = model.forward(inputs)
-    figures, dy = _figures(model, targets, prediction, criterion, {})
+    figures, dy = _figures(model, backward.activity_loss, targets, prediction, criterion, {})
     return figures["loss"], backward(dy)[1]
 
 
@@ -171,13 +171,13 @@ def _train_on_batch(
     model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], lr: float
 ) -> dict[str, float]:
     prediction, backward = model.forward(x)
-    figures, dy = _figures(model, y, prediction, loss, wanted)
+    figures, dy = _figures(model, backward.activity_loss, y, prediction, loss, wanted)
     backward.step(dy, lr, wants_dx=False)
     return figures
 
 
 def _figures(
-    model: Any, y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
+    model: Any, activity: float, y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
 ) -> tuple[dict[str, float], Array]:
     """Loss, penalties included, and metrics of a batch, and the gradient of the loss alone by the prediction.
 
@@ -186,7 +186,7 @@ def _figures(
     """
     y, view = frozen(y), frozen(prediction)
     value, dy = loss(y, view)
-    total = float(value) + sum(getattr(model, "losses", []))
+    total = float(value) + model.penalties() + activity
     return {"loss": total} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
 
 
@@ -196,7 +196,8 @@ def _evaluate(
     mean = _Mean()
     for at in range(0, len(x), batch_size):
         part = slice(at, at + batch_size)
-        mean.add(len(x[part]), _figures(model, y[part], model(x[part]), loss, wanted)[0])
+        prediction, activity = model.call_penalised(x[part])
+        mean.add(len(x[part]), _figures(model, activity, y[part], prediction, loss, wanted)[0])
     return mean.result()
 
 

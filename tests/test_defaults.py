@@ -1,5 +1,7 @@
 import json
+import os
 
+import numpy as np
 import pytest
 
 import lcnumba as lc
@@ -54,3 +56,16 @@ def test_a_folder_in_its_place_is_a_warning(home):
     (home / "keras.json").mkdir()
     with pytest.warns(UserWarning, match="passed over"):
         assert defaults.data_format() == "channels_last"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
+def test_a_pipe_in_its_place_is_not_waited_for(home):
+    os.mkfifo(home / "keras.json")
+    with pytest.warns(UserWarning, match="it is no file"):
+        assert defaults.data_format() == "channels_last"
+
+
+def test_flatten_follows_it(home, rng):
+    (home / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    x = rng.standard_normal((2, 3, 4, 5))
+    np.testing.assert_array_equal(lc.Flatten()(x), np.moveaxis(x, 1, -1).reshape(2, -1))

@@ -83,3 +83,15 @@ def test_flatten_of_channels_first_is_that_of_keras(rng):
     assert lc.Flatten(**layer.get_config())(x).tolist() == y.tolist()
     with pytest.raises(ValueError, match="data_format='sideways'"):
         lc.Flatten(data_format="sideways")
+
+
+@pytest.mark.parametrize("name", ["relu", "softmax", "gelu"])
+@pytest.mark.parametrize("shape", [(3, 0), (0,), (0, 3)])
+def test_nothing_in_nothing_out(name, shape):
+    assert lc.Activation(name)(np.zeros(shape)).shape == shape
+
+
+def test_settings_are_fixed():
+    for layer, name in ((lc.Activation("relu"), "activation"), (lc.Dropout(0.5), "rate")):
+        with pytest.raises(AttributeError):
+            setattr(layer, name, 2.0)

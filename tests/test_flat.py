@@ -83,3 +83,20 @@ def test_models_inside_models_and_layers_of_others(rng):
 
     with pytest.raises(TypeError, match="has weights and no get_flat"):
         lc.Sequential([Mine()]).get_flat()
+
+
+@pytest.mark.parametrize(
+    "vector", [np.array([1.0, "x"], object), np.ones(2, complex), np.array(["1", "2"]), np.ma.masked_array([1.0, 2.0])]
+)
+def test_vectors_of_other_kinds_change_nothing(vector, rng):
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,)), lc.Dense(1, use_bias=False)])
+    before = model.get_flat()
+    for one in (model, model.layers[0]):
+        with pytest.raises(TypeError, match="vector"):
+            one.set_flat(vector)
+    np.testing.assert_array_equal(model.get_flat(), before)
+
+
+def test_there_is_no_vector_before_build():
+    with pytest.raises(RuntimeError, match="get_flat before build"):
+        lc.Sequential([lc.Dense(2)]).get_flat()

@@ -154,7 +154,7 @@ def test_import_checks_first_and_changes_nothing_else(rng):
     for weights, match in (
         ([kernel], "1 arrays given; .* has 2"), ([kernel[:2], bias], r"weights\[0\] has shape \(2, 9, 2\)"),
         ([kernel[..., None], bias], "Keras stores it with 3 axes"), ([kernel, bias[0]], r"weights\[1\] has shape"),
-        ([np.ones(7), bias], "far too few numbers"),
+        ([np.ones(7), bias], r"weights\[0\] has shape \(7,\); Keras' layer has \(162,\)"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             lc.import_weights(layer, weights)
@@ -495,3 +495,91 @@ def test_wrong_files_end_with_a_message_and_code_2(arguments, match, capsys):
         command_line.main(arguments)
     assert ended.value.code == 2
     assert match in capsys.readouterr().err
+
+
+# --- what reviewers found
+
+
+def test_windows_far_larger_than_the_image_go_out_and_come_back(rng):
+    layer = lc.LocallyConnected2D(1, (10, 10), padding="same", implementation=3, input_shape=(2, 2, 1))
+    layer.build((None, 2, 2, 1))
+    expected = layer.get_weights()
+    stored = lc.export_weights(layer)
+    assert stored[0].shape == (16,)
+    layer.set_weights([np.zeros_like(w) for w in expected])
+    lc.import_weights(layer, stored)
+    np.testing.assert_array_equal(layer.kernel, expected[0])
+
+
+def test_a_refused_import_does_not_build():
+    layer = lc.LocallyConnected2D(2, 2, input_shape=(4, 4, 1))
+    for weights, settings in (([np.ones(3)] * 2, {}), ([], {}), ([np.ones(3)] * 2, {"data_format": "bogus"})):
+        with pytest.raises(ValueError):
+            lc.import_weights(layer, weights, **settings)
+    assert not layer.built
+    for wrong in (None, lc.Flatten()):
+        with pytest.raises(TypeError, match="give a locally connected or Dense layer"):
+            lc.import_weights(wrong, [])
+
+
+def test_arrays_of_other_layers_need_not_be_readable(tmp_path):
+    path = tmp_path / "other.h5"
+    changed("digits.h5", path, BROKEN["integers"][0])
+    assert len(lc.load_keras_weights(path, "second")) == 2
+    with pytest.raises(KerasFileError, match="weights are float32 or float64"):
+        lc.load_keras_weights(path, "first")
+    assert command_line.main(["inspect", str(path)]) == 0
+
+
+def test_floats_of_another_layout_are_refused(tmp_path):
+    """NumPy calls them float64, and their bits lie otherwise."""
+
+    def odd(file, name, old):
+        kind = h5py.h5t.IEEE_F64LE.copy()
+        kind.set_fields(63, 55, 8, 3, 52)
+        kind.set_ebias(127)
+        space = h5py.h5s.create_simple(old.shape)
+        h5py.h5d.create(file.id, name.encode(), kind, space).write(space, space, old.astype(np.float64))
+
+    changed("digits.h5", tmp_path / "odd.h5", replaced(KERNEL, odd))
+    with pytest.raises(KerasFileError, match="weights are float32 or float64"):
+        lc.load_keras(tmp_path / "odd.h5")
+
+
+def test_files_are_written_with_the_usual_rights_and_names(tmp_path):
+    model = lc.load_keras(FOLDER / "digits.h5")
+    (tmp_path / "plain").touch()
+    lc.save_keras_weights(model, tmp_path / "w.h5")
+    assert (tmp_path / "w.h5").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    with pytest.raises(ValueError, match="names a layer that"):
+        lc.save_keras_weights(model, tmp_path / "w.h5", {"typo": 2})
+    named = lc.Sequential([lc.Dense(2, input_shape=(3,), name="a/b")])
+    with pytest.raises(ValueError, match="to Keras' first format under this name"):
+        lc.save_keras_weights(named, tmp_path / "n.h5")
+
+    class Mine(lc.Flatten):
+        def get_weights(self):
+            return [np.ones(3)]
+
+    with pytest.raises(TypeError, match="has weights that Keras does not know"):
+        lc.save_keras_weights(lc.Sequential([lc.Dense(2, input_shape=(3,)), Mine()]), tmp_path / "m.h5")
+    with pytest.raises(RuntimeError, match="has not been built"):
+        lc.load_keras(FOLDER / "digits.h5", lc.Sequential([lc.Dense(3)]))
+    with pytest.raises(TypeError, match="give a Sequential"):
+        lc.load_keras(FOLDER / "digits.h5", 5)
+
+
+@pytest.mark.parametrize("entry", ["n_threads", "rng", "weights", "optimizer", "kernel_mask"])
+def test_files_set_what_keras_has_alone(entry, tmp_path):
+    changed("digits.h5", tmp_path / "b.h5", config_changed(lambda entries: entries[1]["config"].update({entry: 1})))
+    with pytest.raises(KerasFileError, match=f"settings that Keras' layer has not: .*{entry}"):
+        lc.load_keras(tmp_path / "b.h5")
+
+
+def test_names_do_not_command_the_terminal(tmp_path, capsys):
+    name = "\x1b[2Jevil\nweights of x: ok"
+    changed("digits.h5", tmp_path / "b.h5", config_changed(lambda entries: entries[1]["config"].update(name=name)))
+    assert command_line.main(["inspect", str(tmp_path / "b.h5")]) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "\nweights of x" not in shown

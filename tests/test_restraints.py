@@ -269,3 +269,74 @@ def test_custom_ones_that_fail_change_nothing(rng):
             backward.step(np.ones_like(y), lr=0.1)
         for a, b in zip(before, model.get_weights(), strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_norms_are_those_of_what_exists(rng):
+    """Also where an optimizer of the user's own moves what does not."""
+
+    class Shifts:
+        def init(self, param):
+            return None
+
+        def update(self, param, grad, state, lr):
+            param -= lr * (grad + 1)
+
+    layer = lc.LocallyConnected2D(
+        2, 3, padding="same", kernel_constraint=constraints.UnitNorm(axis=1), optimizer=Shifts(), dtype="float64"
+    )
+    y, backward = layer.forward(rng.standard_normal((2, 4, 4, 1)))
+    backward.step(y, lr=0.5)
+    np.testing.assert_allclose(np.sqrt((layer.kernel**2).sum(axis=1)), 1, rtol=1e-5)
+    assert not layer.kernel[~layer._geometry.exists].any()
+
+
+def test_a_constraint_that_changes_its_layer_is_an_error_and_no_endless_loop():
+    layer = lc.LocallyConnected2D(1, 1, kernel_constraint=lambda w: layer.set_weights(layer.get_weights()) or w)
+    y, backward = layer.forward(np.ones((1, 2, 2, 1)))
+    with pytest.raises(RuntimeError, match="must not change the layer that it belongs to"):
+        layer.step(backward(y)[1], lr=0.1)
+
+
+def test_complex_gradients_and_values_are_refused(rng):
+    class Complex(Cubic):
+        def gradient(self, w):
+            return 1j * w
+
+    for settings in ({"kernel_regularizer": Complex()}, {"kernel_constraint": lambda w: w * 1j}):
+        layer = lc.LocallyConnected2D(1, 1, **settings)
+        y, backward = layer.forward(np.ones((1, 2, 2, 1)))
+        with pytest.raises(TypeError, match="complex; return real numbers"):
+            backward.step(y, lr=0.1)
+
+
+def test_a_second_build_forgets_the_last_call():
+    layer = lc.LocallyConnected2D(1, 1, activity_regularizer="l2", kernel_regularizer="l2")
+    layer(np.ones((1, 2, 2, 1)))
+    assert len(layer.losses) == 2
+    layer.build((None, 2, 2, 1))
+    assert len(layer.losses) == 1
+
+
+def test_evaluation_counts_the_penalty_of_its_own_call(monkeypatch):
+    """Whatever other threads call meanwhile; and nothing is dropped."""
+    first = lc.LocallyConnected2D(1, 1, activity_regularizer="l2", kernel_initializer="ones")
+    model = lc.Sequential([first, lc.Dropout(0.5), lc.Flatten()])
+    x, y = np.ones((4, 2, 2, 1)), np.zeros((4, 4))
+    expected = 1 + 0.01 * 4
+
+    def disturbed(y_true, y_pred):
+        model.layers[0](100 * x)
+        return lc.losses.MeanSquaredError()(y_true, y_pred)
+
+    assert model.evaluate(x, y, loss=disturbed)["loss"] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="would make the value random"):
+        model.value_and_gradient(x, y, "mse")
+
+
+def test_axes_are_the_constraints_own():
+    axes = [0, 1]
+    constraint = constraints.MaxNorm(axis=axes)
+    axes.append(7)
+    assert constraint.get_config()["axis"] == [0, 1]
+    with pytest.raises(ValueError, match="rate=5"):
+        constraints.MinMaxNorm(rate=5)

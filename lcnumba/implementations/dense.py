@@ -32,7 +32,10 @@ class DenseMatrix(MatrixForm):
         """Return y (N, P, F); see `Implementation`."""
         g = self._geometry
         matrix = self._matrix(kernel, version, threads)[None]
-        row = None if bias is None else np.broadcast_to(bias, (g.positions, g.filters)).reshape(1, -1)
+        row = None
+        if bias is not None:
+            # A broadcast row of one number is a view that repeats it, which kernels would read on from.
+            row = np.ascontiguousarray(np.broadcast_to(bias, (g.positions, g.filters))).reshape(1, -1)
         if not vectors.TILED:  # plain loops would take minutes over all the zeros
             y = x @ matrix[0] if row is None else x @ matrix[0] + row
             return (np.maximum(y, 0) if rectify else y).reshape(len(x), g.positions, g.filters)
