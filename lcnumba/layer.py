@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import activations, initializers, masks, planning
-from lcnumba.arrays import ingest
+from lcnumba.arrays import frozen, ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.defaults import FORMATS, data_format
@@ -126,6 +126,12 @@ class LocallyConnected(Trainable):
     ) -> None:
         super().__init__(locals())
         self.n_threads = n_threads
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy; its mask is as read-only as the original."""
+        self.__dict__.update(state)
+        if self.kernel_mask is not None:
+            self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
 
     def __call__(self, x: Any) -> Any:
         """Return y for inference; may be called from several threads.

@@ -1,6 +1,8 @@
 """What Keras' layer does not have: other ranks, windows, biases and masks."""
 
+import copy
 import json
+import pickle
 
 import numpy as np
 import pytest
@@ -245,8 +247,9 @@ def test_a_mask_is_copied():
     mask = np.ones((9, 9), bool)
     layer = lc.LocallyConnected2D(2, 3, kernel_mask=mask)
     mask[:] = False
-    assert layer.kernel_mask.all()
-    assert not layer.kernel_mask.flags.writeable
+    for one in (layer, copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert one.kernel_mask.all()
+        assert not one.kernel_mask.flags.writeable
 
 
 @implementations
