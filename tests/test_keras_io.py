@@ -513,7 +513,7 @@ def test_wrong_files_end_with_a_message_and_code_2(arguments, match, capsys):
     assert match in capsys.readouterr().err
 
 
-# --- what reviewers found
+# --- odd sizes, names and files
 
 
 def test_windows_far_larger_than_the_image_go_out_and_come_back(rng):
