@@ -10,65 +10,11 @@ import numpy.typing as npt
 from lcnumba import activations
 from lcnumba.arrays import ingest, normalise
 from lcnumba.checks import generator, integer, real
-from lcnumba.naming import layer_name
+from lcnumba.weightless import Weightless
 
 __all__ = ["Activation", "Dropout"]
 
 Array = npt.NDArray[Any]
-Shape = tuple[int | None, ...]
-
-
-class _Elementwise:
-    """What layers without weights share: shapes stay, and there is nothing to step."""
-
-    def __init__(self, name: str | None, default: str) -> None:
-        self._name = layer_name(name, default)
-        self._sample_shape: Shape | None = None
-
-    @property
-    def name(self) -> str:
-        """The name, fixed by the constructor."""
-        return self._name
-
-    def build(self, input_shape: Shape) -> None:
-        """Note the shape of a sample; there are no weights."""
-        self._sample_shape = tuple(input_shape[1:])
-
-    @property
-    def built(self) -> bool:
-        """Whether `build` has been called."""
-        return self._sample_shape is not None
-
-    @property
-    def input_shape(self) -> Shape:
-        """Shape of the input, None for the batch."""
-        if self._sample_shape is None:
-            raise AttributeError(f"the input shape of {self.name!r} is not known yet; build the layer first")
-        return None, *self._sample_shape
-
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the input shape."""
-        return tuple(input_shape)
-
-    def step(self, grads: None, lr: float) -> None:
-        """Do nothing: the layer has no weights."""
-
-    def count_params(self) -> int:
-        """Return 0."""
-        return 0
-
-    def get_weights(self) -> list[Array]:
-        """Return no weights."""
-        return []
-
-    def set_weights(self, weights: list[Array]) -> None:
-        """Take no weights."""
-        if weights:
-            raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
-
-    def __repr__(self) -> str:
-        """Class and name."""
-        return f"<{type(self).__name__} {self.name!r}>"
 
 
 def _floats(x: Any) -> tuple[Array, Callable[[Array], Any]]:
@@ -96,7 +42,7 @@ class _Pullback:
         return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None
 
 
-class Activation(_Elementwise):
+class Activation(Weightless):
     """y = activation(x), over the last axis where it is a softmax.
 
     Parameters
@@ -141,7 +87,7 @@ class Activation(_Elementwise):
         return {"name": self.name, "activation": activations.serialize(self.activation)}
 
 
-class Dropout(_Elementwise):
+class Dropout(Weightless):
     """In training, each number is dropped with probability `rate`, and the others grow by 1 / (1 - rate).
 
     Plain calls, for inference, return x.

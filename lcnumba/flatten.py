@@ -9,14 +9,14 @@ import numpy as np
 from lcnumba import defaults
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice
-from lcnumba.naming import layer_name
+from lcnumba.weightless import Weightless
 
 __all__ = ["Flatten"]
 
 Shape = tuple[int | None, ...]
 
 
-class Flatten:
+class Flatten(Weightless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
     The result is a view of the input where that is possible.
@@ -37,33 +37,10 @@ class Flatten:
     """
 
     def __init__(self, name: str | None = None, data_format: str | None = None) -> None:
-        self._name = layer_name(name, "flatten")
+        super().__init__(name, "flatten")
         self._data_format = choice(
             "data_format", defaults.data_format() if data_format is None else data_format, defaults.FORMATS
         )
-        self._sample_shape: Shape | None = None
-
-    @property
-    def name(self) -> str:
-        """The name, fixed by the constructor."""
-        return self._name
-
-    def build(self, input_shape: Shape) -> None:
-        """Hold the layer to this shape of a sample; it has no weights."""
-        self.compute_output_shape(input_shape)
-        self._sample_shape = tuple(input_shape[1:])
-
-    @property
-    def built(self) -> bool:
-        """Whether the layer is held to a shape."""
-        return self._sample_shape is not None
-
-    @property
-    def input_shape(self) -> Shape:
-        """Shape of the input, None for the batch."""
-        if self._sample_shape is None:
-            raise AttributeError(f"the input shape of {self.name!r} is not known yet; build the layer first")
-        return None, *self._sample_shape
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return (batch, size of a sample)."""
@@ -87,26 +64,6 @@ class Flatten:
         y = (np.moveaxis(values, 1, -1) if moves else values).reshape(shape[0], math.prod(shape[1:]))
 
         return like(y), FlattenBackward(shape, y.shape, moves)
-
-    def step(self, grads: None, lr: float) -> None:
-        """Do nothing: the layer has no weights."""
-
-    def count_params(self) -> int:
-        """Return 0."""
-        return 0
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Return no weights."""
-        return []
-
-    def set_weights(self, weights: list[np.ndarray]) -> None:
-        """Take no weights."""
-        if weights:
-            raise ValueError(f"{len(weights)} weights given; Flatten has none")
-
-    def __repr__(self) -> str:
-        """Class and name."""
-        return f"<Flatten {self.name!r}>"
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer."""

@@ -167,9 +167,7 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
         if layers is not None:
             found = dict(layers)
             if layer_name not in found:
-                raise KerasFileError(
-                    f"there is no layer {layer_name!r}; there are {', '.join(map(_shown, found)) or 'none'}"
-                )
+                raise _no_layer(layer_name, found)
             stored = found[layer_name]
         else:
             config = file.config()
@@ -177,10 +175,7 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
                 names = {} if config is None else _user_names(config)
             group = names.get(layer_name, layer_name)
             if group not in file.groups():
-                known = list(names) or file.groups()
-                raise KerasFileError(
-                    f"there is no layer {layer_name!r}; there are {', '.join(map(_shown, known)) or 'none'}"
-                )
+                raise _no_layer(layer_name, list(names) or file.groups())
             stored = file.of_group(group)
         with file.refusing():
             return [array.read(array.shape) for array in stored]

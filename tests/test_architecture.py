@@ -28,6 +28,7 @@ ROWS = [
         "masks",
         "protocol",
         "regularizers",
+        "weightless",
         "kernels",
     },
     {"layouts", "testing", "planning", "kernels.jit", "kernels.vectors"},
