@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
-from lcnumba.arrays import frozen
+from lcnumba.arrays import frozen, like_model
 from lcnumba.checks import real
 
 __all__ = [
@@ -510,7 +510,7 @@ def apply(activation: Activation, z: Array, keeps: bool = False) -> tuple[Array,
         _in_blocks(lambda z, y: activation(z, out=y), z, y)
     else:
         given = frozen(z) if keeps else z
-        y = _like(f"activation {activation!r}", activation(given, out=None if keeps else z), z)
+        y = like_model(f"activation {activation!r}", activation(given, out=None if keeps else z), z)
         # It may hand out an array that it will use again.
         y = y if y is z else y.copy()
     return y, z if keeps else y
@@ -528,7 +528,7 @@ def pull(activation: Activation, dy: Array, kept: Array) -> Array:
 
         _in_blocks(pull_block, dy, kept, dz)
         return dz
-    dz = _like(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(kept)), dy)
+    dz = like_model(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(kept)), dy)
     return np.ascontiguousarray(dz)
 
 
@@ -550,11 +550,3 @@ def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
     with np.errstate(all="ignore"):
         for begin in range(0, len(flat[0]), rows):
             function(*(array[begin : begin + rows] for array in flat))
-
-
-def _like(what: str, result: Any, model: Array) -> Array:
-    """The result in the model's dtype, if it has the model's shape."""
-    values = np.asarray(result, dtype=model.dtype)
-    if values.shape != model.shape:
-        raise ValueError(f"{what} made shape {values.shape} of {model.shape}; return an array of the same shape")
-    return values

@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "normalise"]
+__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "like_model", "normalise"]
 
 Array = npt.NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -126,6 +126,16 @@ def frozen(array: Array) -> Array:
     view = array[...]
     view.setflags(write=False)
     return view
+
+
+def like_model(what: str, result: Any, model: Array) -> Array:
+    """Return what code of users made of an array, in its dtype; an error unless it is real and of its shape."""
+    if np.iscomplexobj(result):
+        raise TypeError(f"{what} is complex; return real numbers")
+    values = np.asarray(result, dtype=model.dtype)
+    if values.shape != model.shape:
+        raise ValueError(f"{what} has shape {values.shape}, not {model.shape}; return an array of the same shape")
+    return values
 
 
 def _unchanged(array: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import regularizers
-from lcnumba.arrays import frozen, ingest, normalise
+from lcnumba.arrays import frozen, ingest, like_model, normalise
 from lcnumba.kernels import Rule
 from lcnumba.parameters import Gradients, Parameters
 
@@ -31,12 +31,8 @@ class Activity:
         """Return dy and the penalty's gradient."""
         if not len(dy):
             return dy
-        slope = np.asarray(self._regularizer.gradient(frozen(self._y)), dtype=dy.dtype)
-        if slope.shape != dy.shape:
-            raise ValueError(
-                f"the gradient of activity_regularizer {self._regularizer!r} has shape {slope.shape}; "
-                f"return shape {dy.shape}"
-            )
+        gradient = self._regularizer.gradient(frozen(self._y))
+        slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
         return dy + slope / dy.dtype.type(len(dy))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import constraints, optimizers, regularizers
-from lcnumba.arrays import check_dtype, check_exact, frozen, ingest, normalise
+from lcnumba.arrays import check_dtype, check_exact, frozen, ingest, like_model, normalise
 from lcnumba.checks import learning_rate, real
 from lcnumba.kernels import Rule
 from lcnumba.locks import SharedLock
@@ -93,25 +93,14 @@ class Restraint:
         """Return the gradient of loss and penalty, whoever wrote the penalty."""
         if self.regularizer is None:
             return grad
-        slope = _real(
-            f"the gradient of regularizer {self.regularizer!r}", self.regularizer.gradient(frozen(array)), array
-        )
-        if slope.shape != array.shape:
-            raise ValueError(
-                f"the gradient of regularizer {self.regularizer!r} has shape {slope.shape}; return shape {array.shape}"
-            )
-        return grad + slope
+        gradient = self.regularizer.gradient(frozen(array))
+        return grad + like_model(f"the gradient of regularizer {self.regularizer!r}", gradient, array)
 
     def bring_back(self, array: Array) -> None:
         """Let the constraint change an array, whoever wrote it."""
         if self.constraint is None:
             return
-        values = _real(f"what constraint {self.constraint!r} returned", self.constraint(array), array)
-        if values.shape != array.shape:
-            raise ValueError(
-                f"constraint {self.constraint!r} returned shape {values.shape}; return shape {array.shape}"
-            )
-        array[...] = values
+        array[...] = like_model(f"what constraint {self.constraint!r} returned", self.constraint(array), array)
 
 
 _FREE = Restraint()
@@ -130,13 +119,6 @@ class _Change:
     states: dict[str, Any]
     gradients: dict[str, Array]
     values: dict[str, Array] | None  # what code of users made of copies; None without such
-
-
-def _real(what: str, values: Any, model: Array) -> Array:
-    """What code of users made, in the model's dtype."""
-    if np.iscomplexobj(values):
-        raise TypeError(f"{what} is complex; return real numbers")
-    return np.asarray(values, dtype=model.dtype)
 
 
 class Parameters:
