@@ -210,58 +210,50 @@ class VarianceScaling(Initializer):
         return values
 
 
-class GlorotUniform(VarianceScaling):
+class _Named(VarianceScaling):
+    """A variance scaling that has a name of its own; only its seed can be chosen."""
+
+    _fields = ("seed",)
+    _rule: tuple[float, str, str]
+
+    def __init__(self, seed: int | None = None) -> None:
+        super().__init__(*self._rule, seed)
+
+
+class GlorotUniform(_Named):
     """Uniform within sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(1.0, "fan_avg", "uniform", seed)
+    _rule = (1.0, "fan_avg", "uniform")
 
 
-class GlorotNormal(VarianceScaling):
+class GlorotNormal(_Named):
     """Normal, redrawn beyond two sigma, with variance 2 / (fan_in + fan_out)."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(1.0, "fan_avg", "truncated_normal", seed)
+    _rule = (1.0, "fan_avg", "truncated_normal")
 
 
-class HeUniform(VarianceScaling):
+class HeUniform(_Named):
     """Uniform within sqrt(6 / fan_in) (He et al., 2015)."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(2.0, "fan_in", "uniform", seed)
+    _rule = (2.0, "fan_in", "uniform")
 
 
-class HeNormal(VarianceScaling):
+class HeNormal(_Named):
     """Normal, redrawn beyond two sigma, with variance 2 / fan_in."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(2.0, "fan_in", "truncated_normal", seed)
+    _rule = (2.0, "fan_in", "truncated_normal")
 
 
-class LecunUniform(VarianceScaling):
+class LecunUniform(_Named):
     """Uniform within sqrt(3 / fan_in) (LeCun et al., 1998)."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(1.0, "fan_in", "uniform", seed)
+    _rule = (1.0, "fan_in", "uniform")
 
 
-class LecunNormal(VarianceScaling):
+class LecunNormal(_Named):
     """Normal, redrawn beyond two sigma, with variance 1 / fan_in."""
 
-    _fields = ("seed",)
-
-    def __init__(self, seed: int | None = None) -> None:
-        super().__init__(1.0, "fan_in", "truncated_normal", seed)
+    _rule = (1.0, "fan_in", "truncated_normal")
 
 
 class Orthogonal(Initializer):
