@@ -1,25 +1,102 @@
-"""Losses, each with its gradient: ``loss(y_true, y_pred) -> (mean over the batch, dy_pred)``.
+"""Losses, each with its gradient: ``loss(y_true, y_pred) -> (value, dy_pred)``.
 
-A loss may also bring ``check(y_true, shape)``, which raises unless the targets fit predictions of
-that shape: `fit` asks it before the first step.
+The value is the mean over the samples of a batch, and over all else that a sample holds. With a third argument, a
+weight for each sample, each one's part is multiplied by its weight before that mean is taken (as Keras does: the
+weights are not normalised). A loss may also bring ``check(y_true, shape)``, which raises unless the targets fit
+predictions of that shape: `fit` asks it before the first step.
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
+from lcnumba.checks import boolean, real
 
-__all__ = ["MeanSquaredError", "SoftmaxCrossEntropy", "get"]
+__all__ = [
+    "BinaryCrossentropy",
+    "CategoricalCrossentropy",
+    "Huber",
+    "MeanAbsoluteError",
+    "MeanSquaredError",
+    "SoftmaxCrossEntropy",
+    "SparseCategoricalCrossentropy",
+    "get",
+    "takes_weights",
+]
 
 Array = npt.NDArray[Any]
-Loss = Callable[[Array, Array], tuple[float, Array]]
+Loss = Callable[..., tuple[float, Array]]
+
+# Numbers that are worked on at a time: what lies in between stays in a core's cache.
+BLOCK = 1 << 13
 
 
-class MeanSquaredError:
-    """Mean of (y_pred - y_true)^2 over all numbers of the batch."""
+class _Mean:
+    """A mean of terms, one for each row of the predictions: the last axis, or a single number."""
+
+    def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
+        """Raise unless the targets fit predictions of this shape."""
+        raise NotImplementedError
+
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        """The terms of some predictions, of any shape that begins with theirs, and their derivative by p."""
+        raise NotImplementedError
+
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Targets and predictions as arrays whose first axis is cut into blocks."""
+        raise NotImplementedError
+
+    def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
+        """Return the loss and its gradient by y_pred.
+
+        Parameters
+        ----------
+        y_true : array
+            Targets, as the class says.
+        y_pred : (N, ...) array
+            Predictions.
+        weights : (N,) array, optional
+            A weight for each sample.
+
+        Returns
+        -------
+        value : float
+            Summed up in float64.
+        dy_pred : array
+            Of the shape and dtype of y_pred.
+        """
+        self.check(y_true, y_pred.shape)
+        targets, rows = self._rows(y_true, y_pred)
+        gradient = np.empty(y_pred.shape, y_pred.dtype)
+        slopes = gradient.reshape(rows.shape)
+        each = None if weights is None else np.repeat(weights, len(rows) // max(1, len(y_pred)))
+        at_once = max(1, BLOCK * len(rows) // max(1, rows.size))
+        total, terms = 0.0, max(1, self._count(rows))
+        for begin in range(0, len(rows), at_once):
+            part = slice(begin, begin + at_once)
+            values, slope = self._terms(targets[part], rows[part])
+            if each is None:
+                total += float(values.sum())
+                np.multiply(slope, slope.dtype.type(1 / terms), out=slopes[part])
+            else:
+                factor = each[part].reshape(-1, *[1] * (values.ndim - 1)).astype(slope.dtype, copy=False)
+                total += float((values * factor).sum())
+                factor = (factor / terms).astype(slope.dtype, copy=False)
+                np.multiply(slope, factor if factor.ndim == slope.ndim else factor[..., None], out=slopes[part])
+        return total / terms, gradient
+
+    def _count(self, rows: Array) -> int:
+        """How many terms the mean is over."""
+        raise NotImplementedError
+
+
+class _Elementwise(_Mean):
+    """A mean over all numbers; targets have the shape of the predictions."""
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets fit predictions of this shape."""
@@ -28,75 +105,316 @@ class MeanSquaredError:
         if y_true.dtype.kind not in "biuf":
             raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
 
-    def __call__(self, y_true: Array, y_pred: Array) -> tuple[float, Array]:
-        """Return the loss and its gradient by y_pred.
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        shape = len(y_pred), y_pred.size // max(1, len(y_pred))
+        return y_true.reshape(shape), y_pred.reshape(shape)
 
-        Parameters
-        ----------
-        y_true, y_pred : (N, ...) arrays of equal shape
-        """
-        self.check(y_true, y_pred.shape)
-        difference = y_pred - y_true.astype(y_pred.dtype, copy=False)
-        loss = float(np.mean(np.square(difference), dtype=np.float64))
-        difference *= difference.dtype.type(2 / max(1, difference.size))
-        return loss, difference
+    def _count(self, rows: Array) -> int:
+        return rows.size
+
+    def _difference(self, t: Array, p: Array) -> Array:
+        return p - t.astype(p.dtype, copy=False)
 
 
-class SoftmaxCrossEntropy:
-    """Cross-entropy of the softmax of y_pred (logits: the last layer has no activation).
+@dataclass(frozen=True)
+class MeanSquaredError(_Elementwise):
+    """Mean of (y_pred - y_true)^2 over all numbers of the batch.
 
-    Computed through log-sum-exp, so that large logits neither overflow nor lose the loss.
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.MeanSquaredError()(np.array([[1, 2]]), np.array([[2.0, 4.0]]))
+    >>> value, dy
+    (2.5, array([[1., 2.]]))
     """
 
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        difference = self._difference(t, p)
+        values = np.square(difference)
+        difference *= 2
+        return values, difference
+
+
+@dataclass(frozen=True)
+class MeanAbsoluteError(_Elementwise):
+    """Mean of abs(y_pred - y_true) over all numbers of the batch; its slope is 0 where they agree.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.losses.MeanAbsoluteError()(np.array([[1, 2]]), np.array([[2.0, 0.0]]))
+    (1.5, array([[ 0.5, -0.5]]))
+    """
+
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        difference = self._difference(t, p)
+        return np.abs(difference), np.sign(difference)
+
+
+@dataclass(frozen=True)
+class Huber(_Elementwise):
+    """Half the square of a difference up to `delta`, and a straight line beyond: its mean over all numbers.
+
+    Parameters
+    ----------
+    delta : float, default 1
+        Above 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.losses.Huber()(np.array([[0, 0]]), np.array([[1.0, -3.0]]))
+    (1.5, array([[ 0.5, -0.5]]))
+    """
+
+    delta: float = 1.0
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        if real("delta", self.delta) <= 0:
+            raise ValueError(f"delta={self.delta!r} cannot be used; give a number above 0")
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return asdict(self)
+
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        difference = self._difference(t, p)
+        slope = np.clip(difference, -self.delta, self.delta)
+        return slope * (difference - slope / 2), slope
+
+
+@dataclass(frozen=True)
+class BinaryCrossentropy(_Elementwise):
+    """Cross-entropy of yes and no, one pair for each number of the prediction: its mean over all of them.
+
+    Targets are 0 or 1, or probabilities in between, of the shape of the prediction.
+
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether predictions are logits (the last layer has no activation), which loses no precision; else they are
+        probabilities (the last activation is a sigmoid).
+
+    Notes
+    -----
+    Keras cuts probabilities at 1e-7 from 0 and 1, where their gradient ends; here they are cut where the logarithm
+    would be infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.BinaryCrossentropy(from_logits=True)(np.array([[1, 0]]), np.array([[0.0, 0.0]]))
+    >>> round(value, 4), dy
+    (0.6931, array([[-0.25,  0.25]]))
+    """
+
+    from_logits: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        boolean("from_logits", self.from_logits)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return asdict(self)
+
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the targets are labels or probabilities for predictions of this shape."""
-        if len(shape) != 2:
-            raise ValueError(f"the model predicts shape {shape}; cross-entropy needs (batch, classes)")
-        n, classes = shape
-        if y_true.shape not in ((n,), (n, classes)):
-            raise ValueError(f"y has shape {y_true.shape}; give labels ({n},) or probabilities {(n, classes)}")
-        if y_true.ndim == 2:
+        """Raise unless the targets are probabilities for predictions of this shape."""
+        super().check(y_true, shape)
+        if not np.all((y_true >= 0) & (y_true <= 1)):
+            raise ValueError("y holds numbers outside of 0 to 1; binary cross-entropy needs probabilities")
+
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        t = t.astype(p.dtype, copy=False)
+        if self.from_logits:
+            small = np.exp(-np.abs(p))
+            values = np.maximum(p, 0) - p * t + np.log1p(small)
+            return values, np.where(p >= 0, 1, small) / (1 + small) - t
+        yes, no = _positive(p), _positive(1 - p)
+        return -(t * np.log(yes) + (1 - t) * np.log(no)), (1 - t) / no - t / yes
+
+
+@dataclass(frozen=True)
+class _Categorical(_Mean):
+    """Cross-entropy of classes, along the last axis: its mean over all other axes."""
+
+    takes_labels: ClassVar[bool] = True
+    takes_rows: ClassVar[bool] = True
+    from_logits: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the setting."""
+        boolean("from_logits", self.from_logits)
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss."""
+        return asdict(self)
+
+    def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
+        """Raise unless the targets fit predictions of this shape."""
+        if len(shape) < 2:
+            raise ValueError(f"the model predicts shape {shape}; cross-entropy needs (batch, ..., classes)")
+        *places, classes = shape
+        wanted = {f"labels {tuple(places)}": (*places,)} if self.takes_labels else {}
+        wanted |= {f"probabilities {shape}": shape} if self.takes_rows else {}
+        if y_true.shape not in wanted.values():
+            raise ValueError(f"y has shape {y_true.shape}; give {' or '.join(wanted)}")
+        if y_true.ndim == len(shape):
             if y_true.dtype.kind not in "biuf" or not np.all(y_true >= 0):
                 raise ValueError("y holds rows that are no probabilities; give numbers of at least 0")
         elif y_true.dtype.kind not in "iu":
             raise TypeError(f"y holds labels of dtype {y_true.dtype}; give integers, or one row of probabilities each")
-        elif n and not (y_true.min() >= 0 and y_true.max() < classes):
+        elif y_true.size and not (y_true.min() >= 0 and y_true.max() < classes):
             raise ValueError(f"y holds labels from {y_true.min()} to {y_true.max()}; give 0 to {classes - 1}")
 
-    def __call__(self, y_true: Array, y_pred: Array) -> tuple[float, Array]:
-        """Return the loss and its gradient by y_pred.
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        rows = y_pred.reshape(-1, y_pred.shape[-1])
+        return (y_true.reshape(rows.shape) if y_true.ndim == y_pred.ndim else y_true.reshape(-1)), rows
 
-        Parameters
-        ----------
-        y_true : (N,) integers from 0 to classes - 1, or (N, classes) probabilities
-        y_pred : (N, classes)
-        """
-        self.check(y_true, y_pred.shape)
-        if y_true.ndim == 1:
-            target = np.zeros(y_pred.shape, y_pred.dtype)
-            target[np.arange(len(y_true)), y_true] = 1
+    def _count(self, rows: Array) -> int:
+        return len(rows)
+
+    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+        if t.ndim == 1:
+            target = np.zeros(p.shape, p.dtype)
+            target[np.arange(len(t)), t] = 1
         else:
-            target = y_true.astype(y_pred.dtype, copy=False)
-        shifted = y_pred - np.max(y_pred, axis=-1, keepdims=True)
-        weight = np.exp(shifted)
-        total = np.sum(weight, axis=-1, keepdims=True)
-        # Selected, since a class of probability 0 may have a logit of -inf.
-        loss = np.sum(target * np.where(target > 0, np.log(total) - shifted, 0), axis=-1)
-        gradient = weight / total * np.sum(target, axis=-1, keepdims=True) - target
-        gradient /= gradient.dtype.type(max(1, len(gradient)))
-        return float(np.mean(loss, dtype=np.float64)), gradient
+            target = t.astype(p.dtype, copy=False)
+        weight = target.sum(axis=-1, keepdims=True)
+        if self.from_logits:
+            shifted = p - np.max(p, axis=-1, keepdims=True)
+            powers = np.exp(shifted)
+            total = np.sum(powers, axis=-1, keepdims=True)
+            # Selected, since a class of probability 0 may have a logit of -inf.
+            values = np.sum(target * np.where(target > 0, np.log(total) - shifted, 0), axis=-1)
+            return values, powers / total * weight - target
+        total, chance = np.sum(p, axis=-1, keepdims=True), _positive(p)
+        values = np.sum(target * np.where(target > 0, np.log(total) - np.log(chance), 0), axis=-1)
+        return values, weight / total - target / chance
 
 
-_BY_NAME = {
+class SoftmaxCrossEntropy(_Categorical):
+    """Cross-entropy of the softmax of y_pred (logits: the last layer has no activation), for labels or probabilities.
+
+    Targets are integers from 0 to classes - 1, (N, ...), or rows of probabilities, (N, ..., classes). It is computed
+    through log-sum-exp, so that large logits neither overflow nor lose the loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.SoftmaxCrossEntropy()(np.array([1]), np.array([[0.0, 0.0]]))
+    >>> round(value, 4), dy
+    (0.6931, array([[ 0.5, -0.5]]))
+    """
+
+    def __init__(self) -> None:
+        super().__init__(from_logits=True)
+
+    def get_config(self) -> dict[str, Any]:
+        """No arguments."""
+        return {}
+
+
+class SparseCategoricalCrossentropy(_Categorical):
+    """Cross-entropy of classes whose labels are integers (N, ...); predictions are (N, ..., classes).
+
+    Parameters
+    ----------
+    from_logits : bool, default False
+        Whether predictions are logits (the last layer has no activation), which loses no precision; else they are
+        probabilities (the last activation is a softmax), which are divided by their sum.
+
+    Notes
+    -----
+    Keras cuts probabilities at 1e-7, where their gradient ends; here they are cut where the logarithm would be
+    infinite.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.SparseCategoricalCrossentropy()(np.array([1]), np.array([[0.5, 0.5]]))
+    >>> round(value, 4), dy
+    (0.6931, array([[ 1., -1.]]))
+    """
+
+    takes_rows = False
+
+
+class CategoricalCrossentropy(_Categorical):
+    """Cross-entropy of classes whose targets are rows of probabilities, one-hot for instance.
+
+    Targets and predictions are (N, ..., classes).
+
+    Parameters
+    ----------
+    from_logits : bool, default False
+        As for `SparseCategoricalCrossentropy`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.CategoricalCrossentropy()(np.array([[0, 1]]), np.array([[0.5, 0.5]]))
+    >>> round(value, 4), dy
+    (0.6931, array([[ 1., -1.]]))
+    """
+
+    takes_labels = False
+
+
+def _positive(p: Array) -> Array:
+    """Probabilities, the least of them as small as the dtype holds."""
+    return np.maximum(p, np.finfo(p.dtype).tiny)
+
+
+_BY_NAME: dict[str, Callable[..., Loss]] = {
     "mse": MeanSquaredError,
     "mean_squared_error": MeanSquaredError,
+    "mae": MeanAbsoluteError,
+    "mean_absolute_error": MeanAbsoluteError,
+    "huber": Huber,
+    "binary_crossentropy": BinaryCrossentropy,
+    "categorical_crossentropy": CategoricalCrossentropy,
+    "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
     "softmax_cross_entropy": SoftmaxCrossEntropy,
 }
 
 
 def get(identifier: Any) -> Loss:
-    """Return the loss of a name, or a callable of the documented signature itself."""
+    """Return the loss of a name, or a callable of the documented signature itself.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.losses.get("huber")
+    Huber(delta=1.0)
+    """
     found = named.build("loss", _BY_NAME, identifier)
     if not callable(found):
         raise TypeError(f"loss={identifier!r} is neither a name nor a callable loss(y_true, y_pred) -> (value, dy)")
     return found
+
+
+def takes_weights(loss: Loss) -> bool:
+    """Whether a loss can be called with a third argument, a weight for each sample.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.losses.takes_weights(lc.losses.get("mse"))
+    True
+    """
+    if isinstance(loss, _Mean):
+        return True
+    try:
+        inspect.signature(loss).bind(None, None, None)
+    except (TypeError, ValueError):
+        return False
+    return True

@@ -4,19 +4,106 @@ import pytest
 from lcnumba import losses, metrics
 from lcnumba.testing import numerical_gradient
 
+PAIRS = np.random.default_rng(5)
+LABELS = np.array([0, 2, 1, 2])
+ROWS = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0, 2], [0, 0, 0]])
+CASES = [
+    ("mse", np.linspace(-1, 1, 12).reshape(4, 3), None),
+    ("mae", np.linspace(-1, 1, 12).reshape(4, 3), None),
+    ("huber", np.linspace(-3, 3, 12).reshape(4, 3), None),
+    (losses.Huber(0.3), np.linspace(-3, 3, 12).reshape(4, 3), None),
+    ("binary_crossentropy", PAIRS.random((4, 3)), "chances"),
+    (losses.BinaryCrossentropy(from_logits=True), PAIRS.random((4, 3)), None),
+    ("softmax_cross_entropy", LABELS, None),
+    ("softmax_cross_entropy", ROWS, None),
+    ("sparse_categorical_crossentropy", LABELS, "chances"),
+    (losses.SparseCategoricalCrossentropy(from_logits=True), LABELS, None),
+    ("categorical_crossentropy", ROWS, "chances"),
+    (losses.CategoricalCrossentropy(from_logits=True), ROWS, None),
+]
 
-@pytest.mark.parametrize(
-    ("name", "y_true"),
-    [
-        ("mse", np.linspace(-1, 1, 12).reshape(4, 3)),
-        ("softmax_cross_entropy", np.array([0, 2, 1, 2])),
-        ("softmax_cross_entropy", np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0, 2], [0, 0, 0]])),
-    ],
-)
-def test_gradient_is_that_of_finite_differences(name, y_true, rng):
-    loss, y_pred = losses.get(name), rng.standard_normal((4, 3))
-    _, gradient = loss(y_true, y_pred)
-    np.testing.assert_allclose(gradient, numerical_gradient(lambda v: loss(y_true, v)[0], y_pred), atol=1e-9)
+
+@pytest.mark.parametrize("weights", [None, np.array([0.5, 0.0, 2.0, 1.0])], ids=["plain", "weighted"])
+@pytest.mark.parametrize(("loss", "y_true", "kind"), CASES)
+def test_gradient_is_that_of_finite_differences(loss, y_true, kind, weights, rng):
+    loss, y_pred = losses.get(loss), rng.standard_normal((4, 3))
+    if kind == "chances":
+        y_pred = rng.uniform(0.1, 0.9, (4, 3))
+    _, gradient = loss(y_true, y_pred, weights)
+    expected = numerical_gradient(lambda v: loss(y_true, v, weights)[0], y_pred)
+    np.testing.assert_allclose(gradient, expected, atol=1e-8)
+
+
+@pytest.mark.parametrize(("loss", "y_true", "kind"), CASES)
+def test_weights_multiply_each_samples_part(loss, y_true, kind, rng):
+    """The weighted mean is that of the losses of single samples, whatever blocks they are computed in."""
+    loss, y_pred = losses.get(loss), rng.uniform(0.1, 0.9, (4, 3))
+    weights = np.array([0.5, 0.0, 2.0, 1.0])
+    each = [loss(y_true[n : n + 1], y_pred[n : n + 1]) for n in range(4)]
+    value, gradient = loss(y_true, y_pred, weights)
+    assert value == pytest.approx(np.mean([w * v for w, (v, _) in zip(weights, each, strict=True)]))
+    np.testing.assert_allclose(gradient, np.concatenate([w * g / 4 for w, (_, g) in zip(weights, each, strict=True)]))
+    assert loss(y_true, y_pred, np.ones(4))[0] == pytest.approx(loss(y_true, y_pred)[0])
+
+
+@pytest.mark.parametrize("shape", [(5, 4000, 3), (700, 2, 10), (3, 30000), (0, 4)], ids=str)
+def test_blocks_do_not_show(shape, rng):
+    """Samples longer than a block, several to a block, none at all."""
+    y_pred = rng.integers(-8, 9, shape).astype(np.float32)
+    y_true = rng.integers(-8, 9, shape).astype(np.float32)
+    value, gradient = losses.MeanSquaredError()(y_true, y_pred)
+    size = max(1, y_pred.size)
+    assert value == float(np.sum((y_pred - y_true).astype(np.float64) ** 2)) / size
+    np.testing.assert_array_equal(gradient, 2 * (y_pred - y_true) * np.float32(1 / size))
+    labels = rng.integers(0, shape[-1], shape[:-1])
+    value, gradient = losses.SoftmaxCrossEntropy()(labels, y_pred.astype(float))
+    z = y_pred.astype(float)
+    chance = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    one_hot = np.eye(shape[-1])[labels] if len(shape) < 4 else None
+    np.testing.assert_allclose(gradient, (chance - one_hot) / max(1, labels.size), atol=1e-12)
+    expected = -np.log(np.take_along_axis(chance, labels[..., None], -1)).mean() if labels.size else 0
+    assert value == pytest.approx(expected)
+
+
+def test_probabilities_and_logits_are_one_loss(rng):
+    """What a softmax or a sigmoid as last activation makes of the same numbers."""
+    z = rng.standard_normal((4, 3))
+    chance = np.exp(z) / np.exp(z).sum(axis=-1, keepdims=True)
+    for rows, make in ((LABELS, losses.SparseCategoricalCrossentropy), (ROWS, losses.CategoricalCrossentropy)):
+        assert make()(rows, chance)[0] == pytest.approx(make(from_logits=True)(rows, z)[0])
+        # Keras divides probabilities by their sum.
+        assert make()(rows, 3 * chance)[0] == pytest.approx(make()(rows, chance)[0])
+    sigmoid = 1 / (1 + np.exp(-z))
+    t = rng.random((4, 3))
+    assert losses.BinaryCrossentropy()(t, sigmoid)[0] == pytest.approx(
+        losses.BinaryCrossentropy(from_logits=True)(t, z)[0]
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_certainty_is_finite(dtype):
+    """Where a logarithm or a power would be infinite."""
+    sure = np.array([[0.0, 1.0], [1.0, 0.0]], dtype)
+    value, gradient = losses.BinaryCrossentropy()(1 - sure, sure)
+    assert np.isfinite(value)
+    assert np.all(np.isfinite(gradient))
+    value, gradient = losses.SparseCategoricalCrossentropy()(np.array([0, 1]), sure)
+    assert 80 < value < 800
+    assert np.all(np.isfinite(gradient))
+    z = np.array([[1e4, -1e4]], dtype)
+    value, gradient = losses.BinaryCrossentropy(from_logits=True)(np.array([[0, 1]]), z)
+    assert value == 1e4
+    np.testing.assert_array_equal(gradient, [[0.5, -0.5]])
+    assert losses.BinaryCrossentropy(from_logits=True)(np.array([[1, 0]]), z)[0] == 0
+    assert gradient.dtype == dtype
+
+
+def test_a_confident_mistake_keeps_its_gradient():
+    """Through the softmax behind it; cut at 1e-7 it would be a thousandth."""
+    chance = np.array([[1e-10, 1.0]], np.float32)
+    _, dy = losses.SparseCategoricalCrossentropy()(np.array([0]), chance)
+    dz = chance * (dy - np.sum(dy * chance))
+    np.testing.assert_allclose(dz, [[-1, 1]], rtol=1e-5)
 
 
 def test_known_values():
@@ -47,7 +134,12 @@ def test_a_class_of_probability_0_may_have_a_logit_of_minus_infinity():
     ("loss", "y_true", "y_pred", "error", "message"),
     [
         ("mse", np.zeros((2, 1)), np.zeros((2, 3)), ValueError, r"y has shape \(2, 1\); the model predicts"),
-        ("softmax_cross_entropy", np.zeros(2, int), np.zeros((2, 3, 1)), ValueError, r"needs \(batch, classes\)"),
+        ("softmax_cross_entropy", np.zeros(2, int), np.zeros((2, 3, 1)), ValueError, r"give labels \(2, 3\) or"),
+        ("softmax_cross_entropy", np.zeros(2, int), np.zeros(2), ValueError, r"needs \(batch, \.\.\., classes\)"),
+        ("categorical_crossentropy", np.zeros(2, int), np.zeros((2, 3)), ValueError, r"give probabilities \(2, 3\)$"),
+        ("sparse_categorical_crossentropy", np.eye(3)[:2], np.zeros((2, 3)), ValueError, r"give labels \(2,\)$"),
+        ("binary_crossentropy", np.full((2, 3), 2), np.zeros((2, 3)), ValueError, "numbers outside of 0 to 1"),
+        ("binary_crossentropy", np.full((2, 3), np.nan), np.zeros((2, 3)), ValueError, "numbers outside of 0 to 1"),
         ("softmax_cross_entropy", np.zeros(3, int), np.zeros((2, 3)), ValueError, r"give labels \(2,\)"),
         ("softmax_cross_entropy", np.zeros(2), np.zeros((2, 3)), TypeError, "labels of dtype float64; give integers"),
         ("softmax_cross_entropy", np.array([0, 3]), np.zeros((2, 3)), ValueError, "from 0 to 3; give 0 to 2"),
@@ -68,6 +160,22 @@ def test_get():
         losses.get("nope")
     with pytest.raises(TypeError, match="neither a name nor a callable"):
         losses.get(3)
+    assert losses.get("Huber") == losses.Huber()
+    assert losses.get({"class_name": "BinaryCrossentropy", "config": {"from_logits": True}}).from_logits
+    for loss in (losses.Huber(2.0), losses.BinaryCrossentropy(True), losses.SoftmaxCrossEntropy()):
+        assert type(loss)(**loss.get_config()) == loss
+    with pytest.raises(ValueError, match="delta=0 cannot be used"):
+        losses.Huber(0)
+    for make in (losses.BinaryCrossentropy, losses.CategoricalCrossentropy):
+        with pytest.raises(TypeError, match="from_logits=1"):
+            make(1)
+
+
+def test_which_losses_take_weights():
+    assert losses.takes_weights(losses.get("mse"))
+    assert losses.takes_weights(lambda y, p, w: (0.0, p))
+    assert not losses.takes_weights(lambda y, p: (0.0, p))
+    assert not losses.takes_weights(dict.fromkeys)
 
 
 def test_metrics():
@@ -75,6 +183,15 @@ def test_metrics():
     assert metrics.accuracy(np.array([1, 0, 0]), y_pred) == pytest.approx(2 / 3)
     assert metrics.accuracy(np.eye(2)[[1, 0, 0]], y_pred) == pytest.approx(2 / 3)
     assert list(metrics.get("accuracy")) == ["accuracy"]
+    places = np.array([[[0.1, 0.9], [0.8, 0.2]], [[0.3, 0.7], [0.6, 0.4]]])
+    assert metrics.accuracy(np.array([[1, 0], [1, 1]]), places) == 0.75
+    assert metrics.binary_accuracy(np.array([[1, 0, 1.0]]), np.array([[0.6, 0.6, 0.5]])) == pytest.approx(1 / 3)
+    assert metrics.binary_accuracy(np.array([[1, 0]]), np.array([[0.1, -0.1]]), threshold=0) == 1
+    assert metrics.mse(np.array([[1, 2]]), np.array([[2.0, 4.0]])) == 2.5
+    assert metrics.mae(np.array([[1, 2]]), np.array([[2.0, 4.0]])) == 1.5
+    for function in (metrics.mse, metrics.mae, metrics.binary_accuracy):
+        with pytest.raises(ValueError, match="needs equal shapes"):
+            function(np.zeros(3), np.zeros((3, 1)))
     assert list(metrics.get([metrics.accuracy, max])) == ["accuracy", "max"]
     assert metrics.get(None) == {}
     for twice in ([lambda a, b: 0, lambda a, b: 1], ["accuracy", "accuracy"], [type("loss", (), {"__call__": max})()]):
