@@ -8,7 +8,7 @@ half-way leaves everything as it was.
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeGuard
+from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from lcnumba import kernels, named
 from lcnumba.checks import boolean, real
 from lcnumba.kernels import Rule
 
-__all__ = ["SGD", "Adam", "BuiltIn", "Optimizer", "RMSprop", "get", "is_built_in", "run"]
+__all__ = ["SGD", "Adam", "AdamW", "BuiltIn", "Optimizer", "RMSprop", "default_rate", "get", "is_built_in", "run"]
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]
@@ -48,8 +48,20 @@ class SGD:
         Share of the last change that is kept, in [0, 1).
     nesterov : bool, default False
         Whether to look ahead along the velocity.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> optimizer, weights = lc.SGD(momentum=0.5), np.zeros(2)
+    >>> state = optimizer.init(weights)
+    >>> for _ in range(2):
+    ...     optimizer.update(weights, np.array([1.0, -1.0]), state, lr=1.0)
+    >>> weights
+    array([-2.5,  2.5])
     """
 
+    usual_rate: ClassVar[float] = 0.01
     momentum: float = 0.0
     nesterov: bool = False
 
@@ -93,8 +105,16 @@ class Adam:
         Decay of the two moments, in [0, 1).
     epsilon : float, default 1e-7
         Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected2D(2, 3, optimizer=lc.Adam(beta_1=0.8))
+    >>> layer.optimizer
+    Adam(beta_1=0.8, beta_2=0.999, epsilon=1e-07)
     """
 
+    usual_rate: ClassVar[float] = 0.001
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
@@ -114,7 +134,11 @@ class Adam:
         t = int(state["t"]) + 1
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
-        return Rule(kernels.ADAM, (state["m"], state["v"]), (corrected, *rates))
+        return Rule(kernels.ADAM, (state["m"], state["v"]), (corrected, *rates, self._decayed(lr)))
+
+    def _decayed(self, lr: float) -> float:
+        """The share of a parameter that a step takes off beside the rest."""
+        return 0.0
 
     def advance(self, state: State) -> None:
         """Count a step."""
@@ -130,6 +154,41 @@ class Adam:
 
 
 @dataclass(frozen=True)
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter, 2019) as Keras computes it.
+
+    Adam's step, and ``lr * weight_decay * param`` less besides; of all parameters, the bias too.
+
+    Parameters
+    ----------
+    beta_1, beta_2, epsilon
+        As for `Adam`.
+    weight_decay : float, default 0.004
+        At least 0; times the learning rate, the share of a weight that a step takes off.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> optimizer, weights = lc.AdamW(weight_decay=0.5), np.ones(2)
+    >>> optimizer.update(weights, np.zeros(2), optimizer.init(weights), lr=0.5)
+    >>> weights
+    array([0.75, 0.75])
+    """
+
+    weight_decay: float = 0.004
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        super().__post_init__()
+        if real("weight_decay", self.weight_decay) < 0:
+            raise ValueError(f"weight_decay={self.weight_decay!r} cannot be used; give a number of at least 0")
+
+    def _decayed(self, lr: float) -> float:
+        return lr * self.weight_decay
+
+
+@dataclass(frozen=True)
 class RMSprop:
     """RMSprop (Hinton, 2012) as Keras computes it, without momentum.
 
@@ -141,8 +200,15 @@ class RMSprop:
         Decay of the mean square, in [0, 1).
     epsilon : float, default 1e-7
         Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.LocallyConnected2D(2, 3, optimizer="rmsprop").optimizer
+    RMSprop(rho=0.9, epsilon=1e-07)
     """
 
+    usual_rate: ClassVar[float] = 0.001
     rho: float = 0.9
     epsilon: float = 1e-7
 
@@ -173,11 +239,18 @@ class RMSprop:
 
 BuiltIn = SGD | Adam | RMSprop
 
-_BY_NAME: dict[str, type[BuiltIn]] = {"sgd": SGD, "adam": Adam, "rmsprop": RMSprop}
+_BY_NAME: dict[str, type[BuiltIn]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "rmsprop": RMSprop}
 
 
 def get(identifier: Any) -> Optimizer:
-    """Return the optimizer of a name or config dict, or an optimizer object itself."""
+    """Return the optimizer of a name or config dict, or an optimizer object itself.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.optimizers.get("adamw")
+    AdamW(beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.004)
+    """
     found = named.build("optimizer", _BY_NAME, identifier)
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise TypeError(
@@ -188,8 +261,27 @@ def get(identifier: Any) -> Optimizer:
 
 
 def is_built_in(optimizer: Any) -> TypeGuard[BuiltIn]:
-    """Whether an update cannot fail once its arguments have been checked."""
+    """Whether an update cannot fail once its arguments have been checked.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.optimizers.is_built_in(lc.SGD())
+    True
+    """
     return type(optimizer) in _BY_NAME.values()
+
+
+def default_rate(optimizer: Any) -> float | None:
+    """Return the learning rate that Keras takes with a built-in optimizer unless told otherwise, else None.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.optimizers.default_rate(lc.Adam())
+    0.001
+    """
+    return optimizer.usual_rate if is_built_in(optimizer) else None
 
 
 def run(
@@ -199,6 +291,15 @@ def run(
     """Let a built-in optimizer change a parameter and its state in place, on so many threads (None: all).
 
     `restrain` may add a penalty or a constraint to the formula.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> weights = np.ones(2)
+    >>> lc.optimizers.run(lc.SGD(), weights, np.array([1.0, 2.0]), {}, lr=0.5, threads=1)
+    >>> weights
+    array([0.5, 0. ])
     """
     rule = optimizer.rule(state, lr)
     rule = rule if restrain is None else restrain(rule)

@@ -12,7 +12,7 @@ from lcnumba.testing import integers
 
 OPTIMIZERS = [
     lc.SGD(), lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True), lc.Adam(), lc.Adam(0.5, 0.75, 0.125),
-    lc.RMSprop(), lc.RMSprop(0.5, 0.25),
+    lc.RMSprop(), lc.RMSprop(0.5, 0.25), lc.AdamW(weight_decay=0.25),
 ]  # fmt: skip
 SHAPES = [
     {"filters": 19, "kernel_size": (2, 3), "strides": (1, 2), "batch": 17},

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnumba import SGD, Adam, optimizers
+from lcnumba import SGD, Adam, AdamW, RMSprop, optimizers
 
 # One more element than two tasks of the update kernels hold.
 SIZES = [(3, 4), (2 * (1 << 15) + 1,), (0,)]
@@ -17,9 +17,10 @@ def formula_sgd(p, gradients, lr, momentum, nesterov):
     return p
 
 
-def formula_adam(p, gradients, lr, beta_1, beta_2, epsilon):
+def formula_adam(p, gradients, lr, beta_1, beta_2, epsilon, weight_decay=0):
     m, v = np.zeros_like(p), np.zeros_like(p)
     for t, g in enumerate(gradients, 1):
+        p = p - p * weight_decay * lr
         m = beta_1 * m + (1 - beta_1) * g
         v = beta_2 * v + (1 - beta_2) * g * g
         p = p - lr * math.sqrt(1 - beta_2**t) / (1 - beta_1**t) * m / (np.sqrt(v) + epsilon)
@@ -31,6 +32,8 @@ CASES = [
     (SGD(momentum=0.9), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.9, False)),
     (SGD(momentum=0.5, nesterov=True), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.5, True)),
     (Adam(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7)),
+    (AdamW(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7, 0.004)),
+    (AdamW(0.5, 0.8, 0.1, 0.5), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1, 0.5)),
     (Adam(beta_1=0.5, beta_2=0.8, epsilon=0.1), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1)),
 ]
 
@@ -65,12 +68,23 @@ def test_names_and_configs():
     assert (again.momentum, again.nesterov) == (0.9, True)
     again = optimizers.get({"class_name": "Adam", "config": Adam(0.5).get_config()})
     assert again.beta_1 == 0.5
+    again = optimizers.get({"class_name": "AdamW", "config": AdamW(weight_decay=0.5).get_config()})
+    assert again == AdamW(weight_decay=0.5) != AdamW()
+    assert optimizers.get("AdamW") == optimizers.get("adamw") == AdamW()
     assert optimizers.is_built_in(SGD())
+    assert optimizers.is_built_in(AdamW())
 
     class Mine(SGD):
         pass
 
     assert not optimizers.is_built_in(Mine()), "a subclass may fail"
+
+
+def test_usual_rates_are_those_of_keras():
+    rates = {type(o).__name__: optimizers.default_rate(o) for o in (SGD(0.9), Adam(), AdamW(), RMSprop())}
+    assert rates == {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.001, "RMSprop": 0.001}
+    assert optimizers.default_rate(object()) is None
+    assert "usual_rate" not in SGD().get_config()
 
 
 @pytest.mark.parametrize(
@@ -82,6 +96,8 @@ def test_names_and_configs():
         (lambda: Adam(beta_1=1), "beta_1=1"),
         (lambda: Adam(beta_2=2), "beta_2=2"),
         (lambda: Adam(epsilon=0), "epsilon=0"),
+        (lambda: AdamW(weight_decay=-0.1), "weight_decay=-0.1 cannot be used"),
+        (lambda: AdamW(beta_1=1), "beta_1=1"),
         (lambda: Adam(epsilon=1e-50), "epsilon=1e-50 cannot be used; .* float32"),
         (lambda: Adam(epsilon=math.inf), "epsilon=inf"),
     ],

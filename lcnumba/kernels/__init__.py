@@ -55,7 +55,7 @@ LINE_BYTES = 64
 NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP, DESCENT = range(-1, 7)
 
 # Scalars of the formula that has the most; penalties' factors and whether weights stay above 0 come after them.
-SCALARS = 6
+SCALARS = 7
 L1, L2, NON_NEGATIVE = range(SCALARS, SCALARS + 3)
 NUMBERS = SCALARS + 3
 

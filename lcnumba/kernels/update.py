@@ -34,9 +34,9 @@ def apply(rule, p, grad, first, second, numbers):
     """Update a stretch p of a parameter by its gradient, and as long stretches of the rule's states.
 
     numbers is (lr, ...): then the rate (MOMENTUM, NESTEROV), or beta_1, beta_2, 1 - beta_1, 1 -
-    beta_2, epsilon (ADAM, whose lr already holds the correction of the moments' bias), or rho, 1 - rho,
-    epsilon (RMSPROP); and, by the names of `lcnumba.kernels`, the penalty's factors, l2 twice, and whether
-    the parameter stays above 0.
+    beta_2, epsilon, share that decays (ADAM, whose lr already holds the correction of the moments' bias), or
+    rho, 1 - rho, epsilon (RMSPROP); and, by the names of `lcnumba.kernels`, the penalty's factors, l2 twice, and
+    whether the parameter stays above 0.
     """
     lr = numbers[0]
     restrained = numbers[L1] != 0 or numbers[L2] != 0
@@ -62,7 +62,7 @@ def apply(rule, p, grad, first, second, numbers):
             slope = _slope(p, grad, e, restrained, numbers)
             first[e] = numbers[1] * first[e] + numbers[3] * slope
             second[e] = numbers[2] * second[e] + numbers[4] * slope * slope
-            p[e] -= lr * first[e] / (np.sqrt(second[e]) + numbers[5])
+            p[e] -= numbers[6] * p[e] + lr * first[e] / (np.sqrt(second[e]) + numbers[5])
     if numbers[NON_NEGATIVE] != 0:
         for e in range(len(p)):
             p[e] = max(p[e], 0)

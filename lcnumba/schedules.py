@@ -1,0 +1,92 @@
+"""Learning rates by step: callables ``schedule(step) -> lr``, step counted from 0. Any such function serves as one."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lcnumba.checks import integer, learning_rate, real
+
+__all__ = ["CosineDecay", "Schedule", "StepDecay"]
+
+Schedule = Callable[[int], float]
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """From `lr` down to `final` along half a cosine (Loshchilov and Hutter, 2017), after a linear warm-up if wanted.
+
+    Parameters
+    ----------
+    lr : float
+        The highest rate.
+    steps : int
+        Steps of the decay; the rate stays at `final` after them.
+    warmup : int, default 0
+        Steps before it, over which the rate rises linearly from ``lr / (warmup + 1)``.
+    final : float, default 0
+        The last rate.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> schedule = lc.schedules.CosineDecay(1.0, steps=4, warmup=1)
+    >>> [round(schedule(step), 3) for step in range(7)]
+    [0.5, 1.0, 0.854, 0.5, 0.146, 0.0, 0.0]
+    """
+
+    lr: float
+    steps: int
+    warmup: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        learning_rate(self.lr)
+        integer("steps", self.steps)
+        integer("warmup", self.warmup, 0)
+        if not 0 <= real("final", self.final) <= self.lr:
+            raise ValueError(f"final={self.final!r} cannot be used; give a rate from 0 to lr={self.lr!r}")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        if step < self.warmup:
+            return self.lr * (step + 1) / (self.warmup + 1)
+        done = min(1.0, (step - self.warmup) / self.steps)
+        return self.final + (self.lr - self.final) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True)
+class StepDecay:
+    """`lr`, multiplied by `factor` after every so many steps.
+
+    Parameters
+    ----------
+    lr : float
+        The first rate.
+    every : int
+        Steps between two changes.
+    factor : float, default 0.1
+        Above 0.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> schedule = lc.schedules.StepDecay(1.0, every=2, factor=0.5)
+    >>> [schedule(step) for step in range(5)]
+    [1.0, 1.0, 0.5, 0.5, 0.25]
+    """
+
+    lr: float
+    every: int
+    factor: float = 0.1
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        learning_rate(self.lr)
+        integer("every", self.every)
+        if real("factor", self.factor) <= 0:
+            raise ValueError(f"factor={self.factor!r} cannot be used; give a number above 0")
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step."""
+        return self.lr * self.factor ** (step // self.every)

@@ -1,0 +1,37 @@
+import math
+
+import pytest
+
+from lcnumba.schedules import CosineDecay, StepDecay
+
+
+def test_cosine_decay():
+    schedule = CosineDecay(0.5, steps=100, warmup=9, final=0.1)
+    assert [schedule(step) for step in (0, 8, 9)] == pytest.approx([0.05, 0.45, 0.5])
+    assert schedule(59) == pytest.approx(0.3), "half of the way"
+    assert schedule(34) == pytest.approx(0.1 + 0.4 * (1 + math.cos(math.pi / 4)) / 2)
+    assert schedule(109) == schedule(10**9) == pytest.approx(0.1)
+    rates = [schedule(step) for step in range(9, 120)]
+    assert rates == sorted(rates, reverse=True)
+
+
+def test_step_decay():
+    schedule = StepDecay(0.5, every=10)
+    assert [schedule(step) for step in (0, 9, 10, 19, 20)] == pytest.approx([0.5, 0.5, 0.05, 0.05, 0.005])
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: CosineDecay(-1.0, 5), "lr=-1.0"),
+        (lambda: CosineDecay(1.0, 0), "steps=0"),
+        (lambda: CosineDecay(1.0, 5, warmup=-1), "warmup=-1"),
+        (lambda: CosineDecay(1.0, 5, final=2.0), "final=2.0 cannot be used; give a rate from 0 to lr=1.0"),
+        (lambda: StepDecay(1.0, 0), "every=0"),
+        (lambda: StepDecay(1.0, 1, factor=0), "factor=0"),
+        (lambda: StepDecay(math.nan, 1), "lr=nan"),
+    ],
+)
+def test_bad_settings(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
