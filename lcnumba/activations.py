@@ -56,14 +56,56 @@ class Activation(Protocol):
     `gradient` sees the output y alone, so that a layer need not keep the pre-activation. One whose y does
     not tell its slope has an attribute ``uses_input = True``; the layer then keeps z, and `gradient` gets
     it in place of y.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> class Square:
+    ...     uses_input = True  # y does not tell the sign of z
+    ...
+    ...     def __call__(self, z, out=None):
+    ...         return np.square(z, out=out)
+    ...
+    ...     def gradient(self, dy, z):
+    ...         return 2 * z * dy
+    >>> y, backward = lc.Activation(Square()).forward([[-3.0, 2.0]])
+    >>> backward(np.ones_like(y))[0]
+    array([[-6.,  4.]])
     """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
-        """Return y, of the shape and dtype of z; into `out`, which may be z itself, if given."""
+        """Return y of z.
+
+        Parameters
+        ----------
+        z : array
+            The pre-activation, float32 or float64; the last axis are the channels.
+        out : array, optional
+            Where to put y: of the shape and dtype of z, and perhaps z itself.
+
+        Returns
+        -------
+        array
+            y, of the shape and dtype of z.
+        """
         ...
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return dz of dy; neither is changed."""
+        """Return dz of dy; neither dy nor y is changed.
+
+        Parameters
+        ----------
+        dy : array
+            Derivatives by y.
+        y : array
+            What the call returned; z in its place if the activation has ``uses_input = True``.
+
+        Returns
+        -------
+        array
+            Derivatives by z, of the shape and dtype of dy.
+        """
         ...
 
 
@@ -99,7 +141,15 @@ class _BuiltIn:
 
 
 class Linear(_BuiltIn):
-    """y = z."""
+    """y = z.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Linear()(np.array([-1.0, 2.0]))
+    array([-1.,  2.])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return z itself."""
@@ -124,6 +174,20 @@ class ReLU(_BuiltIn):
         The largest output, at least 0.
     threshold : float, default 0
         Where it begins, at least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.ReLU()(np.array([-2.0, 1.0, 5.0]))
+    array([0., 1., 5.])
+    >>> lc.activations.ReLU(alpha=0.5, max_value=3)(np.array([-2.0, 1.0, 5.0]))
+    array([-1.,  1.,  3.])
     """
 
     def __init__(self, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> None:
@@ -161,7 +225,15 @@ class ReLU(_BuiltIn):
 
 
 class ReLU6(_BuiltIn):
-    """y = min(max(z, 0), 6); the gradient is 0 at 0 and at 6."""
+    """y = min(max(z, 0), 6); the gradient is 0 at 0 and at 6.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.ReLU6()(np.array([-1.0, 3.0, 9.0]))
+    array([0., 3., 6.])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
@@ -180,6 +252,18 @@ class LeakyReLU(_BuiltIn):
     alpha : float, default 0.3
         Slope below 0, at least 0. By the name "leaky_relu" it is 0.2, as in Keras, and as there it is rounded
         to float32 in float64 layers, too.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.LeakyReLU(alpha=0.25)(np.array([-4.0, 2.0]))
+    array([-1.,  2.])
     """
 
     def __init__(self, alpha: float = 0.3) -> None:
@@ -205,6 +289,18 @@ class ThresholdedReLU(_BuiltIn):
     ----------
     theta : float, default 1
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.ThresholdedReLU(theta=1)(np.array([0.5, 1.0, 2.0]))
+    array([0., 0., 2.])
     """
 
     def __init__(self, theta: float = 1.0) -> None:
@@ -226,6 +322,18 @@ class ELU(_BuiltIn):
     ----------
     alpha : float, default 1
         At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.ELU()(np.array([-1.0, 2.0])).round(3)
+    array([-0.632,  2.   ])
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
@@ -242,7 +350,15 @@ class ELU(_BuiltIn):
 
 
 class SELU(_BuiltIn):
-    """y = 1.0507 z above 0, and 1.0507 * 1.6733 * (exp(z) - 1) below (Klambauer et al., 2017)."""
+    """y = 1.0507 z above 0, and 1.0507 * 1.6733 * (exp(z) - 1) below (Klambauer et al., 2017).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.SELU()(np.array([-1.0, 1.0])).round(3)
+    array([-1.111,  1.051])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
@@ -256,7 +372,15 @@ class SELU(_BuiltIn):
 
 
 class Softplus(_BuiltIn):
-    """y = log(1 + exp(z)), without overflow."""
+    """y = log(1 + exp(z)), without overflow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Softplus()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([0.313, 0.693, 1.313])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
@@ -268,7 +392,15 @@ class Softplus(_BuiltIn):
 
 
 class Softsign(_BuiltIn):
-    """y = z / (1 + |z|)."""
+    """y = z / (1 + |z|).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Softsign()(np.array([-1.0, 3.0]))
+    array([-0.5 ,  0.75])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
@@ -280,7 +412,15 @@ class Softsign(_BuiltIn):
 
 
 class Tanh(_BuiltIn):
-    """y = tanh(z)."""
+    """y = tanh(z).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Tanh()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([-0.762,  0.   ,  0.762])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return tanh(z)."""
@@ -292,7 +432,15 @@ class Tanh(_BuiltIn):
 
 
 class Sigmoid(_BuiltIn):
-    """y = 1 / (1 + exp(-z)), without overflow."""
+    """y = 1 / (1 + exp(-z)), without overflow.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Sigmoid()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([0.269, 0.5  , 0.731])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return the logistic function of z."""
@@ -304,7 +452,15 @@ class Sigmoid(_BuiltIn):
 
 
 class HardSigmoid(_BuiltIn):
-    """y = min(max(0.2 z + 0.5, 0), 1); the slope is 0.2 at both ends, too."""
+    """y = min(max(0.2 z + 0.5, 0), 1); the slope is 0.2 at both ends, too.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.HardSigmoid()(np.array([-5.0, 0.0, 5.0]))
+    array([0. , 0.5, 1. ])
+    """
 
     uses_input = True
 
@@ -319,7 +475,15 @@ class HardSigmoid(_BuiltIn):
 
 
 class Exponential(_BuiltIn):
-    """y = exp(z)."""
+    """y = exp(z).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Exponential()(np.array([0.0, 1.0])).round(3)
+    array([1.   , 2.718])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return exp(z)."""
@@ -331,7 +495,15 @@ class Exponential(_BuiltIn):
 
 
 class Swish(_BuiltIn):
-    """y = z * sigmoid(z) (Ramachandran et al., 2017), also called SiLU."""
+    """y = z * sigmoid(z) (Ramachandran et al., 2017), also called SiLU.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Swish()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([-0.269,  0.   ,  0.731])
+    """
 
     uses_input = True
 
@@ -346,7 +518,15 @@ class Swish(_BuiltIn):
 
 
 class GELU(_BuiltIn):
-    """y = z times the normal distribution function at z (Hendrycks and Gimpel, 2016), not its approximation."""
+    """y = z times the normal distribution function at z (Hendrycks and Gimpel, 2016), not its approximation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.GELU()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([-0.159,  0.   ,  0.841])
+    """
 
     uses_input = True
 
@@ -362,7 +542,15 @@ class GELU(_BuiltIn):
 
 
 class Mish(_BuiltIn):
-    """y = z * tanh(log(1 + exp(z))) (Misra, 2019)."""
+    """y = z * tanh(log(1 + exp(z))) (Misra, 2019).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Mish()(np.array([-1.0, 0.0, 1.0])).round(3)
+    array([-0.303,  0.   ,  0.865])
+    """
 
     uses_input = True
 
@@ -383,6 +571,19 @@ class Softmax(_BuiltIn):
     ----------
     axis : int
         Of Keras' layer: -1, and no other.
+
+    Raises
+    ------
+    ValueError
+        For any other axis.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.activations.Softmax()(np.log([[1.0, 3.0], [2.0, 2.0]])).round(3)
+    array([[0.25, 0.75],
+           [0.5 , 0.5 ]])
     """
 
     def __init__(self, axis: int = -1) -> None:
@@ -402,7 +603,15 @@ class Softmax(_BuiltIn):
 
 
 class LogSoftmax(_BuiltIn):
-    """y = z - log(sum(exp(z))) over the last axis, the channels, in either data format."""
+    """y = z - log(sum(exp(z))) over the last axis, the channels, in either data format.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> np.exp(lc.activations.LogSoftmax()(np.log([[1.0, 3.0]]))).round(3)
+    array([[0.25, 0.75]])
+    """
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return the logarithm of the softmax of z."""
@@ -475,7 +684,33 @@ _OF_LAYERS = {"name": None, "trainable": None, "dtype": None, "negative_slope": 
 
 
 def get(identifier: Any) -> Activation:
-    """Return the activation of a name, config dict, None (linear), or an activation object itself."""
+    """Return the activation that a layer's argument stands for.
+
+    Parameters
+    ----------
+    identifier : str, dict, object or None
+        One of Keras' names ("relu", "elu", ...) or of the classes here; a config dict; an object with
+        ``__call__(z, out=None)`` and ``gradient(dy, y)``, which is returned itself; None for `Linear`.
+
+    Returns
+    -------
+    Activation
+
+    Raises
+    ------
+    TypeError
+        If an object brings no gradient, or a config cannot be used.
+    ValueError
+        If the name is not known.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.activations.get("leaky_relu")
+    LeakyReLU(alpha=0.2)
+    >>> lc.activations.get({"class_name": "ELU", "config": {"alpha": 0.5}})
+    ELU(alpha=0.5)
+    """
     if identifier is None:
         return Linear()
     found = named.build("activation", _BY_NAME | _CLASSES, identifier, _OF_LAYERS)

@@ -67,6 +67,21 @@ class Backward:
     It refers to that call's input and output without copying them, so the caller must leave both
     unchanged until backward has run; and it belongs to the weights of that call, so it refuses to
     run once they have changed.
+
+    Layers make it: ``y, backward = layer.forward(x)``.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.Dense(1, kernel_initializer="ones", name="out")
+    >>> y, backward = layer.forward([[1.0, 2.0]])
+    >>> dx, grads = backward([[4.0]])
+    >>> layer.step(grads, lr=1.0)
+    >>> backward([[4.0]])
+    Traceback (most recent call last):
+    ...
+    RuntimeError: backward belongs to older weights of Dense 'out', which have changed since its forward;
+        call forward again
     """
 
     def __init__(
@@ -111,6 +126,14 @@ class Backward:
             If dy is no array of the shape of y.
         RuntimeError
             If the weights have changed since the forward call.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> y, backward = lc.Dense(1, kernel_initializer="ones").forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> dx, grads.kernel[:, 0], grads.bias
+        (array([[4., 4.]], dtype=float32), array([4., 8.], dtype=float32), array([4.], dtype=float32))
         """
         values, like = self._ingested(dy)
         dx, grads = self._derivatives.gradients(values)
@@ -141,6 +164,17 @@ class Backward:
         ------
         ValueError, TypeError, RuntimeError
             As backward and the layer's `step` do; nothing has changed then.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones", use_bias=False)
+        >>> y, backward = layer.forward([[[1.0], [2.0], [3.0]]])
+        >>> backward.step([[[1.0], [10.0]]], lr=0.5)[0, :, 0]
+        array([ 1., 11., 10.], dtype=float32)
+        >>> layer.kernel[:, :, 0]
+        array([[  0.5,   0. ],
+               [ -9. , -14. ]], dtype=float32)
         """
         rate = self._parameters.check_step(lr, self._version)
         return self._step(dy, rate, wants_dx)

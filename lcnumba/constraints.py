@@ -25,7 +25,15 @@ EPSILON = 1e-7
 
 
 class NonNeg:
-    """Weights below 0 become 0."""
+    """Weights below 0 become 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.constraints.NonNeg()(np.array([-1.0, 2.0]))
+    array([0., 2.])
+    """
 
     def __call__(self, weights: Array) -> Array:
         """Return max(w, 0)."""
@@ -76,6 +84,20 @@ class MaxNorm(Norm):
         The largest norm.
     axis : int or list of int, default 0
         What a norm runs over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a value that is no number of at least 0, or an axis that is no integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> kernel = np.array([[[3.0], [4.0]], [[0.0], [1.0]]])  # (P, K, F): two positions, of norms 5 and 1
+    >>> lc.constraints.MaxNorm(2, axis=1)(kernel)[:, :, 0].round(3)
+    array([[1.2, 1.6],
+           [0. , 1. ]])
     """
 
     def __init__(self, max_value: float = 2, axis: int | Iterable[int] = 0) -> None:
@@ -97,6 +119,20 @@ class UnitNorm(Norm):
     ----------
     axis : int or list of int, default 0
         What a norm runs over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an axis that is no integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> kernel = np.array([[[3.0], [4.0]], [[0.0], [2.0]]])  # (P, K, F): two positions, of norms 5 and 2
+    >>> lc.constraints.UnitNorm(axis=1)(kernel)[:, :, 0].round(3)
+    array([[0.6, 0.8],
+           [0. , 1. ]])
     """
 
     def __init__(self, axis: int | Iterable[int] = 0) -> None:
@@ -121,6 +157,20 @@ class MinMaxNorm(Norm):
         From 0, no change, to 1, at once.
     axis : int or list of int, default 0
         What a norm runs over.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a norm that is no number of at least 0, a `rate` outside [0, 1], a `min_value` above `max_value`, or an
+        axis that is no integer.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> kernel = np.array([[[3.0], [4.0]]])  # (P, K, F): one position, of norm 5
+    >>> lc.constraints.MinMaxNorm(0, 1, rate=0.5, axis=1)(kernel)[:, :, 0].round(3)  # half of the way to 1
+    array([[1.8, 2.4]])
     """
 
     def __init__(
@@ -166,7 +216,31 @@ _BUILT_IN = (MaxNorm, NonNeg, UnitNorm, MinMaxNorm)
 
 
 def get(identifier: Any) -> Constraint | None:
-    """Return the constraint of a name, config dict or None (none), or a callable f(w) -> w itself."""
+    """Return the constraint that a layer's argument stands for.
+
+    Parameters
+    ----------
+    identifier : str, dict, callable or None
+        One of Keras' names ("max_norm", "non_neg", ...) or of the classes here; a config dict; a callable f(w) -> w,
+        which is returned itself; None for none.
+
+    Returns
+    -------
+    callable or None
+
+    Raises
+    ------
+    TypeError
+        If it is neither, or a config cannot be used.
+    ValueError
+        If the name is not known, or is that of a constraint which such kernels cannot have.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.constraints.get("max_norm").get_config()
+    {'max_value': 2.0, 'axis': 0}
+    """
     if identifier is None:
         return None
     found: Any = named.build("constraint", _BY_NAME, identifier)

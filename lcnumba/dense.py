@@ -33,6 +33,11 @@ class Dense(Trainable):
     input_dim : int, optional
         Another way to give `input_shape`.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
     Notes
     -----
     The kernel has shape (features, U), the bias (U,). The product is BLAS'.
@@ -43,6 +48,8 @@ class Dense(Trainable):
     >>> import lcnumba as lc
     >>> lc.Dense(3, rng=0)(np.ones((2, 5))).shape
     (2, 3)
+    >>> lc.Dense(2, activation="relu", weights=[np.eye(2), [0.0, -5.0]])([[3.0, 4.0]])
+    array([[3., 0.]], dtype=float32)
     """
 
     _default_name = "dense"
@@ -86,14 +93,51 @@ class Dense(Trainable):
         super().__init__(locals())
 
     def __call__(self, x: Any) -> Any:
-        """Return y (N, U) of x (N, features) for inference; may be called from several threads."""
+        """Return y for inference; may be called from several threads.
+
+        Parameters
+        ----------
+        x : array, (N, features)
+            Any array-API array on the CPU, or nested lists; cast to the layer's dtype.
+
+        Returns
+        -------
+        array of the kind of x, (N, U)
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        ValueError
+            If its shape is not that for which the layer was built.
+        """
         given, like = ingest("x", x)
         y = self._apply(self._normalised(given), keeps=False)[0]
         self._activity(y)
         return like(y)
 
     def forward(self, x: Any) -> tuple[Any, Backward]:
-        """Return y and the pullback of this very call; leave x and y unchanged until it has run."""
+        """Return y and the pullback of this very call, for training.
+
+        Parameters
+        ----------
+        x : array, (N, features)
+            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
+            copying them.
+
+        Returns
+        -------
+        y : array of the kind of x, (N, U)
+            As of a plain call.
+        backward : Backward
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a plain call does.
+        """
         given, like = ingest("x", x)
         values = self._normalised(given)
         y, kept, version = self._apply(values, keeps=True)
@@ -103,17 +147,55 @@ class Dense(Trainable):
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return (batch, U)."""
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : (int or None, int)
+            The batch, or None, and the features.
+
+        Returns
+        -------
+        (int or None, int)
+            The batch and U.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape.
+        """
         return self._checked_shape(input_shape)[0], self.units
 
     def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : (int or None, int)
+            The batch, or None, and the features.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            "kernel": (features, U), and "bias": (U,), unless ``use_bias=False``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape.
+        """
         features = self._checked_shape(input_shape)[1] or 0
         shapes: dict[str, tuple[int, ...]] = {"kernel": (features, self.units)}
         return {**shapes, "bias": (self.units,)} if self.use_bias else shapes
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+        """
         return {
             **self._common_config(),
             "units": self.units,

@@ -29,11 +29,18 @@ class Flatten(Weightless):
         With channels_first the axis after the batch is moved to the end first, as Keras does. By default
         what Keras' configuration file says, else channels_last.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
     Examples
     --------
+    >>> import numpy as np
     >>> import lcnumba as lc
-    >>> lc.Flatten().compute_output_shape((None, 4, 4, 3))
-    (None, 48)
+    >>> y, backward = lc.Flatten().forward(np.ones((2, 4, 4, 3)))
+    >>> y.shape, backward(y)[0].shape
+    ((2, 48), (2, 4, 4, 3))
     """
 
     def __init__(self, name: str | None = None, data_format: str | None = None) -> None:
@@ -43,17 +50,77 @@ class Flatten(Weightless):
         )
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return (batch, size of a sample)."""
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Returns
+        -------
+        (int or None, int)
+            The batch and the size of a sample.
+
+        Raises
+        ------
+        ValueError
+            If a dimension but the batch is undefined.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.Flatten().compute_output_shape((None, 4, 4, 3))
+        (None, 48)
+        """
         if any(entry is None for entry in input_shape[1:]):
             raise ValueError(f"input_shape={input_shape} must be fully defined but for the batch")
         return input_shape[0], math.prod(entry or 0 for entry in input_shape[1:])
 
     def __call__(self, x: Any) -> Any:
-        """Return x reshaped; a view of the input."""
+        """Return x reshaped.
+
+        Parameters
+        ----------
+        x : array, (N, ...)
+            Any array-API array on the CPU, or nested lists; of any dtype, which stays.
+
+        Returns
+        -------
+        array of the kind of x, (N, the product of the rest)
+            A view of the input where that is possible.
+
+        Raises
+        ------
+        TypeError
+            If x is no array on the CPU.
+        ValueError
+            If it has no dimension, or another shape than the layer was built for.
+        """
         return self.forward(x)[0]
 
     def forward(self, x: Any) -> tuple[Any, "FlattenBackward"]:
-        """Return x reshaped and the pullback, which reshapes back."""
+        """Return x reshaped, and the pullback, which reshapes back.
+
+        Parameters
+        ----------
+        x : array, (N, ...)
+            Any array-API array on the CPU, or nested lists; of any dtype, which stays.
+
+        Returns
+        -------
+        y : array of the kind of x, (N, the product of the rest)
+            A view of the input where that is possible.
+        backward : callable
+            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+
+        Raises
+        ------
+        TypeError
+            If x is no array on the CPU.
+        ValueError
+            If it has no dimension, or another shape than the layer was built for.
+        """
         values, like = ingest("x", x)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
@@ -66,7 +133,12 @@ class Flatten(Weightless):
         return like(y), FlattenBackward(shape, y.shape, moves)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+        """
         return {"name": self.name, "data_format": self._data_format}
 
 

@@ -48,6 +48,13 @@ class Triples(NamedTuple):
         The tap line a.
     line : (triples,) int64
         The line of the other side: i when grouped by o, and o when grouped by i.
+
+    Examples
+    --------
+    >>> from lcnumba.geometry import Geometry
+    >>> triples = Geometry((3, 4), channels=1, filters=1, kernel_size=2).by_output
+    >>> triples.start.tolist(), triples.tap_line.tolist(), triples.line.tolist()
+    ([0, 2, 4], [0, 1, 0, 1], [0, 1, 1, 2])
     """
 
     start: Index
@@ -70,6 +77,13 @@ class Segments(NamedTuple):
         The tap that reads it.
     taps : (segments,) int64
         How many neighbouring taps read as many neighbouring inputs.
+
+    Examples
+    --------
+    >>> from lcnumba.geometry import Geometry
+    >>> segments = Geometry((3,), channels=1, filters=1, kernel_size=3, padding="same").columns
+    >>> segments.column.tolist(), segments.first_input.tolist(), segments.first_tap.tolist(), segments.taps.tolist()
+    ([0, 1, 2], [0, 0, 1], [1, 0, 0], [2, 3, 2])
     """
 
     start: Index
@@ -113,6 +127,7 @@ class Geometry:
 
     Examples
     --------
+    >>> from lcnumba.geometry import Geometry
     >>> geometry = Geometry((32, 32), channels=3, filters=64, kernel_size=3)
     >>> geometry.output_size, geometry.kernel_shape
     ((30, 30), (900, 27, 64))
@@ -339,6 +354,13 @@ class Geometry:
         indptr, indices : arrays of int32, or of int64 where int32 would overflow
             Rows run over (position, filter); the values belong in the order
             ``kernel.transpose(0, 2, 1)[pattern]``.
+
+        Examples
+        --------
+        >>> from lcnumba.geometry import Geometry
+        >>> indptr, indices = Geometry((4,), channels=1, filters=1, kernel_size=2).csr_index()
+        >>> indptr.tolist(), indices.tolist()
+        ([0, 2, 4, 6], [0, 1, 1, 2, 2, 3])
         """
         shape = (self.positions, self.filters, self.window)
         values = math.prod(shape) if pattern is None else int(np.count_nonzero(pattern))
@@ -382,7 +404,30 @@ class Geometry:
 
 
 def paddings(value: Any, rank: int) -> Padding:
-    """Return a padding in its normal form: "valid", "same", or a pair of ints for each dimension."""
+    """Return a padding in its normal form.
+
+    Parameters
+    ----------
+    value : str or pairs
+        "valid", "same", or (before, after) for each dimension; of one dimension a single pair will do.
+    rank : int
+        Spatial dimensions.
+
+    Returns
+    -------
+    str or tuple of (int, int)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such padding.
+
+    Examples
+    --------
+    >>> from lcnumba.geometry import paddings
+    >>> paddings("Same", 2), paddings([2, 0], 1), paddings([[2, 0], [1, 1]], 2)
+    ('same', ((2, 0),), ((2, 0), (1, 1)))
+    """
     if isinstance(value, str):
         found: str = choice("padding", value, ("valid", "same"))
         return found
@@ -397,7 +442,30 @@ def paddings(value: Any, rank: int) -> Padding:
 
 
 def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
-    """Return a padding mode for each dimension."""
+    """Return a padding mode for each dimension.
+
+    Parameters
+    ----------
+    value : str or tuple of str
+        "zeros" or "circular", for all dimensions or for each.
+    rank : int
+        Spatial dimensions.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If it is no such mode.
+
+    Examples
+    --------
+    >>> from lcnumba.geometry import padding_modes
+    >>> padding_modes("circular", 2), padding_modes(("zeros", "circular"), 2)
+    (('circular', 'circular'), ('zeros', 'circular'))
+    """
     modes = (value,) * rank if isinstance(value, str) else value
     if not isinstance(modes, list | tuple) or len(modes) != rank:
         raise ValueError(f"padding_mode={value!r} is not known; give one of {MODES}, or {rank} of them")

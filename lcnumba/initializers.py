@@ -48,7 +48,23 @@ TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def fans_of(shape: Shape) -> tuple[int, int]:
-    """(fan_in, fan_out) that Keras reads off a weight's shape: the last two axes times the others."""
+    """Return (fan_in, fan_out) as Keras reads them off a weight's shape: the last two axes times the others.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Shape of the weight.
+
+    Returns
+    -------
+    fan_in, fan_out : int
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.initializers.fans_of((900, 27, 64))  # a kernel (P, K, F)
+    (24300, 57600)
+    """
     if len(shape) < 2:
         return (shape[0], shape[0]) if shape else (1, 1)
     others = math.prod(shape[:-2])
@@ -56,7 +72,17 @@ def fans_of(shape: Shape) -> tuple[int, int]:
 
 
 class Initializer:
-    """What the built-in initializers share: an own random state if seeded, and their config."""
+    """What the built-in initializers share: an own random state if seeded, and their config.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> initializer, rng = lc.initializers.RandomNormal(seed=1), np.random.default_rng(0)
+    >>> first, second = initializer((2, 3), np.float32, rng), initializer((2, 3), np.float32, rng)
+    >>> np.array_equal(first, second)  # its own seed, at every call
+    True
+    """
 
     _fields: tuple[str, ...] = ()
 
@@ -75,6 +101,24 @@ class Initializer:
             The source of numbers, unless the initializer has a seed of its own.
         fans : (int, int), optional
             fan_in and fan_out; by default what Keras reads off the shape.
+
+        Returns
+        -------
+        array
+            Of this shape and dtype.
+
+        Raises
+        ------
+        ValueError
+            If there are no such values for the shape: `Identity` makes matrices alone.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> values = lc.initializers.HeUniform()((900, 27, 4), np.float32, np.random.default_rng(0), fans=(27, 36))
+        >>> bool(np.abs(values).max() <= np.sqrt(6 / 27))  # as for a convolution of 27 inputs
+        True
         """
         seed = getattr(self, "seed", None)
         own = rng if seed is None else np.random.default_rng(seed)
@@ -89,21 +133,58 @@ class Initializer:
 
 
 class Zeros(Initializer):
-    """All 0."""
+    """All 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.initializers.Zeros()((2, 2), np.float32, np.random.default_rng(0))
+    array([[0., 0.],
+           [0., 0.]], dtype=float32)
+    """
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return np.zeros(shape, dtype)
 
 
 class Ones(Initializer):
-    """All 1."""
+    """All 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.initializers.Ones()((2, 2), np.float64, np.random.default_rng(0))
+    array([[1., 1.],
+           [1., 1.]])
+    """
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return np.ones(shape, dtype)
 
 
 class Constant(Initializer):
-    """All of one value."""
+    """All of one value.
+
+    Parameters
+    ----------
+    value : float, default 0
+        The value.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no finite number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.initializers.Constant(2)((2, 2), np.float32, np.random.default_rng(0))
+    array([[2., 2.],
+           [2., 2.]], dtype=float32)
+    """
 
     _fields = ("value",)
 
@@ -115,7 +196,26 @@ class Constant(Initializer):
 
 
 class Identity(Initializer):
-    """The identity matrix times gain: for weights of two dimensions, such as those of `Dense`, alone."""
+    """The identity matrix times gain: for weights of two dimensions, such as those of `Dense`, alone.
+
+    Parameters
+    ----------
+    gain : float, default 1
+        The value along the diagonal.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no finite number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.initializers.Identity(gain=3)((2, 3), np.float32, np.random.default_rng(0))
+    array([[3., 0., 0.],
+           [0., 3., 0.]], dtype=float32)
+    """
 
     _fields = ("gain",)
 
@@ -132,7 +232,28 @@ class Identity(Initializer):
 
 
 class RandomNormal(Initializer):
-    """Normal distribution of the given mean and standard deviation."""
+    """Normal distribution of the given mean and standard deviation.
+
+    Parameters
+    ----------
+    mean, stddev : float, default 0 and 0.05
+        Of the distribution.
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.RandomNormal(mean=1, stddev=0.2)((100, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(values.mean()), 1), round(float(values.std()), 1)
+    (1.0, 0.2)
+    """
 
     _fields = ("mean", "stddev", "seed")
 
@@ -147,7 +268,28 @@ class RandomNormal(Initializer):
 
 
 class TruncatedNormal(RandomNormal):
-    """Normal distribution of which values beyond two `stddev` from the mean are drawn again."""
+    """Normal distribution of which values beyond two `stddev` from the mean are drawn again.
+
+    Parameters
+    ----------
+    mean, stddev : float, default 0 and 0.05
+        Of the normal distribution; the values deviate 12 % less.
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.TruncatedNormal(stddev=0.5)((100, 100), np.float32, np.random.default_rng(0))
+    >>> bool(np.abs(values).max() <= 1)
+    True
+    """
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         values = _truncated(shape, dtype, rng, self.stddev)
@@ -156,7 +298,28 @@ class TruncatedNormal(RandomNormal):
 
 
 class RandomUniform(Initializer):
-    """Uniform distribution over [minval, maxval)."""
+    """Uniform distribution over [minval, maxval).
+
+    Parameters
+    ----------
+    minval, maxval : float, default -0.05 and 0.05
+        Its bounds.
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.RandomUniform(2, 3)((100, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(values.min()), 1), round(float(values.max()), 1)
+    (2.0, 3.0)
+    """
 
     _fields = ("minval", "maxval", "seed")
 
@@ -180,6 +343,20 @@ class VarianceScaling(Initializer):
         Which; "normal" means "truncated_normal".
     seed : int, optional
         To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> initializer = lc.initializers.VarianceScaling(scale=4, mode="fan_out", distribution="uniform")
+    >>> values = initializer((50, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(values.std()), 2)  # sqrt(4 / 100)
+    0.2
     """
 
     _fields: tuple[str, ...] = ("scale", "mode", "distribution", "seed")
@@ -221,37 +398,151 @@ class _Named(VarianceScaling):
 
 
 class GlorotUniform(_Named):
-    """Uniform within sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010)."""
+    """Uniform within sqrt(6 / (fan_in + fan_out)) (Glorot and Bengio, 2010).
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.GlorotUniform()((50, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(np.abs(values).max()), 2)  # sqrt(6 / (50 + 100))
+    0.2
+    """
 
     _rule = (1.0, "fan_avg", "uniform")
 
 
 class GlorotNormal(_Named):
-    """Normal, redrawn beyond two sigma, with variance 2 / (fan_in + fan_out)."""
+    """Normal, redrawn beyond two sigma, with variance 2 / (fan_in + fan_out).
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.GlorotNormal()((200, 50), np.float32, np.random.default_rng(0), fans=(20, 30))
+    >>> round(float(values.std()), 2)  # sqrt(2 / (20 + 30))
+    0.2
+    """
 
     _rule = (1.0, "fan_avg", "truncated_normal")
 
 
 class HeUniform(_Named):
-    """Uniform within sqrt(6 / fan_in) (He et al., 2015)."""
+    """Uniform within sqrt(6 / fan_in) (He et al., 2015).
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.HeUniform()((150, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(np.abs(values).max()), 2)  # sqrt(6 / 150)
+    0.2
+    """
 
     _rule = (2.0, "fan_in", "uniform")
 
 
 class HeNormal(_Named):
-    """Normal, redrawn beyond two sigma, with variance 2 / fan_in."""
+    """Normal, redrawn beyond two sigma, with variance 2 / fan_in.
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.HeNormal()((50, 200), np.float32, np.random.default_rng(0))
+    >>> round(float(values.std()), 2)  # sqrt(2 / 50)
+    0.2
+    """
 
     _rule = (2.0, "fan_in", "truncated_normal")
 
 
 class LecunUniform(_Named):
-    """Uniform within sqrt(3 / fan_in) (LeCun et al., 1998)."""
+    """Uniform within sqrt(3 / fan_in) (LeCun et al., 1998).
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.LecunUniform()((75, 100), np.float32, np.random.default_rng(0))
+    >>> round(float(np.abs(values).max()), 2)  # sqrt(3 / 75)
+    0.2
+    """
 
     _rule = (1.0, "fan_in", "uniform")
 
 
 class LecunNormal(_Named):
-    """Normal, redrawn beyond two sigma, with variance 1 / fan_in."""
+    """Normal, redrawn beyond two sigma, with variance 1 / fan_in.
+
+    Parameters
+    ----------
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> values = lc.initializers.LecunNormal()((25, 400), np.float32, np.random.default_rng(0))
+    >>> round(float(values.std()), 2)  # sqrt(1 / 25)
+    0.2
+    """
 
     _rule = (1.0, "fan_in", "truncated_normal")
 
@@ -261,6 +552,26 @@ class Orthogonal(Initializer):
 
     That matrix is (prod(shape[:-1]), shape[-1]), so a kernel's filters are orthogonal over all positions
     together, as in Keras (Saxe et al., 2014).
+
+    Parameters
+    ----------
+    gain : float, default 1
+        Norm of what is orthogonal.
+    seed : int, optional
+        To repeat the same numbers at every call.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> kernel = lc.initializers.Orthogonal(gain=2)((4, 9, 3), np.float64, np.random.default_rng(0)).reshape(36, 3)
+    >>> np.allclose(kernel.T @ kernel, 4 * np.eye(3))
+    True
     """
 
     _fields = ("gain", "seed")
@@ -323,7 +634,31 @@ _ALIASES = {"zero": Zeros, "one": Ones, "normal": RandomNormal, "uniform": Rando
 
 
 def get(identifier: Any) -> Callable[..., Array]:
-    """Return the initializer of a name, config dict, None (glorot_uniform) or callable."""
+    """Return the initializer that a layer's argument stands for.
+
+    Parameters
+    ----------
+    identifier : str, dict, callable, class or None
+        One of Keras' names ("he_normal", ...) or of the classes here; a config dict; a callable f(shape, dtype, rng),
+        which is returned itself; a class here, for its defaults; None for "glorot_uniform".
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    TypeError
+        If it is neither, or a config cannot be used.
+    ValueError
+        If the name is not known.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.initializers.get("random_uniform").get_config()
+    {'minval': -0.05, 'maxval': 0.05, 'seed': None}
+    """
     if isinstance(identifier, type) and issubclass(identifier, Initializer):
         identifier = identifier()
     found = named.build("initializer", _BY_NAME | _ALIASES, "glorot_uniform" if identifier is None else identifier)

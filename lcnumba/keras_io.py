@@ -55,6 +55,16 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
         If they do not fit, or the layer is one that Keras cannot have; nothing has changed then.
     RuntimeError
         If the layer knows no input shape.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected1D(1, 2, input_shape=(3, 1))
+    >>> kernel, bias = np.array([1.0, 10.0, 100.0, 1000.0]), np.array([[0.0], [5.0]])  # of implementation 3
+    >>> lc.import_weights(layer, [kernel, bias])
+    >>> layer([[[1.0], [2.0], [3.0]]])[0, :, 0]
+    array([  21., 3205.], dtype=float32)
     """
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
@@ -81,6 +91,22 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     -------
     list of arrays
         [kernel, bias] or [kernel], fresh arrays.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is one that Keras cannot have, or there is no such implementation or format; Keras has no
+        implementation 1 with ``padding="same"``.
+    RuntimeError
+        If the layer has not been built.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1))
+    >>> layer.build((None, 5, 5, 1))
+    >>> [lc.export_weights(layer, implementation)[0].shape for implementation in (1, 2, 3)]
+    [(9, 9, 2), (5, 5, 1, 3, 3, 2), (162,)]
     """
     if not _checked_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has no weights yet; call or build it first")
@@ -122,9 +148,25 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
         If the file cannot be opened.
     ImportError
         Without h5py (``pip install 'lcnumba[keras]'``).
+    TypeError, RuntimeError
+        If `model` is no Sequential, or one that has not been built.
     ValueError
         If it is no such file, has a layer that is not known here, or does not fit; a model that was given
         is unchanged then.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> first, second = (lc.Sequential([lc.Dense(3, input_shape=(2,))]) for _ in range(2))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.weights.h5")
+    ...     lc.save_keras_weights(first, path)  # or a file that Keras wrote
+    ...     second = lc.load_keras(path, second)
+    >>> np.array_equal(second([[1.0, 2.0]]), first([[1.0, 2.0]]))
+    True
     """
     with KerasFile(path) as file:
         if model is None:
@@ -161,6 +203,34 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
     layer_name : str
         The layer's name. ``.weights.h5`` and ``.keras`` files know layers by class and number
         ("locally_connected2d_1"); the user's own names are found through a ``.keras`` file's config.
+
+    Returns
+    -------
+    list of arrays
+        As the file has them.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be opened.
+    ImportError
+        Without h5py (``pip install 'lcnumba[keras]'``).
+    ValueError
+        If it is no such file, or has no layer of this name.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(3, input_shape=(2,), name="scores")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.h5")
+    ...     lc.save_keras_weights(model, path)  # or a file that Keras wrote
+    ...     weights = lc.load_keras_weights(path, "scores")
+    >>> lc.import_weights(model.layers[0], weights)
+    >>> [array.shape for array in weights]
+    [(2, 3), (3,)]
     """
     with KerasFile(path) as file:
         layers = file.by_name()
@@ -195,6 +265,32 @@ def save_keras_weights(
         complete or, if writing fails, as it was before.
     implementations : mapping of str to int, optional
         Keras' implementation of layers by name, where it is not the layer's own here.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
+    ImportError
+        Without h5py (``pip install 'lcnumba[keras]'``).
+    TypeError, RuntimeError
+        If it is no Sequential, has not been built, or has a layer with weights that Keras cannot have.
+    ValueError
+        If the path has another ending, `implementations` does not fit, or the model holds a model or a layer with
+        settings that Keras does not have.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import lcnumba as lc
+    >>> layers = [lc.LocallyConnected1D(2, 3, input_shape=(8, 1), name="snps"), lc.Flatten(), lc.Dense(1)]
+    >>> model = lc.Sequential(layers)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder, "model.h5")
+    ...     lc.save_keras_weights(model, path, implementations={"snps": 3})
+    ...     kernel, bias = lc.load_keras_weights(path, "snps")
+    >>> kernel.shape  # one number for each connection
+    (36,)
     """
     try:
         import h5py

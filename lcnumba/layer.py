@@ -145,6 +145,20 @@ class LocallyConnected(Trainable):
         -------
         array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
             A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        ValueError
+            If its shape is not that for which the layer was built, or for which it can be built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones")
+        >>> layer([[[1.0], [2.0], [3.0]]])[0, :, 0]
+        array([3., 5.], dtype=float32)
         """
         given, like = ingest("x", x)
         y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
@@ -154,8 +168,35 @@ class LocallyConnected(Trainable):
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call, for training.
 
-        Parameters and y are those of a plain call. `Backward` refers to x and y without copying
-        them: leave both unchanged until it has run.
+        Parameters
+        ----------
+        x : array, (N, H, W, C), or (N, C, H, W) with channels_first
+            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
+            copying them.
+
+        Returns
+        -------
+        y : array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+            As of a plain call.
+        backward : Backward
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a plain call does.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones")
+        >>> y, backward = layer.forward([[[1.0], [2.0], [3.0]]])
+        >>> dx, grads = backward([[[1.0], [10.0]]])
+        >>> dx[0, :, 0]
+        array([ 1., 11., 10.], dtype=float32)
+        >>> grads.kernel[:, :, 0]  # each position has its own window
+        array([[ 1.,  2.],
+               [20., 30.]], dtype=float32)
         """
         given, like = ingest("x", x)
         inner = self._inward(self._normalised(given))
@@ -166,12 +207,56 @@ class LocallyConnected(Trainable):
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the output shape for an input shape, the batch (or None) first."""
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first; the rest in the layer's data format.
+
+        Returns
+        -------
+        tuple of int or None
+            The same of y.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape, or the kernel does not fit into it.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(8, 3, strides=2, padding="same").compute_output_shape((None, 28, 28, 1))
+        (None, 14, 14, 8)
+        """
         geometry = self._geometry_of(input_shape)
         return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
 
     def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first; the rest in the layer's data format.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            "kernel": (P, K, F), and "bias", unless ``use_bias=False``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape, or the kernel does not fit into it.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(8, 3).weight_shapes((None, 28, 28, 1))
+        {'kernel': (676, 9, 8), 'bias': (26, 26, 8)}
+        """
         geometry = self._geometry_of(input_shape)
         shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
         if self.use_bias:
@@ -194,6 +279,20 @@ class LocallyConnected(Trainable):
         """Return the arguments that make an equal layer, with Keras' keys in Keras' order.
 
         What Keras does not have is added where it differs from its default.
+
+        Returns
+        -------
+        dict
+            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> config = lc.LocallyConnected2D(8, 3, padding="same", padding_mode="circular").get_config()
+        >>> config["kernel_size"], config["padding"], config["padding_mode"], "fans" in config
+        ((3, 3), 'same', 'circular', False)
+        >>> lc.LocallyConnected2D.from_config(config).filters
+        8
         """
         config = {
             **self._common_config(),
@@ -219,6 +318,30 @@ class LocallyConnected(Trainable):
         """Return a layer with another implementation and the same weights, optimizer and state.
 
         Of a layer that has not been built, the new one has the same initial weights to come.
+
+        Parameters
+        ----------
+        implementation : {1, 2, 3, "auto"}
+            As for the constructor.
+
+        Returns
+        -------
+        layer
+            Of the same class and name, with copies of the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such implementation.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> layer, x = lc.LocallyConnected2D(2, 3, rng=0), np.ones((1, 6, 6, 1))
+        >>> sparse = layer.with_implementation(3)
+        >>> np.allclose(sparse(x), layer(x))
+        True
         """
         settings: dict[str, Any] = {name: getattr(self, name) for name in self._rules}
         settings |= {"implementation": implementation, "name": self.name, "trainable": self.trainable}
@@ -233,12 +356,63 @@ class LocallyConnected(Trainable):
         return other
 
     def costs(self, batch_size: int = planning.TYPICAL_BATCH) -> tuple[planning.Cost, ...]:
-        """Return what each implementation needs for a step on so many samples, reckoned from shapes alone."""
+        """Return what each implementation needs for a step, reckoned from shapes alone.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Samples of a batch.
+
+        Returns
+        -------
+        tuple of lcnumba.planning.Cost
+            One for each implementation: its number, multiplications and additions, bytes, and effort.
+
+        Raises
+        ------
+        AttributeError
+            If the input shape is not known yet.
+        TypeError, ValueError
+            If `batch_size` is no integer of at least 1.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3))
+        >>> {cost.implementation: cost.memory for cost in layer.costs(8)}  # bytes beside weights, inputs and outputs
+        {1: 0, 2: 707983200, 3: 24883200}
+        """
         geometry = self._geometry_of(self.input_shape)
         return planning.costs(geometry, integer("batch_size", batch_size), self._dtype.itemsize)
 
     def explain(self, batch_size: int = planning.TYPICAL_BATCH, print_fn: Callable[[str], Any] = print) -> None:
-        """Print what each implementation needs for a step on so many samples, and which one is used."""
+        """Print what each implementation needs for a step, and which one is used.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Samples of a batch.
+        print_fn : callable, default print
+            Called with the whole text.
+
+        Raises
+        ------
+        AttributeError
+            If the input shape is not known yet.
+        TypeError, ValueError
+            If `batch_size` is no integer of at least 1.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3)).explain(8)
+        1,555,200 weights (6.22 MB), 0.88% of a dense matrix; batch of 8, 32 bits
+        implementation  GFLOP forward  GFLOP step  MB beside  MB of weights moved  effort
+             1 loops *         0.0249      0.0746          0                 18.7       1
+               2 dense           2.83        5.69        708             1.44e+03      47
+              3 sparse         0.0249      0.0746       24.9                 62.2     3.1
+        * in use: implementation 1, as set. The effort is reckoned; lcnumba.tune measures.
+        """
         geometry = self._geometry_of(self.input_shape)
         size = integer("batch_size", batch_size)
         print_fn(planning.explained(geometry, size, self._dtype.itemsize, self.implementation, self._number(geometry)))
@@ -489,6 +663,9 @@ class LocallyConnected1D(LocallyConnected):
     >>> import lcnumba as lc
     >>> lc.LocallyConnected1D(4, 3, strides=2, rng=0)(np.ones((2, 11, 5))).shape
     (2, 5, 4)
+    >>> ring = lc.LocallyConnected1D(1, 3, padding="same", padding_mode="circular", kernel_initializer="ones")
+    >>> ring([[[1.0], [2.0], [3.0], [4.0]]])[0, :, 0]  # sums of three neighbours
+    array([7., 6., 9., 8.], dtype=float32)
     """
 
     rank = 1

@@ -37,7 +37,29 @@ Array = npt.NDArray[Any]
 
 
 def kernel_shape(geometry: Geometry, implementation: int, data_format: str) -> tuple[int, ...]:
-    """Return the shape in which Keras stores the kernel."""
+    """Return the shape in which Keras stores the kernel.
+
+    Parameters
+    ----------
+    geometry : Geometry
+        Of the layer.
+    implementation : {1, 2, 3}
+        Keras' implementation.
+    data_format : {"channels_last", "channels_first"}
+        Of Keras' layer.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> from lcnumba.geometry import Geometry
+    >>> from lcnumba.layouts import kernel_shape
+    >>> geometry = Geometry((5, 6), channels=3, filters=4, kernel_size=2)
+    >>> [kernel_shape(geometry, implementation, "channels_first") for implementation in (1, 2, 3)]
+    [(20, 12, 4), (3, 5, 6, 4, 4, 5), (960,)]
+    """
     g = geometry
     if implementation == 1:
         return g.kernel_shape
@@ -51,10 +73,27 @@ def kernel_shape(geometry: Geometry, implementation: int, data_format: str) -> t
 def implementation_of(shape: tuple[int, ...], rank: int) -> int:
     """Return the implementation of Keras that stores a kernel with so many axes.
 
+    Parameters
+    ----------
+    shape : tuple of int
+        Of Keras' kernel.
+    rank : int
+        Spatial dimensions of the layer.
+
+    Returns
+    -------
+    {1, 2, 3}
+
     Raises
     ------
     ValueError
         If none does.
+
+    Examples
+    --------
+    >>> from lcnumba.layouts import implementation_of
+    >>> implementation_of((3, 5, 6, 4, 4, 5), rank=2)
+    2
     """
     axes = {3: 1, 2 * (rank + 1): 2, 1: 3}
     if len(shape) not in axes:
@@ -65,7 +104,34 @@ def implementation_of(shape: tuple[int, ...], rank: int) -> int:
 
 
 def kernel_from_keras(kernel: Array, geometry: Geometry, implementation: int, data_format: str) -> Array:
-    """Return the canonical kernel (P, K, F) of one of Keras' shape; 0 where no connection exists."""
+    """Return the canonical kernel of one of Keras'.
+
+    Parameters
+    ----------
+    kernel : array
+        Of the shape that `kernel_shape` returns.
+    geometry : Geometry
+        Of the layer.
+    implementation : {1, 2, 3}
+        Keras' implementation.
+    data_format : {"channels_last", "channels_first"}
+        Of Keras' layer.
+
+    Returns
+    -------
+    array, (P, K, F)
+        Of the dtype of `kernel`; 0 where no connection exists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.geometry import Geometry
+    >>> from lcnumba.layouts import kernel_from_keras
+    >>> geometry = Geometry((3,), channels=1, filters=1, kernel_size=2)
+    >>> kernel_from_keras(np.array([1.0, 2.0, 3.0, 4.0]), geometry, 3, "channels_last")[:, :, 0]
+    array([[1., 2.],
+           [3., 4.]])
+    """
     g, first = geometry, data_format == "channels_first"
     if implementation == 1:
         if not first:
@@ -87,7 +153,35 @@ def kernel_from_keras(kernel: Array, geometry: Geometry, implementation: int, da
 
 
 def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data_format: str) -> Array:
-    """Return the kernel as Keras stores it; the dense form is 0 where no connection exists."""
+    """Return the kernel as Keras stores it.
+
+    Parameters
+    ----------
+    kernel : array, (P, K, F)
+        The canonical kernel.
+    geometry : Geometry
+        Of the layer.
+    implementation : {1, 2, 3}
+        Keras' implementation.
+    data_format : {"channels_last", "channels_first"}
+        Of Keras' layer.
+
+    Returns
+    -------
+    array
+        A fresh array of the shape that `kernel_shape` returns; the dense form is 0 where no connection exists.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.geometry import Geometry
+    >>> from lcnumba.layouts import kernel_to_keras
+    >>> geometry = Geometry((3,), channels=1, filters=1, kernel_size=2)
+    >>> kernel_to_keras(np.array([[[1.0], [2.0]], [[3.0], [4.0]]]), geometry, 2, "channels_last").reshape(3, 2)
+    array([[1., 0.],
+           [2., 3.],
+           [0., 4.]])
+    """
     g, first = geometry, data_format == "channels_first"
     if implementation == 1:
         if not first:
@@ -106,14 +200,64 @@ def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data
 
 
 def bias_from_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
-    """Return the bias (*output, F) as it takes effect in Keras."""
+    """Return the bias as it takes effect in Keras.
+
+    Parameters
+    ----------
+    bias : array, (*output, F)
+        As Keras stores it.
+    geometry : Geometry
+        Of the layer.
+    data_format : {"channels_last", "channels_first"}
+        Of Keras' layer.
+
+    Returns
+    -------
+    array, (*output, F)
+        The canonical bias.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.geometry import Geometry
+    >>> from lcnumba.layouts import bias_from_keras
+    >>> geometry = Geometry((3,), channels=1, filters=2, kernel_size=2)
+    >>> bias_from_keras(np.array([[1.0, 2.0], [3.0, 4.0]]), geometry, "channels_first")
+    array([[1., 3.],
+           [2., 4.]])
+    """
     if data_format != "channels_first":
         return bias
     return np.ascontiguousarray(np.moveaxis(bias.reshape(geometry.filters, *geometry.output_size), 0, -1))
 
 
 def bias_to_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
-    """Return the bias as Keras stores it."""
+    """Return the bias as Keras stores it.
+
+    Parameters
+    ----------
+    bias : array, (*output, F)
+        The canonical bias.
+    geometry : Geometry
+        Of the layer.
+    data_format : {"channels_last", "channels_first"}
+        Of Keras' layer.
+
+    Returns
+    -------
+    array, (*output, F)
+        A fresh array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.geometry import Geometry
+    >>> from lcnumba.layouts import bias_to_keras
+    >>> geometry = Geometry((3,), channels=1, filters=2, kernel_size=2)
+    >>> bias_to_keras(np.array([[1.0, 3.0], [2.0, 4.0]]), geometry, "channels_first")
+    array([[1., 2.],
+           [3., 4.]])
+    """
     if data_format != "channels_first":
         return bias.copy()
     return np.ascontiguousarray(np.moveaxis(bias, -1, 0)).reshape(geometry.bias_shape)

@@ -18,7 +18,33 @@ Mask = npt.NDArray[np.bool_]
 
 
 def get(identifier: Any) -> Mask | None:
-    """Return a read-only copy of a mask of two or three axes, or what `serialize` made of one; None stays None."""
+    """Return the mask that a layer's argument stands for.
+
+    Parameters
+    ----------
+    identifier : bool array, (P, K) or (P, K, F), dict or None
+        A mask, what `serialize` made of one, or None for none.
+
+    Returns
+    -------
+    bool array or None
+        A read-only copy.
+
+    Raises
+    ------
+    TypeError
+        If it holds no booleans.
+    ValueError
+        If it has not two or three axes, or a config is damaged.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import masks
+    >>> mask = masks.get(np.eye(3) != 0)
+    >>> mask.shape, mask.flags.writeable
+    ((3, 3), False)
+    """
     if identifier is None:
         return None
     if isinstance(identifier, Mapping):
@@ -35,7 +61,29 @@ def get(identifier: Any) -> Mask | None:
 
 
 def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
-    """Raise unless a mask fits a kernel."""
+    """Raise unless a mask fits a kernel.
+
+    Parameters
+    ----------
+    mask : bool array, (P, K) or (P, K, F)
+        As `get` returns it.
+    kernel_shape : (int, int, int)
+        (P, K, F).
+
+    Raises
+    ------
+    ValueError
+        If it does not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import masks
+    >>> masks.check(np.ones((9, 4), bool), (4, 9, 2))
+    Traceback (most recent call last):
+    ...
+    ValueError: kernel_mask has shape (9, 4); the kernel has shape (4, 9, 2): give (4, 9) or (4, 9, 2)
+    """
     if mask.shape != kernel_shape[: mask.ndim]:
         raise ValueError(
             f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
@@ -44,7 +92,24 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
 
 
 def serialize(mask: Mask | None) -> dict[str, Any] | None:
-    """The shape of a mask and its bits, eight in a byte, in base64: what JSON can hold."""
+    """Return the shape of a mask and its bits, eight in a byte, in base64: what JSON can hold.
+
+    Parameters
+    ----------
+    mask : bool array or None
+        As `get` returns it.
+
+    Returns
+    -------
+    dict or None
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import masks
+    >>> masks.serialize(np.array([[True, False, True]]))
+    {'shape': [1, 3], 'bits': 'oA=='}
+    """
     if mask is None:
         return None
     return {"shape": list(mask.shape), "bits": base64.b64encode(np.packbits(mask).tobytes()).decode("ascii")}

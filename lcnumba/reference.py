@@ -20,7 +20,27 @@ Padding = Any  # "valid", "same", or (before, after) for each dimension
 
 
 def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding) -> Ints:
-    """Count the windows of each dimension, one by one."""
+    """Return the spatial size of the output: the windows of each dimension, counted one by one.
+
+    Parameters
+    ----------
+    input_size : tuple of int
+        Spatial size of the input.
+    kernel_size, strides, dilation : tuple of int
+        Window, steps between windows, steps between taps, one entry a spatial dimension.
+    padding : {"valid", "same"} or tuple of (int, int)
+        As for `lcnumba.geometry.Geometry`.
+
+    Returns
+    -------
+    tuple of int
+
+    Examples
+    --------
+    >>> from lcnumba import reference
+    >>> reference.output_size((7, 5), (3, 2), strides=(3, 1), dilation=(1, 1), padding="valid")
+    (2, 4)
+    """
     sizes = []
     for axis, (n, k, s, d) in enumerate(zip(input_size, kernel_size, strides, dilation, strict=True)):
         span = d * (k - 1) + 1
@@ -72,7 +92,36 @@ def forward(
     padding: Padding,
     padding_mode: Any = "zeros",
 ) -> Array:
-    """Return y: y[n, o, f] = bias[o, f] + sum over taps t, channels c of x[n, i(o, t), c] * kernel[o, (t, c), f]."""
+    """Return y: y[n, o, f] = bias[o, f] + sum over taps t, channels c of x[n, i(o, t), c] * kernel[o, (t, c), f].
+
+    Parameters
+    ----------
+    x : array_like, (N, *input, C)
+        Input.
+    kernel : array_like, (P, K, F)
+        Weights, K over (*taps, C).
+    bias : array_like, (*output, F), or None
+        Bias.
+    kernel_size, strides, dilation : tuple of int
+        Window, steps between windows, steps between taps, one entry a spatial dimension.
+    padding : {"valid", "same"} or tuple of (int, int)
+        As for `lcnumba.geometry.Geometry`.
+    padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
+        What windows read beyond the input.
+
+    Returns
+    -------
+    array of float64, (N, *output, F)
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import reference
+    >>> settings = {"kernel_size": (2,), "strides": (1,), "dilation": (1,), "padding": "valid"}
+    >>> x, kernel = np.array([[[1.0], [2.0], [3.0]]]), np.array([[[1.0], [10.0]], [[100.0], [1000.0]]])
+    >>> reference.forward(x, kernel, None, **settings)[0, :, 0]
+    array([  21., 3200.])
+    """
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     C, input_size = x.shape[-1], x.shape[1:-1]
     outputs = output_size(input_size, kernel_size, strides, dilation, padding)
@@ -95,7 +144,41 @@ def backward(
     padding: Padding,
     padding_mode: Any = "zeros",
 ) -> tuple[Array, Array, Array]:
-    """Return (dx, dkernel, dbias), the derivatives of sum(dy * forward(x, kernel, bias))."""
+    """Return the derivatives of sum(dy * forward(x, kernel, bias)).
+
+    Parameters
+    ----------
+    x : array_like, (N, *input, C)
+        Input.
+    kernel : array_like, (P, K, F)
+        Weights, K over (*taps, C).
+    dy : array_like, (N, *output, F)
+        Derivatives by y.
+    kernel_size, strides, dilation : tuple of int
+        Window, steps between windows, steps between taps, one entry a spatial dimension.
+    padding : {"valid", "same"} or tuple of (int, int)
+        As for `lcnumba.geometry.Geometry`.
+    padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
+        What windows read beyond the input.
+
+    Returns
+    -------
+    dx, dkernel, dbias : arrays of float64
+        By x, by the kernel and by a bias (*output, F).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import reference
+    >>> settings = {"kernel_size": (2,), "strides": (1,), "dilation": (1,), "padding": "valid"}
+    >>> x, kernel = np.array([[[1.0], [2.0], [3.0]]]), np.ones((2, 2, 1))
+    >>> dx, dkernel, dbias = reference.backward(x, kernel, np.array([[[1.0], [10.0]]]), **settings)
+    >>> dx[0, :, 0]
+    array([ 1., 11., 10.])
+    >>> dkernel[:, :, 0]
+    array([[ 1.,  2.],
+           [20., 30.]])
+    """
     x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
     C, input_size = x.shape[-1], x.shape[1:-1]
     dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)

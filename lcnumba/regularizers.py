@@ -20,14 +20,51 @@ BLOCK = 1 << 15
 
 
 class Regularizer(Protocol):
-    """What a layer asks of a regularizer; any object with these members serves as one."""
+    """What a layer asks of a regularizer; any object with these members serves as one.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> class SumOfCubes:
+    ...     def __call__(self, values):
+    ...         return float(np.sum(np.abs(values) ** 3))
+    ...
+    ...     def gradient(self, values):
+    ...         return 3 * values * np.abs(values)
+    >>> layer = lc.Dense(1, kernel_initializer="ones", kernel_regularizer=SumOfCubes())
+    >>> layer.build((None, 5))
+    >>> layer.losses
+    [5.0]
+    """
 
     def __call__(self, values: Array) -> float:
-        """Return the penalty of weights or outputs."""
+        """Return the penalty.
+
+        Parameters
+        ----------
+        values : array, read-only
+            Weights or outputs.
+
+        Returns
+        -------
+        float
+        """
         ...
 
     def gradient(self, values: Array) -> Array:
-        """Return its derivative by them, of their shape; they are read-only."""
+        """Return the derivative of the penalty.
+
+        Parameters
+        ----------
+        values : array, read-only
+            Weights or outputs.
+
+        Returns
+        -------
+        array
+            By the values, of their shape.
+        """
         ...
 
 
@@ -38,6 +75,21 @@ class L1L2:
     ----------
     l1, l2 : float, default 0
         At least 0. By the name "l1_l2" both are 0.01, as in Keras.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a factor that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> penalty = lc.regularizers.L1L2(l1=1, l2=0.5)
+    >>> penalty(np.array([-1.0, 2.0]))
+    5.5
+    >>> penalty.gradient(np.array([-1.0, 2.0]))
+    array([-2.,  3.])
     """
 
     def __init__(self, l1: float = 0.0, l2: float = 0.0) -> None:
@@ -74,7 +126,25 @@ class L1L2:
 
 
 class L1(L1L2):
-    """l1 * sum |w|."""
+    """l1 * sum |w|.
+
+    Parameters
+    ----------
+    l1 : float, default 0.01
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a factor that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.regularizers.L1(0.5)(np.array([-1.0, 2.0]))
+    1.5
+    """
 
     def __init__(self, l1: float = 0.01) -> None:
         super().__init__(l1=l1)
@@ -85,7 +155,25 @@ class L1(L1L2):
 
 
 class L2(L1L2):
-    """l2 * sum w^2, without a half."""
+    """l2 * sum w^2, without a half.
+
+    Parameters
+    ----------
+    l2 : float, default 0.01
+        At least 0.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a factor that is no number of at least 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.regularizers.L2(0.5)(np.array([-1.0, 2.0]))
+    2.5
+    """
 
     def __init__(self, l2: float = 0.01) -> None:
         super().__init__(l2=l2)
@@ -111,7 +199,31 @@ _CLASSES = {"L1": L1, "L2": L2, "L1L2": L1L2}
 
 
 def get(identifier: Any) -> Regularizer | None:
-    """Return the regularizer of a name, config dict or None (none), or a regularizer object itself."""
+    """Return the regularizer that a layer's argument stands for.
+
+    Parameters
+    ----------
+    identifier : str, dict, object or None
+        "l1", "l2" or "l1_l2", or the name of a class here; a config dict; an object with ``__call__(w)`` and
+        ``gradient(w)``, which is returned itself; None for none.
+
+    Returns
+    -------
+    Regularizer or None
+
+    Raises
+    ------
+    TypeError
+        If an object brings no gradient, or a config cannot be used.
+    ValueError
+        If the name is not known, or is that of a regularizer which such kernels cannot have.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> lc.regularizers.get("l1_l2")
+    L1L2(l1=0.01, l2=0.01)
+    """
     if identifier is None:
         return None
     found: Any = named.build("regularizer", _BY_NAME | _CLASSES, identifier)

@@ -43,6 +43,18 @@ class Problem:
         "valid", "same", or (before, after) for each dimension.
     padding_mode : str or tuple of str
         "zeros" or "circular".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> from lcnumba import reference
+    >>> from lcnumba.testing import Problem
+    >>> problem = Problem("mine", "strides that differ", 2, (7, 5), 3, 4, (3, 2), (3, 1))
+    >>> x, kernel, bias, dy = problem.data(np.random.default_rng(0))
+    >>> layer = lc.LocallyConnected2D(4, (3, 2), strides=(3, 1), weights=[kernel, bias])
+    >>> np.array_equal(layer(x), reference.forward(x, kernel, bias, **problem.settings))
+    True
     """
 
     name: str
@@ -77,7 +89,25 @@ class Problem:
         return Geometry(self.input_size, self.channels, self.filters, **self.settings)
 
     def data(self, rng: np.random.Generator, dtype: Any = np.float32) -> tuple[Array, Array, Array, Array]:
-        """Integer (x, kernel, bias, dy); the kernel is 0 where no connection exists."""
+        """Return integers held as floats.
+
+        Parameters
+        ----------
+        rng : numpy.random.Generator
+            The source of numbers.
+        dtype : float32 or float64, default float32
+            Of the arrays.
+
+        Returns
+        -------
+        x, kernel, bias, dy : arrays, (N, *input, C), (P, K, F), (*output, F) and (N, *output, F)
+            From -4 to 4; the kernel is 0 where no connection exists.
+
+        Raises
+        ------
+        AssertionError
+            If sums of so many such numbers need not be exact in float32.
+        """
         g = self.geometry
         x = integers(rng, (self.batch, *self.input_size, self.channels), dtype)
         kernel = np.where(g.exists[:, :, None], integers(rng, g.kernel_shape, dtype), 0).astype(dtype)
@@ -134,14 +164,59 @@ PROBLEMS = (
 
 
 def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:
-    """Random integers from -4 to 4, held as floats."""
+    """Return random integers from -4 to 4, held as floats.
+
+    Parameters
+    ----------
+    rng : numpy.random.Generator
+        The source of numbers.
+    shape : tuple of int
+        Shape of the array.
+    dtype : float32 or float64, default float32
+        Its dtype.
+
+    Returns
+    -------
+    array
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.testing import integers
+    >>> np.unique(integers(np.random.default_rng(0), (1000,)))
+    array([-4., -3., -2., -1.,  0.,  1.,  2.,  3.,  4.], dtype=float32)
+    """
     return rng.integers(-LIMIT, LIMIT + 1, shape).astype(dtype)
 
 
 def adjoint_sums(x: Array, kernel: Array, dy: Array, y: Array, dx: Array, dkernel: Array) -> tuple[float, float, float]:
-    """(<dy, y>, <dx, x>, <dkernel, kernel>) of a linear layer without bias: they must be equal.
+    """Return (<dy, y>, <dx, x>, <dkernel, kernel>) of a linear layer without bias: they must be equal.
 
     Exact on integers; the sums are taken in float64.
+
+    Parameters
+    ----------
+    x, kernel, dy : arrays
+        What went in.
+    y, dx, dkernel : arrays
+        What came out, of the shapes of dy, x and kernel.
+
+    Returns
+    -------
+    float, float, float
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> from lcnumba.testing import adjoint_sums, integers
+    >>> rng = np.random.default_rng(0)
+    >>> x, kernel, dy = integers(rng, (5, 9, 1)), integers(rng, (7, 3, 2)), integers(rng, (5, 7, 2))
+    >>> y, backward = lc.LocallyConnected1D(2, 3, use_bias=False, weights=[kernel]).forward(x)
+    >>> dx, grads = backward(dy)
+    >>> first, second, third = adjoint_sums(x, kernel, dy, y, dx, grads.kernel)
+    >>> first == second == third
+    True
     """
     pairs = ((dy, y), (dx, x), (dkernel, kernel))
     first, second, third = (float(np.sum(a.astype(np.float64) * b)) for a, b in pairs)
@@ -149,7 +224,29 @@ def adjoint_sums(x: Array, kernel: Array, dy: Array, y: Array, dx: Array, dkerne
 
 
 def numerical_gradient(function: Any, at: Array, step: float = 1e-5) -> Array:
-    """Central differences of a scalar function of a float64 array, element by element."""
+    """Return central differences of a scalar function, element by element.
+
+    Parameters
+    ----------
+    function : callable
+        Takes an array like `at` and returns a number.
+    at : array of float64
+        Where.
+    step : float, default 1e-5
+        How far to either side.
+
+    Returns
+    -------
+    array
+        Of the shape of `at`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.testing import numerical_gradient
+    >>> numerical_gradient(lambda w: np.sum(w**2), np.array([1.0, 3.0])).round(6)
+    array([2., 6.])
+    """
     gradient = np.zeros_like(at)
     for index in np.ndindex(*at.shape):
         above, below = at.copy(), at.copy()
