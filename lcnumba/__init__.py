@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from lcnumba.flatten import Flatten
     from lcnumba.keras_io import export_weights, import_weights, load_keras, load_keras_weights, save_keras_weights
     from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
-    from lcnumba.optimizers import SGD, Adam, RMSprop
+    from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
     from lcnumba.training import History
     from lcnumba.tuning import Tuning, tune
 
 __all__ = [
-    "SGD", "Activation", "Adam", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
+    "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
     "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
     "import_weights", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
 ]  # fmt: skip
@@ -28,6 +28,7 @@ __all__ = [
 _HOMES = {
     "Activation": "elementwise",
     "Adam": "optimizers",
+    "AdamW": "optimizers",
     "Dense": "dense",
     "Dropout": "elementwise",
     "Flatten": "flatten",
@@ -51,7 +52,10 @@ _HOMES = {
 
 
 # Modules whose objects are given to layers: lcnumba.regularizers.L2(0.1).
-_MODULES = ("activations", "constraints", "initializers", "losses", "optimizers", "regularizers")
+_MODULES = (
+    "activations", "callbacks", "constraints", "gradients", "initializers", "losses", "metrics", "optimizers",
+    "regularizers", "schedules",
+)  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

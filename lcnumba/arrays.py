@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "like_model", "normalise"]
+__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "like_model", "normalise", "reads_lazily"]
 
 Array = npt.NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -88,6 +88,24 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     except (TypeError, RuntimeError, BufferError, AttributeError):  # bool and other gaps of DLPack
         values = _as_numpy(name, array)
     return values, xp.asarray
+
+
+def reads_lazily(array: Any) -> bool:
+    """Whether an object reads what is asked of it by ``[...]``: of h5py, netCDF4, zarr, Dask, xarray and the like.
+
+    Arrays in memory do not, whatever their library, and neither do pandas' tables, whose ``[...]`` means labels.
+    """
+    if isinstance(array, np.ndarray | np.generic | list | tuple | int | float) or hasattr(array, "iloc"):
+        return False
+    if not all(hasattr(array, member) for member in ("shape", "dtype", "__getitem__")):
+        return False
+    package = type(array).__module__.partition(".")[0]
+    if package == "dask":
+        return True
+
+    import array_api_compat
+
+    return package not in _REFUSED and not array_api_compat.is_array_api_obj(array)
 
 
 def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:

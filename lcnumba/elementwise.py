@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations
+from lcnumba import activations, checkpoints
 from lcnumba.arrays import ingest, normalise
 from lcnumba.checks import generator, integer, real
 from lcnumba.weightless import Weightless
@@ -52,11 +52,19 @@ class Activation(Weightless):
     name : str, optional
         "activation", "activation_1", ... by default.
 
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
     Examples
     --------
     >>> import lcnumba as lc
-    >>> lc.Activation("relu")([[-1.0, 2.0]])
+    >>> y, backward = lc.Activation("relu").forward([[-1.0, 2.0]])
+    >>> y
     array([[0., 2.]])
+    >>> backward([[5.0, 7.0]])  # no gradients: there are no weights
+    (array([[0., 7.]]), None)
     """
 
     def __init__(self, activation: Any, name: str | None = None) -> None:
@@ -69,11 +77,45 @@ class Activation(Weightless):
         return self._activation
 
     def __call__(self, x: Any) -> Any:
-        """Return y of x, a fresh array."""
+        """Return y, for inference.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        array of the kind of x
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
         return self.forward(x)[0]
 
     def forward(self, x: Any) -> tuple[Any, _Pullback]:
-        """Return y and the pullback of this very call; leave y unchanged until it has run."""
+        """Return y and the pullback of this very call, for training; leave y unchanged until it has run.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        y : array of the kind of x
+            A fresh array.
+        backward : callable
+            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
         values, like = _floats(x)
         y, kept = activations.apply(self.activation, np.array(values, order="C"), keeps=True)
 
@@ -83,7 +125,12 @@ class Activation(Weightless):
         return like(y), _Pullback(y, pull, activations.is_built_in(self.activation))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+        """
         return {"name": self.name, "activation": activations.serialize(self.activation)}
 
 
@@ -100,6 +147,22 @@ class Dropout(Weightless):
         Of the layer's own random numbers.
     name : str, optional
         "dropout", "dropout_1", ... by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer, x = lc.Dropout(0.75, seed=0), np.ones((100, 10))
+    >>> y, backward = layer.forward(x)
+    >>> np.unique(y)
+    array([0., 4.])
+    >>> np.array_equal(backward(x)[0], y), np.array_equal(layer(x), x)
+    (True, True)
     """
 
     def __init__(self, rate: float, seed: int | None = None, name: str | None = None) -> None:
@@ -117,12 +180,46 @@ class Dropout(Weightless):
         return self._rate
 
     def __call__(self, x: Any) -> Any:
-        """Return x, as a fresh array."""
+        """Return x, for inference.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        array of the kind of x
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
         values, like = _floats(x)
         return like(values.copy())
 
     def forward(self, x: Any) -> tuple[Any, _Pullback]:
-        """Return y and the pullback, which drops the same numbers."""
+        """Return y and the pullback of this very call, which drops the same numbers, for training.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        y : array of the kind of x
+            A fresh array.
+        backward : callable
+            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
         values, like = _floats(x)
         with self._drawing:
             kept = self._rng.random(values.shape, np.float32) >= self.rate
@@ -134,8 +231,26 @@ class Dropout(Weightless):
         return like(drop(values)), _Pullback(values, drop, sure=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+        """
         return {"name": self.name, "rate": self.rate, "seed": self.seed}
+
+    def get_training_state(self) -> Any:
+        """Return the state of the layer's random numbers, for a checkpoint."""
+        return checkpoints.generator_state(self._rng)
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` returned; return the function that takes it over."""
+        rng = checkpoints.restored_generator(state)
+
+        def commit() -> None:
+            self._rng = rng
+
+        return commit
 
     def __getstate__(self) -> dict[str, Any]:
         """Copy and pickle without the lock, which cannot travel."""

@@ -1,6 +1,7 @@
 """Model files: one .npz with the weights and a JSON config. No pickle, nothing executed."""
 
 import errno
+import glob
 import json
 import math
 import os
@@ -17,7 +18,7 @@ import numpy.typing as npt
 
 from lcnumba.arrays import FLOATS
 
-__all__ = ["ModelFile", "write_model"]
+__all__ = ["ModelFile", "as_text", "replacing", "sweep", "write_model"]
 
 Array = npt.NDArray[Any]
 PathLike = str | os.PathLike[str]
@@ -25,11 +26,18 @@ PathLike = str | os.PathLike[str]
 FORMAT = "lcnumba-model-1"
 CONFIG_BYTES = 1 << 26
 HEADER_BYTES = 1 << 16
-CONFIG = "config"  # the member that holds the JSON text, as bytes; the others are weight_0, weight_1, ...
+# The member that holds the JSON text, as bytes. The others are weight_0, weight_1, ... and, in a checkpoint, state_0,
+# state_1, ...: the arrays that its description of the training refers to.
+CONFIG = "config"
 
 
-def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]) -> None:
-    """Write a config and weights to a file.
+def write_model(
+    path: PathLike,
+    config: dict[str, Any],
+    weights: Sequence[Array],
+    training: tuple[Any, Sequence[Array]] | None = None,
+) -> None:
+    """Write a config and weights to a file, and with them how far a training is: JSON values, and arrays.
 
     The file is written beside its place and then moved there, so that a save that fails leaves an
     older file as it was.
@@ -44,11 +52,27 @@ def write_model(path: PathLike, config: dict[str, Any], weights: Sequence[Array]
     for number, weight in enumerate(weights):
         if weight.dtype not in FLOATS:
             raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
-    text = json.dumps({"format": FORMAT, "model": config}, default=_refuse)
+    description = {"format": FORMAT, "model": config}
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
+    if training is not None:
+        description["training"], states = training
+        arrays |= {f"state_{number}": state for number, state in enumerate(states)}
+    text = as_text(description)
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
     with replacing(path) as temporary, temporary.open("xb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def as_text(description: Any) -> str:
+    """Return a config as JSON, or raise a TypeError that says what cannot be saved.
+
+    Examples
+    --------
+    >>> from lcnumba.io import as_text
+    >>> as_text({"filters": 3})
+    '{"filters": 3}'
+    """
+    return json.dumps(description, default=_refuse)
 
 
 @contextmanager
@@ -65,8 +89,42 @@ def replacing(path: PathLike) -> Iterator[Path]:
         if target.exists():
             shutil.copymode(target, temporary)
         temporary.replace(target)
+        _flush_folder(target.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(path: PathLike) -> None:
+    """Remove what writers of a file left beside it when they were killed; nobody may be writing it now.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from lcnumba.io import sweep
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     left = pathlib.Path(folder, ".model.npz.0a1b2c3d")
+    ...     left.touch()
+    ...     sweep(pathlib.Path(folder, "model.npz"))
+    ...     left.exists()
+    False
+    """
+    target = Path(path).resolve()
+    for left in target.parent.glob(f".{glob.escape(target.name)}.{'[0-9a-f]' * 8}"):
+        left.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Let a name outlive a loss of power, where folders can be flushed."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows has no such thing
+        return
+    try:
+        os.fsync(descriptor)
+    except OSError:  # nor have some file systems
+        pass
+    finally:
+        os.close(descriptor)
 
 
 class ModelFile:
@@ -76,6 +134,8 @@ class ModelFile:
     ----------
     config : dict
         The model's config, as the file holds it.
+    training : JSON value or None
+        How far a training was, in a checkpoint.
 
     Raises
     ------
@@ -97,6 +157,7 @@ class ModelFile:
                 if description["format"] != FORMAT:
                     raise ValueError(f"its format is {description['format']!r}")
                 self.config: dict[str, Any] = description["model"]
+                self.training: Any = description.get("training")
             stack.pop_all()  # from here on __exit__ closes the stream
 
     def __enter__(self) -> Self:
@@ -110,9 +171,23 @@ class ModelFile:
         names = [f"weight_{number}" for number in range(len(shapes))]
         with self._refusing():
             stored = {name.removesuffix(".npy") for name in self._archive.namelist()}
-            if stored != {CONFIG, *names}:
-                raise ValueError(f"it holds {len(stored) - 1} weights, and its config describes {len(names)}")
+            others = {name for name in stored if self.training is not None and name.startswith("state_")}
+            if stored - others != {CONFIG, *names}:
+                raise ValueError(
+                    f"it holds {len(stored) - len(others) - 1} weights, and its config describes {len(names)}"
+                )
             return [self._read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+
+    def read_state(self, number: int) -> Array:
+        """Return one of the arrays that `training` refers to, of any shape and numbers."""
+        with self._refusing():
+            limit = os.fstat(self._stream.fileno()).st_size
+            with self._member(f"state_{number}", limit) as member:
+                shape, dtype = _read_header(member)
+                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > limit:
+                    raise ValueError(f"state_{number} has shape {shape} and dtype {dtype}")
+            with self._member(f"state_{number}", limit) as member:
+                return np.lib.format.read_array(member, allow_pickle=False)
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Array:
         limit = math.prod(shape) * 8 + HEADER_BYTES

@@ -26,6 +26,28 @@ class Gradients:
 
     They add up and scale, so that gradients of several batches can be accumulated or averaged:
     ``0.5 * (first + second)``, ``sum(list_of_gradients)``.
+
+    Parameters
+    ----------
+    kernel : array
+        By the kernel, of its shape.
+    bias : array, optional
+        By the bias, of its shape; None without one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Of sums, if both are not of one layer; of products, if the factor is no finite real number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> first = lc.Gradients(np.array([[1.0, 2.0]]), np.array([3.0]))
+    >>> second = lc.Gradients(np.array([[5.0, 6.0]]), np.array([7.0]))
+    >>> mean = 0.5 * sum([first, second])
+    >>> mean.kernel, mean.bias
+    (array([[3., 4.]]), array([5.]))
     """
 
     kernel: Array
@@ -63,6 +85,13 @@ def as_vector(vector: Any) -> Array:
     values, _ = ingest("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
+
+
+def _alike(state: Any, model: dict[str, Array]) -> bool:
+    """Whether a state holds arrays of the same names, shapes and dtypes as another."""
+    return isinstance(state, dict) and {key: (np.shape(a), np.asarray(a).dtype) for key, a in state.items()} == {
+        key: (a.shape, a.dtype) for key, a in model.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -202,6 +231,27 @@ class Parameters:
         """Take the optimizer and state of a `snapshot` of parameters of the same shapes."""
         with self.lock.exclusive():
             self._optimizer, self._states = optimizer, states
+
+    def states(self) -> dict[str, Any]:
+        """The optimizer's state by array, itself and no copy; empty before the first step."""
+        with self.lock.shared():
+            return dict(self._states)
+
+    def prepare_states(self, states: Any) -> Callable[[], None]:
+        """Check what `states` returned of parameters like these, and return the function that takes it over."""
+        optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self._arrays)
+        if fits and optimizers.is_built_in(optimizer):
+            with self.lock.shared():
+                fresh = {name: optimizer.init(self._arrays[name]) for name in states}
+            fits = all(_alike(states[name], fresh[name]) for name in states)
+        if not fits:
+            raise ValueError(f"the state does not belong to {optimizer!r} on the weights of {self._owner}")
+
+        def commit() -> None:
+            with self.lock.exclusive():
+                self._states = copy.deepcopy(states)
+
+        return commit
 
     def count(self) -> int:
         """How many numbers exist."""

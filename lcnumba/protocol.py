@@ -31,6 +31,9 @@ class Layer(Protocol):
       layer, without gradients of all weights at once;
     - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
     - ``count_params()`` for the summary, and an ``optimizer`` attribute;
+    - ``get_training_state()``, and ``prepare_training_state(state)``, which raises if the state cannot be taken over
+      and else returns the function that does it: what a checkpoint must hold beside the weights (the state of an
+      optimizer, random numbers), made of numbers, strings, None, NumPy arrays, and lists, tuples and dicts of them;
     - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
     """
 

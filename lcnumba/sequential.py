@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import io, named, optimizers, training
-from lcnumba.arrays import check_dtype, ingest
+from lcnumba import data, io, named, optimizers, training
+from lcnumba.arrays import check_dtype, ingest, reads_lazily
 from lcnumba.backward import Activity
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
@@ -62,6 +62,9 @@ class Sequential:
         self._building = threading.RLock()
         self._built_names: set[str] = set()  # of layers that do not tell whether they are built
         self._nested = False
+        self.recipe = training.Recipe()
+        self.steps_taken = 0  # by train_on_batch, since compile
+        self.history: training.History | None = None  # of the last fit, even if it was broken off
         for layer in layers:
             self.add(layer)
 
@@ -229,12 +232,41 @@ class Sequential:
             elif hasattr(layer, "optimizer"):
                 layer.optimizer = found
 
+    compile = training.compile_model
     fit = training.fit
     evaluate = training.evaluate
+    train_on_batch = training.train_on_batch
 
     def predict(self, x: Any, batch_size: int = 256) -> Any:
-        """Return the output, computed in batches, as an array of the kind of x."""
+        """Return the output, computed in batches.
+
+        Parameters
+        ----------
+        x : array, or an object that reads lazily
+            An array of any kind, or a dataset of h5py, netCDF4, zarr and the like, of which no more than a batch
+            is in memory at a time.
+        batch_size : int, default 256
+            Samples of a batch.
+
+        Returns
+        -------
+        array of the kind of x
+            A NumPy array for what reads lazily.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Flatten(), lc.Dense(3, kernel_initializer="ones")])
+        >>> model.predict(np.ones((2, 4, 5)), batch_size=1)
+        array([[20., 20., 20.],
+               [20., 20., 20.]], dtype=float32)
+        """
         size = integer("batch_size", batch_size)
+        if reads_lazily(x):
+            source = data.rows("x", x)
+            starts = range(0, source.shape[0] or 1, size)
+            return np.concatenate([self(source.take(slice(at, at + size))) for at in starts])
         values, like = self._ingest(x)
         if len(values) <= size:
             return like(self(values))
@@ -264,6 +296,29 @@ class Sequential:
             for layer, before in changed:
                 layer.set_weights(before)  # type: ignore[attr-defined]
             raise
+
+    def live_weights(self) -> list[Array]:
+        """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
+        own = (layer.weights if isinstance(layer, Trainable) else _weights_of(layer) for layer in _leaves(self))
+        return [weight for weights in own for weight in weights]
+
+    def get_training_state(self) -> list[Any]:
+        """Return what a checkpoint holds of each layer beside its weights, None where there is nothing."""
+        states = (getattr(layer, "get_training_state", None) for layer in self._layers)
+        return [None if state is None else state() for state in states]
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal model returned; return the function that takes it over."""
+        if not isinstance(state, list) or len(state) != len(self._layers):
+            raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
+        pairs = zip(self._layers, state, strict=True)
+        prepared = [layer.prepare_training_state(mine) for layer, mine in pairs if mine is not None]  # type: ignore[attr-defined]
+
+        def commit() -> None:
+            for take_over in prepared:
+                take_over()
+
+        return commit
 
     def get_flat(self) -> Array:
         """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
@@ -429,7 +484,7 @@ class Sequential:
         return copy.deepcopy(self)
 
     def _weights_by_layer(self) -> list[list[Array]]:
-        return [list(layer.get_weights()) if hasattr(layer, "get_weights") else [] for layer in self._layers]
+        return [_weights_of(layer) for layer in self._layers]
 
     def _ingest(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
         """The input as NumPy, for a model that has layers and is built."""
@@ -469,6 +524,17 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
         If the file cannot be read.
     ValueError
         If it is no such file, or its weights do not fit its config.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1))])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(pathlib.Path(folder, "model.npz"))
+    ...     again = lc.load(pathlib.Path(folder, "model.npz"))
+    >>> bool((again.layers[0].kernel == model.layers[0].kernel).all())
+    True
     """
     with io.ModelFile(path) as file:
         try:
@@ -629,6 +695,11 @@ def _paired(model: Sequential, grads: Sequence[Any]) -> Iterator[tuple[Any, Any]
             yield from _paired(layer, grad)
         else:
             yield layer, grad
+
+
+def _weights_of(layer: Any) -> list[Array]:
+    """Copies of the weights of a layer, none of one that has no such method."""
+    return list(layer.get_weights()) if hasattr(layer, "get_weights") else []
 
 
 def _fresh(y: Array, x: Array) -> Array:

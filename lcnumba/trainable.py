@@ -31,6 +31,15 @@ class Trainable:
     A subclass names its config entries in `_rules`, each with the function that checks a value;
     they are settable until the layer is built and locked from then on. The methods that it must
     bring raise NotImplementedError here.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.Dense(2, input_shape=(3,))
+    >>> layer.units = 4  # until it is built
+    >>> layer.build((None, 3))
+    >>> layer.output_shape, layer.count_params()
+    ((None, 4), 16)
     """
 
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
@@ -92,15 +101,43 @@ class Trainable:
     # --- what a subclass brings
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the output shape for an input shape, the batch (or None) first."""
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Returns
+        -------
+        tuple of int or None
+            The same of y.
+        """
         raise NotImplementedError
 
     def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
-        """Return the shapes of the weights by name for an input shape, the batch (or None) first."""
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            By name, in the order of `get_weights`.
+        """
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer."""
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+            By name; weights are not among them.
+        """
         raise NotImplementedError
 
     def _axes(self) -> tuple[str, ...]:
@@ -123,25 +160,64 @@ class Trainable:
         return "_parameters" in self.__dict__ and self._parameters.built
 
     def build(self, input_shape: Shape) -> None:
-        """Make fresh weights for an input shape, the batch (or None) first.
+        """Make fresh weights for an input shape. The first call of a layer does so by itself.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
 
         Raises
         ------
+        TypeError
+            If it is no tuple of integers.
         ValueError
             If the rank is wrong, a dimension but the batch is undefined, the kernel does not fit,
             or the layer was made for another `input_shape`.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(4, 3)
+        >>> layer.build((None, 10, 2))
+        >>> [weight.shape for weight in layer.get_weights()]
+        [(8, 6, 4), (8, 4)]
         """
         shape = self._checked_shape(input_shape)
         with self._parameters.lock.exclusive():
             self._build(shape)
 
     def build_with(self, input_shape: Shape, weights: list[Array]) -> None:
-        """Build with these weights, which the layer takes as its own, in place of initial values."""
+        """Build with these weights, which the layer takes as its own, in place of initial values.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+        weights : list of arrays
+            In the order of `get_weights`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build` does, or if the weights do not fit.
+        """
         self._initial_weights = weights
         self.build(input_shape)
 
     def ensure_built(self, shape: Shape) -> None:
-        """Build the layer unless it has weights, once for all threads."""
+        """Build the layer unless it has weights, once for all threads.
+
+        Parameters
+        ----------
+        shape : tuple of int or None
+            The batch, or None, first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build` does.
+        """
         if not self.built:
             shape = self._checked_shape(shape)
             with self._parameters.lock.exclusive():
@@ -244,13 +320,38 @@ class Trainable:
         return self.compute_output_shape(self.input_shape)
 
     def count_params(self) -> int:
-        """Return the number of weights that exist."""
+        """Return the number of weights that exist.
+
+        Returns
+        -------
+        int
+            Of kernel and bias; connections to what lies beyond the input, or that a mask excludes, do not count.
+
+        Raises
+        ------
+        ValueError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 3, padding="same", use_bias=False)
+        >>> layer.build((None, 4, 1))
+        >>> layer.kernel.size, layer.count_params()  # the first and the last window are clipped
+        (12, 10)
+        """
         if not self.built:
             raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
         return self._parameters.count()
 
     def penalties(self) -> list[float]:
-        """Return the penalties of kernel and bias, as far as they have one."""
+        """Return the penalties of kernel and bias, as far as they have one.
+
+        Returns
+        -------
+        list of float
+            Empty before build.
+        """
         return self._parameters.penalties()
 
     @property
@@ -259,6 +360,16 @@ class Trainable:
 
         Only regularizers that are there count: at most two numbers once the layer is built, and three once
         it has been called.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> l1, l2 = lc.regularizers.L1(1), lc.regularizers.L2(0.5)
+        >>> layer = lc.Dense(2, kernel_initializer="ones", kernel_regularizer=l2, activity_regularizer=l1)
+        >>> layer([[1.0, 1.0, 1.0]])
+        array([[3., 3.]], dtype=float32)
+        >>> layer.losses
+        [6.0, 3.0]
         """
         activity = [] if self._activity_loss is None else [self._activity_loss]
         return activity + self.penalties()
@@ -297,31 +408,175 @@ class Trainable:
             If a gradient or lr cannot be used; nothing has changed then.
         RuntimeError
             If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones")
+        >>> y, backward = layer.forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> layer.step(grads, lr=0.25)
+        >>> layer.kernel[:, 0]
+        array([ 0., -1.], dtype=float32)
         """
         self.prepare_step(grads, lr)()
 
     def prepare_step(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that carries the step out."""
+        """Raise what `step` would raise, or return the function that carries the step out.
+
+        So several layers can be checked before the first one changes.
+
+        Parameters
+        ----------
+        grads : Gradients or tuple of arrays
+            As for `step`.
+        lr : float
+            As for `step`.
+
+        Returns
+        -------
+        callable
+            Without arguments.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `step` does.
+        """
         return self._parameters.prepare(grads, lr)
 
+    def get_training_state(self) -> Any:
+        """Return the optimizer's state, by weight, for a checkpoint: the arrays themselves."""
+        return self._parameters.states()
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal layer returned; return the function that takes it over."""
+        return self._parameters.prepare_states(state)
+
     def get_weights(self) -> list[Array]:
-        """Return copies of the weights: [kernel, bias] or [kernel]; empty before build."""
+        """Return copies of the weights.
+
+        Returns
+        -------
+        list of arrays
+            [kernel, bias] or [kernel]; empty before build.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(2, kernel_initializer="ones", input_shape=(3,))
+        >>> layer.get_weights()
+        []
+        >>> layer.build((None, 3))
+        >>> layer.get_weights()[1]
+        array([0., 0.], dtype=float32)
+        """
         return self._parameters.copies()
 
     def set_weights(self, weights: list[Array]) -> None:
-        """Replace all weights, given in the order of `get_weights`; none if any does not fit."""
+        """Replace all weights, or none if any does not fit.
+
+        Parameters
+        ----------
+        weights : list of arrays
+            In the order of `get_weights`, of exactly their shapes; real numbers, cast to the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they do not fit.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1)
+        >>> layer.build((None, 2))
+        >>> layer.set_weights([[[1.0], [2.0]], [0.5]])
+        >>> layer([[3.0, 4.0]])
+        array([[11.5]], dtype=float32)
+        """
         self._parameters.set(weights)
 
     def get_flat(self) -> Array:
-        """Return the weights that exist as one vector of `count_params` numbers: kernel first, then bias."""
+        """Return the weights that exist as one vector.
+
+        Returns
+        -------
+        array, (count_params,)
+            Kernel first, then bias; of the layer's dtype.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, weights=[[[1.0], [2.0]], [3.0]])
+        >>> layer.build((None, 2))
+        >>> layer.get_flat()
+        array([1., 2., 3.], dtype=float32)
+        """
         return self._parameters.flat()
 
     def flat_gradient(self, grads: Gradients | tuple[Array, ...]) -> Array:
-        """Return gradients of the loss, with those of the penalties added, as a vector like `get_flat`'s."""
+        """Return gradients of the loss, with those of the penalties of weights added, as a vector like `get_flat`'s.
+
+        Parameters
+        ----------
+        grads : Gradients or tuple of arrays
+            Gradients of kernel and bias, of exactly their shapes and dtype.
+
+        Returns
+        -------
+        array, (count_params,)
+            Of the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient cannot be used.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones", kernel_regularizer=lc.regularizers.L2(0.5))
+        >>> y, backward = layer.forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> layer.flat_gradient(grads)  # that of the penalty is the kernel itself
+        array([5., 9., 4.], dtype=float32)
+        """
         return self._parameters.flat_gradient(grads)
 
     def set_flat(self, vector: Array) -> None:
-        """Replace the weights by a vector as `get_flat` returns it, of whatever float dtype."""
+        """Replace the weights by a vector as `get_flat` returns it.
+
+        Parameters
+        ----------
+        vector : array, (count_params,)
+            Real numbers, cast to the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such vector.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones")
+        >>> layer.build((None, 2))
+        >>> layer.set_flat(2 * layer.get_flat())
+        >>> layer.get_flat()
+        array([2., 2., 0.], dtype=float32)
+        """
         self._parameters.set_flat(vector)
 
     @property
@@ -358,7 +613,29 @@ class Trainable:
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a layer from the result of `get_config`; its weights are fresh."""
+        """Make a layer from the result of `get_config`; its weights are fresh.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the constructor.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor does.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> config = lc.Dense(3, activation="relu").get_config()
+        >>> lc.Dense.from_config({**config, "units": 5}).compute_output_shape((None, 7))
+        (None, 5)
+        """
         return cls(**config)
 
     def _common_config(self) -> dict[str, Any]:

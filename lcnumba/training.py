@@ -1,24 +1,37 @@
-"""Training a network on arrays: epochs, batches, shuffling, progress, history."""
+"""Training a network: what to do with a batch, epochs of them, and where a broken-off training goes on."""
 
+import dataclasses
+import logging
 import math
-import sys
+import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import partial
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import losses
-from lcnumba.arrays import check_dtype, frozen, ingest
-from lcnumba.checks import generator, integer, learning_rate
+from lcnumba import checkpoints, gradients, losses, optimizers
+from lcnumba.arrays import check_dtype, frozen, reads_lazily
+from lcnumba.callbacks import Callback, Progress, figures_text
+from lcnumba.checks import choice, generator, integer, learning_rate, real
+from lcnumba.data import Batch, Batches, Samples, class_weights
+from lcnumba.interrupts import deferred
 from lcnumba.metrics import Metric
 from lcnumba.metrics import get as get_metrics
+from lcnumba.schedules import Schedule
 
-__all__ = ["History", "evaluate", "fit"]
+__all__ = ["History", "Recipe", "Run", "compile_model", "evaluate", "fit", "train_on_batch", "value_and_gradients"]
 
 Array = npt.NDArray[Any]
+Figures = dict[str, float]
+Data = Samples | Batches
+
+_log = logging.getLogger("lcnumba")
+_log.addHandler(logging.NullHandler())
 
 
 @dataclass
@@ -30,12 +43,24 @@ class History:
     history : dict of str to list of float
         "loss" and the metrics, averaged over the samples as they were seen during the epoch; with
         validation data also "val_loss" and so on, computed at its end.
+    epoch : list of int
+        The number of each epoch, from 0.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> history = lc.History()
+    >>> history.add(0, {"loss": 0.5})
+    >>> history.history, history.epoch
+    ({'loss': [0.5]}, [0])
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
+    epoch: list[int] = field(default_factory=list)
 
-    def add(self, figures: dict[str, float]) -> None:
+    def add(self, epoch: int, figures: Figures) -> None:
         """Append one epoch."""
+        self.epoch.append(epoch)
         for name, value in figures.items():
             self.history.setdefault(name, []).append(value)
 
@@ -43,216 +68,718 @@ class History:
 class _Mean:
     """Running means of figures, weighted by the number of samples."""
 
-    def __init__(self) -> None:
-        self.samples = 0
-        self.sums: dict[str, float] = {}
+    def __init__(self, samples: int = 0, sums: Figures | None = None) -> None:
+        self.samples = samples
+        self.sums = sums or {}
 
-    def add(self, samples: int, figures: dict[str, float]) -> None:
+    def add(self, samples: int, figures: Figures) -> None:
         self.samples += samples
         for name, value in figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * samples
 
-    def result(self) -> dict[str, float]:
+    def result(self) -> Figures:
         return {name: total / self.samples for name, total in self.sums.items()}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a training does with a batch; `Sequential.compile` makes it.
+
+    Attributes
+    ----------
+    loss : callable or None
+        ``loss(y_true, y_pred) -> (value, dy_pred)``.
+    metrics : mapping of str to callable
+        ``metric(y_true, y_pred) -> float``.
+    lr : float, callable or None
+        Learning rate, a schedule of it by step, or what is usual with the optimizer.
+    clip_value, clip_norm : float or None
+        Largest number, and largest norm of all together, that gradients are cut to.
+    accumulate : int
+        Batches of which the mean gradient makes a step.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(3)])
+    >>> model.compile("adam", "mse", accumulate=4)
+    >>> model.recipe.accumulate
+    4
+    """
+
+    loss: Any = None
+    metrics: Mapping[str, Metric] = field(default_factory=dict)
+    lr: Any = None
+    clip_value: float | None = None
+    clip_norm: float | None = None
+    accumulate: int = 1
+
+    @property
+    def plain(self) -> bool:
+        """Whether every batch makes a step by its own gradients, as they are."""
+        return self.accumulate == 1 and self.clip_value is None and self.clip_norm is None
+
+
+def compile_model(
+    model: Any,
+    optimizer: Any = None,
+    loss: Any = None,
+    metrics: Iterable[Any] = (),
+    *,
+    lr: Any = None,
+    clip_value: float | None = None,
+    clip_norm: float | None = None,
+    accumulate: int = 1,
+) -> None:
+    """Say how the model is trained; `fit`, `evaluate` and `train_on_batch` go by it.
+
+    Parameters
+    ----------
+    optimizer : str or object, optional
+        For all layers, with fresh state; by default each keeps its own.
+    loss : str or callable, optional
+        "mse", "mae", "huber"; "softmax_cross_entropy" (from logits, labels or probabilities),
+        "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy" (of probabilities); an
+        object of `lcnumba.losses`, ``lc.losses.BinaryCrossentropy(from_logits=True)`` for instance; or
+        ``loss(y_true, y_pred) -> (value, dy_pred)``.
+    metrics : iterable of str or callable
+        "accuracy", "binary_accuracy", "mae", "mse", or ``metric(y_true, y_pred) -> float``.
+    lr : float or callable, optional
+        Learning rate, or a schedule ``lr(step)``; by default Keras' for the optimizer: 0.01 for SGD, 0.001 for
+        the others.
+    clip_value : float, optional
+        Each number of the gradients is cut to -clip_value ... clip_value.
+    clip_norm : float, optional
+        Gradients are scaled down together where their norm, over all layers, exceeds it (after `clip_value`).
+    accumulate : int, default 1
+        A step is made of the gradients of so many batches: their mean, by samples.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If anything cannot be used; nothing has changed then.
+
+    Notes
+    -----
+    Gradients are clipped before the penalties of weights are added to them (Keras: afterwards). Clipping and
+    accumulation need the gradients of all layers at once, where a plain step takes them a block at a time.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+    >>> model.compile("sgd", "mse", ["mae"], lr=0.1)
+    >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [4.0]])
+    >>> history = model.fit(x, y, epochs=2, progress=False)
+    >>> model.evaluate(x, y)["mae"] < history.history["mae"][0]
+    True
+    """
+    recipe = _recipe(Recipe(), loss, metrics, lr)
+    for name, limit in {"clip_value": clip_value, "clip_norm": clip_norm}.items():
+        if limit is not None and real(name, limit) <= 0:
+            raise ValueError(f"{name}={limit!r} cannot be used; give a number above 0, or None")
+    together = integer("accumulate", accumulate)
+    recipe = dataclasses.replace(recipe, clip_value=clip_value, clip_norm=clip_norm, accumulate=together)
+    if optimizer is not None:
+        model.set_optimizer(optimizer)
+    model.recipe, model.steps_taken = recipe, 0
+
+
+class Run:
+    """One call of `fit`, as callbacks see it.
+
+    Attributes
+    ----------
+    model : Sequential
+        What is trained.
+    epochs, epoch : int
+        How many there are to be, and the number of this one, from 0.
+    batches, batch : int
+        How many an epoch has (0 if nobody knows), and how many are done in this one.
+    step : int
+        How many steps the optimizers have made.
+    lr : float
+        Learning rate of the next step; setting it ends a schedule.
+    names : tuple of str
+        What the figures of an epoch are called.
+    history : History
+        The epochs that are done.
+    stopped : bool
+        Whether somebody called `stop`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> class Halve(lc.callbacks.Callback):
+    ...     def on_epoch_end(self, run, figures):
+    ...         run.lr = run.lr / 2
+    ...         print(run.epoch, run.step, run.lr)
+    >>> model = lc.Sequential([lc.Dense(1)])
+    >>> x, y = np.ones((6, 2)), np.ones((6, 1))
+    >>> _ = model.fit(x, y, loss="mse", epochs=2, batch_size=2, lr=1.0, callbacks=[Halve()], progress=False)
+    0 3 0.5
+    1 6 0.25
+    """
+
+    def __init__(self, model: Any, epochs: int, batches: int, rate: float | Schedule, names: Sequence[str]) -> None:
+        self.model, self.epochs, self.batches, self.names = model, epochs, batches, tuple(names)
+        self.epoch = self.batch = self.step = 0
+        self.history = History()
+        self.stopped = False
+        self._rate = rate
+        self._set_rate: float | None = None
+        self._settings: dict[str, Any] = {}
+        self._callbacks: Sequence[Callback] = ()
+        # Where a training that goes on from here would begin: epoch, batches of it that are done, figures of those,
+        # and the state of the random numbers at its beginning. None while a step is under way.
+        self._border: tuple[int, int, _Mean, Any] | None = None
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next step."""
+        if self._set_rate is not None:
+            return self._set_rate
+        return learning_rate(self._rate(self.step)) if callable(self._rate) else self._rate
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        self._set_rate = learning_rate(value)
+
+    def stop(self) -> None:
+        """End the training after this batch; before its step, if that has not been made."""
+        self.stopped = True
+
+    @property
+    def between_steps(self) -> bool:
+        """Whether `save` is possible: no gradients wait for more batches."""
+        return self._border is not None
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a checkpoint, with which ``fit(resume=path)`` goes on from here.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written; an older file is as it was.
+        RuntimeError
+            If gradients wait for more batches.
+        """
+        if self._border is None:
+            raise RuntimeError("gradients of several batches are being accumulated; save between steps")
+        epoch, batch, mean, state = self._border
+        progress = {
+            "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "rng": state, "step": self.step,
+            "lr": self._set_rate, "stopped": self.stopped, "settings": self._settings,
+            "history": self.history.history, "epochs": self.history.epoch,
+            "callbacks": {name: callback.get_state() for name, callback in self._named()},
+        }  # fmt: skip
+        checkpoints.write(path, self.model, progress)
+
+    def _restore(self, progress: dict[str, Any]) -> tuple[int, _Mean, Any]:
+        """Go on from what `save` wrote; return the batches that are done, their figures, the random state before."""
+        batch, settings = progress["batch"], progress["settings"]
+        if batch and settings != self._settings:
+            raise ValueError(
+                f"the checkpoint lies within an epoch of {settings}, and this fit has {self._settings}; resume with "
+                "the same data and settings"
+            )
+        mean = _Mean(progress["samples"], dict(progress["sums"]))
+        history = History(progress["history"], progress["epochs"])
+        for name, callback in self._named():
+            if progress["callbacks"].get(name) is not None:
+                callback.set_state(progress["callbacks"][name])
+        self.epoch, self.batch, self.step = progress["epoch"], batch, progress["step"]
+        self.stopped, self._set_rate, self.history = progress["stopped"], progress["lr"], history
+        return batch, mean, progress["rng"]
+
+    def _named(self) -> Iterator[tuple[str, Callback]]:
+        """The callbacks, each under its class and its number among those of that class."""
+        seen: dict[str, int] = {}
+        for callback in self._callbacks:
+            kind = type(callback).__name__
+            seen[kind] = seen.get(kind, 0) + 1
+            yield f"{kind} {seen[kind]}", callback
 
 
 def fit(
     model: Any,
     x: Any,
-    y: Any,
+    y: Any = None,
     *,
-    loss: Any,
+    loss: Any = None,
     epochs: int = 1,
     batch_size: int = 32,
-    lr: float = 0.01,
-    metrics: Iterable[Any] = (),
-    validation_data: tuple[Any, Any] | None = None,
-    shuffle: bool = True,
+    lr: Any = None,
+    metrics: Iterable[Any] | None = None,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    validation_data: Any = None,
+    validation_split: float = 0.0,
+    shuffle: bool | str = True,
     rng: Any = None,
+    initial_epoch: int = 0,
+    steps_per_epoch: int | None = None,
+    callbacks: Iterable[Callback] = (),
+    resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a model by stepping it on batches.
+    """Train the model by stepping it on batches.
 
     Parameters
     ----------
-    model : Sequential
-        The network; its layers hold their optimizers.
     x, y : arrays, (N, ...)
-        Inputs and targets.
-    loss : str or callable
-        "softmax_cross_entropy": y holds labels (N,), integers from 0, or probabilities (N, classes),
-        and the model ends in (N, classes) without an activation. "mse": y has the shape of the
-        output, and the mean is over all its numbers, as in Keras; on a grid of many positions each
-        one's gradient is small, so take "adam" (`Sequential.set_optimizer`) or a larger lr.
-        Or ``loss(y_true, y_pred) -> (value, dy_pred)``.
-    epochs, batch_size : int
-        Passes over the data, and samples of a step; the last batch of an epoch may be smaller.
-    lr : float
-        Learning rate, handed to the layers' optimizers; about 0.001 for "adam".
-    metrics : iterable of str or callable
-        "accuracy", or ``metric(y_true, y_pred) -> float``.
-    validation_data : (x, y), optional
+        Inputs and targets: arrays in memory or memory-mapped, or datasets of h5py, netCDF4, zarr, Dask, xarray and
+        the like, of which a batch at a time is read. Or `x` is an iterable of batches ``(x, y)`` or ``(x, y,
+        weights)``, and `y` is left out: one that can be gone through again, or a generator.
+    loss, metrics, lr
+        As for `compile`, which they go before. "softmax_cross_entropy": y holds labels (N,), integers from 0, or
+        probabilities (N, classes), and the model ends in (N, classes) without an activation. "mse": y has the
+        shape of the output, and the mean is over all its numbers, as in Keras; on a grid of many positions each
+        one's gradient is small, so take "adam" or a larger lr.
+    epochs : int
+        Number of the last epoch; with `initial_epoch` 0, how many there are.
+    batch_size : int
+        Samples of a step; the last batch of an epoch may be smaller.
+    sample_weight : array, (N,), optional
+        Each sample's part of the loss is multiplied by its weight. Metrics are not weighted.
+    class_weight : dict of int to float, optional
+        Weights by label, 1 where there is none.
+    validation_data : (x, y), (x, y, weights) or iterable of such batches, optional
         Evaluated after each epoch, not trained on.
-    shuffle : bool
-        Whether each epoch visits the samples in a new random order.
+    validation_split : float, default 0
+        The share of the last samples that is kept for validation instead.
+    shuffle : bool or "batch"
+        Whether each epoch visits the samples in a new random order; "batch" changes the order of batches of
+        neighbours alone, which files are read much faster by.
     rng : None, int or numpy.random.Generator
         Source of that order.
+    initial_epoch : int, default 0
+        Number of the first epoch.
+    steps_per_epoch : int, optional
+        Of an iterable: how many batches make an epoch. The next one goes on where the last one ended.
+    callbacks : iterable of Callback
+        Called at certain moments: `lcnumba.callbacks`.
+    resume : path, optional
+        A file of the callback `Checkpoint`, from which training goes on as if it had not been broken off, given the
+        same arguments. If there is no such file, training begins at the beginning.
     progress : bool
         Whether to show a bar on the standard error stream (with tqdm installed; else a line an
-        epoch).
+        epoch). The logger "lcnumba" gets a line an epoch in any case.
 
     Returns
     -------
     History
-        Its ``history["loss"]`` and so on hold a number an epoch.
+        Its ``history["loss"]`` and so on hold a number an epoch. It is ``model.history`` too, also after an error.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If anything does not fit. Arrays are looked at before the first step; what is read lazily, or comes in
+        batches, when it comes.
+    KeyboardInterrupt
+        After the batch during which it came: all layers have made its step, or none.
 
     Warns
     -----
     RuntimeWarning
-        Once, if the loss is not finite: the weights are then lost, or will be.
+        Once, if the loss is not finite: the weights are then lost, or will be. And if an iterable ends before its
+        epochs do, which ends the training.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.LocallyConnected2D(2, 3, rng=0), lc.Flatten(), lc.Dense(2, rng=0)])
+    >>> x, y = np.random.default_rng(0).random((64, 5, 5, 1)), np.arange(64) % 2
+    >>> x[y == 1, 0, 0] += 3
+    >>> history = model.fit(x, y, loss="softmax_cross_entropy", epochs=20, lr=0.2, metrics=["accuracy"], rng=0,
+    ...                     validation_split=0.25, progress=False)
+    >>> history.history["val_accuracy"][-1]
+    1.0
     """
-    epochs, batch_size = integer("epochs", epochs, 0), integer("batch_size", batch_size)
-    rate, criterion, wanted = learning_rate(lr), losses.get(loss), get_metrics(metrics)
-    x, y = _data(model, x, y, criterion)
-    validation = None
-    if validation_data is not None:
-        try:
-            x_val, y_val = validation_data
-        except (TypeError, ValueError):
-            raise TypeError("validation_data must be a pair (x, y)") from None
-        validation = _data(model, x_val, y_val, criterion)
-    order_rng = generator(rng)
-    history, warned = History(), False
-    for epoch in range(epochs):
-        order = order_rng.permutation(len(x)) if shuffle else np.arange(len(x))
-        mean = _Mean()
-        report = _Progress(f"epoch {epoch + 1}/{epochs}", -(-len(x) // batch_size), progress)
-        with report:
-            for at in range(0, len(x), batch_size):
-                chosen = order[at : at + batch_size]
-                seen = _train_on_batch(model, x[chosen], y[chosen], criterion, wanted, rate)
-                if not (warned or math.isfinite(seen["loss"])):
-                    warned = True
-                    warnings.warn(
-                        f"the loss is {seen['loss']} in epoch {epoch + 1}, batch {at // batch_size + 1}; look for "
-                        "non-finite inputs, or lower lr",
-                        RuntimeWarning,
-                        stacklevel=2,
-                    )
-                mean.add(len(chosen), seen)
-                report.advance(mean.result())
+    epochs, first = integer("epochs", epochs, 0), integer("initial_epoch", initial_epoch, 0)
+    if first and resume is not None:
+        raise ValueError("give initial_epoch or resume, not both: the checkpoint knows its epoch")
+    size = integer("batch_size", batch_size)
+    shuffle = choice("shuffle", shuffle, (True, False, "batch"))
+    recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
+    weigh = None if class_weight is None else class_weights(class_weight)
+    order = generator(rng)
+    hooks = _hooks(callbacks, progress)
+    data, validation = _data_and_validation(
+        model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split
+    )
+    if isinstance(data, Batches) and data.once and epochs > first + 1:
+        raise ValueError(
+            f"x is a {type(x).__name__}, which can be gone through once, and epochs={epochs}; give steps_per_epoch, or "
+            "an iterable that can be gone through again"
+        )
+    if weigh is not None and not losses.takes_weights(recipe.loss):
+        raise TypeError(_WEIGHTLESS.format("class_weight", recipe.loss))
+
+    names = ["loss", *recipe.metrics]
+    names += [f"val_{name}" for name in names] if validation is not None else []
+    run = Run(model, epochs, len(data), recipe.lr, names)
+    run._callbacks, run.epoch = hooks, first
+    run._settings = {
+        "batch_size": size, "shuffle": shuffle, "accumulate": recipe.accumulate, "steps_per_epoch": steps_per_epoch,
+        "samples": data.samples if isinstance(data, Samples) else None,
+    }  # fmt: skip
+    done, mean, state = 0, _Mean(), None
+    if resume is not None:
+        if Path(resume).exists():
+            saved, restore = checkpoints.read(resume, model)
+            done, mean, state = run._restore(saved)
+            order = checkpoints.restored_generator(state)
+            restore()
+            _log.info("resuming from %s: epoch %d, batch %d", os.fspath(resume), run.epoch + 1, done)
+        else:
+            _log.info("no checkpoint at %s; training from the beginning", os.fspath(resume))
+    model.history = run.history
+    stepper = _Stepper(model, recipe, run, weigh)
+    try:
+        for hook in hooks:
+            hook.on_train_begin(run)
+        while run.epoch < epochs and not run.stopped:
+            mean = _epoch(run, stepper, data, shuffle, order, done, mean)
+            if not mean.samples:
+                break
             figures = mean.result()
             if validation is not None:
-                scores = _evaluate(model, *validation, criterion, wanted, batch_size)
-                figures |= {f"val_{name}": value for name, value in scores.items()}
-            report.finish(figures)
-        history.add(figures)
-    return history
+                figures |= {f"val_{name}": value for name, value in _evaluate(model, validation, recipe).items()}
+            run.history.add(run.epoch, figures)
+            _log.info("epoch %d/%d: %s", run.epoch + 1, epochs, figures_text(figures))
+            done, mean = 0, _Mean()
+            run._border = run.epoch + 1, 0, mean, checkpoints.generator_state(order)
+            for hook in hooks:
+                hook.on_epoch_end(run, dict(figures))
+            if isinstance(data, Batches) and data.ended:
+                break
+            run.epoch += 1
+        if isinstance(data, Batches) and data.ended:
+            warnings.warn(
+                f"x ended in epoch {run.epoch + 1} of {epochs}, after {run.batch} of {len(data)} batches; "
+                "so does the training",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        for hook in hooks:
+            hook.on_train_end(run)
+    finally:
+        for hook in hooks:
+            hook.close()
+    return run.history
+
+
+def _epoch(
+    run: Run, stepper: "_Stepper", data: Data, shuffle: Any, order: np.random.Generator, done: int, mean: _Mean
+) -> _Mean:
+    """Train on the batches of an epoch that are not done yet; return its figures."""
+    state = checkpoints.generator_state(order)
+    run.batch = done
+    for hook in run._callbacks:
+        hook.on_epoch_begin(run)
+    earlier = run.epoch * len(data) if done or run.history.epoch else 0
+    for batch in data.batches(shuffle, order, done, earlier):
+        # Not cut in half by Ctrl-C: all layers have made the step, and it has been counted.
+        with deferred():
+            seen = stepper.train(batch)
+            run.batch += 1
+            mean.add(len(batch.x), seen)
+            run._border = None if stepper.waiting else (run.epoch, run.batch, mean, state)
+        for hook in run._callbacks:
+            hook.on_batch_end(run, mean.result())
+        if run.stopped:
+            break
+    with deferred():
+        stepper.finish()
+    if not (run.batch or isinstance(data, Samples) or data.ended):
+        raise ValueError("x gave no batches; give at least one")
+    return mean
+
+
+class _Stepper:
+    """What happens with a batch."""
+
+    def __init__(self, model: Any, recipe: Recipe, run: Run, weigh: Callable[[Array], Array] | None = None) -> None:
+        self._model, self._recipe, self._run, self._weigh = model, recipe, run, weigh
+        self._gradients = gradients.Accumulator()
+        self._warned = False
+
+    @property
+    def waiting(self) -> bool:
+        """Whether gradients wait for those of more batches."""
+        return self._gradients.count > 0
+
+    def train(self, batch: Batch) -> Figures:
+        """Take part of a step, or a whole one, on a batch; return its figures."""
+        if self._weigh is not None:
+            weights = self._weigh(batch.y)
+            batch = batch._replace(weights=weights if batch.weights is None else weights * batch.weights)
+        prediction, backward = self._model.forward(batch.x)
+        figures, dy = _figures(self._model, backward.activity_loss, batch, prediction, self._recipe)
+        self._look_at(figures)
+        for hook in self._run._callbacks:
+            hook.before_step(self._run, dict(figures))
+        if self._run.stopped:
+            self._gradients = gradients.Accumulator()
+        elif self._recipe.plain:
+            backward.step(dy, self._run.lr, wants_dx=False)
+            self._run.step += 1
+        else:
+            self._gradients.add(backward(dy)[1], len(batch.x))
+            if self._gradients.count >= self._recipe.accumulate:
+                self.finish()
+        return figures
+
+    def finish(self) -> None:
+        """Make the step of the gradients that wait, if there are any."""
+        if not self.waiting:
+            return
+        grads = self._gradients.take()
+        if self._recipe.clip_value is not None:
+            grads = gradients.clip_by_value(grads, self._recipe.clip_value)
+        if self._recipe.clip_norm is not None:
+            grads = gradients.clip_by_norm(grads, self._recipe.clip_norm)
+        self._model.step(grads, self._run.lr)
+        self._run.step += 1
+
+    def _look_at(self, figures: Figures) -> None:
+        if self._warned or math.isfinite(figures["loss"]):
+            return
+        self._warned = True
+        warnings.warn(
+            f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; look for "
+            "non-finite inputs, or lower lr",
+            RuntimeWarning,
+            stacklevel=5,
+        )
 
 
 def evaluate(
-    model: Any, x: Any, y: Any, *, loss: Any, metrics: Iterable[Any] = (), batch_size: int = 256
-) -> dict[str, float]:
-    """Return the mean loss and metrics of a model on data; parameters as for `fit`."""
-    criterion, wanted, size = losses.get(loss), get_metrics(metrics), integer("batch_size", batch_size)
-    return _evaluate(model, *_data(model, x, y, criterion), criterion, wanted, size)
+    model: Any,
+    x: Any,
+    y: Any = None,
+    *,
+    loss: Any = None,
+    metrics: Iterable[Any] | None = None,
+    sample_weight: Any = None,
+    batch_size: int = 256,
+) -> Figures:
+    """Return the mean loss, penalties included, and metrics of the model on data.
+
+    Parameters
+    ----------
+    x, y, loss, metrics, sample_weight, batch_size
+        As for `fit`.
+
+    Returns
+    -------
+    dict of str to float
+        "loss" and the metrics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+    >>> model.evaluate(np.array([[1.0], [3.0]]), np.array([[0.0], [0.0]]), loss="mse", metrics=["mae"])
+    {'loss': 5.0, 'mae': 2.0}
+    """
+    recipe = _complete(model, _recipe(model.recipe, loss, metrics, None))
+    size = integer("batch_size", batch_size)
+    return _evaluate(model, _dataset(model, recipe, x, y, sample_weight, size, None), recipe)
 
 
-def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
-    """Return the loss of a model on data, penalties included, and the gradients of all but the penalties of weights."""
-    criterion = losses.get(loss)
-    inputs, targets = _data(model, x, y, criterion)
-    prediction, backward = model.forward(inputs)
-    figures, dy = _figures(model, backward.activity_loss, targets, prediction, criterion, {})
-    return figures["loss"], backward(dy)[1]
+def train_on_batch(
+    model: Any,
+    x: Any,
+    y: Any,
+    *,
+    sample_weight: Any = None,
+    class_weight: Mapping[int, float] | None = None,
+    loss: Any = None,
+    metrics: Iterable[Any] | None = None,
+    lr: Any = None,
+) -> Figures:
+    """Step the model once, on these samples, and return their figures before the step.
 
+    Parameters
+    ----------
+    x, y, sample_weight, class_weight, loss, metrics, lr
+        As for `fit`; a schedule counts the calls since `compile`. Gradients are clipped as `compile` says, and
+        not accumulated.
 
-def _train_on_batch(
-    model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], lr: float
-) -> dict[str, float]:
-    prediction, backward = model.forward(x)
-    figures, dy = _figures(model, backward.activity_loss, y, prediction, loss, wanted)
-    backward.step(dy, lr, wants_dx=False)
+    Returns
+    -------
+    dict of str to float
+        "loss" and the metrics.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+    >>> model.train_on_batch(np.array([[1.0]]), np.array([[2.0]]), loss="mse", lr=0.5)
+    {'loss': 4.0}
+    >>> model.train_on_batch(np.array([[1.0]]), np.array([[2.0]]), loss="mse", lr=0.5)
+    {'loss': 4.0}
+    """
+    recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
+    data = _dataset(model, recipe, x, y, sample_weight, np.shape(x)[0] if np.ndim(x) else 1, None)
+    weigh = None if class_weight is None else class_weights(class_weight)
+    if weigh is not None and not losses.takes_weights(recipe.loss):
+        raise TypeError(_WEIGHTLESS.format("class_weight", recipe.loss))
+    run = Run(model, 1, 1, recipe.lr, ())
+    run.step = model.steps_taken
+    stepper = _Stepper(model, dataclasses.replace(recipe, accumulate=1), run, weigh)
+    [batch] = data.batches()
+    with deferred():
+        figures = stepper.train(batch)
+        model.steps_taken = run.step
     return figures
 
 
-def _figures(
-    model: Any, activity: float, y: Array, prediction: Array, loss: losses.Loss, wanted: dict[str, Metric]
-) -> tuple[dict[str, float], Array]:
+def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
+    """Return the loss of a model on data, penalties included, and the gradients of all but the penalties of weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> from lcnumba.training import value_and_gradients
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones", dtype="float64")])
+    >>> value, [grads] = value_and_gradients(model, np.array([[3.0]]), np.array([[1.0]]), "mse")
+    >>> value, grads.kernel
+    (4.0, array([[12.]]))
+    """
+    recipe = _complete(model, _recipe(model.recipe, loss, (), None))
+    [batch] = _dataset(model, recipe, x, y, None, max(1, np.shape(x)[0] if np.ndim(x) else 1), None).batches()
+    prediction, backward = model.forward(batch.x)
+    figures, dy = _figures(model, backward.activity_loss, batch, prediction, recipe)
+    return figures["loss"], backward(dy)[1]
+
+
+def _figures(model: Any, activity: float, batch: Batch, prediction: Array, recipe: Recipe) -> tuple[Figures, Array]:
     """Loss, penalties included, and metrics of a batch, and the gradient of the loss alone by the prediction.
 
     The prediction is what backward refers to, and y may be the caller's own: loss and metrics may
     only read them.
     """
-    y, view = frozen(y), frozen(prediction)
-    value, dy = loss(y, view)
+    y, view = frozen(batch.y), frozen(prediction)
+    if recipe.loss is None:
+        raise RuntimeError("a recipe without a loss")
+    value, dy = recipe.loss(y, view) if batch.weights is None else recipe.loss(y, view, batch.weights)
     total = float(value) + model.penalties() + activity
-    return {"loss": total} | {name: float(metric(y, view)) for name, metric in wanted.items()}, dy
+    return {"loss": total} | {name: float(metric(y, view)) for name, metric in recipe.metrics.items()}, dy
 
 
-def _evaluate(
-    model: Any, x: Array, y: Array, loss: losses.Loss, wanted: dict[str, Metric], batch_size: int
-) -> dict[str, float]:
+def _evaluate(model: Any, data: Data, recipe: Recipe) -> Figures:
     mean = _Mean()
-    for at in range(0, len(x), batch_size):
-        part = slice(at, at + batch_size)
-        prediction, activity = model.call_penalised(x[part])
-        mean.add(len(x[part]), _figures(model, activity, y[part], prediction, loss, wanted)[0])
+    for batch in data.batches():
+        prediction, activity = model.call_penalised(batch.x)
+        mean.add(len(batch.x), _figures(model, activity, batch, prediction, recipe)[0])
+    if not mean.samples:
+        raise ValueError("the data to evaluate on gave no batches; give at least one")
     return mean.result()
 
 
-def _data(model: Any, x: Any, y: Any, loss: losses.Loss) -> tuple[Array, Array]:
-    """Inputs and targets as NumPy arrays that fit the model and the loss, or an error."""
-    inputs, _ = ingest("x", x)
-    targets, _ = ingest("y", y)
-    if inputs.ndim < 1 or targets.ndim < 1 or len(inputs) != len(targets):
-        raise ValueError(
-            f"x has shape {inputs.shape} and y {targets.shape}; give as many targets as inputs, along the first axis"
+def _recipe(given: Recipe, loss: Any, wanted: Iterable[Any] | None, lr: Any) -> Recipe:
+    """A recipe in which what is given now goes before what was compiled."""
+    changes: dict[str, Any] = {}
+    if loss is not None:
+        changes["loss"] = losses.get(loss)
+    if wanted is not None:
+        changes["metrics"] = get_metrics(wanted)
+    if lr is not None:
+        changes["lr"] = lr if callable(lr) else learning_rate(lr)
+    return dataclasses.replace(given, **changes)
+
+
+def _complete(model: Any, recipe: Recipe) -> Recipe:
+    """A recipe that can be carried out: with a loss and a learning rate."""
+    if recipe.loss is None:
+        raise ValueError(f"{model.name!r} has no loss; give loss=..., or compile it with one")
+    if recipe.lr is not None:
+        return recipe
+    usual = {optimizers.default_rate(optimizer) for optimizer in _optimizers(model)} or {0.01}
+    if len(usual) > 1 or None in usual:
+        raise ValueError("lr is missing; with several optimizers, or one of your own, there is no usual rate")
+    return dataclasses.replace(recipe, lr=usual.pop())
+
+
+def _optimizers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _optimizers(layer)
+        elif hasattr(layer, "optimizer"):
+            yield layer.optimizer
+
+
+def _hooks(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+    """The callbacks in the order in which they are called."""
+    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
+        callbacks = [callbacks]
+    given = list(callbacks)
+    for callback in given:
+        if not isinstance(callback, Callback):
+            kind = f"{callback.__name__} is a class" if isinstance(callback, type) else f"{callback!r} is no callback"
+            raise TypeError(f"{kind}; give instances of subclasses of lcnumba.callbacks.Callback")
+    if progress and not any(isinstance(callback, Progress) for callback in given):
+        given.append(Progress())
+    return sorted(given, key=lambda callback: callback.last)  # stable
+
+
+def _data_and_validation(
+    model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int, steps: int | None, pair: Any, share: float
+) -> tuple[Data, Data | None]:
+    """What to train on, and what to validate with."""
+    fraction = real("validation_split", share)
+    if not 0 <= fraction < 1:
+        raise ValueError(f"validation_split={share!r} cannot be used; give a number of at least 0 and below 1")
+    if fraction and pair is not None:
+        raise ValueError("give validation_data or validation_split, not both")
+    data = _dataset(model, recipe, x, y, weights, size, steps)
+    if fraction:
+        if isinstance(data, Batches):
+            raise TypeError("validation_split needs arrays; give an iterable of batches its own validation_data")
+        return data.split(fraction)
+    if pair is None:
+        return data, None
+    if isinstance(pair, tuple | list) and len(pair) in (2, 3) and not all(isinstance(part, tuple) for part in pair):
+        return data, _dataset(model, recipe, pair[0], pair[1], pair[2] if len(pair) == 3 else None, size, None)
+    if not isinstance(pair, Iterable) or isinstance(pair, Iterator) or hasattr(pair, "shape"):
+        raise TypeError(
+            "validation_data must be a pair (x, y), or (x, y, weights), or an iterable of such batches that can be "
+            "gone through again"
         )
-    if not len(inputs):
-        raise ValueError("x and y are empty; give at least one sample")
+    return data, _dataset(model, recipe, pair, None, None, size, None)
+
+
+def _dataset(model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int, steps: int | None) -> Data:
+    """Arrays, or an iterable of batches, each checked against the model and the loss."""
+    check = partial(_check, model, recipe.loss)
+    if y is None and isinstance(x, Iterable) and not hasattr(x, "shape") and not reads_lazily(x):
+        if weights is not None:
+            raise TypeError("sample_weight is for arrays; let the iterable give (x, y, weights)")
+        return Batches(x, None if steps is None else integer("steps_per_epoch", steps), check)
+    if steps is not None:
+        raise TypeError("steps_per_epoch is for iterables of batches; arrays are gone through as a whole")
+    if weights is not None and not losses.takes_weights(recipe.loss):
+        raise TypeError(_WEIGHTLESS.format("sample_weight", recipe.loss))
+    return Samples(x, y, weights, size, check)
+
+
+def _check(model: Any, loss: Any, inputs: Array, targets: Array) -> None:
+    """Raise unless inputs and targets fit the model and the loss."""
     check_dtype("x", inputs)
     if model.built and inputs.shape[1:] != model.input_shape[1:]:
         raise ValueError(f"x has shape {inputs.shape}; the model was built for {model.input_shape}")
     check = getattr(loss, "check", None)
     if check is not None:
         check(targets, tuple(model.compute_output_shape(inputs.shape)))
-    return inputs, targets
 
 
-class _Progress:
-    """One epoch's progress: a tqdm bar if tqdm is there, else one line; or nothing."""
-
-    def __init__(self, title: str, batches: int, wanted: bool) -> None:
-        self._title = title
-        self._bar: Any = None
-        self._line = wanted
-        if wanted:
-            try:
-                from tqdm.auto import tqdm
-            except ImportError:
-                return
-            self._line = False
-            self._bar = tqdm(total=batches, desc=title, unit="batch")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def advance(self, figures: dict[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(_text(figures), refresh=False)
-            self._bar.update()
-
-    def finish(self, figures: dict[str, float]) -> None:
-        if self._bar is not None:
-            self._bar.set_postfix_str(_text(figures))
-        elif self._line:
-            print(f"{self._title}: {_text(figures)}", file=sys.stderr)
-
-
-def _text(figures: dict[str, float]) -> str:
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+_WEIGHTLESS = "{} needs a loss that takes weights, loss(y_true, y_pred, weights) -> (value, dy_pred); {!r} does not"

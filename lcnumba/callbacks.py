@@ -1,0 +1,479 @@
+"""What happens beside the steps of `fit`: progress, early stopping, checkpoints, logs, learning rates.
+
+A callback is an object of a subclass of `Callback`; it overrides the moments that it cares about, and is told of the
+`lcnumba.training.Run`: model, epoch, batch, step, lr, history, and ways to stop and to save.
+"""
+
+import csv
+import io as text
+import logging
+import math
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lcnumba import checkpoints, io
+from lcnumba.checks import boolean, choice, integer, learning_rate, real
+from lcnumba.interrupts import deferred
+
+__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress", "TerminateOnNaN",
+           "figures_text"]  # fmt: skip
+
+Figures = dict[str, float]
+PathLike = str | os.PathLike[str]
+
+_log = logging.getLogger("lcnumba")
+
+
+class Callback:
+    """Base of callbacks: each method is called at its moment, and does nothing here.
+
+    Attributes
+    ----------
+    last : bool
+        Whether it is called after the others; checkpoints are, so that they hold what the others have made of a
+        moment.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> class StopBelow(lc.callbacks.Callback):
+    ...     def on_epoch_end(self, run, figures):
+    ...         if figures["loss"] < 0.5:
+    ...             run.stop()
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+    >>> x, y = np.ones((4, 1)), np.ones((4, 1))
+    >>> history = model.fit(x, y, loss="mse", epochs=100, lr=0.1, callbacks=[StopBelow()], progress=False)
+    >>> len(history.epoch)
+    2
+    """
+
+    last = False
+
+    def on_train_begin(self, run: Any) -> None:
+        """Before the first epoch."""
+
+    def on_epoch_begin(self, run: Any) -> None:
+        """Before the first batch of an epoch, or of the rest of one that was broken off."""
+
+    def before_step(self, run: Any, figures: Figures) -> None:
+        """When the figures of a batch are known, and before its step, which ``run.stop()`` prevents."""
+
+    def on_batch_end(self, run: Any, figures: Figures) -> None:
+        """After a batch; the figures are those of the epoch so far."""
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """After an epoch and its validation."""
+
+    def on_train_end(self, run: Any) -> None:
+        """After the last epoch, if nothing went wrong."""
+
+    def close(self) -> None:
+        """At the end, whatever has happened."""
+
+    def get_state(self) -> Any:
+        """Return what a checkpoint must hold to go on: numbers, strings, None, arrays, lists, tuples and dicts."""
+        return None
+
+    def set_state(self, state: Any) -> None:
+        """Go on from what `get_state` returned, if that was not None."""
+
+
+class _Watch:
+    """Whether a figure is better than it ever was."""
+
+    def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
+        if not isinstance(monitor, str):
+            raise TypeError(f"monitor={monitor!r} is a {type(monitor).__name__}; give the name of a figure")
+        self.monitor = monitor
+        self._mode = choice("mode", mode, ("auto", "min", "max"))
+        if real("min_delta", min_delta) < 0:
+            raise ValueError(f"min_delta={min_delta!r} cannot be used; give a number of at least 0")
+        self._min_delta = min_delta
+        self.best: float | None = None
+
+    def check(self, run: Any) -> None:
+        if self.monitor not in run.names:
+            raise ValueError(
+                f"monitor={self.monitor!r} is no figure of this training; give one of {', '.join(run.names)}"
+            )
+
+    def improved(self, figures: Figures) -> bool:
+        value = figures[self.monitor]
+        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith("accuracy"))
+        gain = -math.inf if math.isnan(value) else value if upward else -value
+        so_far = -math.inf if self.best is None else self.best if upward else -self.best
+        better = gain > so_far + (self._min_delta if self.best is not None else 0)
+        if better:
+            self.best = value
+        return better
+
+
+class EarlyStopping(Callback):
+    """End the training when a figure has not become better for a while, and go back to the best weights.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        The figure.
+    patience : int, default 0
+        Epochs without a gain that are borne before the next one ends the training.
+    min_delta : float, default 0
+        The least difference that is a gain.
+    mode : {"auto", "min", "max"}
+        Whether smaller or larger is better; "auto": accuracies larger, all else smaller.
+    restore_best : bool, default True
+        Whether the weights of the best epoch are taken at the end, also if all epochs were run. They are kept as a
+        copy in memory meanwhile.
+
+    Attributes
+    ----------
+    best : float or None
+        The best figure.
+    best_epoch : int or None
+        Its epoch, from 0.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+    >>> stopping = lc.callbacks.EarlyStopping("loss", patience=1)
+    >>> x, y = np.ones((4, 1)), np.ones((4, 1))
+    >>> history = model.fit(x, y, loss="mse", epochs=100, callbacks=[stopping], progress=False)
+    >>> len(history.epoch), stopping.best, stopping.best_epoch
+    (2, 0.0, 0)
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        patience: int = 0,
+        min_delta: float = 0.0,
+        mode: str = "auto",
+        restore_best: bool = True,
+    ) -> None:
+        self._settings = monitor, mode, min_delta
+        self._watch = _Watch(*self._settings)
+        self._patience = integer("patience", patience, 0)
+        self._restore = boolean("restore_best", restore_best)
+        self._forget()
+
+    def _forget(self) -> None:
+        self._watch = _Watch(*self._settings)
+        self.best_epoch: int | None = None
+        self._waited = 0
+        self._weights: list[Any] | None = None
+        self._restored = False
+
+    @property
+    def best(self) -> float | None:
+        """The best figure so far."""
+        return self._watch.best
+
+    def on_train_begin(self, run: Any) -> None:
+        """Begin anew, unless a checkpoint was taken over."""
+        self._watch.check(run)
+        if not self._restored:
+            self._forget()
+        self._restored = False
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """Keep the best, and count the epochs since."""
+        if self._watch.improved(figures):
+            self.best_epoch, self._waited = run.epoch, 0
+            self._weights = run.model.get_weights() if self._restore else None
+            return
+        self._waited += 1
+        if self._waited > max(0, self._patience - 1):
+            _log.info("%s has not improved for %d epochs; stopping", self._watch.monitor, self._waited)
+            run.stop()
+
+    def on_train_end(self, run: Any) -> None:
+        """Go back to the best weights."""
+        if self._weights is not None:
+            with deferred():
+                run.model.set_weights(self._weights)
+
+    def get_state(self) -> Any:
+        """Return the best figure, its epoch and its weights."""
+        return {"best": self.best, "epoch": self.best_epoch, "waited": self._waited, "weights": self._weights}
+
+    def set_state(self, state: Any) -> None:
+        """Go on from there."""
+        self._forget()
+        self._watch.best, self.best_epoch = state["best"], state["epoch"]
+        self._waited, self._weights, self._restored = state["waited"], state["weights"], True
+
+
+class Checkpoint(Callback):
+    """Write the training to a file, from which ``fit(resume=path)`` goes on bit for bit.
+
+    The file holds the model, its optimizers' state, the epoch, random state and history; `lcnumba.load` reads the
+    model from it. It is written beside its place and then moved there: whatever happens, also to the power, there
+    is the last or the new one. A file that cannot be written (a full disk) is a warning, and training goes on.
+
+    Parameters
+    ----------
+    path : path
+        The file, by convention ``.npz``. Its folder must exist.
+    every : int, default 1
+        Epochs between two checkpoints.
+    every_batches : int, optional
+        Batches between two checkpoints within an epoch, beside those at its end; where gradients are accumulated,
+        the next step is waited for.
+    monitor : str, optional
+        Write only after epochs in which this figure is better than ever.
+    mode : {"auto", "min", "max"}
+        As for `EarlyStopping`.
+
+    Raises
+    ------
+    OSError
+        By `fit`, before the first epoch, if the folder cannot be written to.
+    TypeError
+        By `fit`, before the first epoch, if the model cannot be saved.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> x, y = np.ones((4, 2)), np.ones((4, 1))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "run.npz")
+    ...     settings = {"loss": "mse", "callbacks": [lc.callbacks.Checkpoint(path)], "resume": path, "progress": False}
+    ...     first = lc.Sequential([lc.Dense(1)]).fit(x, y, epochs=2, **settings)
+    ...     second = lc.Sequential([lc.Dense(1)]).fit(x, y, epochs=3, **settings)  # one more
+    >>> second.epoch, first.history["loss"] == second.history["loss"][:2]
+    ([0, 1, 2], True)
+    """
+
+    last = True
+
+    def __init__(
+        self,
+        path: PathLike,
+        every: int = 1,
+        every_batches: int | None = None,
+        monitor: str | None = None,
+        mode: str = "auto",
+    ) -> None:
+        self._path = Path(path)
+        self._every = integer("every", every)
+        self._every_batches = None if every_batches is None else integer("every_batches", every_batches)
+        if monitor is not None and every_batches is not None:
+            raise ValueError("give monitor or every_batches, not both: figures are compared after epochs")
+        self._watch = None if monitor is None else _Watch(monitor, mode)
+        self._due = False
+
+    def on_train_begin(self, run: Any) -> None:
+        """Find out whether the model, and the folder, can be written."""
+        if self._watch is not None:
+            self._watch.check(run)
+        checkpoints.check(run.model)
+        tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
+        io.sweep(self._path)
+        self._due = False
+
+    def on_batch_end(self, run: Any, figures: Figures) -> None:
+        """Write, if it is time."""
+        if self._every_batches is not None:
+            self._due = self._due or run.batch % self._every_batches == 0
+            if self._due and run.between_steps:
+                self._write(run)
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """Write, if it is time."""
+        if self._watch is not None and not self._watch.improved(figures):
+            return
+        if (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs:
+            self._write(run)
+
+    def _write(self, run: Any) -> None:
+        self._due = False
+        try:
+            run.save(self._path)
+        except OSError as error:
+            warnings.warn(f"no checkpoint of epoch {run.epoch + 1}: {error}", RuntimeWarning, stacklevel=2)
+        else:
+            _log.debug("checkpoint %s of epoch %d, batch %d", self._path, run.epoch + 1, run.batch)
+
+    def get_state(self) -> Any:
+        """Return the best figure."""
+        return None if self._watch is None else {"best": self._watch.best}
+
+    def set_state(self, state: Any) -> None:
+        """Go on from there."""
+        if self._watch is not None:
+            self._watch.best = state["best"]
+
+
+class CSVLogger(Callback):
+    """Write the history to a table of comma-separated values, a line an epoch.
+
+    The whole table is written anew after each epoch and then moved to its place, so that it is complete at any time;
+    a training that is resumed has the earlier epochs in it.
+
+    Parameters
+    ----------
+    path : path
+        The file. Its folder must exist.
+    separator : str, default ","
+        Between two values.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "log.csv")
+    ...     logger = lc.callbacks.CSVLogger(path)
+    ...     _ = model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", callbacks=[logger], progress=False)
+    ...     print(path.read_text().strip())
+    epoch,loss
+    0,1.0
+    """
+
+    def __init__(self, path: PathLike, separator: str = ",") -> None:
+        self._path, self._separator = Path(path), separator
+        if len(separator) != 1:
+            raise ValueError(f"separator={separator!r} cannot be used; give one character")
+
+    def on_train_begin(self, run: Any) -> None:
+        """Find out whether the folder can be written."""
+        tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """Write the table."""
+        table = text.StringIO(newline="")
+        writer = csv.writer(table, delimiter=self._separator, lineterminator="\n")
+        history = run.history.history
+        writer.writerow(["epoch", *history])
+        writer.writerows(zip(run.history.epoch, *history.values(), strict=True))
+        try:
+            with io.replacing(self._path) as temporary:
+                temporary.write_text(table.getvalue())
+        except OSError as error:
+            warnings.warn(
+                f"the log of epoch {run.epoch + 1} could not be written: {error}", RuntimeWarning, stacklevel=2
+            )
+
+
+class LearningRate(Callback):
+    """Set the learning rate at the beginning of each epoch.
+
+    By step, give `fit` a schedule as `lr` (`lcnumba.schedules`).
+
+    Parameters
+    ----------
+    schedule : callable
+        ``schedule(epoch, lr) -> lr``: the number of the epoch, from 0, and the rate so far.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> halving = lc.callbacks.LearningRate(lambda epoch, lr: lr / 2 if epoch else lr)
+    >>> model = lc.Sequential([lc.Dense(1)])
+    >>> history = model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", epochs=3, callbacks=[halving], progress=False)
+    """
+
+    def __init__(self, schedule: Callable[[int, float], float]) -> None:
+        if not callable(schedule):
+            raise TypeError(f"schedule={schedule!r} is a {type(schedule).__name__}; give a function (epoch, lr) -> lr")
+        self._schedule = schedule
+
+    def on_epoch_begin(self, run: Any) -> None:
+        """Set it, but for the rest of an epoch, whose rate has been set."""
+        if not run.batch:
+            run.lr = learning_rate(self._schedule(run.epoch, run.lr))
+
+
+class TerminateOnNaN(Callback):
+    """End the training when the loss of a batch is not finite, before its step: the weights stay as they are.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     history = model.fit(np.array([[np.nan]]), np.ones((1, 1)), loss="mse", epochs=9, progress=False,
+    ...                         callbacks=[lc.callbacks.TerminateOnNaN()])
+    >>> len(history.epoch), model.layers[0].kernel
+    (1, array([[1.]], dtype=float32))
+    """
+
+    def before_step(self, run: Any, figures: Figures) -> None:
+        """Stop if the loss is not finite."""
+        if not math.isfinite(figures["loss"]):
+            _log.warning(
+                "the loss is %s in epoch %d, batch %d; stopping", figures["loss"], run.epoch + 1, run.batch + 1
+            )
+            run.stop()
+
+
+class Progress(Callback):
+    """A bar an epoch on the standard error stream, in notebooks a widget, by tqdm; a line an epoch without it.
+
+    `fit` adds it unless ``progress=False``.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> bars = lc.callbacks.Progress()
+    """
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def on_epoch_begin(self, run: Any) -> None:
+        """Show an empty bar."""
+        try:
+            from tqdm.auto import tqdm
+        except ImportError:
+            return
+        title = f"epoch {run.epoch + 1}/{run.epochs}"
+        self._bar = tqdm(total=run.batches or None, initial=run.batch, desc=title, unit="batch")
+
+    def on_batch_end(self, run: Any, figures: Figures) -> None:
+        """Let the bar grow."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(figures_text(figures), refresh=False)
+            self._bar.update()
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """Show the figures of the epoch."""
+        if self._bar is None:
+            print(f"epoch {run.epoch + 1}/{run.epochs}: {figures_text(figures)}", file=sys.stderr)
+        else:
+            self._bar.set_postfix_str(figures_text(figures))
+            self.close()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+def figures_text(figures: Figures) -> str:
+    """Return figures for people to read.
+
+    Examples
+    --------
+    >>> from lcnumba.callbacks import figures_text
+    >>> figures_text({"loss": 0.5, "accuracy": 1.0})
+    'loss 0.5000, accuracy 1.0000'
+    """
+    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())

@@ -1,0 +1,163 @@
+"""Gradients of a whole model: their mean over batches, their norm, and clipping.
+
+Everything here takes what a pullback returns beside dx: `Gradients`, arrays, None for layers without weights, and
+lists, tuples and dicts of these, as a `Sequential` and layers of users' own give them.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba import regularizers
+from lcnumba.checks import real
+from lcnumba.parameters import Gradients
+
+__all__ = ["Accumulator", "clip_by_norm", "clip_by_value", "global_norm"]
+
+Array = npt.NDArray[Any]
+
+
+class Accumulator:
+    """The mean of several gradients, each with a weight: that of one batch made of all their samples.
+
+    Gradients of mean losses are to be added with the number of their samples. Penalties of weights are no part of
+    them (`step` adds those, once).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> mean = lc.gradients.Accumulator()
+    >>> mean.add([np.array([1.0, 2.0])], weight=1)
+    >>> mean.add([np.array([5.0, 6.0])], weight=3)
+    >>> mean.take()
+    [array([4., 5.])]
+    >>> mean.count
+    0
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._weight = 0.0
+        self._mean: Any = None
+
+    def add(self, grads: Any, weight: float) -> None:
+        """Add the gradients of one more batch."""
+        total = self._weight + weight
+        if self.count:
+            shares = self._weight / total, weight / total
+            self._mean = _mapped(lambda a, b: _weighted(a, b, *shares), self._mean, grads)
+        else:
+            self._mean = grads
+        self.count, self._weight = self.count + 1, total
+
+    def take(self) -> Any:
+        """Return the mean, and begin anew."""
+        if not self.count:
+            raise RuntimeError("no gradients have been added")
+        mean = self._mean
+        self.__init__()  # type: ignore[misc]
+        return mean
+
+
+def global_norm(grads: Any) -> float:
+    """Return the root of the sum of all squares, summed up in float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.gradients.global_norm([np.array([3.0]), None, (np.array([0.0, 4.0]),)])
+    5.0
+    """
+    squares = regularizers.L2(1.0)
+    return math.sqrt(sum(squares(array) for array in _arrays(grads)))
+
+
+def clip_by_norm(grads: Any, limit: float) -> Any:
+    """Return the gradients, scaled down together if their global norm exceeds a limit; the same object if not.
+
+    Parameters
+    ----------
+    grads : gradients
+        Of a layer or a model.
+    limit : float
+        Largest norm, above 0. Where a gradient is not finite, neither is the result.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.gradients.clip_by_norm([np.array([3.0]), np.array([4.0])], 1.0)
+    [array([0.6]), array([0.8])]
+    """
+    largest, norm = _limit("limit", limit), global_norm(grads)
+    if norm <= largest:
+        return grads
+    with np.errstate(invalid="ignore"):  # 0 * inf: what is not finite stays so
+        return _mapped(lambda array: array * array.dtype.type(largest / norm), grads)
+
+
+def clip_by_value(grads: Any, limit: float) -> Any:
+    """Return the gradients with every number cut to -limit ... limit; NaN stays NaN.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.gradients.clip_by_value([np.array([3.0, -0.5]), None], 1.0)
+    [array([ 1. , -0.5]), None]
+    """
+    largest = _limit("limit", limit)
+    return _mapped(lambda array: np.clip(array, -largest, largest), grads)
+
+
+def _limit(name: str, value: Any) -> float:
+    if real(name, value) <= 0:
+        raise ValueError(f"{name}={value!r} cannot be used; give a number above 0")
+    return float(value)
+
+
+def _weighted(a: Array, b: Array, first: float, second: float) -> Array:
+    mean = a * a.dtype.type(first)
+    mean += b * b.dtype.type(second)
+    return mean
+
+
+def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
+    """Gradients of the same form, each array made by the function of those in its place."""
+    if grads is None:
+        return None
+    if isinstance(grads, Gradients):
+        bias = None if grads.bias is None else function(grads.bias, *(other.bias for other in others))
+        return Gradients(function(grads.kernel, *(other.kernel for other in others)), bias)
+    if isinstance(grads, np.ndarray | np.generic):
+        return function(np.asarray(grads), *map(np.asarray, others))
+    if isinstance(grads, list | tuple):
+        parts = [_mapped(function, *parts) for parts in zip(grads, *others, strict=True)]
+        return parts if isinstance(grads, list) else tuple(parts)
+    if isinstance(grads, dict):
+        return {key: _mapped(function, value, *(other[key] for other in others)) for key, value in grads.items()}
+    raise _unknown(grads)
+
+
+def _arrays(grads: Any) -> Iterator[Array]:
+    if isinstance(grads, Gradients):
+        yield from _arrays([grads.kernel, grads.bias])
+    elif isinstance(grads, np.ndarray | np.generic):
+        yield np.asarray(grads)
+    elif isinstance(grads, list | tuple | dict):
+        for part in grads.values() if isinstance(grads, dict) else grads:
+            yield from _arrays(part)
+    elif grads is not None:
+        raise _unknown(grads)
+
+
+def _unknown(grads: Any) -> TypeError:
+    return TypeError(
+        f"gradients of {type(grads).__name__} cannot be accumulated or clipped; a layer's pullback must return "
+        "Gradients, NumPy arrays or None, or lists, tuples or dicts of them"
+    )
