@@ -122,7 +122,7 @@ class EarlyStopping(Callback):
     monitor : str, default "val_loss"
         The figure.
     patience : int, default 0
-        Epochs without a gain that are borne before the next one ends the training.
+        So many epochs in a row without a gain end the training; 0 is as good as 1.
     min_delta : float, default 0
         The least difference that is a gain.
     mode : {"auto", "min", "max"}

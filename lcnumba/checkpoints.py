@@ -66,10 +66,8 @@ def read(path: str | os.PathLike[str], model: Any) -> tuple[Any, Callable[[], No
             tree = _decode(file.training, file.read_state)
             prepared = model.prepare_training_state(tree["layers"])
             progress = tree["progress"]
-        except ValueError:
-            raise
         except Exception as error:
-            raise ValueError(f"{name!r} is no checkpoint that can be read: {error}") from error
+            raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
 
     def restore() -> None:
         model.set_weights(weights)

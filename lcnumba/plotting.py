@@ -4,46 +4,91 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
-from lcnumba.checks import integer
-from lcnumba.layer import LocallyConnected2D
+from lcnumba import activations
+from lcnumba.arrays import ingest
+from lcnumba.checks import choice, integer
+from lcnumba.elementwise import Activation, Dropout
+from lcnumba.layer import LocallyConnected, LocallyConnected2D
+from lcnumba.sequential import Sequential
+from lcnumba.training import History
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["filters_by_position", "training_curve"]
+__all__ = ["bias_map", "filters_by_position", "receptive_field", "saliency", "training_curve", "weight_norm_map"]
+
+Array = npt.NDArray[Any]
+
+# Width and height in inches of a new figure of lines.
+LINES = (7.0, 4.5)
 
 
-def training_curve(history: Mapping[str, Sequence[float]], ax: "Axes | None" = None) -> "Axes":
-    """Draw the losses of a training, and its accuracies on a second axis.
+def training_curve(
+    history: Mapping[str, Sequence[float]] | History, ax: "Axes | None" = None, *, yscale: str = "linear"
+) -> "Axes":
+    """Draw the losses and metrics of a training by epoch, accuracies on a second axis.
+
+    Each figure has a colour of its own; it is solid for the training data and dashed for the validation data.
+    Where a number is not finite the line has a gap.
 
     Parameters
     ----------
-    history : mapping of str to list of float
-        `History.history`, as `fit` returned it.
+    history : History or mapping of str to list of float
+        What `fit` returned, or its `history`. Names that end in "accuracy" belong to the second axis.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure, on which `ax.figure.savefig` works without a screen.
+    yscale : {"linear", "log"}, default "linear"
+        Scale of the losses; "log" leaves out what is not positive.
 
     Returns
     -------
     Axes
-    """
-    from matplotlib.ticker import MaxNLocator
+        Those of the losses.
 
-    axes = _axes(ax, (7, 4.5))
-    accuracy = axes.twinx() if any(name.endswith("accuracy") for name in history) else axes
+    Raises
+    ------
+    TypeError, ValueError
+        If the history is no such mapping or holds no epoch, or `yscale` is not known or does not fit.
+
+    Examples
+    --------
+    >>> from lcnumba import plotting
+    >>> ax = plotting.training_curve({"loss": [2.0, 1.0], "val_loss": [2.5, 1.5], "accuracy": [0.5, 0.75]})
+    >>> [line.get_label() for line in ax.lines]
+    ['loss', 'val_loss']
+    """
+    curves = _curves(history)
+    scale = choice("yscale", yscale, ("linear", "log"))
+    figures = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
+    right = [figure for figure in figures if figure.endswith("accuracy")]
+    left = [figure for figure in figures if figure not in right] or right
+    losses = np.concatenate([values for name, values in curves.items() if name.removeprefix("val_") in left])
+    losses = losses[np.isfinite(losses)]
+    if scale == "log" and not (losses > 0).any():
+        raise ValueError(f"yscale='log' needs positive numbers, and {', '.join(left)} has none; take yscale='linear'")
+    axes = _axes(ax, LINES)
+    other = axes.twinx() if right and left != right else axes
     lines: list[Any] = []
-    for name, values in history.items():
-        side, style = (accuracy, "--") if name.endswith("accuracy") else (axes, "-")
-        color = "C1" if name.startswith("val_") else "C0"
-        lines += side.plot(range(1, len(values) + 1), values, style, color=color, label=name)
+    for name, values in curves.items():
+        figure = name.removeprefix("val_")
+        side, style = axes if figure in left else other, "-" if figure == name else "--"
+        color = f"C{figures.index(figure)}"
+        # A number between two gaps, or of a single epoch, has no line: the markers show it.
+        lines += side.plot(range(1, len(values) + 1), values, style, marker=".", color=color, label=name)
     axes.set_xlabel("epoch")
-    axes.set_ylabel("loss")
-    if accuracy is not axes:
-        accuracy.set_ylabel("accuracy (dashed)")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylim(bottom=0)
-    axes.legend(handles=lines, loc="center right")
+    axes.set_ylabel(", ".join(left))
+    if other is not axes:
+        other.set_ylabel(", ".join(right))
+    axes.set_xlim(0.5, max(map(len, curves.values())) + 0.5)  # epochs without finite numbers count too
+    _whole_numbers(axes.xaxis)
+    if scale == "log":
+        axes.set_yscale("log", nonpositive="mask")
+    elif not (losses < 0).any():
+        axes.set_ylim(bottom=0)
+    # Losses fall and accuracies rise, so that there is room between them; what lies above is drawn last.
+    other.legend(handles=lines, loc="best" if other is axes else "center right")
     return axes
 
 
@@ -68,38 +113,433 @@ def filters_by_position(
     Returns
     -------
     Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is no `LocallyConnected2D`, or has no such filter or channel.
+    AttributeError
+        If the layer has not been built.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> layer = lc.LocallyConnected2D(4, 3, input_shape=(6, 7, 1), rng=0)
+    >>> layer.build((None, 6, 7, 1))
+    >>> ax = plotting.filters_by_position(layer, filter_index=2)
+    >>> ax.images[0].get_array().shape  # 4 x 5 windows of 3 x 3, a pixel between them
+    (15, 19)
     """
     if not isinstance(layer, LocallyConnected2D):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
-    (KH, KW), F = layer.kernel_size, layer.filters
-    if integer("filter_index", filter_index, 0) >= F:
-        raise ValueError(f"filter_index={filter_index} does not exist; give 0 to {F - 1}")
-    shape = layer.output_shape
-    OH, OW = (entry or 0 for entry in (shape[2:] if layer.data_format == "channels_first" else shape[1:3]))
-    windows = layer.kernel[:, :, filter_index].reshape(OH, OW, KH, KW, -1)
-    if channel is None:
-        windows = windows.mean(axis=-1)
-    elif integer("channel", channel, 0) < windows.shape[-1]:
-        windows = windows[..., channel]
-    else:
-        raise ValueError(f"channel={channel} does not exist; give 0 to {windows.shape[-1] - 1}")
+    number = _index("filter_index", filter_index, layer.filters)
+    (KH, KW), (OH, OW) = layer.kernel_size, _output_size(layer)
+    windows = layer.kernel[:, :, number].reshape(OH, OW, KH, KW, -1)
+    chosen = windows.mean(axis=-1) if channel is None else windows[..., _index("channel", channel, windows.shape[-1])]
     # A frame of NaN, drawn as nothing, separates the windows.
     framed = np.full((OH, OW, KH + 1, KW + 1), np.nan)
-    framed[:, :, :KH, :KW] = windows
-    picture = framed.transpose(0, 2, 1, 3).reshape(framed.shape[0] * (KH + 1), -1)[:-1, :-1]
-    axes = _axes(ax, (7, 6))
-    limit = float(np.abs(windows).max()) or 1.0
-    image = axes.imshow(picture, cmap="RdBu_r", vmin=-limit, vmax=limit, interpolation="nearest")
-    axes.set_xticks([]), axes.set_yticks([])
-    axes.set_title(f"{layer.name}: filter {filter_index} at each of {OH} x {OW} positions ({KH} x {KW} windows)")
-    axes.get_figure().colorbar(image, ax=axes, shrink=0.8, label="weight")
+    framed[:, :, :KH, :KW] = chosen
+    picture = framed.transpose(0, 2, 1, 3).reshape(OH * (KH + 1), -1)[:-1, :-1]
+    axes = _map(ax, picture, "weight", "output", signed=True)
+    for axis, positions, taps in ((axes.xaxis, OW, KW), (axes.yaxis, OH, KH)):
+        shown = range(0, positions, -(-positions // 10))
+        axis.set_ticks([position * (taps + 1) + (taps - 1) / 2 for position in shown], labels=shown)
+    axes.set_title(f"{layer.name}: filter {number} at {OH} x {OW} positions", wrap=True)
     return axes
+
+
+def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Draw the norm of the weights at each output position: a map, or a line of a layer for sequences.
+
+    Parameters
+    ----------
+    layer : LocallyConnected1D or LocallyConnected2D
+        A built layer.
+    filter_index : int, optional
+        Which filter; by default the norm is over the windows of all filters together.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is no such layer, or has no such filter.
+    AttributeError
+        If the layer has not been built.
+
+    Notes
+    -----
+    The norm is Euclidean: the root of the sum of squares over window, channels and filters.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> layer = lc.LocallyConnected2D(4, 2, kernel_initializer="ones", input_shape=(3, 4, 1))
+    >>> layer.build((None, 3, 4, 1))
+    >>> plotting.weight_norm_map(layer).images[0].get_array().tolist()
+    [[4.0, 4.0, 4.0], [4.0, 4.0, 4.0]]
+    """
+    _check_layer(layer)
+    number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
+    kernel = layer.kernel if number is None else layer.kernel[:, :, number, None]
+    norms = np.linalg.norm(kernel, axis=(1, 2)).reshape(_output_size(layer))
+    of = "all filters" if number is None else f"filter {number}"
+    return _by_position(ax, norms, f"{layer.name}: weights of {of}", "norm of the weights", "output")
+
+
+def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
+    """Draw the bias at each output position: a map, or a line of a layer for sequences.
+
+    Parameters
+    ----------
+    layer : LocallyConnected1D or LocallyConnected2D
+        A built layer that has a bias at each position.
+    filter_index : int, optional
+        Which filter; by default the mean over filters.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is no such layer, has no bias or one bias for all positions, or has no such filter.
+    AttributeError
+        If the layer has not been built.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> layer = lc.LocallyConnected2D(4, 2, bias_initializer="ones", input_shape=(3, 4, 1))
+    >>> layer.build((None, 3, 4, 1))
+    >>> plotting.bias_map(layer).images[0].get_array().tolist()
+    [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
+    """
+    _check_layer(layer)
+    number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
+    if layer.bias is None:
+        raise ValueError(f"use_bias=False of {layer.name!r} leaves no bias to draw; give a layer with use_bias=True")
+    if layer.bias_sharing == "filter":
+        raise ValueError(
+            f"bias_sharing='filter' of {layer.name!r} means one bias for all positions, which makes no map; read "
+            "layer.bias, or give a layer with bias_sharing='position'"
+        )
+    biases = layer.bias.mean(axis=-1) if number is None else layer.bias[..., number]
+    of = "mean over filters" if number is None else f"filter {number}"
+    return _by_position(ax, biases, f"{layer.name}: bias, {of}", "bias", "output", signed=True)
+
+
+def receptive_field(
+    model: LocallyConnected | Sequential,
+    position: int | Sequence[int],
+    filter_index: int | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw which inputs an output position reads, and through how many connections.
+
+    Parameters
+    ----------
+    model : LocallyConnected1D, LocallyConnected2D or Sequential
+        A layer; or a model, of which the last locally connected layer and what lies in front of it count. For
+        a layer further in front, give ``lc.Sequential(model.layers[:n])``. Only shapes matter, not weights.
+    position : int or (int, int)
+        Output position of that layer: row and column, in this order, or one integer of a layer for sequences.
+    filter_index : int, optional
+        Which filter; by default all of them.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model holds no locally connected layer, or others than locally connected ones, `Activation` and
+        `Dropout` in front of it, whose connections are not known; or if position or filter do not exist.
+    AttributeError
+        If the model does not know the shape of its input.
+
+    Notes
+    -----
+    Connections are counted over channels and filters, through several layers over all paths: products of the
+    layers' structures, `kernel_mask` included, so that no zero among weights or slopes hides an input.
+    Inputs that are not read are left blank. Softmax, and activations of users' own, are taken to read all
+    channels of a position.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> model = lc.Sequential([lc.LocallyConnected1D(1, 2, input_shape=(5, 1)), lc.LocallyConnected1D(1, 2)])
+    >>> plotting.receptive_field(model, position=1).lines[0].get_ydata().tolist()
+    [nan, 1.0, 2.0, 1.0, nan]
+    """
+    layers = _layers(model)
+    numbers = [number for number, layer in enumerate(layers) if isinstance(layer, LocallyConnected)]
+    if not numbers:
+        raise ValueError(f"model {model.name!r} has no locally connected layer; positions are those of one")
+    layers = layers[: numbers[-1] + 1]
+    last = layers[-1]
+    for layer in layers:
+        if not isinstance(layer, LocallyConnected | Activation | Dropout):
+            raise TypeError(
+                f"model {model.name!r} has {layer.name!r}, a {type(layer).__name__}, in front of {last.name!r}; "
+                "connections are known of LocallyConnected, Activation and Dropout alone: give the layers behind it"
+            )
+        if isinstance(layer, LocallyConnected):
+            _check_layer(layer)
+    place = _place("position", position, _output_size(last))
+    filters = slice(None) if filter_index is None else _index("filter_index", filter_index, last.filters)
+    counts = np.zeros((*_output_size(last), last.filters))
+    counts[(*place, filters)] = 1
+    counts = np.moveaxis(counts, -1, _channel_axis([last]))
+    for layer in reversed(layers):
+        counts = _connections(layer, counts)
+    read = counts.sum(axis=_channel_axis(layers))
+    read[read == 0] = np.nan
+    of = "" if filter_index is None else f", filter {filters}"
+    title = f"{last.name}: receptive field of position {_text(place)}{of}"
+    return _by_position(ax, read, title, "connections", "input")
+
+
+def saliency(
+    model: LocallyConnected | Sequential,
+    x: Any,
+    output_index: int | Sequence[int],
+    channel: int | None = None,
+    ax: "Axes | None" = None,
+) -> "Axes":
+    """Draw how strongly one output of a sample depends on each input: the absolute gradient.
+
+    Parameters
+    ----------
+    model : Sequential, LocallyConnected1D or LocallyConnected2D
+        What computes the output, as in inference: `Dropout` drops nothing.
+    x : array, (H, W, C) or (W, C), or (C, H, W) or (C, W) with channels_first
+        One sample, without the batch; the format is that of the model's first locally connected layer.
+    output_index : int or tuple of int
+        Which number of the sample's output: the class of (classes,), or for example (row, column, filter).
+    channel : int, optional
+        Which channel of the input; by default the largest over channels.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the model is no such model, its samples are no grid, or x, output or channel do not fit it.
+    AttributeError
+        If the model does not know the shape of its input.
+
+    References
+    ----------
+    Simonyan, Vedaldi, Zisserman (2014). Deep inside convolutional networks. arXiv:1312.6034.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> layer = lc.LocallyConnected2D(1, 2, kernel_initializer="ones", input_shape=(3, 3, 1))
+    >>> plotting.saliency(layer, np.ones((3, 3, 1)), (0, 1, 0)).images[0].get_array().tolist()
+    [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
+    """
+    layers = _layers(model)
+    shape, values = model.input_shape[1:], ingest("x", x)[0]
+    if len(shape) not in (2, 3):
+        raise ValueError(f"model {model.name!r} takes samples of shape {shape}; only (W, C) and (H, W, C) can be drawn")
+    if values.shape != shape:
+        raise ValueError(f"x has shape {values.shape}; give one sample of shape {shape}, without the batch")
+    place = _place("output_index", output_index, model.output_shape[1:])
+    axis = _channel_axis(layers)
+    number = None if channel is None else _index("channel", channel, values.shape[axis])
+    slopes = np.abs(_gradient(layers, values, place))
+    picture = slopes.max(axis=axis) if number is None else slopes.take(number, axis=axis)
+    of = "largest over channels" if number is None else f"channel {number}"
+    title = f"{model.name}: saliency for output {_text(place)}"
+    return _by_position(ax, picture, title, f"|gradient|, {of}", "input")
+
+
+def _curves(history: Any) -> dict[str, Array]:
+    """The figures of a history as arrays, an entry an epoch; at least one entry."""
+    given = history.history if isinstance(history, History) else history
+    if not isinstance(given, Mapping):
+        raise TypeError(f"history is a {type(history).__name__}; give what fit returned, or a mapping of lists by name")
+    curves = {}
+    for name, values in given.items():
+        try:
+            curves[name] = np.asarray(values, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TypeError(f"history[{name!r}] is no list of numbers: {error}") from None
+        if curves[name].ndim != 1:
+            raise ValueError(f"history[{name!r}] has shape {curves[name].shape}; give a list with a number an epoch")
+    if not any(values.size for values in curves.values()):
+        raise ValueError(f"history={dict(given)!r} holds no epoch; train for at least one")
+    return curves
+
+
+def _check_layer(layer: Any) -> None:
+    """Raise unless the positions of a layer form a line or a grid."""
+    if not isinstance(layer, LocallyConnected):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected1D or LocallyConnected2D")
+    if layer.rank > 2:
+        raise TypeError(
+            f"layer {layer.name!r} is a {type(layer).__name__}, whose positions fill a volume; only those of "
+            "LocallyConnected1D and LocallyConnected2D can be drawn"
+        )
+
+
+def _layers(model: Any) -> list[Any]:
+    """The layers of a model, those of models inside it in their place; or the layer itself."""
+    if not isinstance(model, LocallyConnected | Sequential):
+        raise TypeError(f"model is a {type(model).__name__}; give a Sequential or a locally connected layer")
+    return _leaves(model)
+
+
+def _leaves(layer: Any) -> list[Any]:
+    return [leaf for inner in layer.layers for leaf in _leaves(inner)] if isinstance(layer, Sequential) else [layer]
+
+
+def _index(name: str, value: Any, size: int) -> int:
+    """An index from 0 below `size`."""
+    number = integer(name, value, 0)
+    if number >= size:
+        raise ValueError(f"{name}={value!r} does not exist; give 0 to {size - 1}")
+    return number
+
+
+def _place(name: str, value: Any, sizes: Sequence[Any]) -> tuple[int, ...]:
+    """An index into an array of these sizes, from one integer if there is one axis."""
+    entries = value.tolist() if isinstance(value, np.ndarray) else value
+    entries = entries if isinstance(entries, list | tuple) else (entries,)
+    if len(entries) != len(sizes):
+        raise ValueError(f"{name}={value!r} has {len(entries)} entries; give {len(sizes)}, below {tuple(sizes)}")
+    return tuple(_index(f"{name}[{axis}]", entry, sizes[axis]) for axis, entry in enumerate(entries))
+
+
+def _text(place: tuple[int, ...]) -> str:
+    return str(place[0] if len(place) == 1 else place)
+
+
+def _output_size(layer: LocallyConnected) -> tuple[int, ...]:
+    """How many positions a layer has along each dimension."""
+    return layer._geometry_of(layer.input_shape).output_size
+
+
+def _channel_axis(layers: Sequence[Any]) -> int:
+    """Where a sample has its channels, in the format of the first locally connected layer."""
+    formats = [layer.data_format for layer in layers if isinstance(layer, LocallyConnected)]
+    return 0 if formats[:1] == ["channels_first"] else -1
+
+
+def _connections(layer: Any, counts: Array) -> Array:
+    """How many connections lead to each input of a layer, where `counts` lead to each output; without the batch."""
+    axis = _channel_axis([layer])
+    if isinstance(layer, LocallyConnected | Activation) and _mixes(layer.activation):
+        counts = np.broadcast_to(counts.sum(axis=axis, keepdims=True), counts.shape)
+    if not isinstance(layer, LocallyConnected):
+        return counts
+    geometry, mask = layer._geometry_of(layer.input_shape), layer.kernel_mask
+    counts = np.moveaxis(counts, axis, -1).reshape(geometry.positions, geometry.filters)
+    if mask is not None and mask.ndim == 3:
+        taps = np.einsum("pkf,pf->pk", mask, counts)
+    else:
+        taps = counts.sum(axis=1, keepdims=True) * (np.ones((1, geometry.window)) if mask is None else mask)
+    exists = geometry.input_index >= 0
+    total = np.bincount(geometry.input_index[exists], taps[exists], geometry.inputs)
+    return np.moveaxis(total.reshape(*geometry.input_size, geometry.channels), -1, axis)
+
+
+def _mixes(activation: Any) -> bool:
+    """Whether an output of an activation may depend on other channels."""
+    mixing = activations.Softmax | activations.LogSoftmax
+    return isinstance(activation, mixing) or not activations.is_built_in(activation)
+
+
+def _gradient(layers: Sequence[Any], x: Array, place: tuple[int, ...]) -> Array:
+    """The derivative of the output at `place` by a sample, in inference."""
+    y, pullbacks = x[None], []
+    for layer in layers:
+        if not isinstance(layer, Dropout):
+            y, pullback = layer.forward(y)
+            pullbacks.append(pullback)
+
+    def pull(dy: Array) -> Array:
+        for pullback in reversed(pullbacks):
+            dy = pullback(dy)[0]
+        return dy[0]
+
+    dy = np.zeros_like(y)
+    dy[(0, *place)] = 1
+    dx = pull(dy)
+    # Penalties of outputs add a gradient of their own, whatever dy.
+    penalised = any(getattr(layer, "activity_regularizer", None) is not None for layer in layers)
+    return dx - pull(np.zeros_like(y)) if penalised else dx
+
+
+def _by_position(ax: "Axes | None", values: Array, title: str, label: str, grid: str, signed: bool = False) -> Any:
+    """Values by position, in the input or the output: a map of (H, W), or a line of (W,)."""
+    if values.ndim == 1:
+        axes = _axes(ax, LINES)
+        axes.plot(values, marker=".", drawstyle="steps-mid")
+        axes.set_xlim(-0.5, len(values) - 0.5)
+        axes.set_xlabel(f"{grid} position")
+        axes.set_ylabel(label)
+        if not signed:
+            axes.set_ylim(bottom=0)
+    else:
+        axes = _map(ax, values, label, grid, signed)
+        _whole_numbers(axes.yaxis)
+    _whole_numbers(axes.xaxis)
+    axes.set_title(title, wrap=True)
+    return axes
+
+
+def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) -> Any:
+    """An image and its colour bar: from 0 on, or around 0 where values have signs; NaN is left blank."""
+    height, width = values.shape
+    inches = 5 / max(height, width)
+    axes = _axes(ax, (max(3, inches * width) + 2, max(2, inches * height) + 1))
+    limit = float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
+    colors, least = ("RdBu_r", -limit) if signed else ("viridis", 0)
+    image = axes.imshow(values, cmap=colors, vmin=least, vmax=limit, interpolation="nearest")
+    # About as high as the image, also where that is low and wide.
+    aspect = 20 * min(1, height / width)
+    axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=aspect, label=label)
+    axes.set_xlabel(f"{grid} column")
+    axes.set_ylabel(f"{grid} row")
+    return axes
+
+
+def _whole_numbers(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     """The axes given, or new ones on a figure that needs no screen and no global state."""
-    if ax is not None:
-        return ax
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    return Figure(figsize=size, layout="constrained").subplots()
+    if ax is None:
+        return Figure(figsize=size, layout="constrained").subplots()
+    if not isinstance(ax, Axes):
+        raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, such as figure.subplots() returns")
+    return ax

@@ -431,9 +431,15 @@ def fit(
     if resume is not None:
         if Path(resume).exists():
             saved, restore = checkpoints.read(resume, model)
-            done, mean, state = run._restore(saved)
-            order = checkpoints.restored_generator(state)
-            restore()
+            try:
+                done, mean, state = run._restore(saved)
+                order = checkpoints.restored_generator(state)
+            except Exception as error:
+                raise ValueError(
+                    f"{os.fspath(resume)!r} is no checkpoint that can be gone on from: {error!r}"
+                ) from error
+            with deferred():
+                restore()
             _log.info("resuming from %s: epoch %d, batch %d", os.fspath(resume), run.epoch + 1, done)
         else:
             _log.info("no checkpoint at %s; training from the beginning", os.fspath(resume))

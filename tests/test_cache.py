@@ -1,5 +1,6 @@
 """Compiled code on disk: used again, never stale, never a reason to fail."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -81,6 +82,18 @@ def test_damaged_files_are_replaced(suffix, tmp_path):
         path.write_bytes(path.read_bytes()[: 10 * number])
     assert step(tmp_path) == COMPILED
     assert step(tmp_path) == LOADED
+
+
+def test_what_another_version_of_numba_wrote_is_not_unpickled(tmp_path):
+    """It may refer to modules that are no more."""
+    step(tmp_path)
+    for path in files(tmp_path, ".nbi"):
+        foreign = b"cnumba.core.types.no_such_module\nInteger\n."
+        path.write_bytes(hashlib.sha256(b"its stamp" + foreign).digest() + foreign)
+    assert step(tmp_path) == COMPILED
+    for path in files(tmp_path, ".nbi"):  # as versions wrote it that did not count the stamp in
+        path.write_bytes(hashlib.sha256(foreign).digest() + foreign)
+    assert step(tmp_path) == COMPILED
 
 
 def test_code_saved_under_a_name_that_another_process_chose_too_is_not_run(tmp_path):

@@ -1,6 +1,7 @@
 """The examples of the documentation run, and come to what they say."""
 
 import runpy
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,3 +16,44 @@ def test_lbfgs(capsys):
     assert figures["after"] < 0.1 * figures["before"]
     assert figures["right"] > 0.98
     assert "connections right" in capsys.readouterr().out
+
+
+def picture(path):
+    """The picture at a path as numbers; an error unless it is a PNG."""
+    return pytest.importorskip("matplotlib.image").imread(path, format="png")
+
+
+def test_climate(tmp_path, capsys):
+    for package in ("h5py", "iris_sample_data", "matplotlib"):
+        pytest.importorskip(package)
+    figures = runpy.run_path(str(FOLDER / "climate.py"))["main"](tmp_path / "climate.png")
+    assert set(figures) == {"validation", "A1B", "E1"}
+    for by in figures.values():
+        assert by["locally connected"] < 0.95 * by["shared convolution"]
+        assert by["locally connected"] < 0.85 * by["per-point regression"]
+        assert by["shared convolution"] < by["interpolation"] < by["mean of 20 years before"]
+    assert picture(tmp_path / "climate.png").std() > 0.1
+    printed = capsys.readouterr().out
+    assert f"{figures['E1']['locally connected']:.3f}" in printed
+
+
+def test_stream(tmp_path, capsys):
+    for package in ("matplotlib", "mlxtend"):
+        pytest.importorskip(package)
+    figures = runpy.run_path(str(FOLDER / "stream.py"))["main"](tmp_path / "stream.png")
+    assert figures["before the turn"] > 0.8
+    assert figures["learning on"] > 0.8
+    assert figures["stopped"] < 0.2
+    assert figures["learning on, upright"] < 0.4
+    assert picture(tmp_path / "stream.png").std() > 0.1
+    assert "images a second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("example", "package"), [("climate", "h5py"), ("stream", "mlxtend")])
+def test_what_is_missing_is_named(example, package, monkeypatch):
+    pytest.importorskip("matplotlib")
+    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit, match=rf'^{package}.* is missing; pip install "lcnumba\[examples\]"'):
+        runpy.run_path(str(FOLDER / f"{example}.py"))

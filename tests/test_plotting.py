@@ -1,45 +1,381 @@
+"""What the pictures show: the arrays and lines drawn, not pixels."""
+
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 import lcnumba as lc
 from lcnumba import plotting
+from lcnumba.training import History
+from lcnumba.weightless import Weightless
+
+nan = np.nan
 
 
-def layer(data_format="channels_last"):
+def layer(data_format="channels_last", **settings):
+    """A built layer of 3 x 5 positions and 3 filters; its weights are small integers."""
     shape = (2, 5, 6) if data_format == "channels_first" else (5, 6, 2)
-    made = lc.LocallyConnected2D(3, (3, 2), input_shape=shape, data_format=data_format, rng=0)
-    made.build((None, *shape))
+    made = lc.LocallyConnected2D(3, (3, 2), input_shape=shape, data_format=data_format, **settings)
+    return with_integers(made)
+
+
+def sequence_layer(**settings):
+    """A built layer of 4 positions and 3 filters; its weights are small integers."""
+    return with_integers(lc.LocallyConnected1D(3, 2, input_shape=(5, 2), **settings))
+
+
+def with_integers(made):
+    made.build((None, *made.input_shape[1:]))
+    rng = np.random.default_rng(0)
+    made.set_weights([rng.integers(-3, 4, weight.shape).astype(weight.dtype) for weight in made.get_weights()])
     return made
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-def test_filters_by_position_shows_each_window_in_its_place(data_format):
-    one = layer(data_format)
-    ax = plotting.filters_by_position(one, filter_index=1, channel=1)
-    picture = ax.images[0].get_array().filled(np.nan)
-    assert picture.shape == (3 * 4 - 1, 5 * 3 - 1)
-    for i, j, a, b in [(0, 0, 0, 0), (2, 4, 2, 1), (1, 3, 0, 1)]:
-        assert picture[i * 4 + a, j * 3 + b] == one.kernel[i * 5 + j, (a * 2 + b) * 2 + 1, 1]
-    assert np.isnan(picture[3]).all()
-    assert np.isnan(picture[:, 2]).all()
-    mean = plotting.filters_by_position(one).images[0].get_array()
-    np.testing.assert_allclose(mean[0, 0], one.kernel[0, :2, 0].mean())
+def image(ax):
+    """What a map shows, NaN where it is blank."""
+    return np.ma.filled(ax.images[0].get_array(), nan)
 
 
-def test_training_curve():
-    ax = plotting.training_curve({"loss": [3.0, 2.0], "accuracy": [0.5, 0.9], "val_loss": [3.5, 2.5]})
-    assert [line.get_label() for line in ax.lines] == ["loss", "val_loss"]
-    np.testing.assert_array_equal(ax.lines[0].get_xydata(), [[1, 3], [2, 2]])
-    given = Figure().subplots()
-    assert plotting.training_curve({"loss": [1.0]}, ax=given) is given
-    assert given.get_xlabel() == "epoch"
+def line(ax):
+    [drawn] = ax.lines
+    np.testing.assert_array_equal(drawn.get_xdata(), np.arange(len(drawn.get_ydata())))
+    return drawn.get_ydata()
+
+
+def labels(ax):
+    """Labels of the axes and, of a map, of its colour bar."""
+    bars = [other.get_ylabel() for other in ax.get_figure().axes if other is not ax]
+    return ax.get_xlabel(), ax.get_ylabel(), *bars
+
+
+FORMATS = pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+
+
+class TestTrainingCurve:
+    def test_accuracies_have_an_axis_of_their_own(self):
+        history = {"loss": [3.0, 2.0], "accuracy": [0.5, 0.9], "val_loss": [3.5, 2.5], "top_5_accuracy": [0.7, 1.0]}
+        ax = plotting.training_curve(history)
+        _, other = ax.get_figure().axes
+        assert [drawn.get_label() for drawn in ax.lines] == ["loss", "val_loss"]
+        assert [drawn.get_label() for drawn in other.lines] == ["accuracy", "top_5_accuracy"]
+        np.testing.assert_array_equal(ax.lines[1].get_xydata(), [[1, 3.5], [2, 2.5]])
+        assert (ax.get_xlabel(), ax.get_ylabel(), other.get_ylabel()) == ("epoch", "loss", "accuracy, top_5_accuracy")
+        assert [text.get_text() for text in other.get_legend().get_texts()] == list(history)
+        assert ax.get_ylim()[0] == 0
+
+    def test_other_metrics_are_drawn_beside_the_loss(self):
+        ax = plotting.training_curve(History({"loss": [3.0], "mae": [1.0], "val_mae": [1.5]}))
+        assert ax.get_figure().axes == [ax]
+        assert ax.get_ylabel() == "loss, mae"
+        loss, mae, val_mae = ax.lines
+        assert loss.get_color() != mae.get_color() == val_mae.get_color()
+        assert (mae.get_linestyle(), val_mae.get_linestyle()) == ("-", "--")
+
+    def test_accuracy_alone_needs_no_second_axis(self):
+        ax = plotting.training_curve({"accuracy": [0.5, 0.75]})
+        assert ax.get_figure().axes == [ax]
+        assert ax.get_ylabel() == "accuracy"
+
+    def test_what_is_not_finite_is_a_gap(self):
+        ax = plotting.training_curve({"loss": [2.0, nan, 1.0, np.inf]})
+        np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, nan, 1, np.inf])
+        assert ax.lines[0].get_marker() == "."
+        assert ax.get_xlim() == (0.5, 4.5)
+        ax.get_figure().canvas.draw()
+        assert 2 < ax.get_ylim()[1] < 3
+        plotting.training_curve({"loss": [nan]}).get_figure().canvas.draw()
+
+    def test_scales(self):
+        assert plotting.training_curve({"loss": [2.0, 1.0]}).get_yscale() == "linear"
+        ax = plotting.training_curve({"loss": [2.0, 0.0], "accuracy": [0.0, 1.0]}, yscale="log")
+        assert [axes.get_yscale() for axes in ax.get_figure().axes] == ["log", "linear"]
+        assert plotting.training_curve({"loss": [-1.0, -2.0]}).get_ylim()[0] < -2
+
+    @pytest.mark.parametrize(
+        ("history", "settings", "error", "message"),
+        [
+            ({}, {}, ValueError, r"history=\{\} holds no epoch; train for at least one"),
+            ({"loss": []}, {}, ValueError, "holds no epoch"),
+            ([1.0], {}, TypeError, "history is a list; give what fit returned"),
+            ({"loss": 1.0}, {}, ValueError, r"history\['loss'\] has shape \(\); give a list"),
+            ({"loss": ["low"]}, {}, TypeError, r"history\['loss'\] is no list of numbers"),
+            ({"loss": [1.0]}, {"yscale": "cubic"}, ValueError, "yscale='cubic' is not known"),
+            ({"loss": [-1.0, nan]}, {"yscale": "log"}, ValueError, "needs positive numbers, and loss has none"),
+            ({"loss": [-1.0, np.inf]}, {"yscale": "log"}, ValueError, "needs positive numbers"),
+            ({"loss": [1.0]}, {"ax": Figure()}, TypeError, "ax is a Figure; give matplotlib Axes"),
+        ],
+    )
+    def test_bad_use(self, history, settings, error, message):
+        with pytest.raises(error, match=message):
+            plotting.training_curve(history, **settings)
+
+
+class TestFiltersByPosition:
+    @FORMATS
+    def test_each_window_is_in_its_place(self, data_format):
+        one = layer(data_format)
+        ax = plotting.filters_by_position(one, filter_index=1, channel=1)
+        picture = image(ax)
+        assert picture.shape == (3 * 4 - 1, 5 * 3 - 1)
+        for i, j, a, b in [(0, 0, 0, 0), (2, 4, 2, 1), (1, 3, 0, 1)]:
+            assert picture[i * 4 + a, j * 3 + b] == one.kernel[i * 5 + j, (a * 2 + b) * 2 + 1, 1]
+        assert np.isnan(picture[3]).all()
+        assert np.isnan(picture[:, 2]).all()
+        mean = image(plotting.filters_by_position(one))
+        assert mean[0, 0] == one.kernel[0, :2, 0].mean()
+        assert ax.images[0].get_clim() == (-3, 3)
+        assert labels(ax) == ("output column", "output row", "weight")
+
+    def test_ticks_are_at_the_middle_of_windows(self):
+        ax = plotting.filters_by_position(layer())
+        np.testing.assert_array_equal(ax.get_yticks(), [1, 5, 9])
+        np.testing.assert_array_equal(ax.get_xticks(), [0.5, 3.5, 6.5, 9.5, 12.5])
+        assert [text.get_text() for text in ax.get_xticklabels()] == ["0", "1", "2", "3", "4"]
+
+
+class TestWeightNormMap:
+    @FORMATS
+    def test_norms_are_at_their_positions(self, data_format):
+        one = layer(data_format)
+        squares = one.kernel.reshape(3, 5, 12, 3) ** 2
+        ax = plotting.weight_norm_map(one)
+        np.testing.assert_array_equal(np.round(image(ax) ** 2), squares.sum(axis=(2, 3)))
+        np.testing.assert_array_equal(
+            np.round(image(plotting.weight_norm_map(one, filter_index=2)) ** 2), squares[..., 2].sum(axis=2)
+        )
+        assert ax.images[0].get_clim() == (0, image(ax).max())
+        assert labels(ax) == ("output column", "output row", "norm of the weights")
+
+    def test_of_a_sequence_it_is_a_line(self):
+        one = sequence_layer()
+        ax = plotting.weight_norm_map(one, 1)
+        np.testing.assert_array_equal(np.round(line(ax) ** 2), (one.kernel[:, :, 1] ** 2).sum(axis=1))
+        assert labels(ax) == ("output position", "norm of the weights")
+        assert ax.get_ylim()[0] == 0
+
+
+class TestBiasMap:
+    @FORMATS
+    def test_biases_are_at_their_positions(self, data_format):
+        one = layer(data_format)
+        ax = plotting.bias_map(one, filter_index=1)
+        np.testing.assert_array_equal(image(ax), one.bias[:, :, 1])
+        np.testing.assert_array_equal(image(plotting.bias_map(one)), one.bias.mean(axis=2))
+        assert ax.images[0].get_clim() == (-3, 3)
+        assert labels(ax) == ("output column", "output row", "bias")
+
+    def test_of_a_sequence_it_is_a_line(self):
+        one = sequence_layer()
+        ax = plotting.bias_map(one, 2)
+        np.testing.assert_array_equal(line(ax), one.bias[:, 2])
+        assert labels(ax) == ("output position", "bias")
+
+    def test_nothing_but_zeros_is_in_the_middle_of_the_colours(self):
+        one = layer()
+        one.set_weights([np.zeros_like(weight) for weight in one.get_weights()])
+        assert plotting.bias_map(one).images[0].get_clim() == (-1, 1)
+
+
+def all_ones(*layers):
+    """A model whose derivatives count the connections of these layers: weights 1, everything linear."""
+    names = ("filters", "kernel_size", "strides", "padding", "data_format", "dilation_rate", "padding_mode")
+    twins = []
+    for one in layers:
+        settings = {name: getattr(one, name) for name in (*names, "kernel_mask")}
+        shape = one.input_shape[1:]
+        twins.append(type(one)(**settings, use_bias=False, kernel_initializer="ones", input_shape=shape))
+    return lc.Sequential(twins)
+
+
+def counted(model, output_index, axis):
+    """How many connections lead to each input, by the derivatives of a model of ones."""
+    y, backward = model.forward(np.zeros((1, *model.input_shape[1:]), np.float32))
+    dy = np.zeros_like(y)
+    dy[(0, *output_index)] = 1
+    counts = backward(dy)[0][0].sum(axis=axis)
+    return np.where(counts, counts, nan)
+
+
+def masked(shape):
+    return np.random.default_rng(1).random(shape) < 0.4
+
+
+class TestReceptiveField:
+    def test_a_window(self):
+        ax = plotting.receptive_field(layer(), (1, 3))
+        expected = np.full((5, 6), nan)
+        expected[1:4, 3:5] = 2 * 3  # channels, filters
+        np.testing.assert_array_equal(image(ax), expected)
+        np.testing.assert_array_equal(image(plotting.receptive_field(layer(), [1, 3], 0)), expected / 3)
+        assert labels(ax) == ("input column", "input row", "connections")
+        assert ax.images[0].get_clim() == (0, 6)
+
+    def test_windows_of_windows_that_wrap(self):
+        layers = [lc.LocallyConnected1D(1, 3, padding=(1, 1), padding_mode="circular") for _ in "ab"]
+        model = lc.Sequential(layers)
+        model.build((None, 7, 1))
+        ax = plotting.receptive_field(model, 0)
+        np.testing.assert_array_equal(line(ax), [3, 2, 1, nan, nan, 1, 2])
+        assert labels(ax) == ("input position", "connections")
+        assert ax.get_xlim() == (-0.5, 6.5)
+
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"strides": (2, 1), "dilation_rate": (1, 2)},
+            {"padding": "same"},
+            {"kernel_mask": masked((15, 12))},
+            {"kernel_mask": masked((15, 12, 3))},
+        ],
+        ids=["strided and dilated", "same", "mask of all filters", "mask of each filter"],
+    )
+    @FORMATS
+    def test_derivatives_of_ones_agree(self, settings, data_format):
+        first = layer(data_format, activation="relu", **settings)
+        # The second takes what the first calls rows for channels, or the reverse: formats may differ.
+        second = lc.LocallyConnected2D(2, 2, data_format="channels_first", padding="same")
+        model = lc.Sequential([first, lc.Dropout(0.5), lc.Sequential([second]), lc.Activation("tanh")])
+        ax = plotting.receptive_field(model, (1, 0), filter_index=1)
+        twin = all_ones(first, second)
+        np.testing.assert_array_equal(image(ax), counted(twin, (1, 1, 0), 0 if data_format == "channels_first" else -1))
+
+    def test_a_path_needs_every_connection_in_it(self):
+        # The first layer's filter 0 reads the left input of each window, filter 1 the right one; the second
+        # layer reads filter 1 alone.
+        first = np.zeros((4, 2, 2), bool)
+        first[:, 0, 0] = first[:, 1, 1] = True
+        second = np.tile([False, True], (3, 2))
+
+        def read(**settings):
+            layers = [
+                lc.LocallyConnected1D(2, 2, kernel_mask=first, input_shape=(5, 1), **settings),
+                lc.LocallyConnected1D(1, 2, kernel_mask=second),
+            ]
+            return line(plotting.receptive_field(lc.Sequential(layers), (0,)))
+
+        np.testing.assert_array_equal(read(), [nan, 1, 1, nan, nan])
+        # A softmax reads all channels of its position, and so may a function of users' own.
+        np.testing.assert_array_equal(read(activation="softmax"), [1, 2, 1, nan, nan])
+        np.testing.assert_array_equal(read(activation=Custom()), [1, 2, 1, nan, nan])
+
+    def test_a_softmax_layer_mixes_channels_too(self):
+        first = np.zeros((4, 2, 2), bool)
+        first[:, 0, 0] = first[:, 1, 1] = True
+        last = lc.LocallyConnected1D(1, 1, kernel_mask=np.tile([False, True], (4, 1)))
+        model = lc.Sequential([lc.LocallyConnected1D(2, 2, kernel_mask=first, input_shape=(5, 1))])
+        model.add(lc.Activation("softmax"))
+        model.add(last)
+        np.testing.assert_array_equal(line(plotting.receptive_field(model, 2)), [nan, nan, 1, 1, nan])
+
+    def test_zero_weights_hide_nothing_and_the_model_stays_as_it_is(self):
+        one = layer(activation="relu")
+        one.set_weights([np.zeros_like(weight) for weight in one.get_weights()])
+        model = lc.Sequential([one, lc.Flatten(), lc.Dense(2)])
+        before = model.get_weights()
+        assert np.nansum(image(plotting.receptive_field(model, (0, 0)))) == 3 * 2 * 2 * 3
+        np.testing.assert_equal(model.get_weights(), before)
+
+    def test_a_layer_further_in_front(self):
+        model = lc.Sequential([layer(), lc.LocallyConnected2D(1, 2), lc.Flatten()])
+        front = image(plotting.receptive_field(lc.Sequential(model.layers[:1]), (0, 0)))
+        assert np.count_nonzero(~np.isnan(front)) == 3 * 2
+        assert np.count_nonzero(~np.isnan(image(plotting.receptive_field(model, (0, 0))))) == 4 * 3
+
+
+class Custom:
+    """An activation of a user's own."""
+
+    def __call__(self, z, out=None):
+        return z
+
+    def gradient(self, dy, y):
+        return dy
+
+
+class TestSaliency:
+    @FORMATS
+    def test_of_one_layer_it_is_the_window(self, data_format):
+        one = layer(data_format)
+        x = np.ones(one.input_shape[1:])
+        place = (1, 2, 3) if data_format == "channels_first" else (2, 3, 1)  # row 2, column 3, filter 1
+        window = np.abs(one.kernel[2 * 5 + 3, :, 1].reshape(3, 2, 2))
+        expected = np.zeros((5, 6))
+        expected[2:5, 3:5] = window.max(axis=2)
+        ax = plotting.saliency(one, x, place)
+        np.testing.assert_array_equal(image(ax), expected)
+        expected[2:5, 3:5] = window[:, :, 0]
+        np.testing.assert_array_equal(image(plotting.saliency(one, x, place, channel=0)), expected)
+        assert labels(ax) == ("input column", "input row", "|gradient|, largest over channels")
+
+    def test_of_a_sequence_it_is_a_line(self):
+        one = sequence_layer()
+        ax = plotting.saliency(one, np.ones((5, 2)), (3, 0), channel=1)
+        np.testing.assert_array_equal(line(ax), [0, 0, 0, *np.abs(one.kernel[3, 1::2, 0])])
+        assert labels(ax) == ("input position", "|gradient|, channel 1")
+
+    def test_it_goes_through_what_follows(self):
+        one, dense = layer(activation="relu"), lc.Dense(4, rng=0)
+        model = lc.Sequential([one, lc.Flatten(), dense])
+        dense.set_weights([np.arange(45 * 4, dtype=np.float32).reshape(45, 4), np.zeros(4, np.float32)])
+        x = np.random.default_rng(2).integers(-3, 4, (5, 6, 2)).astype(np.float32)
+        y, backward = one.forward(x[None])
+        assert 0 < np.count_nonzero(y) < y.size
+        dx, _ = backward(dense.kernel[:, 2].reshape(y.shape))
+        np.testing.assert_array_equal(image(plotting.saliency(model, x, 2)), np.abs(dx[0]).max(axis=-1))
+        np.testing.assert_array_equal(image(plotting.saliency(model, x.astype(int), [2])), np.abs(dx[0]).max(axis=-1))
+
+    def test_dropout_drops_nothing_and_penalties_of_outputs_add_nothing(self):
+        one = layer(activity_regularizer="l2")
+        model = lc.Sequential([lc.Dropout(0.9), lc.Sequential([one, lc.Dropout(0.9)]), lc.Activation("linear")])
+        model.build((None, 5, 6, 2))
+        picture = image(plotting.saliency(model, np.full((5, 6, 2), 2.0), (0, 0, 1), channel=1))
+        np.testing.assert_allclose(picture[:3, :2], np.abs(one.kernel[0, 1::2, 1]).reshape(3, 2), atol=1e-5)
+        np.testing.assert_array_equal(picture[3:], 0)
+
+    def test_a_model_without_locally_connected_layers(self):
+        dense = lc.Dense(2, rng=0)
+        model = lc.Sequential([lc.Flatten(), dense])
+        model.build((None, 3, 2, 1))
+        picture = image(plotting.saliency(model, np.ones((3, 2, 1)), 1))
+        np.testing.assert_array_equal(picture, np.abs(dense.kernel[:, 1]).reshape(3, 2))
+
+
+def volume():
+    made = lc.LocallyConnected3D(1, 2, input_shape=(3, 3, 3, 1))
+    made.build((None, 3, 3, 3, 1))
+    return made
+
+
+def behind(name, other):
+    """A model with another layer in front of a locally connected one."""
+    model = lc.Sequential([other, lc.LocallyConnected2D(2, 2)], name=name)
+    model.build((None, 4, 4, 1))
+    return model
+
+
+class Doubled(Weightless):
+    """A layer of a user's own; nothing is known of its connections."""
+
+    def __init__(self, name):
+        super().__init__(name, "doubled")
+
+    def __call__(self, x):
+        return 2 * x
+
+    def forward(self, x):
+        return 2 * x, lambda dy: (2 * dy, None)
+
+    def get_config(self):
+        return {"name": self.name}
 
 
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [
-        (lambda: plotting.filters_by_position(lc.Dense(3)), TypeError, "layer is a Dense"),
+        (lambda: plotting.filters_by_position(lc.Dense(3)), TypeError, "layer is a Dense; give a LocallyConnected2D"),
         (
             lambda: plotting.filters_by_position(layer(), filter_index=3),
             ValueError,
@@ -47,8 +383,86 @@ def test_training_curve():
         ),
         (lambda: plotting.filters_by_position(layer(), channel=2), ValueError, "channel=2 does not exist"),
         (lambda: plotting.filters_by_position(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
+        (lambda: plotting.weight_norm_map(lc.Dense(3)), TypeError, "layer is a Dense; give a LocallyConnected1D or"),
+        (lambda: plotting.weight_norm_map(volume()), TypeError, "is a LocallyConnected3D, whose positions fill a vol"),
+        (lambda: plotting.weight_norm_map(layer(), 3), ValueError, "filter_index=3 does not exist; give 0 to 2"),
+        (lambda: plotting.weight_norm_map(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
+        (lambda: plotting.bias_map(volume()), TypeError, "is a LocallyConnected3D"),
+        (lambda: plotting.bias_map(layer(), 1.0), TypeError, "filter_index=1.0 is a float"),
+        (lambda: plotting.bias_map(layer(use_bias=False)), ValueError, "use_bias=False of .* leaves no bias to draw"),
+        (lambda: plotting.bias_map(layer(bias_sharing="filter")), ValueError, "bias_sharing='filter' of .* no map"),
+        (lambda: plotting.bias_map(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
+        (lambda: plotting.receptive_field(lc.Dense(3), 0), TypeError, "model is a Dense; give a Sequential or"),
+        (
+            lambda: plotting.receptive_field(lc.Sequential([lc.Dense(3)], name="flat"), 0),
+            ValueError,
+            "model 'flat' has no locally connected layer",
+        ),
+        (lambda: plotting.receptive_field(volume(), (0, 0, 0)), TypeError, "is a LocallyConnected3D"),
+        (
+            lambda: plotting.receptive_field(behind("mine", Doubled("doubled")), (0, 0)),
+            TypeError,
+            "model 'mine' has 'doubled', a Doubled, in front of .* give the layers behind it",
+        ),
+        (lambda: plotting.receptive_field(layer(), 1), ValueError, r"position=1 has 1 entries; give 2, below \(3, 5\)"),
+        (lambda: plotting.receptive_field(layer(), (1, 5)), ValueError, r"position\[1\]=5 does not exist; give 0 to 4"),
+        (lambda: plotting.receptive_field(layer(), (-1, 0)), ValueError, r"position\[0\]=-1 is too small"),
+        (lambda: plotting.receptive_field(layer(), (0, 0), 3), ValueError, "filter_index=3 does not exist"),
+        (lambda: plotting.receptive_field(lc.LocallyConnected2D(2, 3), (0, 0)), AttributeError, "not known yet"),
+        (lambda: plotting.saliency(lc.Dense(3), [1.0], 0), TypeError, "model is a Dense"),
+        (lambda: plotting.saliency(volume(), np.ones((3, 3, 3, 1)), 0), ValueError, r"only \(W, C\) and \(H, W, C\)"),
+        (
+            lambda: plotting.saliency(layer(), np.ones((1, 5, 6, 2)), (0, 0, 0)),
+            ValueError,
+            r"x has shape \(1, 5, 6, 2\); give one sample of shape \(5, 6, 2\), without the batch",
+        ),
+        (lambda: plotting.saliency(layer(), np.ones((5, 6, 2), complex), (0, 0, 0)), TypeError, "x has dtype complex"),
+        (lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), 0), ValueError, "output_index=0 has 1 entries; give 3"),
+        (
+            lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), (0, 0, 3)),
+            ValueError,
+            r"output_index\[2\]=3 does not exist; give 0 to 2",
+        ),
+        (lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), (0, 0, 0), 2), ValueError, "channel=2 does not exist"),
+        (lambda: plotting.saliency(lc.Sequential([lc.Dense(2)]), np.ones((5, 2)), 0), AttributeError, "not been built"),
     ],
 )
 def test_bad_use(action, error, message):
     with pytest.raises(error, match=message):
         action()
+
+
+DRAWINGS = {
+    "training_curve": lambda ax: plotting.training_curve({"loss": [2.0, nan, 1.0], "accuracy": [0.5, 0.7, 0.8]}, ax),
+    "filters_by_position": lambda ax: plotting.filters_by_position(layer(), ax=ax),
+    "weight_norm_map": lambda ax: plotting.weight_norm_map(layer(), ax=ax),
+    "bias_map": lambda ax: plotting.bias_map(layer(), ax=ax),
+    "receptive_field": lambda ax: plotting.receptive_field(layer(), (1, 2), ax=ax),
+    "saliency": lambda ax: plotting.saliency(layer(), np.ones((5, 6, 2)), (1, 2, 0), ax=ax),
+    "a line": lambda ax: plotting.weight_norm_map(sequence_layer(), ax=ax),
+}
+
+
+@pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
+def test_pictures_are_drawn_where_they_are_wanted(draw, tmp_path):
+    figure = Figure(layout="constrained")
+    left, right = figure.subplots(1, 2)
+    assert draw(right) is right
+    assert not left.has_data()
+    figure.savefig(tmp_path / "given.png")
+    draw(None).figure.savefig(tmp_path / "new.png")
+    assert (tmp_path / "new.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_every_function_is_drawn():
+    assert set(plotting.__all__) <= set(DRAWINGS)
+
+
+def test_no_screen_and_no_global_state(tmp_path):
+    code = (
+        "import sys; from lcnumba import plotting; assert 'matplotlib' not in sys.modules; "
+        "plotting.training_curve({'loss': [1.0]}).figure.savefig('curve.png'); "
+        "print([m for m in ('matplotlib.pyplot', 'tkinter') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

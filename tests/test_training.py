@@ -1,10 +1,15 @@
 import builtins
+import copy
+import pickle
+import signal
 
 import numpy as np
 import pytest
 
 import lcnumba as lc
+from lcnumba.callbacks import Callback
 from lcnumba.losses import MeanSquaredError
+from lcnumba.schedules import StepDecay
 
 
 def model(seed=0):
@@ -133,6 +138,261 @@ def test_bad_settings_change_nothing(change, error, message, data):
         net.fit(settings.pop("x"), settings.pop("y"), **settings)
     for a, b in zip(before, net.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_what_compile_says_is_what_fit_does(data):
+    one, other = model(), model()
+    one.compile("adam", "softmax_cross_entropy", ["accuracy"], lr=0.01)
+    history = one.fit(*data, epochs=2, rng=0, progress=False).history
+    other.set_optimizer("adam")
+    settings = {"loss": "softmax_cross_entropy", "metrics": ["accuracy"]}
+    assert other.fit(*data, epochs=2, rng=0, progress=False, lr=0.01, **settings).history == history
+    assert one.evaluate(*data) == other.evaluate(*data, **settings)
+    assert list(one.evaluate(*data, metrics=[])) == ["loss"]
+    # What is given to fit goes before it.
+    assert one.fit(*data, lr=0.0, epochs=1, metrics=[], progress=False).history.keys() == {"loss"}
+    assert pickle.loads(pickle.dumps(one)).evaluate(*data) == one.evaluate(*data)
+
+
+def test_compile_changes_all_or_nothing(data):
+    net = model()
+    net.compile("adam", "mse", lr=0.5)
+    before = net.recipe
+    for bad in ({"loss": "nope"}, {"metrics": ["nope"]}, {"lr": -1}, {"clip_norm": 0}, {"clip_value": -1},
+                {"accumulate": 0}, {"optimizer": "nope"}):  # fmt: skip
+        with pytest.raises(ValueError, match=next(iter(bad))[:6]):
+            net.compile(**{"optimizer": "sgd", "loss": "mse", **bad})
+        assert net.recipe is before
+        assert isinstance(net.layers[0].optimizer, lc.Adam)
+    with pytest.raises(ValueError, match="has no loss; give loss"):
+        model().fit(*data, progress=False)
+
+
+def test_the_usual_rate_of_the_optimizer_is_taken(data):
+    for optimizer, rate in (("sgd", 0.01), ("adam", 0.001), ("rmsprop", 0.001)):
+        one, other = model(), model()
+        for net in (one, other):
+            net.compile(optimizer, "softmax_cross_entropy")
+        one.fit(*data, rng=0, progress=False)
+        other.fit(*data, rng=0, progress=False, lr=rate)
+        np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
+    one.layers[0].optimizer = "sgd"
+    with pytest.raises(ValueError, match="lr is missing; with several optimizers"):
+        one.fit(*data, progress=False)
+
+
+def test_weights_count_a_sample_as_so_many(data):
+    """On one batch: integer weights are repetitions, but for the number that the sum is divided by."""
+    x, y = data
+    weights = np.arange(90) % 3
+    one, other = model(), model()
+    for net in (one, other):
+        net.compile(loss="softmax_cross_entropy", lr=0.5)
+    repeated = np.repeat(np.arange(90), weights)
+    share = len(repeated) / 90
+    history = one.fit(x, y, sample_weight=weights, batch_size=90, progress=False)
+    other.fit(x[repeated], y[repeated], batch_size=1000, lr=0.5 * share, progress=False)
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)
+    twin = model()
+    losses_of_classes = twin.fit(x, y, loss="softmax_cross_entropy", class_weight={0: 0, 2: 2.0}, lr=0.5, batch_size=90,
+                                 progress=False)  # fmt: skip
+    same = model()
+    expected = same.fit(x, y, loss="softmax_cross_entropy", sample_weight=np.array([0, 1, 2])[y], lr=0.5, batch_size=90,
+                        progress=False)  # fmt: skip
+    assert losses_of_classes.history == expected.history != history.history
+    both = model().fit(x, y, loss="softmax_cross_entropy", sample_weight=np.full(90, 2.0), class_weight={0: 3.0},
+                       batch_size=90, progress=False)  # fmt: skip
+    assert both.history["loss"][0] == pytest.approx(
+        model().evaluate(x, y, loss="softmax_cross_entropy", sample_weight=np.array([6, 2, 2])[y])["loss"]
+    )
+
+
+def test_weights_need_a_loss_that_takes_them(data):
+    x, y = data
+
+    def plain(y_true, y_pred):
+        return 0.0, np.zeros_like(y_pred)
+
+    for extra in ({"sample_weight": np.ones(90)}, {"class_weight": {0: 1.0}}):
+        with pytest.raises(TypeError, match=f"{next(iter(extra))} needs a loss that takes weights"):
+            model().fit(x, y, loss=plain, progress=False, **extra)
+        with pytest.raises(TypeError, match=f"{next(iter(extra))} needs a loss that takes weights"):
+            model().train_on_batch(x, y, loss=plain, **extra)
+    seen = []
+    model().fit(x, y, loss=lambda t, p, w: (seen.append(w.copy()), plain(t, p))[1], sample_weight=np.arange(90),
+                shuffle=False, batch_size=40, progress=False)  # fmt: skip
+    np.testing.assert_array_equal(np.concatenate(seen), np.arange(90))
+
+
+def test_training_on_a_batch_is_one_step(data):
+    one, other = model(), model()
+    for net in (one, other):
+        net.compile(
+            lc.SGD(momentum=0.5), "softmax_cross_entropy", ["accuracy"], lr=lambda step: 0.5**step, clip_norm=0.3
+        )
+    for _ in range(3):
+        figures = one.train_on_batch(*data)
+    history = other.fit(*data, epochs=3, batch_size=90, shuffle=False, progress=False).history
+    assert list(figures.values()) == [values[-1] for values in history.values()]
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="as many targets as inputs"):
+        one.train_on_batch(data[0], data[1][:3])
+
+
+def test_accumulated_batches_are_one_large_batch(data):
+    """Penalties count once; the mean is by samples, so that the last, smaller batch of the epoch counts as less."""
+    x, y = data
+
+    def network():
+        return lc.Sequential(
+            [
+                lc.LocallyConnected2D(2, 3, activation="tanh", input_shape=(5, 5, 1), rng=0, dtype="float64",
+                                      kernel_regularizer="l2", activity_regularizer="l2"),
+                lc.Flatten(), lc.Dense(3, rng=0, dtype="float64"),
+            ]
+        )  # fmt: skip
+
+    one, other = network(), network()
+    one.compile("adam", "softmax_cross_entropy", accumulate=4)
+    other.compile("adam", "softmax_cross_entropy")
+    seen = []
+
+    class Count(Callback):
+        def on_batch_end(self, run, figures):
+            seen.append((run.batch, run.step, run.between_steps))
+
+    one.fit(x, y, batch_size=20, shuffle=False, progress=False, callbacks=[Count()], epochs=2)
+    # Activity penalties are divided by the batch, so that their gradients' mean is that of one large batch.
+    other.fit(x[:80], y[:80], batch_size=80, shuffle=False, progress=False)
+    other.fit(x[80:], y[80:], batch_size=80, shuffle=False, progress=False)
+    other.fit(x[:80], y[:80], batch_size=80, shuffle=False, progress=False)
+    other.fit(x[80:], y[80:], batch_size=80, shuffle=False, progress=False)
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
+    assert seen == [(1, 0, False), (2, 0, False), (3, 0, False), (4, 1, True), (5, 1, False),
+                    (1, 2, False), (2, 2, False), (3, 2, False), (4, 3, True), (5, 3, False)]  # fmt: skip
+
+
+def test_gradients_are_clipped_over_all_layers(data):
+    from lcnumba import gradients
+    from lcnumba.losses import SoftmaxCrossEntropy
+
+    x, y = data
+    for settings in ({"clip_norm": 0.05}, {"clip_value": 0.002}, {"clip_value": 0.01, "clip_norm": 0.05}):
+        one, other = model(), model()
+        one.compile(loss="softmax_cross_entropy", lr=0.5, **settings)
+        one.fit(x, y, batch_size=90, shuffle=False, progress=False)
+        prediction, backward = other.forward(x)
+        _, grads = backward(SoftmaxCrossEntropy()(y, prediction)[1])
+        if "clip_value" in settings:
+            grads = gradients.clip_by_value(grads, settings["clip_value"])
+        if "clip_norm" in settings:
+            assert gradients.global_norm(grads) > 0.05
+            grads = gradients.clip_by_norm(grads, settings["clip_norm"])
+        other.step(grads, lr=0.5)
+        for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_rates_by_step(data):
+    one, other = model(), model()
+    schedule = StepDecay(0.5, every=2, factor=0.5)
+    one.fit(*data, loss="softmax_cross_entropy", lr=schedule, batch_size=30, epochs=2, shuffle=False, progress=False)
+    x, y = data
+    for step in range(6):
+        part = slice(step % 3 * 30, step % 3 * 30 + 30)
+        other.train_on_batch(x[part], y[part], loss="softmax_cross_entropy", lr=[0.5, 0.25, 0.125][step // 2])
+    np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
+    net = model()
+    before = net.get_weights()
+    for bad, error in ((lambda step: None, TypeError), (lambda step: -1.0, ValueError)):
+        with pytest.raises(error, match="lr="):
+            net.fit(*data, loss="softmax_cross_entropy", lr=bad, progress=False)
+    np.testing.assert_array_equal(before[0], net.get_weights()[0])
+
+
+def test_validation_split_keeps_the_last_samples(data):
+    x, y = data
+    w = np.arange(90) + 1.0
+    one, other = model(), model()
+    settings = {"loss": "softmax_cross_entropy", "rng": 0, "progress": False}
+    found = one.fit(x, y, sample_weight=w, validation_split=0.2, **settings).history
+    expected = other.fit(x[:72], y[:72], sample_weight=w[:72], validation_data=(x[72:], y[72:], w[72:]), **settings)
+    assert found == expected.history
+    np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
+
+
+def test_epochs_are_numbered_from_the_initial_one(data):
+    history = model().fit(*data, loss="softmax_cross_entropy", initial_epoch=3, epochs=5, progress=False)
+    assert history.epoch == [3, 4]
+    assert len(history.history["loss"]) == 2
+
+
+def test_a_prediction_for_each_position(rng):
+    """Segmentation: labels and logits at every position, without a Flatten."""
+    x = rng.standard_normal((40, 6, 5, 1), np.float32)
+    y = (x[..., 0] > 0).astype(int)
+    net = lc.Sequential([lc.LocallyConnected2D(2, 1, fans="window", rng=0)])
+    net.compile("adam", "softmax_cross_entropy", ["accuracy"], lr=0.05)
+    history = net.fit(x, y, epochs=30, rng=0, progress=False).history
+    assert history["accuracy"][-1] > 0.95
+
+
+class Interrupt(Callback):
+    """Ctrl-C while a certain step is under way."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def before_step(self, run, figures):
+        if run.epoch == 1 and run.batch == self.batch:
+            signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize("plain", [True, False])
+def test_an_interrupt_waits_for_the_end_of_the_batch(plain, data):
+    one, other = model(), model()
+    limit = {} if plain else {"clip_norm": 1.0}
+    one.compile("adam", "softmax_cross_entropy", **limit)
+    other.compile("adam", "softmax_cross_entropy", **limit)
+    with pytest.raises(KeyboardInterrupt):
+        one.fit(*data, epochs=5, batch_size=30, shuffle=False, progress=False, callbacks=[Interrupt(1)])
+    assert one.history.epoch == [0]
+    other.fit(*data, epochs=1, batch_size=30, shuffle=False, progress=False)
+    for part in (slice(0, 30), slice(30, 60)):
+        other.train_on_batch(data[0][part], data[1][part])
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_log_is_silent_unless_asked_for(data, capsys, caplog):
+    settings = {"loss": "softmax_cross_entropy", "epochs": 2, "progress": False}
+    model().fit(*data, **settings)
+    assert capsys.readouterr() == ("", "")
+    with caplog.at_level("INFO", logger="lcnumba"):
+        model().fit(*data, **settings)
+    assert [record.message.partition(":")[0] for record in caplog.records] == ["epoch 1/2", "epoch 2/2"]
+
+
+def test_models_travel_to_other_processes(data):
+    """With joblib's loky, as scikit-learn does it."""
+    joblib = pytest.importorskip("joblib")
+    net = model()
+    net.compile("adam", "softmax_cross_entropy")
+    net.fit(*data, progress=False)
+    with joblib.Parallel(n_jobs=2) as parallel:
+        found = parallel(joblib.delayed(_one_more)(net, *data) for _ in range(2))
+    expected = _one_more(copy.deepcopy(net), *data)
+    for weights in found:
+        for a, b in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def _one_more(net, x, y):
+    net.fit(x, y, rng=0, progress=False)
+    return net.get_weights()
 
 
 def test_no_epochs_is_no_training(data):

@@ -215,7 +215,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
 
 class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
-    """The files of one function, each behind a checksum: damaged machine code could kill the process."""
+    """The files of one function, each behind a checksum: damaged machine code could kill the process.
+
+    The stamp is part of what is summed up, so that what another version of Numba wrote is never unpickled, which may
+    fail for want of a module.
+    """
 
     def save(self, key: Any, data: Any) -> None:
         super().save(key, (key, data))  # two processes may have chosen one file name for two keys
@@ -226,28 +230,30 @@ class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
 
     def _load_index(self) -> dict[Any, str]:
         try:
-            stamp, overloads = pickle.loads(self._checked(self._index_path))
+            return pickle.loads(self._checked(self._index_path))
         except OSError:
             return {}
-        return overloads if stamp == self._source_stamp else {}
 
     def _save_index(self, overloads: dict[Any, str]) -> None:
         with self._open_for_write(self._index_path) as file:
-            file.write(self._dump((self._source_stamp, overloads)))
+            file.write(self._dump(overloads))
 
     def _load_data(self, name: str) -> Any:
         return pickle.loads(self._checked(self._data_path(name)))
 
     def _dump(self, obj: Any) -> bytes:
         data = super()._dump(obj)
-        return hashlib.sha256(data).digest() + data
+        return self._digest(data) + data
+
+    def _digest(self, data: bytes) -> bytes:
+        return hashlib.sha256(self._source_stamp + data).digest()
 
     def _checked(self, path: str) -> bytes:
         with open(path, "rb") as file:  # noqa: PTH123 - Numba's paths are strings
             content = file.read()
         digest, data = content[:32], content[32:]
-        if hashlib.sha256(data).digest() != digest:
-            raise OSError(f"{path} is damaged")  # which the cache takes for a missing file
+        if self._digest(data) != digest:
+            raise OSError(f"{path} is damaged, or of another version")  # which the cache takes for a missing file
         return data
 
 

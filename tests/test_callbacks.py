@@ -1,0 +1,281 @@
+import csv
+import logging
+import warnings
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.callbacks import (
+    Callback,
+    Checkpoint,
+    CSVLogger,
+    EarlyStopping,
+    LearningRate,
+    Progress,
+    TerminateOnNaN,
+)
+
+
+class Script(Callback):
+    """Figures as a test wants them: it changes the weight so that the loss of the next epoch is the next number."""
+
+    def __init__(self, losses):
+        self.losses = losses
+
+    def on_epoch_begin(self, run):
+        run.model.set_weights([np.array([[self.losses[run.epoch]]], np.float32)])
+
+
+def line():
+    """One weight w, and the loss w^2; lr=0 leaves it alone."""
+    return lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+
+
+ONES = np.ones((4, 1)), np.zeros((4, 1))
+SETTINGS = {"loss": "mse", "lr": 0.0, "progress": False}
+
+
+def run(figures, *callbacks, **settings):
+    model = line()
+    history = model.fit(*ONES, epochs=len(figures), callbacks=[Script(figures), *callbacks], **SETTINGS, **settings)
+    return model, history
+
+
+@pytest.mark.parametrize(
+    ("figures", "settings", "epochs", "best"),
+    [
+        ([3, 2, 1, 2, 3], {}, 4, 2),
+        ([3, 2, 2, 1, 1], {}, 3, 1),
+        ([3, 4, 2, 3, 4, 1], {"patience": 2}, 5, 2),
+        ([3, 4, 2, 3, 1, 1], {"patience": 2}, 6, 4),
+        ([3, 2.9, 2.8, 1], {"min_delta": 1.0}, 2, 0),
+        ([1, 2, 3, 1], {"mode": "max"}, 4, 2),
+        ([1, 2, 3], {}, 2, 0),
+        ([np.nan, np.nan, 1], {"patience": 3}, 3, 2),
+    ],
+)
+def test_early_stopping_goes_back_to_the_best_weights(figures, settings, epochs, best):
+    stopping = EarlyStopping("loss", **settings)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, history = run(figures, stopping)
+    assert len(history.epoch) == epochs
+    assert stopping.best_epoch == best
+    assert stopping.best == pytest.approx(figures[best] ** 2)
+    assert float(model.layers[0].kernel[0, 0]) == np.float32(figures[best])
+
+
+def test_accuracies_are_better_when_larger(rng):
+    x, y = rng.standard_normal((30, 2)), np.arange(30) % 2
+    model = lc.Sequential([lc.Dense(2, rng=0)])
+    stopping = EarlyStopping("val_accuracy", patience=100)
+    history = model.fit(x, y, loss="softmax_cross_entropy", metrics=["accuracy"], epochs=8, lr=0.1, rng=0,
+                        validation_data=(x, y), callbacks=[stopping], progress=False).history  # fmt: skip
+    assert stopping.best == max(history["val_accuracy"])
+    assert model.evaluate(x, y, loss="softmax_cross_entropy", metrics=["accuracy"])["accuracy"] == stopping.best
+
+
+def test_early_stopping_may_leave_the_weights():
+    model, _ = run([1, 2, 3], EarlyStopping("loss", restore_best=False))
+    assert float(model.layers[0].kernel[0, 0]) == 2
+
+
+def test_early_stopping_begins_anew_with_every_fit():
+    stopping = EarlyStopping("loss")
+    run([1, 2], stopping)
+    _, history = run([5, 4, 3, 2, 3], stopping)
+    assert len(history.epoch) == 5
+    assert stopping.best == 4
+
+
+@pytest.mark.parametrize("make", [EarlyStopping, lambda name="val_loss": Checkpoint("x.npz", monitor=name)])
+def test_figures_that_there_will_not_be_are_told_before_the_first_step(make, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="monitor='val_loss' is no figure of this training; give one of loss"):
+        run([1, 2], make())
+    with pytest.raises(TypeError, match="monitor=3"):
+        make(3)
+
+
+def test_the_table_is_complete_at_any_time(tmp_path):
+    path, seen = tmp_path / "log.csv", []
+
+    class Look(Callback):
+        last = True
+
+        def on_epoch_end(self, run, figures):
+            seen.append(path.read_text())
+
+    _, history = run([3, 2, 1], CSVLogger(path), Look(), metrics=["mae"])
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert [row["epoch"] for row in rows] == ["0", "1", "2"]
+    assert [float(row["loss"]) for row in rows] == history.history["loss"]
+    assert [float(row["mae"]) for row in rows] == history.history["mae"] == [3, 2, 1]
+    assert [text.count("\n") for text in seen] == [2, 3, 4]
+    run([3], CSVLogger(path, separator=";"))
+    assert path.read_text() == "epoch;loss\n0;9.0\n"
+    with pytest.raises(ValueError, match="separator=''"):
+        CSVLogger(path, separator="")
+
+
+def test_a_folder_that_is_not_there_is_told_before_the_first_step(tmp_path):
+    for callback in (CSVLogger(tmp_path / "no" / "log.csv"), Checkpoint(tmp_path / "no" / "run.npz")):
+        seen = []
+
+        class See(Callback):
+            def on_epoch_begin(self, run, seen=seen):
+                seen.append(run.epoch)
+
+        with pytest.raises(FileNotFoundError):
+            run([1], See(), callback)
+        assert seen == []
+
+
+def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
+    full = CSVLogger(tmp_path / "log.csv")
+
+    def no_space(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lcnumba.io.os.fsync", no_space)
+    with pytest.warns(RuntimeWarning, match="the log of epoch . could not be written: .*No space left") as seen:
+        _, history = run([1, 2], full)
+    assert len(history.epoch) == len(seen) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rates_by_epoch(rng):
+    x, y = rng.standard_normal((8, 1)), rng.standard_normal((8, 1))
+    seen = []
+
+    def schedule(epoch, lr):
+        seen.append((epoch, lr))
+        return lr / 2
+
+    one, other = line(), line()
+    other.set_weights(one.get_weights())
+    one.fit(x, y, loss="mse", lr=1.0, epochs=3, batch_size=8, shuffle=False, callbacks=[LearningRate(schedule)],
+            progress=False)  # fmt: skip
+    for rate in (0.5, 0.25, 0.125):
+        other.train_on_batch(x, y, loss="mse", lr=rate)
+    np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
+    assert seen == [(0, 1.0), (1, 0.5), (2, 0.25)]
+    with pytest.raises(ValueError, match="lr=-1"):
+        line().fit(x, y, loss="mse", callbacks=[LearningRate(lambda epoch, lr: -1)], progress=False)
+    with pytest.raises(TypeError, match=r"schedule=0\.1"):
+        LearningRate(0.1)
+
+
+def test_a_loss_that_is_not_finite_ends_the_training_before_its_step():
+    x = np.ones((9, 1))
+    x[4] = np.inf
+    model, twin = line(), line()
+    twin.set_weights(model.get_weights())
+    settings = {"loss": "mse", "batch_size": 2, "shuffle": False, "lr": 0.1, "progress": False}
+    with pytest.warns(RuntimeWarning, match="the loss is inf in epoch 1, batch 3"):
+        history = model.fit(x, np.zeros((9, 1)), epochs=5, callbacks=[TerminateOnNaN()], **settings)
+    twin.fit(x[:4], np.zeros((4, 1)), **settings)
+    np.testing.assert_array_equal(model.get_weights()[0], twin.get_weights()[0])
+    assert history.epoch == [0]
+
+
+def test_the_moments_and_their_order():
+    seen = []
+
+    class Tell(Callback):
+        def __init__(self, name, last=False):
+            self.name, self.last = name, last
+
+        def __getattribute__(self, name):
+            if name in ("on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "on_epoch_end",
+                        "on_train_end", "close"):  # fmt: skip
+                return lambda *_: seen.append(f"{object.__getattribute__(self, 'name')} {name}")
+            return object.__getattribute__(self, name)
+
+    line().fit(*ONES, **SETTINGS, batch_size=2, callbacks=[Tell("b", last=True), Tell("a")])
+    moments = ["on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "before_step", "on_batch_end",
+               "on_epoch_end", "on_train_end", "close"]  # fmt: skip
+    assert seen == [f"{name} {moment}" for moment in moments for name in "ab"]
+
+
+def test_callbacks_are_closed_whatever_happens():
+    seen = []
+
+    class Fails(Callback):
+        def on_batch_end(self, run, figures):
+            raise RuntimeError("mine")
+
+        def on_train_end(self, run):
+            seen.append("end")
+
+        def close(self):
+            seen.append("closed")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        run([1], Fails())
+    assert seen == ["closed"]
+
+
+def test_stop_ends_the_training_after_the_batch():
+    class Stop(Callback):
+        def on_batch_end(self, run, figures):
+            if run.step == 3:
+                run.stop()
+
+    model = line()
+    history = model.fit(*ONES, batch_size=2, epochs=9, callbacks=Stop(), **SETTINGS)
+    assert history.epoch == [0, 1]
+
+
+def test_a_callback_may_set_the_rate_and_read_it():
+    class Set(Callback):
+        def on_batch_end(self, run, figures):
+            run.lr = 0.25
+
+        def on_epoch_end(self, run, figures):
+            assert run.lr == 0.25
+            with pytest.raises(ValueError, match="lr=-1"):
+                run.lr = -1
+
+    line().fit(*ONES, callbacks=[Set()], **SETTINGS)
+
+
+def test_what_is_no_callback():
+    for bad in ([3], 3, [Progress]):
+        with pytest.raises(TypeError, match="give instances of subclasses"):
+            line().fit(*ONES, callbacks=bad, **SETTINGS)
+
+
+def test_bars_and_lines(capsys, monkeypatch):
+    """One bar an epoch, closed at its end, also if it is broken off; one that is given is not added again."""
+    import tqdm.auto
+
+    made = []
+
+    class Bar(tqdm.auto.tqdm):
+        def __init__(self, *args, **settings):
+            super().__init__(*args, **settings)
+            made.append(self)
+
+    monkeypatch.setattr(tqdm.auto, "tqdm", Bar)
+    settings = {**SETTINGS, "progress": True}
+    line().fit(*ONES, batch_size=2, epochs=2, callbacks=[Progress()], **settings)
+    assert [(bar.n, bar.total, bar.desc) for bar in made] == [(2, 2, "epoch 1/2"), (2, 2, "epoch 2/2")]
+
+    class Fails(Callback):
+        def on_batch_end(self, run, figures):
+            raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        line().fit(*ONES, callbacks=[Fails()], **settings)
+    assert all(bar.disable for bar in made[:2]), "tqdm's way to say closed"
+    assert made[2].disable
+    assert "epoch 1/2" in capsys.readouterr().err
+    line().fit(iter([ONES]), **settings)
+    assert made[3].total is None
+
+
+def test_the_logger_of_the_library_has_no_output_of_its_own():
+    handlers = logging.getLogger("lcnumba").handlers
+    assert all(isinstance(handler, logging.NullHandler) for handler in handlers)
