@@ -59,7 +59,7 @@ ROWS = [
     {"training", "tuning", "benchmark"},
     {"sequential"},
     {"keras_io"},
-    {"plotting"},
+    {"estimators", "plotting"},
     {"demo"},
     {"__main__"},
 ]

@@ -1,0 +1,580 @@
+"""Estimators for scikit-learn (the extra ``lcnumba[sklearn]``): locally connected layers, then a dense one.
+
+Parameters are called as in scikit-learn's `MLPClassifier` where they mean the same. Samples may be flat or shaped as
+images; the numbers are computed in float32 if `X` is that, else in float64.
+"""
+
+import math
+import warnings
+from numbers import Integral
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.model_selection import train_test_split
+from sklearn.utils import check_random_state
+from sklearn.utils.multiclass import check_classification_targets, unique_labels
+from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
+
+from lcnumba import losses, optimizers, regularizers
+from lcnumba.callbacks import Callback
+from lcnumba.checks import boolean, choice, int_tuple, integer, real
+from lcnumba.dense import Dense
+from lcnumba.flatten import Flatten
+from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+from lcnumba.sequential import Sequential
+
+__all__ = ["LocallyConnectedClassifier", "LocallyConnectedRegressor"]
+
+Array = npt.NDArray[Any]
+
+# By the number of axes of a sample with its channels.
+_LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyConnected2D, 4: LocallyConnected3D}
+_NO_TARGETS = object()
+LEAST_RATE = 1e-6  # where an adaptive rate ends, as in MLPClassifier
+
+
+class _Estimator(BaseEstimator):  # type: ignore[misc]
+    """What classifier and regressor share: the network and its training."""
+
+    image_shape_: tuple[int, ...]
+
+    def __init__(
+        self,
+        filters: Any = (8,),
+        *,
+        kernel_size: Any = 3,
+        strides: Any = 1,
+        padding: str = "same",
+        image_shape: tuple[int, ...] | None = None,
+        activation: Any = "relu",
+        implementation: Any = 1,
+        solver: Any = "adam",
+        alpha: float = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        n_threads: int | None = None,
+    ) -> None:
+        self.filters = filters
+        self.kernel_size = kernel_size
+        self.strides = strides
+        self.padding = padding
+        self.image_shape = image_shape
+        self.activation = activation
+        self.implementation = implementation
+        self.solver = solver
+        self.alpha = alpha
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.learning_rate_init = learning_rate_init
+        self.power_t = power_t
+        self.max_iter = max_iter
+        self.shuffle = shuffle
+        self.random_state = random_state
+        self.tol = tol
+        self.verbose = verbose
+        self.warm_start = warm_start
+        self.momentum = momentum
+        self.nesterovs_momentum = nesterovs_momentum
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.beta_1 = beta_1
+        self.beta_2 = beta_2
+        self.epsilon = epsilon
+        self.n_iter_no_change = n_iter_no_change
+        self.n_threads = n_threads
+
+    # --- what a subclass brings
+
+    def _loss(self) -> losses.Loss:
+        """The loss of the network's output."""
+        raise NotImplementedError
+
+    def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
+        """The targets as the loss takes them, and how many outputs they ask for; sets what is fitted of them."""
+        raise NotImplementedError
+
+    # --- fit
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like, (n_samples, n_features) or (n_samples, height, width[, channels])
+            Samples.
+        y : array-like, (n_samples,) or (n_samples, n_outputs)
+            Targets.
+        sample_weight : array-like, (n_samples,), optional
+            What each sample counts as; the mean loss is divided by their sum.
+
+        Returns
+        -------
+        self
+        """
+        if not self.warm_start or not hasattr(self, "model_"):
+            self._forget()
+        self._train(X, y, None, sample_weight, integer("max_iter", self.max_iter))
+        return self
+
+    def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
+        if self.early_stopping:
+            raise ValueError("early_stopping=True cannot be used with partial_fit; set it to False")
+        if not hasattr(self, "model_"):
+            self._forget()
+        self._train(X, y, classes, sample_weight, None)
+        return self
+
+    def _forget(self) -> None:
+        for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
+            delattr(self, name)
+
+    def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None) -> None:
+        fresh = not hasattr(self, "model_")
+        self._check_settings()
+        values, targets, shape = self._validated(X, y, fresh)
+        if not fresh and shape != self.image_shape_:
+            raise ValueError(f"X has samples of shape {shape}; the network was made for {self.image_shape_}")
+        goals, outputs = self._targets(targets, classes, fresh)
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
+            if not weights.sum() > 0:
+                raise ValueError("sample_weight is 0 everywhere; at least one sample must count")
+        random = check_random_state(self.random_state)
+        if fresh:
+            self.image_shape_ = shape
+        held = None
+        if self.early_stopping and epochs is not None:
+            values, goals, weights, held = self._held_out(values, goals, weights, random)
+        size = self._batch_size(len(values))
+        if fresh:
+            average = 1.0 if weights is None else float(weights.mean())
+            self._begin(values.dtype, outputs, size * average, random)
+        if weights is not None:
+            weights = weights / weights.mean()
+        follow = _Follow(self, held, len(values), partial=epochs is None)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # told below, and to all by an error
+            self.model_.fit(
+                self._shaped(values), goals, loss=self._loss(), epochs=epochs or 1, batch_size=size,
+                lr=follow.rate, sample_weight=weights, shuffle=boolean("shuffle", self.shuffle),
+                rng=random.randint(2**31 - 1), callbacks=[follow], progress=False,
+            )  # fmt: skip
+        if not math.isfinite(self.loss_):
+            raise ValueError(
+                f"the loss became {self.loss_}; scale X and y to about 1, for instance with StandardScaler, or lower "
+                f"learning_rate_init={self.learning_rate_init!r}"
+            )
+        if epochs is not None and epochs == follow.epochs and not follow.converged:
+            warnings.warn(
+                f"training ended after max_iter={epochs} passes and has not converged yet",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _check_settings(self) -> None:
+        """Raise what the layers and `fit` would not."""
+        choice("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
+        if real("learning_rate_init", self.learning_rate_init) <= 0:
+            raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
+        if real("alpha", self.alpha) < 0:
+            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0")
+        integer("n_iter_no_change", self.n_iter_no_change)
+        real("tol", self.tol)
+        if not 0 < real("validation_fraction", self.validation_fraction) < 1:
+            raise ValueError(
+                f"validation_fraction={self.validation_fraction!r} cannot be used; give one within 0 and 1"
+            )
+
+    def _batch_size(self, samples: int) -> int:
+        if isinstance(self.batch_size, str):
+            choice("batch_size", self.batch_size, ("auto",))
+            return min(200, samples)
+        return min(integer("batch_size", self.batch_size), samples)
+
+    def _held_out(self, values: Array, goals: Array, weights: Any, random: Any) -> tuple[Any, ...]:
+        """What is trained on, and what is kept for validation."""
+        stratify = goals if is_classifier(self) else None
+        numbers = np.arange(len(values))
+        kept, held = train_test_split(
+            numbers, test_size=self.validation_fraction, random_state=random, stratify=stratify
+        )
+        parts = [None if array is None else (array[kept], array[held]) for array in (values, goals, weights)]
+        trained = [None if part is None else part[0] for part in parts]
+        return *trained, [None if part is None else part[1] for part in parts]
+
+    def _begin(self, dtype: Any, outputs: int, samples: float, random: Any) -> None:
+        """Make the network, with fresh weights; `samples` is what a batch counts as."""
+        rng = np.random.default_rng(random.randint(2**31 - 1))
+        shape = self._sample_shape()
+        # As in MLPClassifier: half the square, divided by the samples of a batch.
+        penalty = regularizers.L2(0.5 * self.alpha / samples) if self.alpha else None
+        settings: dict[str, Any] = {"dtype": dtype.name, "rng": rng, "kernel_regularizer": penalty}
+        given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
+        hidden = int_tuple("filters", tuple(given), len(given))
+        kind = _LAYERS[len(shape)]
+        layers: list[Any] = [
+            kind(
+                count, self.kernel_size, self.strides, self.padding, activation=self.activation, fans="window",
+                implementation=self.implementation, data_format="channels_last", n_threads=self.n_threads,
+                name=f"local_{number}", **settings,
+            )
+            for number, count in enumerate(hidden)
+        ]  # fmt: skip
+        layers += [Flatten("flatten"), Dense(outputs, name="output", **settings)]
+        model = Sequential(layers, name=type(self).__name__)
+        model.build((None, *shape))
+        model.set_optimizer(self._optimizer())
+        self.model_ = model
+        self.n_outputs_, self.n_layers_ = outputs, len(hidden) + 2
+        self.loss_curve_: list[float] = []
+        self.n_iter_ = self.t_ = 0
+        self.best_loss_: Any = math.inf  # None with early stopping
+        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.best_validation_score_: Any = -math.inf if self.early_stopping else None
+
+    def _optimizer(self) -> Any:
+        if not isinstance(self.solver, str):
+            return self.solver
+        solver = choice("solver", self.solver, ("adam", "sgd"))
+        if solver == "adam":
+            return optimizers.Adam(self.beta_1, self.beta_2, self.epsilon)
+        return optimizers.SGD(
+            self.momentum, boolean("nesterovs_momentum", self.nesterovs_momentum) and self.momentum > 0
+        )
+
+    # --- samples and their shapes
+
+    def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
+        """Samples as a table, targets if there are any, and the shape of a sample."""
+        X, shape = _flat(X)
+        rules: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": fresh}
+        if y is _NO_TARGETS:
+            values, targets = validate_data(self, X, **rules), None
+        else:
+            several = not is_classifier(self)
+            values, targets = validate_data(self, X, y, multi_output=several, y_numeric=several, **rules)
+        features = values.shape[1]
+        if shape is None:
+            shape = (features,) if self.image_shape is None else tuple(self.image_shape)
+            if math.prod(int_tuple("image_shape", shape, len(shape))) != features or not 1 <= len(shape) <= 4:
+                raise ValueError(
+                    f"image_shape={self.image_shape!r} does not fit samples of {features} features; give (length,), "
+                    "(height, width), (height, width, channels) or (depth, height, width, channels)"
+                )
+        elif self.image_shape is not None and tuple(self.image_shape) != shape:
+            raise ValueError(f"X has samples of shape {shape}, and image_shape={self.image_shape!r}; leave it out")
+        return values, targets, shape
+
+    def _sample_shape(self) -> tuple[int, ...]:
+        """The shape of a sample with its channels."""
+        return self.image_shape_ if len(self.image_shape_) > 2 else (*self.image_shape_, 1)
+
+    def _shaped(self, values: Array) -> Array:
+        return values.reshape(len(values), *self._sample_shape())
+
+    def _outputs(self, X: Any) -> Array:
+        """The network's output for samples of any form."""
+        check_is_fitted(self, "model_")
+        values, _, shape = self._validated(X)
+        if shape != self.image_shape_:
+            raise ValueError(f"X has samples of shape {shape}; the network was made for {self.image_shape_}")
+        return self.model_.predict(self._shaped(values))
+
+    def _held_score(self, held: list[Any]) -> float:
+        """The score on what is kept for validation."""
+        values, goals, weights = held
+        return self._score_of(goals, self.model_.predict(self._shaped(values)), weights)
+
+    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
+        raise NotImplementedError
+
+
+class _Follow(Callback):
+    """What MLPClassifier does after each pass: losses, scores, rates, and when to end."""
+
+    def __init__(self, estimator: _Estimator, held: Any, samples: int, partial: bool) -> None:
+        self._of, self._held, self._samples, self._partial = estimator, held, samples, partial
+        self._waited, self._best_weights, self.epochs, self.converged = 0, None, 0, False
+        self._steps = estimator.model_.steps_taken
+
+    def rate(self, step: int) -> float:
+        """Return the learning rate of a step, unless it adapts."""
+        estimator = self._of
+        first = float(estimator.learning_rate_init)
+        if estimator.learning_rate == "invscaling":
+            return first / (1 + estimator.t_) ** float(estimator.power_t)
+        return first
+
+    def on_train_begin(self, run: Any) -> None:
+        """Forget what an earlier fit has waited for."""
+        self._of.best_loss_ = math.inf if self._held is None else None
+        if self._held is not None:
+            self._of.best_validation_score_ = -math.inf
+
+    def on_epoch_end(self, run: Any, figures: dict[str, float]) -> None:
+        """Write down the pass, and end the training if it was in vain."""
+        estimator, loss = self._of, figures["loss"]
+        self.epochs += 1
+        estimator.n_iter_ += 1
+        estimator.t_ += self._samples
+        estimator.loss_ = loss
+        estimator.loss_curve_.append(loss)
+        if estimator.verbose:
+            print(f"Iteration {estimator.n_iter_}, loss = {loss:.8f}")
+        if not math.isfinite(loss):
+            run.stop()
+            return
+        if self._held is not None:
+            score = estimator._held_score(self._held)
+            estimator.validation_scores_.append(score)
+            if estimator.verbose:
+                print(f"Validation score: {score:.6f}")
+            gained = score >= estimator.best_validation_score_ + estimator.tol
+            if score > estimator.best_validation_score_:
+                estimator.best_validation_score_ = score
+                self._best_weights = run.model.get_weights()
+        else:
+            gained = loss <= estimator.best_loss_ - estimator.tol
+            estimator.best_loss_ = min(loss, estimator.best_loss_)
+        self._waited = 0 if gained else self._waited + 1
+        if self._partial or self._waited <= estimator.n_iter_no_change:
+            return
+        if estimator.learning_rate == "adaptive" and estimator.solver == "sgd" and run.lr / 5 > LEAST_RATE:
+            run.lr, self._waited = run.lr / 5, 0
+            return
+        self.converged = True
+        run.stop()
+
+    def on_train_end(self, run: Any) -> None:
+        """Go back to what did best on the samples kept for validation."""
+        if self._best_weights is not None:
+            run.model.set_weights(self._best_weights)
+
+
+class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
+    """Classify images, sequences or fields by a network of locally connected layers.
+
+    The loss is the cross-entropy of a softmax over the classes.
+
+    Parameters
+    ----------
+    filters : int or sequence of int, default (8,)
+        Filters of each locally connected layer.
+    kernel_size, strides, padding, implementation
+        Of these layers, as for `LocallyConnected2D`; the default padding is "same".
+    image_shape : tuple of int, optional
+        How flat samples are to be seen: (length,), (height, width), (height, width, channels), or (depth, height,
+        width, channels). By default as sequences. Left out if `X` is shaped.
+    activation : str or object, default "relu"
+        Of the locally connected layers.
+    solver : {"adam", "sgd"} or optimizer, default "adam"
+        How weights are stepped.
+    alpha : float, default 0.0001
+        Half the factor of the squared weights in the loss of a batch, divided by its samples.
+    batch_size : int, default "auto"
+        Samples of a step; "auto": 200, or all if there are fewer.
+    learning_rate : {"constant", "invscaling", "adaptive"}
+        "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, after each pass. "adaptive", with "sgd": a fifth
+        whenever the training would end otherwise.
+    learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
+        As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples.
+    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
+        As there.
+    n_threads : int, optional
+        Of the locally connected layers; by default as many as Numba uses.
+
+    Attributes
+    ----------
+    classes_ : array
+        The labels.
+    model_ : Sequential
+        The network.
+    loss_, best_loss_ : float
+        The last and the smallest mean loss of a pass; the second is None with early stopping.
+    loss_curve_ : list of float
+        The mean losses of all passes.
+    validation_scores_, best_validation_score_
+        Accuracies on the samples kept for validation, with early stopping; else None.
+    image_shape_ : tuple of int
+        The shape of a sample.
+    n_iter_, t_ : int
+        Passes, and samples seen.
+    n_features_in_, feature_names_in_, n_outputs_, n_layers_
+        As in `MLPClassifier`.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import load_digits
+    >>> from lcnumba.estimators import LocallyConnectedClassifier
+    >>> X, y = load_digits(n_class=3, return_X_y=True)
+    >>> model = LocallyConnectedClassifier((4,), image_shape=(8, 8), max_iter=10, tol=0, learning_rate_init=0.01,
+    ...                                    n_iter_no_change=10, random_state=0)
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("ignore")
+    ...     model = model.fit(X[:400] / 16, y[:400])
+    >>> model.score(X[400:] / 16, y[400:]) > 0.95
+    True
+    """
+
+    def _loss(self) -> losses.Loss:
+        return losses.SoftmaxCrossEntropy()
+
+    def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
+        check_classification_targets(y)
+        if fresh:
+            self.classes_ = unique_labels(y) if classes is None else unique_labels(np.asarray(classes))
+        elif classes is not None and not np.array_equal(self.classes_, unique_labels(np.asarray(classes))):
+            raise ValueError(f"classes={classes!r} are not those of the first call, {self.classes_}")
+        unknown = np.setdiff1d(y, self.classes_)
+        if len(unknown):
+            raise ValueError(f"y has the labels {unknown}, which are not among the classes {self.classes_}")
+        return np.searchsorted(self.classes_, y), len(self.classes_)
+
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
+        """Go on training with one pass over these samples.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+        classes : array-like
+            At the first call: all labels that will ever come.
+
+        Returns
+        -------
+        self
+        """
+        if classes is None and not hasattr(self, "model_"):
+            raise ValueError("classes must be given at the first call of partial_fit: all labels that will ever come")
+        return self._partial_fit(X, y, classes, sample_weight)
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """Return the logarithms of the probabilities, (n_samples, n_classes)."""
+        logits = self._outputs(X)
+        shifted = logits - logits.max(axis=1, keepdims=True)
+        return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+
+    def predict_proba(self, X: Any) -> Array:
+        """Return the probabilities of the classes, (n_samples, n_classes), in the order of `classes_`."""
+        return np.exp(self.predict_log_proba(X))
+
+    def predict(self, X: Any) -> Array:
+        """Return the labels, (n_samples,)."""
+        numbers = self._outputs(X).argmax(axis=1)
+        return self.classes_[numbers]
+
+    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
+        return float(np.average(outputs.argmax(axis=1) == goals, weights=weights))
+
+
+class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
+    """Predict numbers from images, sequences or fields by a network of locally connected layers.
+
+    The loss is the mean of half the squared error, as in scikit-learn's `MLPRegressor`. All parameters and attributes
+    are those of `LocallyConnectedClassifier`, but for `classes_`; validation scores are coefficients of determination.
+
+    Parameters
+    ----------
+    filters, kernel_size, strides, padding, image_shape, activation, implementation
+        The network; as for `LocallyConnectedClassifier`.
+    solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol
+        Its training; likewise.
+    verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
+        Likewise.
+    n_iter_no_change, n_threads
+        Likewise.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.estimators import LocallyConnectedRegressor
+    >>> X = np.random.default_rng(0).standard_normal((200, 6, 5))
+    >>> y = X[:, 2, 3] - X[:, 4, 1]
+    >>> model = LocallyConnectedRegressor((4,), learning_rate_init=0.02, random_state=0, tol=1e-3).fit(X, y)
+    >>> model.score(X, y) > 0.9
+    True
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        """Say what the estimator can do."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        return tags
+
+    def _loss(self) -> losses.Loss:
+        return _HalfSquares()
+
+    def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
+        goals = y.reshape(len(y), -1)
+        if fresh:
+            self._flat_targets = y.ndim == 1
+        elif goals.shape[1] != self.n_outputs_:
+            raise ValueError(f"y has {goals.shape[1]} outputs; the network was made for {self.n_outputs_}")
+        return goals, goals.shape[1]
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Go on training with one pass over these samples.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        self
+        """
+        return self._partial_fit(X, y, None, sample_weight)
+
+    def predict(self, X: Any) -> Array:
+        """Return the predictions, (n_samples,) or (n_samples, n_outputs)."""
+        outputs = self._outputs(X)
+        return outputs[:, 0] if self._flat_targets else outputs
+
+    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
+        from sklearn.metrics import r2_score
+
+        return float(r2_score(goals, outputs, sample_weight=weights))
+
+
+class _HalfSquares(losses.MeanSquaredError):
+    """Half the mean squared error."""
+
+    def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
+        value, gradient = super().__call__(y_true, y_pred, weights)
+        gradient *= gradient.dtype.type(0.5)
+        return value / 2, gradient
+
+
+def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
+    """Shaped samples as a table, with their shape; anything else as it is."""
+    if getattr(X, "ndim", 0) <= 2 and not (isinstance(X, list | tuple) and np.ndim(X) > 2):
+        return X, None
+    values = check_array(X, allow_nd=True, dtype=(np.float64, np.float32))
+    if not 3 <= values.ndim <= 5 or not values[0].size:
+        raise ValueError(
+            f"X has shape {values.shape}; give (n_samples, n_features), (n_samples, height, width), with a last axis "
+            "of channels, or with a depth before them"
+        )
+    return values.reshape(len(values), -1), values.shape[1:]

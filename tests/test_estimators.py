@@ -1,0 +1,299 @@
+import copy
+import pickle
+import warnings
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", minversion="1.6")
+
+from sklearn.datasets import load_digits
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.model_selection import GridSearchCV
+from sklearn.neural_network import MLPClassifier, MLPRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+import lcnumba as lc
+from lcnumba import estimators
+from lcnumba.estimators import LocallyConnectedClassifier, LocallyConnectedRegressor
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+KINDS = [LocallyConnectedClassifier, LocallyConnectedRegressor]
+
+
+# All of scikit-learn's checks; none is expected to fail.
+@pytest.mark.filterwarnings("ignore")  # theirs, of what they provoke
+@parametrize_with_checks([kind(max_iter=100) for kind in KINDS])
+def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    X, y = load_digits(return_X_y=True)
+    return X[:600] / 16, y[:600]
+
+
+def classifier(**settings):
+    return LocallyConnectedClassifier(
+        **{"image_shape": (8, 8), "max_iter": 15, "learning_rate_init": 0.02, "random_state": 0, **settings}
+    )
+
+
+def same(one, other, X):
+    np.testing.assert_array_equal(one._outputs(X), other._outputs(X))
+
+
+def test_parameters_mean_what_they_mean_in_scikit_learn():
+    """Those of the same name have the same default, with one exception that is none: our network has other sizes."""
+    for ours, theirs in ((LocallyConnectedClassifier, MLPClassifier), (LocallyConnectedRegressor, MLPRegressor)):
+        mine, their = ours().get_params(), theirs().get_params()
+        shared = mine.keys() & their.keys()
+        assert len(shared) == 21
+        assert {name: mine[name] for name in shared} == {name: their[name] for name in shared}
+
+
+def test_digits(digits):
+    X, y = digits
+    held = np.arange(600) % 6 == 0
+    model = classifier(filters=(8, 8), max_iter=30, learning_rate_init=0.005).fit(X[~held], y[~held])
+    assert model.score(X[held], y[held]) > 0.9
+    chances = model.predict_proba(X[held])
+    assert chances.shape == (100, 10)
+    np.testing.assert_allclose(chances.sum(axis=1), 1)
+    np.testing.assert_allclose(np.log(chances), model.predict_log_proba(X[held]))
+    np.testing.assert_array_equal(model.classes_[chances.argmax(axis=1)], model.predict(X[held]))
+    assert len(model.loss_curve_) == model.n_iter_ == 30
+    assert model.t_ == 30 * 500
+    assert model.loss_ == model.loss_curve_[-1] < model.loss_curve_[0]
+    assert model.best_loss_ == min(model.loss_curve_)
+    assert [type(layer).__name__ for layer in model.model_.layers] == [
+        "LocallyConnected2D", "LocallyConnected2D", "Flatten", "Dense",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "kind"), [((12,), lc.LocallyConnected1D), ((3, 4), lc.LocallyConnected2D),
+                                             ((2, 3, 2), lc.LocallyConnected2D), ((2, 3, 2, 1), lc.LocallyConnected3D),
+                                             (None, lc.LocallyConnected1D)])  # fmt: skip
+def test_flat_and_shaped_samples(shape, kind, rng):
+    X, y = rng.standard_normal((40, 12)), rng.integers(0, 2, 40)
+    flat = LocallyConnectedClassifier(image_shape=shape, max_iter=3, random_state=0).fit(X, y)
+    assert isinstance(flat.model_.layers[0], kind)
+    if shape is not None and len(shape) > 1:
+        shaped = LocallyConnectedClassifier(max_iter=3, random_state=0).fit(X.reshape(40, *shape), y)
+        np.testing.assert_array_equal(shaped.predict_proba(X.reshape(40, *shape)), flat.predict_proba(X))
+        assert shaped.image_shape_ == shape
+        np.testing.assert_array_equal(
+            shaped.predict_proba(X[:3].reshape(3, *shape).tolist()), shaped.predict_proba(X[:3].reshape(3, *shape))
+        )
+
+
+def test_numbers_are_computed_in_the_dtype_of_the_samples(digits):
+    X, y = digits
+    for dtype, expected in ((np.float32, "float32"), (np.float64, "float64"), (int, "float64")):
+        model = classifier(max_iter=1).fit((16 * X).astype(dtype), y)
+        assert model.model_.layers[0].dtype == expected
+        assert model.predict_proba(X.astype(dtype)).dtype == expected
+
+
+def test_integer_weights_are_repetitions(digits):
+    """With one batch; what is drawn and how large the penalty is do not depend on the number of samples."""
+    X, y = digits[0][:60], digits[1][:60]
+    weights = np.arange(60) % 3
+    repeated = np.repeat(np.arange(60), weights)
+    settings = {"alpha": 0.5, "shuffle": False, "max_iter": 20}
+    one = classifier(**settings, batch_size=60).fit(X, y, sample_weight=weights)
+    other = classifier(**settings, batch_size=1000).fit(X[repeated], y[repeated])
+    np.testing.assert_allclose(one.predict_proba(X), other.predict_proba(X), rtol=1e-6)
+    assert one.loss_ == pytest.approx(other.loss_, rel=1e-6)
+    penalty = sum(np.sum(w**2) for w in one.model_.get_weights() if w.ndim > 1 and w.shape[-1] > 0)
+    assert penalty > 0
+
+
+def test_partial_fit_is_one_pass(digits):
+    X, y = digits
+    model = classifier(shuffle=False, batch_size=100)
+    for _ in range(3):
+        model.partial_fit(X, y, classes=np.arange(10))
+    same(model, classifier(shuffle=False, batch_size=100, max_iter=3).fit(X, y), X)
+    assert model.n_iter_ == len(model.loss_curve_) == 3
+    with pytest.raises(ValueError, match="classes must be given at the first call"):
+        classifier().partial_fit(X, y)
+    few = classifier().partial_fit(X[y < 3], y[y < 3], classes=np.arange(10))
+    assert few.predict_proba(X).shape == (600, 10)
+    few.partial_fit(X, y)
+    with pytest.raises(ValueError, match="are not those of the first call"):
+        few.partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match=r"labels \[77\], which are not among"):
+        few.partial_fit(X, np.where(y == 1, 77, y))
+    with pytest.raises(ValueError, match="early_stopping=True cannot be used with partial_fit"):
+        classifier(early_stopping=True).partial_fit(X, y, classes=np.arange(10))
+    regressor = LocallyConnectedRegressor(random_state=0).partial_fit(X, y).partial_fit(X, y)
+    assert regressor.n_iter_ == 2
+
+
+def test_warm_start_goes_on(digits):
+    X, y = digits
+    warm = classifier(warm_start=True, shuffle=False, max_iter=2).fit(X, y)
+    first = warm._outputs(X)
+    assert not np.array_equal(warm.fit(X, y)._outputs(X), first)
+    assert warm.n_iter_ == 4
+    same(warm, classifier(shuffle=False, max_iter=4).fit(X, y), X)
+    cold = classifier(max_iter=2)
+    np.testing.assert_array_equal(cold.fit(X, y)._outputs(X), cold.fit(X, y)._outputs(X))
+    with pytest.raises(ValueError, match=r"the labels \['a'\]|not among the classes"):
+        warm.fit(X, y + 5)
+
+
+def test_early_stopping_keeps_the_best_weights(digits):
+    X, y = digits
+    model = classifier(early_stopping=True, n_iter_no_change=3, max_iter=200, validation_fraction=0.25).fit(X, y)
+    assert 4 < model.n_iter_ < 200
+    assert model.best_validation_score_ == max(model.validation_scores_)
+    assert len(model.validation_scores_) == model.n_iter_
+    assert model.best_loss_ is None
+    regressor = LocallyConnectedRegressor(early_stopping=True, max_iter=5, random_state=0).fit(X, y)
+    assert len(regressor.validation_scores_) == 5
+    weighted = classifier(early_stopping=True, max_iter=3).fit(X, y, sample_weight=1 + (y == 3))
+    assert len(weighted.validation_scores_) == 3
+
+
+def test_training_ends_when_it_gains_no_more(digits):
+    X, y = digits
+    model = classifier(tol=1e9, n_iter_no_change=4, max_iter=100)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.fit(X, y)
+    assert model.n_iter_ == 5 + 1, "the first pass gains, against nothing"
+    with pytest.warns(ConvergenceWarning, match="after max_iter=2 passes and has not converged"):
+        classifier(max_iter=2).fit(X, y)
+
+
+def test_rates(digits, monkeypatch):
+    X, y = digits
+    rates = []
+    before = estimators._Follow.on_epoch_end
+
+    def on_epoch_end(self, run, figures):
+        rates.append(run.lr)
+        before(self, run, figures)
+
+    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    classifier(max_iter=3, learning_rate="invscaling", learning_rate_init=0.5, solver="sgd").fit(X, y)
+    assert rates == pytest.approx([0.5, 0.5 / 601**0.5, 0.5 / 1201**0.5])
+    rates.clear()
+    model = classifier(max_iter=100, learning_rate="adaptive", learning_rate_init=1e-4, solver="sgd", tol=1e9,
+                       n_iter_no_change=1).fit(X, y)  # fmt: skip
+    assert sorted(set(rates), reverse=True) == pytest.approx([1e-4, 2e-5, 4e-6])
+    assert model.n_iter_ < 100
+    for solver in (lc.SGD(0.5), lc.RMSprop()):
+        assert classifier(max_iter=1, solver=solver).fit(X, y).model_.layers[0].optimizer == solver
+    assert classifier(max_iter=1, solver="sgd", momentum=0.0).fit(X, y).model_.layers[0].optimizer == lc.SGD()
+
+
+def test_penalties_are_those_of_mlp(digits):
+    X, y = digits
+    model = classifier(alpha=0.3, batch_size=50, max_iter=1).fit(X, y)
+    assert [layer.kernel_regularizer.l2 for layer in (model.model_.layers[0], model.model_.layers[-1])] == [0.003] * 2
+    assert model.model_.layers[0].bias_regularizer is None
+    assert classifier(alpha=0, max_iter=1).fit(X, y).model_.layers[0].kernel_regularizer is None
+
+
+def test_regression(rng):
+    X = rng.standard_normal((300, 6, 5))
+    y = np.stack([X[:, 2, 3] - X[:, 4, 1], 2 * X[:, 0, 0]], axis=1)
+    model = LocallyConnectedRegressor((6,), learning_rate_init=0.02, random_state=0, max_iter=100).fit(X, y)
+    assert model.score(X, y) > 0.95
+    assert model.predict(X).shape == (300, 2)
+    one = LocallyConnectedRegressor((6,), max_iter=3, random_state=0).fit(X, y[:, 0])
+    assert one.predict(X).shape == (300,)
+    half = 0.5 * np.mean((one.predict(X) - y[:, 0]) ** 2)
+    penalties = one.model_.penalties()
+    assert one._loss()(y[:, :1], one.predict(X)[:, None])[0] + penalties == pytest.approx(half + penalties)
+
+
+def test_pipelines_and_grids(digits):
+    X, y = digits
+    pipeline = make_pipeline(StandardScaler(), classifier(max_iter=4))
+    grid = GridSearchCV(pipeline, {"locallyconnectedclassifier__filters": [(2,), (8,)]}, cv=2, n_jobs=2)
+    grid.fit(X, y)
+    assert grid.best_params_ == {"locallyconnectedclassifier__filters": (8,)}
+    alone = GridSearchCV(pipeline, {"locallyconnectedclassifier__filters": [(2,), (8,)]}, cv=2).fit(X, y)
+    np.testing.assert_array_equal(grid.cv_results_["mean_test_score"], alone.cv_results_["mean_test_score"])
+
+
+def test_copies_and_pickles_predict_the_same(digits):
+    X, y = digits
+    model = classifier(max_iter=2).fit(X, y)
+    for twin in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        same(twin, model, X)
+
+
+def test_labels_may_be_words(digits):
+    X, y = digits
+    words = np.array(["even", "odd"])[y % 2]
+    model = classifier(max_iter=20).fit(X, words)
+    assert set(model.predict(X)) == {"even", "odd"}
+    assert model.score(X, words) > 0.9
+
+
+def test_progress_in_words(digits, capsys):
+    X, y = digits
+    classifier(max_iter=2, verbose=True, early_stopping=True).fit(X, y)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0].partition(":")[0] for line in lines] == [
+        "Iteration 1", "Validation score", "Iteration 2", "Validation score",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        ({"image_shape": (3, 3)}, ValueError, r"image_shape=\(3, 3\) does not fit samples of 64 features"),
+        ({"image_shape": (1, 1, 8, 8, 1)}, ValueError, "does not fit samples"),
+        ({"filters": 0}, ValueError, "filters=0"),
+        ({"filters": (2.5,)}, TypeError, "filters=2.5"),
+        ({"kernel_size": 9, "padding": "valid"}, ValueError, "does not fit"),
+        ({"solver": "lbfgs"}, ValueError, "solver='lbfgs' is not known"),
+        ({"learning_rate": "nope"}, ValueError, "learning_rate='nope'"),
+        ({"learning_rate_init": 0}, ValueError, "learning_rate_init=0"),
+        ({"alpha": -1}, ValueError, "alpha=-1"),
+        ({"batch_size": 0}, ValueError, "batch_size=0"),
+        ({"batch_size": "all"}, ValueError, "batch_size='all'"),
+        ({"max_iter": 0}, ValueError, "max_iter=0"),
+        ({"validation_fraction": 1.0}, ValueError, "validation_fraction=1.0"),
+        ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change=0"),
+        ({"shuffle": 1}, TypeError, "shuffle=1"),
+        ({"activation": "nope"}, ValueError, "activation='nope'"),
+        ({"momentum": 1.0, "solver": "sgd"}, ValueError, "momentum=1.0"),
+    ],
+)
+def test_bad_settings(settings, error, message, digits):
+    with pytest.raises(error, match=message):
+        classifier(**settings).fit(*digits)
+
+
+def test_bad_samples(digits):
+    X, y = digits
+    model = classifier(max_iter=1).fit(X, y)
+    with pytest.raises(ValueError, match=r"X has samples of shape \(4, 16\); the network was made for \(8, 8\)"):
+        LocallyConnectedClassifier(max_iter=1).fit(X.reshape(-1, 8, 8), y).predict(X.reshape(-1, 4, 16))
+    with pytest.raises(ValueError, match=r"image_shape=\(8, 8\); leave it out"):
+        classifier().fit(X.reshape(-1, 4, 16), y)
+    with pytest.raises(ValueError, match=r"sample_weight is 0 everywhere|at least one non-zero"):
+        model.fit(X, y, sample_weight=np.zeros(600))
+    with pytest.raises(ValueError, match=r"X has shape \(1, 1, 1, 1, 1, 1\)"):
+        LocallyConnectedRegressor().fit(np.ones((1, 1, 1, 1, 1, 1)), [1])
+    with pytest.raises(NotFittedError):
+        LocallyConnectedClassifier().predict_proba(X)
+    with pytest.raises(ValueError, match="y has 2 outputs; the network was made for 1"):
+        LocallyConnectedRegressor(warm_start=True, max_iter=1).fit(X, y).fit(X, np.stack([y, y], axis=1))
+
+
+def test_a_loss_beyond_all_bounds_is_an_error(rng):
+    X = 1e30 * rng.standard_normal((20, 5)).astype(np.float32)
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"the loss became .*; scale X and y to about 1"):
+        LocallyConnectedRegressor().fit(X, X[:, 0])
