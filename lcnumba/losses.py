@@ -15,7 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import named
+from lcnumba.arrays import FLOATS, normalise
 from lcnumba.checks import boolean, real
+from lcnumba.kernels import ABSOLUTE, HUBER, SQUARED
 
 __all__ = [
     "BinaryCrossentropy",
@@ -37,18 +39,18 @@ BLOCK = 1 << 13
 
 
 class _Mean:
-    """A mean of terms, one for each row of the predictions: the last axis, or a single number."""
+    """A mean of terms, one for each row of the predictions (the last axis) or each number, in blocks."""
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets fit predictions of this shape."""
         raise NotImplementedError
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
-        """The terms of some predictions, of any shape that begins with theirs, and their derivative by p."""
+    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
+        """The terms of some predictions; their derivative by p goes into `slope`."""
         raise NotImplementedError
 
-    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Targets and predictions as arrays whose first axis is cut into blocks."""
+    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
+        """Targets and predictions as arrays whose first axis is cut into blocks; perhaps samples are kept apart."""
         raise NotImplementedError
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
@@ -71,23 +73,22 @@ class _Mean:
             Of the shape and dtype of y_pred.
         """
         self.check(y_true, y_pred.shape)
-        targets, rows = self._rows(y_true, y_pred)
+        targets, rows = self._rows(y_true, y_pred, weights is not None)
         gradient = np.empty(y_pred.shape, y_pred.dtype)
         slopes = gradient.reshape(rows.shape)
-        each = None if weights is None else np.repeat(weights, len(rows) // max(1, len(y_pred)))
         at_once = max(1, BLOCK * len(rows) // max(1, rows.size))
         total, terms = 0.0, max(1, self._count(rows))
+        if weights is not None:
+            weights = np.repeat(weights, len(rows) // max(1, len(y_pred))).astype(y_pred.dtype, copy=False)
         for begin in range(0, len(rows), at_once):
             part = slice(begin, begin + at_once)
-            values, slope = self._terms(targets[part], rows[part])
-            if each is None:
-                total += float(values.sum())
-                np.multiply(slope, slope.dtype.type(1 / terms), out=slopes[part])
-            else:
-                factor = each[part].reshape(-1, *[1] * (values.ndim - 1)).astype(slope.dtype, copy=False)
-                total += float((values * factor).sum())
-                factor = (factor / terms).astype(slope.dtype, copy=False)
-                np.multiply(slope, factor if factor.ndim == slope.ndim else factor[..., None], out=slopes[part])
+            slope = slopes[part]
+            values = self._terms(targets[part], rows[part], slope)
+            if weights is not None:
+                values = values * weights[part].reshape(-1, *[1] * (values.ndim - 1))
+                slope *= weights[part].reshape(-1, *[1] * (slope.ndim - 1))
+            total += float(np.add.reduce(values, axis=None))
+            slope *= slope.dtype.type(1 / terms)
         return total / terms, gradient
 
     def _count(self, rows: Array) -> int:
@@ -95,29 +96,52 @@ class _Mean:
         raise NotImplementedError
 
 
-class _Elementwise(_Mean):
-    """A mean over all numbers; targets have the shape of the predictions."""
+def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
+    """Raise unless targets are numbers, of the shape of the predictions."""
+    if y_true.shape != shape:
+        raise ValueError(f"y has shape {y_true.shape}; the model predicts shape {shape}")
+    if y_true.dtype.kind not in "biuf":
+        raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
+
+
+class _OfDifferences:
+    """A mean over all numbers of what their differences from the targets cost; computed by all threads."""
+
+    _kind: ClassVar[int]
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets fit predictions of this shape."""
-        if y_true.shape != shape:
-            raise ValueError(f"y has shape {y_true.shape}; the model predicts shape {shape}")
-        if y_true.dtype.kind not in "biuf":
-            raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
+        _check_numbers(y_true, shape)
 
-    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        shape = len(y_pred), y_pred.size // max(1, len(y_pred))
-        return y_true.reshape(shape), y_pred.reshape(shape)
+    def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
+        """Return the loss and its gradient by y_pred.
 
-    def _count(self, rows: Array) -> int:
-        return rows.size
+        Parameters
+        ----------
+        y_true : array
+            Targets, as the class says.
+        y_pred : (N, ...) array
+            Predictions.
+        weights : (N,) array, optional
+            A weight for each sample.
 
-    def _difference(self, t: Array, p: Array) -> Array:
-        return p - t.astype(p.dtype, copy=False)
+        Returns
+        -------
+        value : float
+            Summed up in float64.
+        dy_pred : array
+            Of the shape and dtype of y_pred.
+        """
+        from lcnumba.kernels import differences
+
+        self.check(y_true, y_pred.shape)
+        p = normalise("y_pred", y_pred, y_pred.dtype if y_pred.dtype in FLOATS else FLOATS[1])
+        t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
+        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, weights)
 
 
 @dataclass(frozen=True)
-class MeanSquaredError(_Elementwise):
+class MeanSquaredError(_OfDifferences):
     """Mean of (y_pred - y_true)^2 over all numbers of the batch.
 
     Examples
@@ -129,15 +153,11 @@ class MeanSquaredError(_Elementwise):
     (2.5, array([[1., 2.]]))
     """
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
-        difference = self._difference(t, p)
-        values = np.square(difference)
-        difference *= 2
-        return values, difference
+    _kind: ClassVar[int] = SQUARED
 
 
 @dataclass(frozen=True)
-class MeanAbsoluteError(_Elementwise):
+class MeanAbsoluteError(_OfDifferences):
     """Mean of abs(y_pred - y_true) over all numbers of the batch; its slope is 0 where they agree.
 
     Examples
@@ -148,13 +168,11 @@ class MeanAbsoluteError(_Elementwise):
     (1.5, array([[ 0.5, -0.5]]))
     """
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
-        difference = self._difference(t, p)
-        return np.abs(difference), np.sign(difference)
+    _kind: ClassVar[int] = ABSOLUTE
 
 
 @dataclass(frozen=True)
-class Huber(_Elementwise):
+class Huber(_OfDifferences):
     """Half the square of a difference up to `delta`, and a straight line beyond: its mean over all numbers.
 
     Parameters
@@ -170,6 +188,7 @@ class Huber(_Elementwise):
     (1.5, array([[ 0.5, -0.5]]))
     """
 
+    _kind: ClassVar[int] = HUBER
     delta: float = 1.0
 
     def __post_init__(self) -> None:
@@ -181,14 +200,9 @@ class Huber(_Elementwise):
         """Arguments that make an equal loss."""
         return asdict(self)
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
-        difference = self._difference(t, p)
-        slope = np.clip(difference, -self.delta, self.delta)
-        return slope * (difference - slope / 2), slope
-
 
 @dataclass(frozen=True)
-class BinaryCrossentropy(_Elementwise):
+class BinaryCrossentropy(_Mean):
     """Cross-entropy of yes and no, one pair for each number of the prediction: its mean over all of them.
 
     Targets are 0 or 1, or probabilities in between, of the shape of the prediction.
@@ -225,18 +239,26 @@ class BinaryCrossentropy(_Elementwise):
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets are probabilities for predictions of this shape."""
-        super().check(y_true, shape)
+        _check_numbers(y_true, shape)
         if not np.all((y_true >= 0) & (y_true <= 1)):
             raise ValueError("y holds numbers outside of 0 to 1; binary cross-entropy needs probabilities")
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
+        shape = (len(y_pred), y_pred.size // max(1, len(y_pred))) if by_sample else (y_pred.size,)
+        return y_true.reshape(shape), y_pred.reshape(shape)
+
+    def _count(self, rows: Array) -> int:
+        return rows.size
+
+    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
         t = t.astype(p.dtype, copy=False)
         if self.from_logits:
             small = np.exp(-np.abs(p))
-            values = np.maximum(p, 0) - p * t + np.log1p(small)
-            return values, np.where(p >= 0, 1, small) / (1 + small) - t
+            np.subtract(np.where(p >= 0, 1, small) / (1 + small), t, out=slope)
+            return np.maximum(p, 0) - p * t + np.log1p(small)
         yes, no = _positive(p), _positive(1 - p)
-        return -(t * np.log(yes) + (1 - t) * np.log(no)), (1 - t) / no - t / yes
+        np.subtract((1 - t) / no, t / yes, out=slope)
+        return -(t * np.log(yes) + (1 - t) * np.log(no))
 
 
 @dataclass(frozen=True)
@@ -272,14 +294,14 @@ class _Categorical(_Mean):
         elif y_true.size and not (y_true.min() >= 0 and y_true.max() < classes):
             raise ValueError(f"y holds labels from {y_true.min()} to {y_true.max()}; give 0 to {classes - 1}")
 
-    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
         rows = y_pred.reshape(-1, y_pred.shape[-1])
         return (y_true.reshape(rows.shape) if y_true.ndim == y_pred.ndim else y_true.reshape(-1)), rows
 
     def _count(self, rows: Array) -> int:
         return len(rows)
 
-    def _terms(self, t: Array, p: Array) -> tuple[Array, Array]:
+    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
         if t.ndim == 1:
             target = np.zeros(p.shape, p.dtype)
             target[np.arange(len(t)), t] = 1
@@ -290,12 +312,14 @@ class _Categorical(_Mean):
             shifted = p - np.max(p, axis=-1, keepdims=True)
             powers = np.exp(shifted)
             total = np.sum(powers, axis=-1, keepdims=True)
-            # Selected, since a class of probability 0 may have a logit of -inf.
-            values = np.sum(target * np.where(target > 0, np.log(total) - shifted, 0), axis=-1)
-            return values, powers / total * weight - target
-        total, chance = np.sum(p, axis=-1, keepdims=True), _positive(p)
-        values = np.sum(target * np.where(target > 0, np.log(total) - np.log(chance), 0), axis=-1)
-        return values, weight / total - target / chance
+            np.subtract(powers / total * weight, target, out=slope)
+            logarithm = np.log(total) - shifted
+        else:
+            total, chance = np.sum(p, axis=-1, keepdims=True), _positive(p)
+            np.subtract(weight / total, target / chance, out=slope)
+            logarithm = np.log(total) - np.log(chance)
+        # Selected, since a class of probability 0 may have a logit of -inf.
+        return np.sum(target * np.where(target > 0, logarithm, 0), axis=-1)
 
 
 class SoftmaxCrossEntropy(_Categorical):
@@ -411,7 +435,7 @@ def takes_weights(loss: Loss) -> bool:
     >>> lc.losses.takes_weights(lc.losses.get("mse"))
     True
     """
-    if isinstance(loss, _Mean):
+    if isinstance(loss, _Mean | _OfDifferences):
         return True
     try:
         inspect.signature(loss).bind(None, None, None)

@@ -208,3 +208,52 @@ def test_metrics():
 def test_accuracy_refuses_shapes_that_it_would_misread(y_true, y_pred):
     with pytest.raises(ValueError, match="accuracy needs predictions"):
         metrics.accuracy(np.zeros(y_true, int), np.zeros(y_pred))
+
+
+@pytest.mark.parametrize("shape", [(5, 30000), (70000, 3), (2, 3, 40000)], ids=str)
+@pytest.mark.parametrize("name", ["mse", "mae", "huber"])
+def test_weights_and_pieces_of_large_batches(name, shape, rng):
+    """Samples that lie across the pieces that threads work on, and many samples in one."""
+    y_pred = rng.integers(-8, 9, shape).astype(np.float32)
+    y_true = rng.integers(-8, 9, shape)
+    weights = rng.integers(0, 4, shape[0])
+    value, gradient = losses.get(name)(y_true, y_pred, weights)
+    d = y_pred.astype(float) - y_true
+    terms, slopes = {
+        "mse": (d**2, 2 * d), "mae": (np.abs(d), np.sign(d)),
+        "huber": (np.where(np.abs(d) > 1, np.abs(d) - 0.5, d**2 / 2), np.clip(d, -1, 1)),
+    }[name]  # fmt: skip
+    each = weights.reshape(-1, *[1] * (len(shape) - 1))
+    assert value == np.sum(each * terms) / d.size
+    np.testing.assert_array_equal(gradient, (np.float32(1 / d.size) * each.astype(np.float32)) * np.float32(slopes))
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber", "binary_crossentropy", "sparse_categorical_crossentropy"])
+def test_nan_stays_visible(name):
+    y_true = np.array([0, 1]) if name.startswith("sparse") else np.ones((2, 2))
+    with np.errstate(invalid="ignore"):
+        value, gradient = losses.get(name)(y_true, np.array([[np.nan, 0.5], [0.5, 0.5]]))
+    assert np.isnan(value)
+    assert np.isnan(gradient[0, 0])
+    assert np.isfinite(gradient[1]).all()
+
+
+def test_the_number_of_threads_changes_no_bit(rng):
+    numba = pytest.importorskip("numba")
+    y_pred, y_true = rng.standard_normal((2, 7, 50000), np.float32)
+    before, found = numba.get_num_threads(), []
+    try:
+        for threads in (1, before):
+            numba.set_num_threads(threads)
+            found.append(losses.MeanSquaredError()(y_true, y_pred))
+    finally:
+        numba.set_num_threads(before)
+    assert found[0][0] == found[1][0]
+    np.testing.assert_array_equal(found[0][1], found[1][1])
+
+
+def test_predictions_of_other_dtypes():
+    value, gradient = losses.MeanSquaredError()(np.array([1, 2]), np.array([2, 4]))
+    assert (value, gradient.tolist()) == (2.5, [1, 2])
+    with pytest.raises(TypeError, match="y_pred has dtype complex128"):
+        losses.MeanSquaredError()(np.array([1.0]), np.array([1j]))

@@ -23,9 +23,11 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "ABSOLUTE",
     "ADAM",
     "DESCENT",
     "GRADIENT",
+    "HUBER",
     "L1",
     "L2",
     "LINE_BYTES",
@@ -37,6 +39,7 @@ __all__ = [
     "RMSPROP",
     "SERIAL_WORK",
     "SGD",
+    "SQUARED",
     "Rule",
     "slots",
 ]
@@ -53,6 +56,9 @@ LINE_BYTES = 64
 # SGD alone does without a gradient in memory, where the weights have no penalty or constraint: DESCENT is the
 # same formula with them.
 NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP, DESCENT = range(-1, 7)
+
+# What a difference costs: its square, its absolute value, or half the square up to a bound and a line beyond.
+SQUARED, ABSOLUTE, HUBER = range(3)
 
 # Scalars of the formula that has the most; penalties' factors and whether weights stay above 0 come after them.
 SCALARS = 7
