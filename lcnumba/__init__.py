@@ -51,10 +51,10 @@ _HOMES = {
 }
 
 
-# Modules whose objects are given to layers: lcnumba.regularizers.L2(0.1).
+# Modules that are used by name: lcnumba.regularizers.L2(0.1).
 _MODULES = (
     "activations", "callbacks", "constraints", "gradients", "initializers", "losses", "metrics", "optimizers",
-    "regularizers", "schedules",
+    "plotting", "regularizers", "schedules", "testing",
 )  # fmt: skip
 
 

@@ -11,12 +11,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import train_test_split
-from sklearn.utils import check_random_state
-from sklearn.utils.multiclass import check_classification_targets, unique_labels
-from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 
 from lcnumba import losses, optimizers, regularizers
 from lcnumba.callbacks import Callback
@@ -25,6 +19,16 @@ from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.sequential import Sequential
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.model_selection import train_test_split
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets, unique_labels
+    from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
+except ImportError as error:
+    raise ImportError(f"{error}; pip install 'lcnumba[sklearn]' brings what lcnumba.estimators needs") from error
 
 __all__ = ["LocallyConnectedClassifier", "LocallyConnectedRegressor"]
 

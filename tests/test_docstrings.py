@@ -10,7 +10,7 @@ pytest.importorskip("sklearn", minversion="1.6")
 import lcnumba
 
 # Modules whose names users reach, beside those of the package itself.
-MODULES = [*lcnumba._MODULES, "estimators", "plotting", "testing", "reference"]
+MODULES = [*lcnumba._MODULES, "estimators", "reference"]
 # Names, with their modules, that have no example, each with the reason.
 EXEMPT: set[str] = set()
 

@@ -1,5 +1,7 @@
 import copy
+import importlib
 import pickle
+import sys
 import warnings
 
 import numpy as np
@@ -291,6 +293,13 @@ def test_bad_samples(digits):
         LocallyConnectedClassifier().predict_proba(X)
     with pytest.raises(ValueError, match="y has 2 outputs; the network was made for 1"):
         LocallyConnectedRegressor(warm_start=True, max_iter=1).fit(X, y).fit(X, np.stack([y, y], axis=1))
+
+
+def test_what_is_missing_is_named(monkeypatch):
+    monkeypatch.delitem(sys.modules, "lcnumba.estimators")
+    monkeypatch.setitem(sys.modules, "sklearn.base", None)
+    with pytest.raises(ImportError, match=r"pip install 'lcnumba\[sklearn\]'"):
+        importlib.import_module("lcnumba.estimators")
 
 
 def test_a_loss_beyond_all_bounds_is_an_error(rng):
