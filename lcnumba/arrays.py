@@ -71,6 +71,8 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     import array_api_compat
 
     if not array_api_compat.is_array_api_obj(array):
+        if package == "xarray" and getattr(array, "chunks", None):
+            _refuse(name, array, "its Dask array would be computed as a whole; use xarray.apply_ufunc, or .compute()")
         return _as_numpy(name, array), _unchanged
     if getattr(array, "requires_grad", False):
         _refuse(name, array, "it requires a gradient; pass .detach()")

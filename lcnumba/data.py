@@ -54,6 +54,8 @@ class _Lazy:
 
     def __init__(self, name: str, source: Any) -> None:
         self._name, self._source = name, source
+        if any(math.isnan(size) for size in source.shape):
+            raise ValueError(f"{name} has the shape {source.shape}; a Dask array needs .compute_chunk_sizes() first")
         self.shape = tuple(map(int, source.shape))
 
     def take(self, chosen: Any) -> Array:
@@ -269,7 +271,7 @@ class Batches:
 
 def sample_weights(weights: Any, samples: int) -> Array:
     """Return weights of samples as an array, or an error."""
-    values, _ = ingest("sample_weight", weights)
+    values, _ = ingest("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
     if values.shape != (samples,):
         raise ValueError(f"sample_weight has shape {values.shape}; give one weight for each of {samples} samples")
     check_dtype("sample_weight", values)
@@ -295,9 +297,14 @@ def class_weights(weights: Mapping[Any, Any]) -> Callable[[Array], Array]:
         raise ValueError(f"class_weight={weights!r} has weights below 0; give weights of at least 0")
 
     def of(y: Array) -> Array:
-        labels = np.argmax(y, axis=-1) if y.ndim == 2 and y.shape[1] > 1 else y
-        if labels.ndim != 1 or (y.ndim == 1 and y.dtype.kind not in "iu"):
-            raise ValueError(f"class_weight needs labels (N,) or rows (N, classes); y has shape {y.shape} of {y.dtype}")
+        one_hot = y.ndim == 2 and y.shape[1] > 1
+        labels = np.argmax(y, axis=-1) if one_hot else y.reshape(-1)
+        sure = np.allclose(y.sum(axis=1), 1) if one_hot else np.all(labels == np.rint(labels))
+        if len(labels) != len(y) or not sure:
+            raise ValueError(
+                "class_weight needs labels, (N,) or (N, 1), or rows of probabilities, (N, classes); y has shape "
+                f"{y.shape}"
+            )
         result = np.ones(len(y))
         for label, value in table.items():
             result[labels == label] = value

@@ -87,6 +87,13 @@ def as_vector(vector: Any) -> Array:
     return values
 
 
+def _own(state: Any) -> Any:
+    """A copy of an optimizer's state, whose arrays kernels may write to."""
+    if isinstance(state, dict) and all(isinstance(value, np.ndarray) for value in state.values()):
+        return {name: np.array(array, order="C") for name, array in state.items()}
+    return copy.deepcopy(state)
+
+
 def _alike(state: Any, model: dict[str, Array]) -> bool:
     """Whether a state holds arrays of the same names, shapes and dtypes as another."""
     return isinstance(state, dict) and {key: (np.shape(a), np.asarray(a).dtype) for key, a in state.items()} == {
@@ -227,6 +234,15 @@ class Parameters:
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             return {**self.__dict__, "_arrays": arrays, "_states": copy.deepcopy(self._states)}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy, with arrays that kernels may write to.
+
+        joblib hands large arrays over as read-only memory maps, and pickles with buffers of their own may lie in any
+        memory: writing to those would end the process.
+        """
+        arrays = {name: np.array(array, order="C") for name, array in state["_arrays"].items()}
+        self.__dict__.update(state, _arrays=arrays, _states={n: _own(s) for n, s in state["_states"].items()})
+
     def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
         """Take the optimizer and state of a `snapshot` of parameters of the same shapes."""
         with self.lock.exclusive():
@@ -249,7 +265,7 @@ class Parameters:
 
         def commit() -> None:
             with self.lock.exclusive():
-                self._states = copy.deepcopy(states)
+                self._states = {name: _own(state) for name, state in states.items()}
 
         return commit
 

@@ -42,7 +42,7 @@ class History:
     ----------
     history : dict of str to list of float
         "loss" and the metrics, averaged over the samples as they were seen during the epoch; with
-        validation data also "val_loss" and so on, computed at its end.
+        validation data also "val_loss" and so on, computed at its end. NaN where an epoch had no such figure.
     epoch : list of int
         The number of each epoch, from 0.
 
@@ -60,9 +60,11 @@ class History:
 
     def add(self, epoch: int, figures: Figures) -> None:
         """Append one epoch."""
+        for name in figures:
+            self.history.setdefault(name, [math.nan] * len(self.epoch))
+        for name, values in self.history.items():
+            values.append(figures.get(name, math.nan))
         self.epoch.append(epoch)
-        for name, value in figures.items():
-            self.history.setdefault(name, []).append(value)
 
 
 class _Mean:

@@ -108,6 +108,14 @@ def test_a_plain_array_is_shared_not_copied():
     assert isinstance(like(values), type(strict))
 
 
+def test_dask_arrays_inside_of_xarray_are_refused_as_well():
+    array = pytest.importorskip("xarray").DataArray(X, dims=("a", "b", "c", "d"))
+    np.testing.assert_array_equal(layer()(array), layer()(X))
+    pytest.importorskip("dask.array")
+    with pytest.raises(TypeError, match=r"use xarray\.apply_ufunc, or \.compute\(\)"):
+        layer()(array.chunk(a=1))
+
+
 class FakeDask:
     """Stands for dask.array.Array, which is not a dependency of the tests."""
 

@@ -258,6 +258,16 @@ def test_bad_data(change, error, message):
             np.testing.assert_array_equal(a, b)
 
 
+def test_dask_arrays_of_unknown_length_and_weights_that_read_lazily(arrays):
+    da = pytest.importorskip("dask.array")
+    x, y = arrays
+    unknown = da.from_array(x, chunks=(5, 4, 3, 1))[da.from_array(y, chunks=5) > 0]
+    with pytest.raises(ValueError, match=r"a Dask array needs \.compute_chunk_sizes\(\) first"):
+        trained(unknown, y)
+    weights = np.arange(20.0)
+    same(trained(x, y, sample_weight=da.from_array(weights, chunks=7)), trained(x, y, sample_weight=weights))
+
+
 def test_samples_come_once_each_in_any_order(rng):
     x, y = np.arange(23.0)[:, None], np.arange(23)
     samples = data.Samples(x, y, y.astype(float), 5, lambda x, y: None)
@@ -280,6 +290,7 @@ def test_class_weights():
     of = data.class_weights({0: 2, np.int64(2): 0.5})
     np.testing.assert_array_equal(of(np.array([0, 1, 2, 0])), [2, 1, 0.5, 2])
     np.testing.assert_array_equal(of(np.eye(3)), [2, 1, 0.5])
-    for y in (np.zeros((2, 1)), np.zeros(3), np.zeros((2, 2, 2))):
+    np.testing.assert_array_equal(of(np.array([[1.0], [0.0]])), [1, 2])
+    for y in (np.full((2, 1), 0.5), np.full(3, np.nan), np.zeros((2, 2, 2)), np.ones((2, 2))):
         with pytest.raises(ValueError, match="class_weight needs labels"):
             of(y)

@@ -376,6 +376,48 @@ def test_the_log_is_silent_unless_asked_for(data, capsys, caplog):
     assert [record.message.partition(":")[0] for record in caplog.records] == ["epoch 1/2", "epoch 2/2"]
 
 
+def test_what_is_figured_out_later_begins_with_nan():
+    history = lc.History()
+    history.add(0, {"loss": 1.0, "mae": 2.0})
+    history.add(1, {"loss": 0.5, "val_loss": 3.0})
+    np.testing.assert_array_equal([history.history[name] for name in ("loss", "mae", "val_loss")],
+                                  [[1, 0.5], [2, np.nan], [np.nan, 3]])  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_arrays_that_cannot_be_written_are_copied(optimizer, rng):
+    """As joblib hands them over: memory maps, or buffers of pickles, which kernels write to by their address."""
+    net = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1), optimizer=optimizer)])
+    x, y = rng.standard_normal((4, 5, 5, 1), np.float32), np.zeros((4, 3, 3, 2), np.float32)
+    net.fit(x, y, loss="mse", progress=False)
+    buffers = []
+    data = pickle.dumps(net, protocol=5, buffer_callback=buffers.append)
+    assert buffers
+    kept = [bytes(buffer) for buffer in buffers]
+    for frozen in (pickle.loads(data, buffers=kept), pickle.loads(data, buffers=[bytes(buffer) for buffer in kept])):
+        frozen.fit(x, y, loss="mse", shuffle=False, progress=False)
+        twin = copy.deepcopy(net)
+        twin.fit(x, y, loss="mse", shuffle=False, progress=False)
+        for a, b in zip(frozen.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_array_equal(a, b)
+    assert kept == [bytes(buffer) for buffer in buffers]
+
+
+def test_large_models_travel_too(rng):
+    """joblib hands arrays of more than 1 MB over as read-only memory maps."""
+    joblib = pytest.importorskip("joblib")
+    net = lc.Sequential([lc.LocallyConnected2D(16, 5, input_shape=(32, 32, 4), rng=0)])
+    assert net.get_weights()[0].nbytes > 2**20
+    x, y = rng.standard_normal((2, 32, 32, 4), np.float32), np.zeros((2, 28, 28, 16), np.float32)
+    net.compile("sgd", "mse")
+    with joblib.Parallel(n_jobs=2) as parallel:
+        found = parallel(joblib.delayed(_one_more)(net, x, y) for _ in range(2))
+    expected = _one_more(copy.deepcopy(net), x, y)
+    for weights in found:
+        for a, b in zip(weights, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
 def test_models_travel_to_other_processes(data):
     """With joblib's loky, as scikit-learn does it."""
     joblib = pytest.importorskip("joblib")

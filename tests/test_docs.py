@@ -1,0 +1,172 @@
+"""The Python blocks of the documentation run as written, those of a page in order and with the same names."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.testing import adjoint_sums, integers
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+if not DOCS.is_dir():
+    pytest.skip("docs/ is in the checkout only", allow_module_level=True)
+
+# What the blocks of a page import beside the library.
+NEEDS = {
+    "training.md": ("h5py",),
+    "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
+    "migrating.md": ("h5py",),
+}
+
+
+def blocks(page):
+    """Yield the Python blocks of a page, each with the lines before it, so that errors name the line of the page."""
+    text = page.read_text(encoding="utf-8")
+    for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
+        yield "\n" * text.count("\n", 0, block.start(1)) + block[1]
+
+
+PAGES = {page.name: list(blocks(page)) for page in sorted(DOCS.glob("*.md"))}
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a page in an empty folder, with some names given; return all names it has made."""
+
+    def run(page, **names):
+        for package in NEEDS.get(page, ()):
+            pytest.importorskip(package)
+        monkeypatch.chdir(tmp_path)
+        names["__name__"] = "__main__"  # what is defined here is copied to other processes as a whole
+        for code in PAGES[page]:
+            exec(compile(code, DOCS / page, "exec"), names)  # noqa: S102 - that is the test
+        return names
+
+    return run
+
+
+def test_pages_are_those_that_are_tested():
+    with_code = {page for page, code in PAGES.items() if code}
+    assert with_code == set(NEEDS), "give a page with Python blocks a test here, or mark what cannot run as text"
+
+
+def test_training(run, tmp_path, rng):
+    names = run("training.md")
+    x, labels = names["x"], names["labels"]
+    assert names["logits"].shape == (200, 2)
+    assert names["stopping"].best_epoch is not None
+    assert {path.name for path in tmp_path.iterdir()} == {"images.h5", "run.npz", "pooled.npz"}
+
+    # A training that is over is not begun again.
+    before = lc.load("run.npz").get_weights()
+    for a, b in zip(before, names["train"](5).get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+    # The layer of one's own: y is a selection of x, so on integers its derivative is exact.
+    for size, shape in ((2, (3, 7, 6, 2)), (3, (2, 9, 10, 1)), (1, (2, 3, 4, 2))):
+        pool, values = names["MaxPool2D"](size), integers(rng, shape)
+        y, backward = pool.forward(values)
+        np.testing.assert_array_equal(y, pool(values))
+        assert y.shape[1:] == pool.compute_output_shape((None, *shape[1:]))[1:]
+        dy = integers(rng, y.shape)
+        dx = backward(dy)[0]
+        first, second, _ = adjoint_sums(values, dy, dy, y, dx, dy)
+        assert first == second
+        assert dx.dtype == dy.dtype == np.float32
+        assert dx.sum() == dy.sum()
+
+    # It changes nothing whether its pullback plans steps.
+    class Unplanned(names["MaxPool2D"]):
+        def forward(self, x):
+            y, backward = super().forward(x)
+            return y, lambda dy: backward(dy)
+
+    weights = []
+    for kind in (names["MaxPool2D"], Unplanned):
+        layers = [lc.LocallyConnected2D(2, 3, input_shape=(8, 8, 1), rng=0), kind(2), lc.Flatten(), lc.Dense(2, rng=0)]
+        model = lc.Sequential(layers)
+        model.fit(x, labels, loss="softmax_cross_entropy", rng=0, progress=False)
+        weights.append(model.get_weights())
+    for a, b in zip(*weights, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+    # The loss of one's own: its slope is that of differences, with weights and without.
+    loss, y_true, y_pred = names["Quantile"](0.9), rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
+    for weights in (None, rng.random(4)):
+        expected = lc.testing.numerical_gradient(lambda p, w=weights: loss(y_true, p, w)[0], y_pred)
+        np.testing.assert_allclose(loss(y_true, y_pred, weights)[1], expected, atol=1e-8)
+    many = rng.random(1001)
+    at = min(np.linspace(0, 1, 101), key=lambda p: loss(many, np.full(1001, p))[0])
+    assert at == pytest.approx(np.quantile(many, 0.9), abs=0.02)
+    with pytest.raises(ValueError, match=r"y has shape \(200,\); the model predicts \(200, 1\)"):
+        names["upper"].fit(x, x[:, 0, 0, 0], progress=False)
+
+
+def test_pipelines(run, rng):
+    names = run("pipelines.md")
+    model, field = names["model"], names["temperature"]
+
+    # xarray: in any order of dimensions, with coordinates and attributes.
+    for result in (names["result"], names["xr"].apply_ufunc(names["on_grid"], field.transpose("lon", "time", "lat"),
+                                                            **names["grid"])):  # fmt: skip
+        assert result.dims == field.dims
+        assert result.attrs == field.attrs
+        assert set(result.coords) == {"time", "lat", "lon"}
+    assert names["encoded"].dims == ("time", "y", "x", "feature")
+    np.testing.assert_allclose(names["encoded"], names["two"](np.stack([field, field + 1], axis=-1)), atol=1e-5)
+    result = names["result"]  # the model has been trained since, and this computes now
+    np.testing.assert_allclose(result, model(field.values[..., None])[..., 0], atol=1e-5)
+
+    # Where windows lie: one connection each, to its centre, and a field of coordinates.
+    latitudes = np.broadcast_to(np.arange(9.0)[:, None], (9, 9))[None, ..., None]
+    for padding, wanted in (("same", slice(None, None, 2)), ("valid", slice(1, 8, 2))):
+        centre = (np.arange(9) == 4)[:, None]
+        layer = lc.LocallyConnected2D(1, 3, strides=2, padding=padding, use_bias=False, input_shape=(9, 9, 1))
+        layer.build((None, 9, 9, 1))
+        layer.set_weights([np.broadcast_to(centre, layer.kernel.shape).astype(np.float32)])
+        np.testing.assert_array_equal(layer(latitudes)[0, :, 0, 0], np.arange(9)[wanted])
+
+    # Dask.
+    y, x = names["y"], names["x"]
+    assert y.shape == (60, 6, 8, 1)
+    np.testing.assert_allclose(y.compute(), model(x.compute()), atol=1e-5)
+    for refuses in (model, model.layers[0]):
+        with pytest.raises(TypeError, match=r"apply the layer with dask\.array\.map_blocks"):
+            refuses(x)
+    np.testing.assert_allclose(model.predict(x), model(x.compute()), atol=1e-5)
+    with pytest.raises(ValueError, match="was built for"):
+        x.rechunk((20, 3, -1, -1)).map_blocks(model, dtype=np.float32).compute()
+
+    # Missing values.
+    sea, ocean = names["sea"], names["ocean"]
+    assert np.isfinite(ocean(names["sst"])).all()
+    assert np.isnan(names["tomorrow"]).any(axis=0)[..., 0].tolist() == (~sea).tolist()
+    y_pred = rng.standard_normal((2, 5))
+    y_true = np.where(y_pred > 1, np.nan, 0.5)
+    numerical = lc.testing.numerical_gradient(lambda p: names["known_mse"](y_true, p)[0], y_pred)
+    np.testing.assert_allclose(names["known_mse"](y_true, y_pred)[1], numerical, atol=1e-8)
+    assert np.isfinite(names["inputs"]).all()
+    assert names["inputs"].shape == (60, 6, 8, 2)
+
+    np.testing.assert_allclose(names["predicted"], ocean(names["filled"]), atol=1e-5)
+    from joblib.externals.loky import get_reusable_executor
+
+    get_reusable_executor().shutdown(wait=True)  # its processes would stay for minutes
+
+
+def test_migrating(run, tmp_path):
+    """With a model of Keras, and the weights of another one, where the page says that they are."""
+    keras = Path(__file__).parent / "data" / "keras"
+    (tmp_path / "model.keras").write_bytes((keras / "digits.keras").read_bytes())
+    with np.load(keras / "predictions.npz") as file:
+        x, y = file["digits_x"], file["digits_y"]
+    snps = lc.LocallyConnected1D(8, 5, input_shape=(1000, 1), name="snps")
+    pytest.importorskip("h5py")
+    lc.save_keras_weights(lc.Sequential([snps]), tmp_path / "model.h5")
+
+    names = run("migrating.md", x=x)
+    np.testing.assert_allclose(names["model"](x), y, atol=1e-5)
+    np.testing.assert_allclose(lc.load(tmp_path / "model.npz")(x), y, atol=1e-5)
+    np.testing.assert_array_equal(names["layer"].kernel, snps.kernel)
