@@ -956,7 +956,7 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"dtype": "f4,("}, ValueError, "is not supported"),
         ({"dtype": "nope"}, ValueError, "dtype='nope'"),
         ({"fans": "many"}, ValueError, "fans='many'"),
-        ({"optimizer": "nope"}, ValueError, "optimizer='nope' is not known; give one of adam, rmsprop, sgd"),
+        ({"optimizer": "nope"}, ValueError, "optimizer='nope' is not known; give one of adam, adamw, rmsprop, sgd"),
         ({"optimizer": 3}, TypeError, "optimizer=3 has no init"),
         ({"optimizer": lc.SGD}, TypeError, r"is a class; give an instance, SGD\(\.\.\.\)"),
         ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
