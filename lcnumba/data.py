@@ -167,7 +167,7 @@ class Samples:
 
     def split(self, fraction: float) -> tuple["Samples", "Samples"]:
         """Return the first samples, and the last ones that make up this fraction of all."""
-        border = self.samples - round(self.samples * fraction)
+        border = math.floor(self.samples * (1 - fraction))  # as Keras rounds
         if not 0 < border < self.samples:
             raise ValueError(
                 f"validation_split={fraction!r} of {self.samples} samples leaves none on one side; give another share"
