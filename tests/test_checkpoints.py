@@ -29,7 +29,7 @@ def net(seed=0, optimizer="adam"):
 
 @pytest.fixture
 def data(rng):
-    return rng.standard_normal((26, 4, 3, 1), np.float32), rng.integers(0, 3, 26)
+    return rng.standard_normal((27, 4, 3, 1), np.float32), rng.integers(0, 3, 27)
 
 
 class Crash(Callback):

@@ -236,7 +236,7 @@ X, Y = np.zeros((8, 4, 3, 1), np.float32), np.zeros(8, int)
         ({"x": X, "y": Y, "validation_data": []}, ValueError, "gave no batches"),
         ({"x": X, "y": Y, "validation_data": X}, TypeError, "validation_data must be"),
         ({"x": X, "y": Y, "validation_split": 1.0}, ValueError, "validation_split=1.0"),
-        ({"x": X, "y": Y, "validation_split": 0.01}, ValueError, "leaves none on one side"),
+        ({"x": X, "y": Y, "validation_split": 0.95}, ValueError, "leaves none on one side"),
         ({"x": X, "y": Y, "validation_split": 0.5, "validation_data": (X, Y)}, ValueError, "not both"),
         ({"x": X, "y": Y, "sample_weight": np.ones(7)}, ValueError, r"sample_weight has shape \(7,\)"),
         ({"x": X, "y": Y, "sample_weight": np.full(8, np.nan)}, ValueError, "sample_weight holds numbers below 0, or"),

@@ -190,19 +190,19 @@ def test_weights_count_a_sample_as_so_many(data):
         net.compile(loss="softmax_cross_entropy", lr=0.5)
     repeated = np.repeat(np.arange(90), weights)
     share = len(repeated) / 90
-    history = one.fit(x, y, sample_weight=weights, batch_size=90, progress=False)
-    other.fit(x[repeated], y[repeated], batch_size=1000, lr=0.5 * share, progress=False)
+    history = one.fit(x, y, sample_weight=weights, batch_size=90, shuffle=False, progress=False)
+    other.fit(x[repeated], y[repeated], batch_size=1000, lr=0.5 * share, shuffle=False, progress=False)
     for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-6)
     twin = model()
     losses_of_classes = twin.fit(x, y, loss="softmax_cross_entropy", class_weight={0: 0, 2: 2.0}, lr=0.5, batch_size=90,
-                                 progress=False)  # fmt: skip
+                                 shuffle=False, progress=False)  # fmt: skip
     same = model()
     expected = same.fit(x, y, loss="softmax_cross_entropy", sample_weight=np.array([0, 1, 2])[y], lr=0.5, batch_size=90,
-                        progress=False)  # fmt: skip
+                        shuffle=False, progress=False)  # fmt: skip
     assert losses_of_classes.history == expected.history != history.history
     both = model().fit(x, y, loss="softmax_cross_entropy", sample_weight=np.full(90, 2.0), class_weight={0: 3.0},
-                       batch_size=90, progress=False)  # fmt: skip
+                       batch_size=90, shuffle=False, progress=False)  # fmt: skip
     assert both.history["loss"][0] == pytest.approx(
         model().evaluate(x, y, loss="softmax_cross_entropy", sample_weight=np.array([6, 2, 2])[y])["loss"]
     )
