@@ -2,15 +2,13 @@
 
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ContextDecorator
+from typing import Any, Self
 
 __all__ = ["deferred"]
 
 
-@contextmanager
-def deferred() -> Iterator[None]:
+class deferred(ContextDecorator):  # noqa: N801 - it is used like a function
     """Hold SIGINT back until the block is left; then whoever handled it before handles it.
 
     Outside the main thread, which alone gets signals, nothing is done; nor where SIGINT is ignored or ends the
@@ -29,15 +27,21 @@ def deferred() -> Iterator[None]:
     finished
     interrupted
     """
-    previous = signal.getsignal(signal.SIGINT)
-    if threading.current_thread() is not threading.main_thread() or not callable(previous):
-        yield
-        return
-    pending: list[tuple[Any, ...]] = []
-    signal.signal(signal.SIGINT, lambda *event: pending.append(event))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
-        if pending:
-            previous(*pending[-1])
+
+    def __enter__(self) -> Self:
+        self._pending: list[tuple[Any, ...]] = []
+        self._previous: Any = None
+        previous = signal.getsignal(signal.SIGINT)
+        if callable(previous) and threading.current_thread() is threading.main_thread():
+            self._previous = previous
+            signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._previous is not None:
+            signal.signal(signal.SIGINT, self._previous)
+            if self._pending:
+                self._previous(*self._pending[-1])
+
+    def _note(self, *event: Any) -> None:
+        self._pending.append(event)

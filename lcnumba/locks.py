@@ -5,7 +5,13 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from lcnumba.interrupts import deferred
+
 __all__ = ["SharedLock"]
+
+
+# Seconds after which a writer looks whether those it waits for still live.
+PATIENCE = 1.0
 
 
 class SharedLock:
@@ -14,12 +20,16 @@ class SharedLock:
     A waiting writer goes before readers that come later; the readers that waited for a writer go
     before the next one. Not reentrant: asking for it again under `exclusive` is a RuntimeError;
     under `shared` it may wait for ever, so no code of users runs there.
+
+    Ctrl-C waits for the end of an exclusive block, so that nothing is left half changed. It may come at any moment of
+    a shared one, also between two steps of entering or leaving it. What a thread so left behind is forgotten when it
+    asks for the lock again, since nobody holds it twice, or when it has ended.
     """
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
         self._changed = threading.Condition(self._mutex)
-        self._readers = 0
+        self._readers: set[int] = set()  # threads
         self._writer: int | None = None  # the thread that holds the lock alone
         self._writers_waiting = 0
         self._readers_waiting = 0  # for the present or next writer to finish
@@ -28,7 +38,7 @@ class SharedLock:
         self._process = os.getpid()
         # Held by every call of a layer, so made once; generators would take several microseconds a call.
         self._shared = _Holder(self._enter_shared, self._leave_shared)
-        self._exclusive = _Holder(self._enter_exclusive, self._leave_exclusive)
+        self._exclusive = _Alone(self._enter_exclusive, self._leave_exclusive)
 
     def shared(self) -> AbstractContextManager[None]:
         """Hold the lock together with other readers, in a with statement."""
@@ -43,12 +53,13 @@ class SharedLock:
         with self._mutex:
             self._refuse_reentry()
             if self._writer is not None or self._writers_waiting:
+                self._readers.discard(threading.get_ident())
                 self._wait_for_a_writer()
-            self._readers += 1
+            self._readers.add(threading.get_ident())
 
     def _leave_shared(self) -> None:
         with self._mutex:
-            self._readers -= 1
+            self._readers.discard(threading.get_ident())
             if not self._readers and self._writers_waiting:
                 self._changed.notify_all()
 
@@ -56,10 +67,12 @@ class SharedLock:
         self._forget_other_processes()
         with self._mutex:
             self._refuse_reentry()
+            self._readers.discard(threading.get_ident())
             self._writers_waiting += 1
             try:
                 while self._writer is not None or self._readers or self._admitted:
-                    self._changed.wait()
+                    if not self._changed.wait(PATIENCE):
+                        self._readers &= {thread.ident for thread in threading.enumerate()}
                 self._writer = threading.get_ident()
             finally:
                 self._writers_waiting -= 1
@@ -113,3 +126,22 @@ class _Holder(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._leave()
+
+
+class _Alone(_Holder):
+    """The same, and Ctrl-C waits meanwhile; what it keeps is that of the one thread that holds the lock."""
+
+    def __enter__(self) -> None:
+        guard = deferred()
+        guard.__enter__()
+        try:
+            super().__enter__()
+        except BaseException:
+            guard.__exit__()
+            raise
+        self._guard = guard
+
+    def __exit__(self, *error: object) -> None:
+        guard = self._guard
+        super().__exit__(*error)
+        guard.__exit__()

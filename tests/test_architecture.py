@@ -17,11 +17,11 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
+    {"interrupts"},
     {
         "arrays",
         "checks",
         "defaults",
-        "interrupts",
         "keras_files",
         "keras_index",
         "naming",

@@ -1,4 +1,5 @@
 import copy
+import signal
 import threading
 import time
 
@@ -102,7 +103,7 @@ def test_a_looping_writer_does_not_starve_readers():
     assert not reader.is_alive()
     for writer in writers:
         writer.join(10)
-    assert (lock._readers, lock._writer, lock._admitted) == (0, None, 0)
+    assert (lock._readers, lock._writer, lock._admitted) == (set(), None, 0)
     assert lock._writers_waiting == lock._readers_waiting == 0
 
 
@@ -133,7 +134,7 @@ def test_many_readers_and_writers_end_with_a_free_lock():
         thread.join(30)
         assert not thread.is_alive()
     assert set(seen) == {0}
-    assert (lock._readers, lock._writer, lock._admitted) == (0, None, 0)
+    assert (lock._readers, lock._writer, lock._admitted) == (set(), None, 0)
 
 
 def test_readers_that_waited_for_a_writer_go_before_the_next_one():
@@ -158,3 +159,67 @@ def test_readers_that_waited_for_a_writer_go_before_the_next_one():
         writer.join(60)
         reader.join(60)
         assert order == ["read", "write"]
+
+
+def test_what_an_interrupted_reader_left_behind_is_forgotten():
+    """Ctrl-C between two bytecodes of leaving: the thread seems to read for ever."""
+    lock = SharedLock()
+    lock._enter_shared()
+    with lock.exclusive():
+        assert not lock._readers
+    lock._enter_shared()
+    with lock.shared():
+        pass
+    assert not lock._readers
+
+
+def test_readers_whose_thread_has_ended_are_forgotten(monkeypatch):
+    monkeypatch.setattr("lcnumba.locks.PATIENCE", 0.01)
+    lock = SharedLock()
+    thread = threading.Thread(target=lock._enter_shared)
+    thread.start()
+    thread.join()
+    with lock.exclusive():
+        pass
+
+
+def test_an_interrupt_waits_for_the_end_of_an_exclusive_block():
+    lock, done = SharedLock(), []
+
+    def work():
+        with lock.exclusive():
+            signal.raise_signal(signal.SIGINT)
+            done.append(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert done == [1]
+    with lock.exclusive():
+        pass
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of signals")
+def test_interrupts_at_any_moment_leave_a_lock_that_works():
+    """A timer's signal ends shared blocks wherever it comes."""
+    lock = SharedLock()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        for n in range(300):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 1e-4 + n * 1e-6)
+                while True:
+                    with lock.shared():
+                        pass
+            except KeyboardInterrupt:
+                with lock.exclusive():
+                    pass
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, previous)
+    assert not lock._readers
