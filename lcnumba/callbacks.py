@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lcnumba import checkpoints, io
+from lcnumba import io
 from lcnumba.checks import boolean, choice, integer, learning_rate, real
 from lcnumba.interrupts import deferred
 
@@ -32,11 +32,8 @@ _log = logging.getLogger("lcnumba")
 class Callback:
     """Base of callbacks: each method is called at its moment, and does nothing here.
 
-    Attributes
-    ----------
-    last : bool
-        Whether it is called after the others; checkpoints are, so that they hold what the others have made of a
-        moment.
+    Callbacks are called in their order. When all of them have seen the end of a batch or an epoch, `after_batch` and
+    `after_epoch` follow, in which `Checkpoint` writes what all have made of it.
 
     Examples
     --------
@@ -53,10 +50,8 @@ class Callback:
     2
     """
 
-    last = False
-
     def on_train_begin(self, run: Any) -> None:
-        """Before the first epoch."""
+        """Before everything else, and before a checkpoint is read; to forget what an earlier training left behind."""
 
     def on_epoch_begin(self, run: Any) -> None:
         """Before the first batch of an epoch, or of the rest of one that was broken off."""
@@ -67,8 +62,14 @@ class Callback:
     def on_batch_end(self, run: Any, figures: Figures) -> None:
         """After a batch; the figures are those of the epoch so far."""
 
+    def after_batch(self, run: Any, figures: Figures) -> None:
+        """When all callbacks have seen the end of a batch; ``run.save`` is possible, but between steps alone."""
+
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """After an epoch and its validation."""
+
+    def after_epoch(self, run: Any, figures: Figures) -> None:
+        """When all callbacks have seen the end of an epoch; ``run.save`` is possible."""
 
     def on_train_end(self, run: Any) -> None:
         """After the last epoch, if nothing went wrong."""
@@ -81,7 +82,7 @@ class Callback:
         return None
 
     def set_state(self, state: Any) -> None:
-        """Go on from what `get_state` returned, if that was not None."""
+        """Go on from what `get_state` returned, if that was not None; called after `on_train_begin`."""
 
 
 class _Watch:
@@ -104,6 +105,7 @@ class _Watch:
             )
 
     def improved(self, figures: Figures) -> bool:
+        """Whether the figure is the best so far, which it then becomes."""
         value = figures[self.monitor]
         upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith("accuracy"))
         gain = -math.inf if math.isnan(value) else value if upward else -value
@@ -158,18 +160,16 @@ class EarlyStopping(Callback):
         mode: str = "auto",
         restore_best: bool = True,
     ) -> None:
-        self._settings = monitor, mode, min_delta
-        self._watch = _Watch(*self._settings)
+        self._watch = _Watch(monitor, mode, min_delta)
         self._patience = integer("patience", patience, 0)
         self._restore = boolean("restore_best", restore_best)
         self._forget()
 
     def _forget(self) -> None:
-        self._watch = _Watch(*self._settings)
+        self._watch.best = None
         self.best_epoch: int | None = None
         self._waited = 0
         self._weights: list[Any] | None = None
-        self._restored = False
 
     @property
     def best(self) -> float | None:
@@ -177,11 +177,9 @@ class EarlyStopping(Callback):
         return self._watch.best
 
     def on_train_begin(self, run: Any) -> None:
-        """Begin anew, unless a checkpoint was taken over."""
+        """Begin anew."""
         self._watch.check(run)
-        if not self._restored:
-            self._forget()
-        self._restored = False
+        self._forget()
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """Keep the best, and count the epochs since."""
@@ -192,7 +190,7 @@ class EarlyStopping(Callback):
         self._waited += 1
         if self._waited > max(0, self._patience - 1):
             _log.info("%s has not improved for %d epochs; stopping", self._watch.monitor, self._waited)
-            run.stop()
+            run.stop(finished=True)
 
     def on_train_end(self, run: Any) -> None:
         """Go back to the best weights."""
@@ -206,9 +204,10 @@ class EarlyStopping(Callback):
 
     def set_state(self, state: Any) -> None:
         """Go on from there."""
-        self._forget()
-        self._watch.best, self.best_epoch = state["best"], state["epoch"]
-        self._waited, self._weights, self._restored = state["waited"], state["weights"], True
+        best, epoch, waited, weights = (state[name] for name in ("best", "epoch", "waited", "weights"))
+        if not (_is_figure(best) and isinstance(waited, int) and (epoch is None or isinstance(epoch, int))):
+            raise ValueError(f"{state!r} is no state of EarlyStopping")
+        self._watch.best, self.best_epoch, self._waited, self._weights = best, epoch, waited, weights
 
 
 class Checkpoint(Callback):
@@ -216,7 +215,8 @@ class Checkpoint(Callback):
 
     The file holds the model, its optimizers' state, the epoch, random state and history; `lcnumba.load` reads the
     model from it. It is written beside its place and then moved there: whatever happens, also to the power, there
-    is the last or the new one. A file that cannot be written (a full disk) is a warning, and training goes on.
+    is the last or the new one. A file that cannot be written (a full disk) is a warning, and training goes on. Epochs
+    whose loss is not finite are not written.
 
     Parameters
     ----------
@@ -254,8 +254,6 @@ class Checkpoint(Callback):
     ([0, 1, 2], True)
     """
 
-    last = True
-
     def __init__(
         self,
         path: PathLike,
@@ -271,35 +269,50 @@ class Checkpoint(Callback):
             raise ValueError("give monitor or every_batches, not both: figures are compared after epochs")
         self._watch = None if monitor is None else _Watch(monitor, mode)
         self._due = False
+        self._before: float | None = None  # the best figure of what is on disk
 
     def on_train_begin(self, run: Any) -> None:
-        """Find out whether the model, and the folder, can be written."""
+        """Find out whether the training, and the folder, can be written."""
         if self._watch is not None:
             self._watch.check(run)
-        checkpoints.check(run.model)
+            self._watch.best = None
+        run.check_saving()
         tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
         io.sweep(self._path)
         self._due = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
-        """Write, if it is time."""
+        """Find out whether it is time to write."""
         if self._every_batches is not None:
             self._due = self._due or run.batch % self._every_batches == 0
-            if self._due and run.between_steps:
-                self._write(run)
+
+    def after_batch(self, run: Any, figures: Figures) -> None:
+        """Write, if it is time."""
+        if self._due and run.between_steps:
+            self._write(run, figures)
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Write, if it is time."""
-        if self._watch is not None and not self._watch.improved(figures):
-            return
-        if (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs:
-            self._write(run)
+        """Find out whether it is time to write."""
+        self._due = (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs
+        if self._due and self._watch is not None:
+            self._before = self._watch.best
+            self._due = self._watch.improved(figures)
 
-    def _write(self, run: Any) -> None:
+    def after_epoch(self, run: Any, figures: Figures) -> None:
+        """Write, if it is time."""
+        if self._due:
+            self._write(run, figures)
+
+    def _write(self, run: Any, figures: Figures) -> None:
         self._due = False
+        if not math.isfinite(figures["loss"]):
+            _log.warning("no checkpoint of epoch %d, whose loss is %s", run.epoch + 1, figures["loss"])
+            return
         try:
             run.save(self._path)
         except OSError as error:
+            if self._watch is not None:
+                self._watch.best = self._before
             warnings.warn(f"no checkpoint of epoch {run.epoch + 1}: {error}", RuntimeWarning, stacklevel=2)
         else:
             _log.debug("checkpoint %s of epoch %d, batch %d", self._path, run.epoch + 1, run.batch)
@@ -311,6 +324,8 @@ class Checkpoint(Callback):
     def set_state(self, state: Any) -> None:
         """Go on from there."""
         if self._watch is not None:
+            if not _is_figure(state["best"]):
+                raise ValueError(f"{state!r} is no state of Checkpoint")
             self._watch.best = state["best"]
 
 
@@ -350,6 +365,7 @@ class CSVLogger(Callback):
     def on_train_begin(self, run: Any) -> None:
         """Find out whether the folder can be written."""
         tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
+        io.sweep(self._path)
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """Write the table."""
@@ -465,6 +481,10 @@ class Progress(Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _is_figure(value: Any) -> bool:
+    return value is None or isinstance(value, float)
 
 
 def figures_text(figures: Figures) -> str:

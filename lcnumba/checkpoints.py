@@ -5,6 +5,7 @@ with arrays as members of the file.
 """
 
 import json
+import math
 import os
 from collections.abc import Callable
 from typing import Any
@@ -22,10 +23,11 @@ _GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64
                                                 np.random.Philox, np.random.SFC64)}  # fmt: skip
 
 
-def check(model: Any) -> None:
-    """Raise a TypeError if the model cannot be written: before its training, not after hours of it."""
+def check(model: Any, progress: Any) -> None:
+    """Raise a TypeError if a checkpoint could not be written: before the training, not after hours of it."""
     io.as_text(model.get_config())
-    _encode(model.get_training_state(), [])
+    io.check_weights(model.live_weights())
+    _encode({"layers": model.get_training_state(), "progress": progress}, [])
 
 
 def write(path: str | os.PathLike[str], model: Any, progress: Any) -> None:
@@ -38,10 +40,20 @@ def write(path: str | os.PathLike[str], model: Any, progress: Any) -> None:
     io.write_model(path, model.get_config(), model.live_weights(), (tree, arrays))
 
 
-def read(path: str | os.PathLike[str], model: Any) -> tuple[Any, Callable[[], None]]:
+def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | None) -> tuple[Any, Callable[[], None]]:
     """Return the progress that a checkpoint holds, and the function that brings the model to it.
 
-    Nothing has changed until that function is called.
+    A model that has weights has not changed until that function is called; one that has none is built, once the file is
+    known to hold weights of the shapes that its own layers have.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    model : Sequential
+        Like the one that was trained.
+    sample : tuple of int or None
+        The shape of a sample that it is to be trained on, if that is known.
 
     Raises
     ------
@@ -54,18 +66,19 @@ def read(path: str | os.PathLike[str], model: Any) -> tuple[Any, Callable[[], No
     with io.ModelFile(path) as file:
         if file.training is None:
             raise ValueError(f"{name!r} holds a model and no training; give a file that Checkpoint wrote")
-        mine, theirs = _comparable(json.loads(io.as_text(model.get_config()))), _comparable(file.config)
-        if not model.built:
-            mine["build_input_shape"] = theirs["build_input_shape"]
-        if mine != theirs:
-            raise ValueError(f"{name!r} is a checkpoint of another model: {_difference(mine, theirs)}")
-        if not model.built:
-            model.build(tuple(theirs["build_input_shape"]))
-        weights = file.read_weights([weight.shape for weight in model.live_weights()])
         try:
+            mine, theirs = _comparable(json.loads(io.as_text(model.get_config()))), _comparable(file.config)
+            if mine != theirs:
+                raise ValueError(f"it belongs to another model: {_difference(mine, theirs)}")
+            shape = (None, *file.config["build_input_shape"][1:])
+            for known in (sample, model.input_shape[1:] if model.built else None):
+                if known is not None and known != shape[1:]:
+                    raise ValueError(f"it belongs to samples of shape {shape[1:]}, not {known}")
+            weights = file.read_weights(model.weight_shapes(shape))
             tree = _decode(file.training, file.read_state)
+            progress = _checked(tree["progress"])
+            model.build(shape)
             prepared = model.prepare_training_state(tree["layers"])
-            progress = tree["progress"]
         except Exception as error:
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
 
@@ -76,13 +89,36 @@ def read(path: str | os.PathLike[str], model: Any) -> tuple[Any, Callable[[], No
     return progress, restore
 
 
+def _checked(progress: Any) -> Any:
+    """The progress of a training, if it is one."""
+    counts = all(type(progress[name]) is int and progress[name] >= 0 for name in ("epoch", "batch", "samples", "step"))
+    history, epochs, sums, lr = (progress[name] for name in ("history", "epochs", "sums", "lr"))
+    fits = (
+        counts
+        and type(progress["finished"]) is bool
+        and (lr is None or (isinstance(lr, float) and 0 <= lr < math.inf))
+        and all(isinstance(value, float) for value in sums.values())
+        and all(type(epoch) is int and epoch >= 0 for epoch in epochs)
+        and all(isinstance(values, list) and len(values) == len(epochs) for values in history.values())
+        and all(isinstance(value, float) for values in history.values() for value in values)
+        and isinstance(progress["callbacks"], dict)
+        and (progress["samples"] > 0) == (progress["batch"] > 0)
+    )
+    if not fits:
+        raise ValueError("what it says of the training makes no sense")
+    restored_generator(progress["rng"])
+    return progress
+
+
 def generator_state(rng: np.random.Generator) -> Any:
     """Return the state of a random generator, as it can be written."""
     return rng.bit_generator.state
 
 
-def restored_generator(state: Any) -> np.random.Generator:
-    """Return a random generator that goes on from a state.
+def restored_generator(state: Any, like: np.random.Generator | None = None) -> np.random.Generator:
+    """Return a random generator that goes on from a state, of the kind of another one if that is given.
+
+    NumPy takes some states as they are, and later reads wherever they point to; so everything is looked at here.
 
     Examples
     --------
@@ -93,26 +129,48 @@ def restored_generator(state: Any) -> np.random.Generator:
     >>> bool(rng.integers(1000) == twin.integers(1000))
     True
     """
-    name = state.get("bit_generator") if isinstance(state, dict) else None
-    if name not in _GENERATORS:
-        raise ValueError(f"random state of {name!r} is not known; give one of {', '.join(_GENERATORS)}")
-    bits = _GENERATORS[name]()
+    name = str(state.get("bit_generator") if isinstance(state, dict) else None)
+    known = _GENERATORS if like is None else {type(like.bit_generator).__name__: type(like.bit_generator)}
+    if name not in known:
+        raise ValueError(f"random state of {name!r} is not known; give one of {', '.join(known)}")
+    bits = known[name]()
+    if not _possible(state, bits.state, ""):
+        raise ValueError(f"random state of {name} is none: {state!r}")
     bits.state = state
     return np.random.Generator(bits)
 
 
+# The largest values of single numbers in states of random generators.
+_MOST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
+
+
+def _possible(state: Any, model: Any, name: str) -> bool:
+    """Whether a state has the form of another one of its kind, and numbers within their range."""
+    if isinstance(model, dict):
+        return (
+            isinstance(state, dict)
+            and state.keys() == model.keys()
+            and all(_possible(state[key], model[key], key) for key in model)
+        )
+    if isinstance(model, np.ndarray):
+        return isinstance(state, np.ndarray) and state.shape == model.shape and state.dtype == model.dtype
+    if isinstance(model, str):
+        return bool(state == model)
+    return type(state) is int and 0 <= state <= _MOST.get(name, 2**128 - 1)
+
+
 def _encode(value: Any, arrays: list[Array]) -> Any:
     """A tree as JSON values; its arrays are appended to the list."""
-    if value is None or isinstance(value, bool | int | float | str):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray | np.generic) and np.asarray(value).dtype.kind in "biuf":
         arrays.append(np.asarray(value))
-        return {"array": len(arrays) - 1}
-    if isinstance(value, tuple):
+        return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
+    if type(value) is tuple:
         return {"tuple": [_encode(entry, arrays) for entry in value]}
-    if isinstance(value, list):
+    if type(value) is list:
         return [_encode(entry, arrays) for entry in value]
-    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+    if type(value) is dict and all(isinstance(key, str) for key in value):
         return {"dict": {key: _encode(entry, arrays) for key, entry in value.items()}}
     raise TypeError(
         f"{value!r}, part of the state of an optimizer, a layer or a callback, cannot be saved; such states are made "
@@ -127,8 +185,8 @@ def _decode(value: Any, array: Callable[[int], Array]) -> Any:
     if not isinstance(value, dict):
         return value
     [(kind, content)] = value.items()
-    if kind == "array":
-        return array(content)
+    if kind in ("array", "scalar"):
+        return array(content) if kind == "array" else array(content)[()]
     if kind == "tuple":
         return tuple(_decode(entry, array) for entry in content)
     if kind == "dict":
@@ -137,9 +195,10 @@ def _decode(value: Any, array: Callable[[int], Array]) -> Any:
 
 
 def _comparable(config: Any) -> Any:
-    """A config without names, which differ from process to process."""
+    """A config without names, which differ from process to process, and without the shape it was built for."""
     if isinstance(config, dict):
-        return {key: _comparable(entry) for key, entry in config.items() if key != "name"}
+        left_out = ("name", "build_input_shape")
+        return {key: _comparable(entry) for key, entry in config.items() if key not in left_out}
     return [_comparable(entry) for entry in config] if isinstance(config, list | tuple) else config
 
 

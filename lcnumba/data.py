@@ -120,18 +120,19 @@ class Samples:
         Of one length, at least 1.
     weights : array, optional
         A weight for each sample, finite and at least 0.
-    batch_size : int
-        Samples of a batch; the last one may be smaller.
+    batch_size : int or None
+        Samples of a batch; the last one may be smaller. None: all of them are one.
     check : callable
         ``check(x, y)`` raises unless inputs and targets of these samples fit. Arrays are checked as a whole at
         once, what is read lazily as it comes.
     """
 
-    def __init__(self, x: Any, y: Any, weights: Any, batch_size: int, check: Check) -> None:
+    def __init__(self, x: Any, y: Any, weights: Any, batch_size: int | None, check: Check) -> None:
         if y is None:
             raise TypeError("y is missing; give targets, as many as inputs")
-        self._x, self._y, self._batch_size, self._check = rows("x", x), rows("y", y), batch_size, check
-        self.samples = self._x.shape[0]
+        self._x, self._y, self._check = rows("x", x), rows("y", y), check
+        self.samples, self.sample = self._x.shape[0], tuple(self._x.shape[1:])
+        self._batch_size = batch_size or max(1, self.samples)
         if self.samples != self._y.shape[0]:
             raise ValueError(
                 f"x has shape {self._x.shape} and y {self._y.shape}; give as many targets as inputs, along the first "

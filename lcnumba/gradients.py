@@ -51,7 +51,8 @@ class Accumulator:
             shares = self._weight / total, weight / total
             self._mean = _mapped(lambda a, b: _weighted(a, b, *shares), self._mean, grads)
         else:
-            self._mean = grads
+            # Layers of users' own may fill the same arrays again.
+            self._mean = _mapped(np.array, grads)
         self.count, self._weight = self.count + 1, total
 
     def take(self) -> Any:

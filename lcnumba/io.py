@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from lcnumba.arrays import FLOATS
 
-__all__ = ["ModelFile", "as_text", "replacing", "sweep", "write_model"]
+__all__ = ["ModelFile", "as_text", "check_weights", "replacing", "sweep", "write_model"]
 
 Array = npt.NDArray[Any]
 PathLike = str | os.PathLike[str]
@@ -49,9 +49,7 @@ def write_model(
     OSError
         If the file cannot be written.
     """
-    for number, weight in enumerate(weights):
-        if weight.dtype not in FLOATS:
-            raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
+    check_weights(weights)
     description = {"format": FORMAT, "model": config}
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     if training is not None:
@@ -61,6 +59,20 @@ def write_model(
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
     with replacing(path) as temporary, temporary.open("xb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
+
+
+def check_weights(weights: Sequence[Array]) -> None:
+    """Raise a TypeError if weights cannot be saved.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.io import check_weights
+    >>> check_weights([np.zeros(3, np.float32)])
+    """
+    for number, weight in enumerate(weights):
+        if weight.dtype not in FLOATS:
+            raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
 
 
 def as_text(description: Any) -> str:
@@ -147,10 +159,14 @@ class ModelFile:
 
     def __init__(self, path: PathLike) -> None:
         self._path = path
+        self._read_states: set[int] = set()
         with ExitStack() as stack:
             self._stream = stack.enter_context(Path(path).open("rb"))
             with self._refusing():
                 self._archive = zipfile.ZipFile(self._stream)
+                size = os.fstat(self._stream.fileno()).st_size
+                if sum(member.file_size for member in self._archive.infolist()) > size:
+                    raise ValueError("its members are larger than the file; they overlap, or are compressed")
                 with self._member(CONFIG, CONFIG_BYTES) as member:
                     _read_header(member)
                     description = json.loads(member.read())
@@ -179,8 +195,11 @@ class ModelFile:
             return [self._read(name, shape) for name, shape in zip(names, shapes, strict=True)]
 
     def read_state(self, number: int) -> Array:
-        """Return one of the arrays that `training` refers to, of any shape and numbers."""
+        """Return one of the arrays that `training` refers to, of any shape and numbers; each can be read once."""
         with self._refusing():
+            if number in self._read_states:
+                raise ValueError(f"state_{number} is referred to twice")
+            self._read_states.add(number)
             limit = os.fstat(self._stream.fileno()).st_size
             with self._member(f"state_{number}", limit) as member:
                 shape, dtype = _read_header(member)

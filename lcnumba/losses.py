@@ -240,7 +240,8 @@ class BinaryCrossentropy(_Mean):
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets are probabilities for predictions of this shape."""
         _check_numbers(y_true, shape)
-        if not np.all((y_true >= 0) & (y_true <= 1)):
+        # Not by arrays of booleans: y may be a memory map that is larger than memory.
+        if y_true.size and not (y_true.min() >= 0 and y_true.max() <= 1):
             raise ValueError("y holds numbers outside of 0 to 1; binary cross-entropy needs probabilities")
 
     def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
@@ -287,7 +288,7 @@ class _Categorical(_Mean):
         if y_true.shape not in wanted.values():
             raise ValueError(f"y has shape {y_true.shape}; give {' or '.join(wanted)}")
         if y_true.ndim == len(shape):
-            if y_true.dtype.kind not in "biuf" or not np.all(y_true >= 0):
+            if y_true.dtype.kind not in "biuf" or (y_true.size and not y_true.min() >= 0):
                 raise ValueError("y holds rows that are no probabilities; give numbers of at least 0")
         elif y_true.dtype.kind not in "iu":
             raise TypeError(f"y holds labels of dtype {y_true.dtype}; give integers, or one row of probabilities each")
@@ -429,6 +430,8 @@ def get(identifier: Any) -> Loss:
 def takes_weights(loss: Loss) -> bool:
     """Whether a loss can be called with a third argument, a weight for each sample.
 
+    Of a function of one's own, the third parameter must be called "weights" or "sample_weight", or have no default.
+
     Examples
     --------
     >>> import lcnumba as lc
@@ -438,7 +441,9 @@ def takes_weights(loss: Loss) -> bool:
     if isinstance(loss, _Mean | _OfDifferences):
         return True
     try:
-        inspect.signature(loss).bind(None, None, None)
+        signature = inspect.signature(loss)
+        signature.bind(None, None, None)
     except (TypeError, ValueError):
         return False
-    return True
+    third = [*signature.parameters.values(), None, None][2]
+    return third is None or third.name in ("weights", "sample_weight") or third.default is third.empty

@@ -95,10 +95,12 @@ def _own(state: Any) -> Any:
 
 
 def _alike(state: Any, model: dict[str, Array]) -> bool:
-    """Whether a state holds arrays of the same names, shapes and dtypes as another."""
-    return isinstance(state, dict) and {key: (np.shape(a), np.asarray(a).dtype) for key, a in state.items()} == {
-        key: (a.shape, a.dtype) for key, a in model.items()
-    }
+    """Whether a state holds arrays of the same names, shapes and dtypes as another, and counts from 0."""
+    if not isinstance(state, dict) or not all(isinstance(array, np.ndarray) for array in state.values()):
+        return False
+    kinds = ({key: (a.shape, a.dtype) for key, a in arrays.items()} for arrays in (state, model))
+    counts = (array for array in state.values() if array.dtype.kind == "i")
+    return next(kinds) == next(kinds) and all(count.min() >= 0 for count in counts)
 
 
 @dataclass(frozen=True)
@@ -322,6 +324,9 @@ class Parameters:
         fail once they have been checked, and work in place. Code of users - optimizer, regularizer or
         constraint - runs here, on copies and outside the lock, so that if it fails everything is as it was.
         """
+        if grads is None and not self.trainable:
+            self.check_step(lr, version)
+            return lambda: None
         given = self._by_name(grads)
         change = self._plan(given, lr, version)
 

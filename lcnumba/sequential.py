@@ -302,6 +302,13 @@ class Sequential:
         own = (layer.weights if isinstance(layer, Trainable) else _weights_of(layer) for layer in _leaves(self))
         return [weight for weights in own for weight in weights]
 
+    def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
+        """Return the shapes of the weights of all layers, in order, for an input shape, the batch (or None) first.
+
+        Of the library's own layers they are known before build; others are built for it, if they are not yet.
+        """
+        return [shape for _, _, shapes in _plan(self, tuple(input_shape)) for shape in shapes]
+
     def get_training_state(self) -> list[Any]:
         """Return what a checkpoint holds of each layer beside its weights, None where there is nothing."""
         states = (getattr(layer, "get_training_state", None) for layer in self._layers)

@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -209,6 +210,8 @@ class Run:
         The epochs that are done.
     stopped : bool
         Whether somebody called `stop`.
+    finished : bool
+        Whether it was for good, so that a checkpoint ends the training, too.
 
     Examples
     --------
@@ -225,17 +228,21 @@ class Run:
     1 6 0.25
     """
 
-    def __init__(self, model: Any, epochs: int, batches: int, rate: float | Schedule, names: Sequence[str]) -> None:
+    def __init__(
+        self, model: Any, epochs: int, batches: int, rate: float | Schedule, names: Sequence[str],
+        order: np.random.Generator | None = None, callbacks: Sequence[Callback] = (),
+    ) -> None:  # fmt: skip
         self.model, self.epochs, self.batches, self.names = model, epochs, batches, tuple(names)
         self.epoch = self.batch = self.step = 0
         self.history = History()
-        self.stopped = False
+        self.stopped = self.finished = False
         self._rate = rate
         self._set_rate: float | None = None
         self._settings: dict[str, Any] = {}
-        self._callbacks: Sequence[Callback] = ()
+        self._callbacks = callbacks
+        self._order = generator(order)
         # Where a training that goes on from here would begin: epoch, batches of it that are done, figures of those,
-        # and the state of the random numbers at its beginning. None while a step is under way.
+        # and the state of the random numbers at its beginning. None but after a step, or an epoch.
         self._border: tuple[int, int, _Mean, Any] | None = None
 
     @property
@@ -249,13 +256,17 @@ class Run:
     def lr(self, value: float) -> None:
         self._set_rate = learning_rate(value)
 
-    def stop(self) -> None:
-        """End the training after this batch; before its step, if that has not been made."""
-        self.stopped = True
+    def stop(self, finished: bool = False) -> None:
+        """End the training after this batch; before its step, if that has not been made.
+
+        A checkpoint of the moment remembers it if the training is `finished`, and resuming it comes to an end at once;
+        else there it would go on.
+        """
+        self.stopped, self.finished = True, self.finished or finished
 
     @property
     def between_steps(self) -> bool:
-        """Whether `save` is possible: no gradients wait for more batches."""
+        """Whether `save` is possible: after a step or an epoch, and if no gradients wait for more batches."""
         return self._border is not None
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -266,35 +277,50 @@ class Run:
         OSError
             If it cannot be written; an older file is as it was.
         RuntimeError
-            If gradients wait for more batches.
+            If it is not the moment: see `between_steps`.
         """
         if self._border is None:
-            raise RuntimeError("gradients of several batches are being accumulated; save between steps")
-        epoch, batch, mean, state = self._border
-        progress = {
-            "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "rng": state, "step": self.step,
-            "lr": self._set_rate, "stopped": self.stopped, "settings": self._settings,
-            "history": self.history.history, "epochs": self.history.epoch,
+            raise RuntimeError(
+                "a checkpoint can be written after a step or an epoch, in after_batch or after_epoch, and where "
+                "gradients are accumulated only when they have been used"
+            )
+        checkpoints.write(path, self.model, self._progress(*self._border))
+
+    def check_saving(self) -> None:
+        """Raise a TypeError if `save` would, as far as can be known now."""
+        for optimizer in _optimizers(self.model):
+            if not optimizers.is_built_in(optimizer):
+                checkpoints.check(self.model, optimizer.init(np.zeros((2, 2), np.float32)))
+        random = checkpoints.generator_state(self._order)
+        checkpoints.restored_generator(random)
+        checkpoints.check(self.model, self._progress(0, 0, _Mean(), random))
+
+    def _progress(self, epoch: int, batch: int, mean: _Mean, random: Any) -> dict[str, Any]:
+        """What a checkpoint must hold beside the model."""
+        return {
+            "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "rng": random,
+            "step": self.step, "lr": self._set_rate, "finished": self.finished and not batch,
+            "settings": self._settings, "history": self.history.history, "epochs": self.history.epoch,
             "callbacks": {name: callback.get_state() for name, callback in self._named()},
         }  # fmt: skip
-        checkpoints.write(path, self.model, progress)
 
-    def _restore(self, progress: dict[str, Any]) -> tuple[int, _Mean, Any]:
-        """Go on from what `save` wrote; return the batches that are done, their figures, the random state before."""
-        batch, settings = progress["batch"], progress["settings"]
-        if batch and settings != self._settings:
+    def _check_settings(self, progress: dict[str, Any]) -> None:
+        """Raise unless a training that was broken off within an epoch goes on with the same data and settings."""
+        if progress["batch"] and progress["settings"] != self._settings:
             raise ValueError(
-                f"the checkpoint lies within an epoch of {settings}, and this fit has {self._settings}; resume with "
+                f"it lies within an epoch of {progress['settings']}, and this fit has {self._settings}; resume with "
                 "the same data and settings"
             )
-        mean = _Mean(progress["samples"], dict(progress["sums"]))
-        history = History(progress["history"], progress["epochs"])
+
+    def _go_on(self, progress: dict[str, Any]) -> tuple[int, _Mean]:
+        """Take over what `save` wrote; return the batches that are done, and their figures."""
         for name, callback in self._named():
             if progress["callbacks"].get(name) is not None:
                 callback.set_state(progress["callbacks"][name])
-        self.epoch, self.batch, self.step = progress["epoch"], batch, progress["step"]
-        self.stopped, self._set_rate, self.history = progress["stopped"], progress["lr"], history
-        return batch, mean, progress["rng"]
+        self.epoch, self.batch, self.step = (progress[name] for name in ("epoch", "batch", "step"))
+        self.stopped = self.finished = progress["finished"]
+        self._set_rate, self.history = progress["lr"], History(progress["history"], progress["epochs"])
+        return self.batch, _Mean(progress["samples"], dict(progress["sums"]))
 
     def _named(self) -> Iterator[tuple[str, Callback]]:
         """The callbacks, each under its class and its number among those of that class."""
@@ -408,7 +434,6 @@ def fit(
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
     weigh = None if class_weight is None else class_weights(class_weight)
-    order = generator(rng)
     hooks = _hooks(callbacks, progress)
     data, validation = _data_and_validation(
         model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split
@@ -423,46 +448,37 @@ def fit(
 
     names = ["loss", *recipe.metrics]
     names += [f"val_{name}" for name in names] if validation is not None else []
-    run = Run(model, epochs, len(data), recipe.lr, names)
-    run._callbacks, run.epoch = hooks, first
+    run = Run(model, epochs, len(data), recipe.lr, names, generator(rng), hooks)
+    run.epoch = first
     run._settings = {
         "batch_size": size, "shuffle": shuffle, "accumulate": recipe.accumulate, "steps_per_epoch": steps_per_epoch,
-        "samples": data.samples if isinstance(data, Samples) else None,
+        "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
     }  # fmt: skip
-    done, mean, state = 0, _Mean(), None
-    if resume is not None:
-        if Path(resume).exists():
-            saved, restore = checkpoints.read(resume, model)
-            try:
-                done, mean, state = run._restore(saved)
-                order = checkpoints.restored_generator(state)
-            except Exception as error:
-                raise ValueError(
-                    f"{os.fspath(resume)!r} is no checkpoint that can be gone on from: {error!r}"
-                ) from error
-            with deferred():
-                restore()
-            _log.info("resuming from %s: epoch %d, batch %d", os.fspath(resume), run.epoch + 1, done)
-        else:
-            _log.info("no checkpoint at %s; training from the beginning", os.fspath(resume))
     model.history = run.history
     stepper = _Stepper(model, recipe, run, weigh)
-    try:
+    with ExitStack() as closing:
+        for hook in hooks:
+            closing.callback(hook.close)
         for hook in hooks:
             hook.on_train_begin(run)
+        done, mean = (0, _Mean()) if resume is None else _resumed(run, resume, data)
         while run.epoch < epochs and not run.stopped:
-            mean = _epoch(run, stepper, data, shuffle, order, done, mean)
+            mean = _epoch(run, stepper, data, shuffle, done, mean)
             if not mean.samples:
                 break
             figures = mean.result()
             if validation is not None:
                 figures |= {f"val_{name}": value for name, value in _evaluate(model, validation, recipe).items()}
-            run.history.add(run.epoch, figures)
+            with deferred():
+                run.history.add(run.epoch, figures)
             _log.info("epoch %d/%d: %s", run.epoch + 1, epochs, figures_text(figures))
             done, mean = 0, _Mean()
-            run._border = run.epoch + 1, 0, mean, checkpoints.generator_state(order)
+            run._border = run.epoch + 1, 0, mean, checkpoints.generator_state(run._order)
             for hook in hooks:
                 hook.on_epoch_end(run, dict(figures))
+            for hook in hooks:
+                hook.after_epoch(run, dict(figures))
+            run._border = None
             if isinstance(data, Batches) and data.ended:
                 break
             run.epoch += 1
@@ -475,32 +491,58 @@ def fit(
             )
         for hook in hooks:
             hook.on_train_end(run)
-    finally:
-        for hook in hooks:
-            hook.close()
     return run.history
 
 
-def _epoch(
-    run: Run, stepper: "_Stepper", data: Data, shuffle: Any, order: np.random.Generator, done: int, mean: _Mean
-) -> _Mean:
+def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _Mean]:
+    """Go on from a checkpoint, if it is there: how many batches of the epoch are done, and their figures."""
+    name = os.fspath(path)
+    if not Path(path).exists():
+        _log.info("no checkpoint at %s; training from the beginning", name)
+        return 0, _Mean()
+    progress, restore = checkpoints.read(path, run.model, data.sample if isinstance(data, Samples) else None)
+    order, state = run._order, progress["rng"]
+    try:
+        run._check_settings(progress)
+        with deferred():
+            restore()
+            done, mean = run._go_on(progress)
+            run.model.history = run.history
+            # The caller's own generator goes on, too, if it is of that kind.
+            if type(order.bit_generator).__name__ == state["bit_generator"]:
+                order.bit_generator.state = state
+            else:
+                run._order = checkpoints.restored_generator(state)
+    except Exception as error:
+        raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
+    _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
+    if run.stopped:
+        _log.info("that training had come to its end")
+    return done, mean
+
+
+def _epoch(run: Run, stepper: "_Stepper", data: Data, shuffle: Any, done: int, mean: _Mean) -> _Mean:
     """Train on the batches of an epoch that are not done yet; return its figures."""
-    state = checkpoints.generator_state(order)
+    state = checkpoints.generator_state(run._order)
     run.batch = done
     for hook in run._callbacks:
         hook.on_epoch_begin(run)
-    earlier = run.epoch * len(data) if done or run.history.epoch else 0
-    for batch in data.batches(shuffle, order, done, earlier):
+    for batch in data.batches(shuffle, run._order, done, len(run.history.epoch) * len(data)):
         # Not cut in half by Ctrl-C: all layers have made the step, and it has been counted.
         with deferred():
+            run._border = None
             seen = stepper.train(batch)
             run.batch += 1
             mean.add(len(batch.x), seen)
             run._border = None if stepper.waiting else (run.epoch, run.batch, mean, state)
+        figures = mean.result()
         for hook in run._callbacks:
-            hook.on_batch_end(run, mean.result())
+            hook.on_batch_end(run, dict(figures))
+        for hook in run._callbacks:
+            hook.after_batch(run, dict(figures))
         if run.stopped:
             break
+    run._border = None
     with deferred():
         stepper.finish()
     if not (run.batch or isinstance(data, Samples) or data.ended):
@@ -515,6 +557,7 @@ class _Stepper:
         self._model, self._recipe, self._run, self._weigh = model, recipe, run, weigh
         self._gradients = gradients.Accumulator()
         self._warned = False
+        self._frames = 5 if run.epochs else 4  # between the warning and the caller of fit, or of train_on_batch
 
     @property
     def waiting(self) -> bool:
@@ -537,16 +580,21 @@ class _Stepper:
             backward.step(dy, self._run.lr, wants_dx=False)
             self._run.step += 1
         else:
-            self._gradients.add(backward(dy)[1], len(batch.x))
+            grads = _of_trainable(self._model, backward(dy)[1])
+            if self._recipe.accumulate == 1:
+                self._step(grads)
+                return figures
+            self._gradients.add(grads, len(batch.x))
             if self._gradients.count >= self._recipe.accumulate:
                 self.finish()
         return figures
 
     def finish(self) -> None:
         """Make the step of the gradients that wait, if there are any."""
-        if not self.waiting:
-            return
-        grads = self._gradients.take()
+        if self.waiting:
+            self._step(self._gradients.take())
+
+    def _step(self, grads: Any) -> None:
         if self._recipe.clip_value is not None:
             grads = gradients.clip_by_value(grads, self._recipe.clip_value)
         if self._recipe.clip_norm is not None:
@@ -562,7 +610,7 @@ class _Stepper:
             f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; look for "
             "non-finite inputs, or lower lr",
             RuntimeWarning,
-            stacklevel=5,
+            stacklevel=self._frames,
         )
 
 
@@ -636,11 +684,11 @@ def train_on_batch(
     {'loss': 4.0}
     """
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
-    data = _dataset(model, recipe, x, y, sample_weight, np.shape(x)[0] if np.ndim(x) else 1, None)
+    data = _dataset(model, recipe, x, y, sample_weight, None, None)
     weigh = None if class_weight is None else class_weights(class_weight)
     if weigh is not None and not losses.takes_weights(recipe.loss):
         raise TypeError(_WEIGHTLESS.format("class_weight", recipe.loss))
-    run = Run(model, 1, 1, recipe.lr, ())
+    run = Run(model, 0, 1, recipe.lr, ())
     run.step = model.steps_taken
     stepper = _Stepper(model, dataclasses.replace(recipe, accumulate=1), run, weigh)
     [batch] = data.batches()
@@ -664,7 +712,7 @@ def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, l
     (4.0, array([[12.]]))
     """
     recipe = _complete(model, _recipe(model.recipe, loss, (), None))
-    [batch] = _dataset(model, recipe, x, y, None, max(1, np.shape(x)[0] if np.ndim(x) else 1), None).batches()
+    [batch] = _dataset(model, recipe, x, y, None, None, None).batches()
     prediction, backward = model.forward(batch.x)
     figures, dy = _figures(model, backward.activity_loss, batch, prediction, recipe)
     return figures["loss"], backward(dy)[1]
@@ -718,6 +766,14 @@ def _complete(model: Any, recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, lr=usual.pop())
 
 
+def _of_trainable(model: Any, grads: Sequence[Any]) -> list[Any]:
+    """The gradients of a model, None in place of those of layers that are not trainable: they are no part of a norm."""
+    return [
+        _of_trainable(layer, grad) if hasattr(layer, "layers") else grad if getattr(layer, "trainable", True) else None
+        for layer, grad in zip(model.layers, grads, strict=True)
+    ]
+
+
 def _optimizers(model: Any) -> Iterator[Any]:
     for layer in model.layers:
         if hasattr(layer, "layers"):
@@ -737,7 +793,7 @@ def _hooks(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
             raise TypeError(f"{kind}; give instances of subclasses of lcnumba.callbacks.Callback")
     if progress and not any(isinstance(callback, Progress) for callback in given):
         given.append(Progress())
-    return sorted(given, key=lambda callback: callback.last)  # stable
+    return given
 
 
 def _data_and_validation(
@@ -766,7 +822,7 @@ def _data_and_validation(
     return data, _dataset(model, recipe, pair, None, None, size, None)
 
 
-def _dataset(model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int, steps: int | None) -> Data:
+def _dataset(model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int | None, steps: int | None) -> Data:
     """Arrays, or an iterable of batches, each checked against the model and the loss."""
     check = partial(_check, model, recipe.loss)
     if y is None and isinstance(x, Iterable) and not hasattr(x, "shape") and not reads_lazily(x):

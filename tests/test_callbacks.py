@@ -102,9 +102,7 @@ def test_the_table_is_complete_at_any_time(tmp_path):
     path, seen = tmp_path / "log.csv", []
 
     class Look(Callback):
-        last = True
-
-        def on_epoch_end(self, run, figures):
+        def after_epoch(self, run, figures):
             seen.append(path.read_text())
 
     _, history = run([3, 2, 1], CSVLogger(path), Look(), metrics=["mae"])
@@ -184,18 +182,18 @@ def test_the_moments_and_their_order():
     seen = []
 
     class Tell(Callback):
-        def __init__(self, name, last=False):
-            self.name, self.last = name, last
+        def __init__(self, name):
+            self.name = name
 
         def __getattribute__(self, name):
-            if name in ("on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "on_epoch_end",
-                        "on_train_end", "close"):  # fmt: skip
+            if name in ("on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "after_batch",
+                        "on_epoch_end", "after_epoch", "on_train_end"):  # fmt: skip
                 return lambda *_: seen.append(f"{object.__getattribute__(self, 'name')} {name}")
             return object.__getattribute__(self, name)
 
-    line().fit(*ONES, **SETTINGS, batch_size=2, callbacks=[Tell("b", last=True), Tell("a")])
-    moments = ["on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "before_step", "on_batch_end",
-               "on_epoch_end", "on_train_end", "close"]  # fmt: skip
+    line().fit(*ONES, **SETTINGS, batch_size=2, callbacks=[Tell("a"), Tell("b")])
+    moments = ["on_train_begin", "on_epoch_begin", "before_step", "on_batch_end", "after_batch", "before_step",
+               "on_batch_end", "after_batch", "on_epoch_end", "after_epoch", "on_train_end"]  # fmt: skip
     assert seen == [f"{name} {moment}" for moment in moments for name in "ab"]
 
 
@@ -215,6 +213,15 @@ def test_callbacks_are_closed_whatever_happens():
     with pytest.raises(RuntimeError, match="mine"):
         run([1], Fails())
     assert seen == ["closed"]
+
+    class FailsToClose(Callback):
+        def close(self):
+            raise OSError("not mine")
+
+    with pytest.raises(OSError, match="not mine") as caught:
+        run([1], Fails(), FailsToClose())
+    assert seen == ["closed"] * 2
+    assert "mine" in str(caught.value.__context__)
 
 
 def test_stop_ends_the_training_after_the_batch():

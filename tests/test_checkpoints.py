@@ -1,5 +1,6 @@
 """Checkpoints: a training that is broken off goes on bit for bit, and a broken file never passes for a good one."""
 
+import collections
 import copy
 import json
 import os
@@ -35,12 +36,10 @@ def data(rng):
 class Crash(Callback):
     """Raise after so many batches in all."""
 
-    last = True
-
     def __init__(self, after):
         self.left = after
 
-    def on_batch_end(self, run, figures):
+    def after_batch(self, run, figures):
         self.left -= 1
         if not self.left:
             raise RuntimeError("crash")
@@ -207,9 +206,7 @@ def test_the_best_alone_is_kept_if_wanted(tmp_path):
             run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
 
     class Look(Callback):
-        last = True
-
-        def on_epoch_end(self, run, _):
+        def after_epoch(self, run, _):
             seen.append(float(lc.load(path).layers[0].kernel[0, 0]))
 
     model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
@@ -274,7 +271,21 @@ CHANGES = {
     "state of other shape": lambda text: layers(text)[-1]["dict"]["bias"]["dict"].update(m={"array": 0}),
     "no training": lambda text: text.pop("training"),
     "not a tree": lambda text: text.update(training=3),
-    "dropout": lambda text: layers(text)[0].__setitem__(1, None if False else 3),
+    "dropout": lambda text: layers(text)[0].__setitem__(1, 3),
+    "dropout of another kind": lambda text: layers(text)[0][1]["dict"].update(bit_generator="MT19937"),
+    "negative epoch": lambda text: progress(text).update(epoch=-3),
+    "epoch and a half": lambda text: progress(text).update(epoch=1.5),
+    "batch": lambda text: progress(text).update(batch=-2),
+    "rate": lambda text: progress(text).update(lr=float("nan")),
+    "history": lambda text: progress(text)["history"]["dict"]["loss"].pop(),
+    "figures": lambda text: progress(text)["sums"]["dict"].update(loss="x"),
+    "stopped": lambda text: progress(text).update(finished="x"),
+    "steps of adam": lambda text: layers(text)[-1]["dict"]["bias"]["dict"].update(t={"array": 1}),
+    "numbers beyond their range": lambda text: progress(text)["rng"]["dict"].update(has_uint32=7),
+    "an array twice": lambda text: progress(text)["callbacks"].update(dict={"a": [{"array": 0}, {"array": 0}]}),
+    "shape": lambda text: text["model"].update(build_input_shape=[None, 40000, 30000, 1]),
+    "no config": lambda text: text.update(model=3),
+    "best": lambda text: progress(text)["callbacks"]["dict"]["EarlyStopping 1"]["dict"].update(best="x"),
 }
 
 
@@ -285,8 +296,11 @@ def test_files_that_make_no_sense_change_nothing(change, data, tmp_path):
     fit(net(), data, tmp_path / "run.npz", epochs=2)
     tampered(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
     before = model.get_weights()
-    with pytest.raises(ValueError, match=r"bad\.npz"):
-        model.fit(x, y, epochs=3, resume=tmp_path / "bad.npz", progress=False)
+    stopping = EarlyStopping("loss")
+    with pytest.raises(ValueError, match=r"bad\.npz' "):
+        model.fit(x, y, epochs=3, callbacks=[stopping], resume=tmp_path / "bad.npz", progress=False)
+    if change == "best":  # told by the callback, when all else has been found good
+        return
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -312,7 +326,7 @@ def test_other_models_are_refused(data, tmp_path):
             net(optimizer="sgd"),
             r"layers\[0\]\.config\.layers\[0\]\.optimizer\.class_name is 'SGD' here and 'Adam' there",
         ),
-        (lc.Sequential([lc.Flatten(), lc.Dense(3)]), "is a checkpoint of another model: layers is"),
+        (lc.Sequential([lc.Flatten(), lc.Dense(3)]), "it belongs to another model: layers is"),
     ):
         with pytest.raises(ValueError, match=message):
             other.fit(x, y, loss="softmax_cross_entropy", resume=path, progress=False)
@@ -346,8 +360,145 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(data, tmp_path):
         def init(self, param):
             return {"mine": object()}
 
-    with pytest.raises(TypeError, match="part of the state of an optimizer, a layer or a callback, cannot be saved"):
-        checkpoints._encode(Odd().init(None), [])
+    class Forgetful(Callback):
+        def get_state(self):
+            return {1, 2}
+
+    for settings, callback in (({"optimizer": Odd()}, Callback()), ({}, Forgetful())):
+        model = net(**settings)
+        before = model.get_weights()
+        with pytest.raises(TypeError, match="state of an optimizer, a layer or a callback, cannot be saved"):
+            model.fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz"), callback], progress=False)
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+def test_states_keep_their_types():
+    state = {"a": np.float64(0.1), "b": (1, [2.0, None]), "c": np.array(3), "d": np.float32(0.5), "e": True}
+    arrays = []
+    tree = json.loads(json.dumps(checkpoints._encode(state, arrays)))
+    again = checkpoints._decode(tree, arrays.__getitem__)
+    assert again == state
+    assert [type(value) for value in again.values()] == [type(value) for value in state.values()]
+    pair = collections.namedtuple("pair", "a b")(1, 2)
+    with pytest.raises(TypeError, match="cannot be saved"):
+        checkpoints._encode(pair, [])
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_random_states_are_looked_at(kind):
+    """NumPy takes positions as they are, and would read wherever they point to."""
+    rng = np.random.Generator(getattr(np.random, kind)(3))
+    rng.random(5, np.float32)
+    state = checkpoints.generator_state(rng)
+    twin = checkpoints.restored_generator(state)
+    assert [twin.random() for _ in range(9)] == [rng.random() for _ in range(9)]
+    place = state["state"] if "pos" in state["state"] else state
+    for name, value in {"pos": 10**9, "buffer_pos": -1, "has_uint32": 2, "uinteger": 2**40}.items():
+        if name in place:
+            with pytest.raises(ValueError, match="random state of"):
+                checkpoints.restored_generator(
+                    copy.deepcopy(state)
+                    | ({"state": state["state"] | {name: value}} if place is not state else {name: value})
+                )
+    with pytest.raises(ValueError, match="random state of"):
+        checkpoints.restored_generator(
+            state, like=np.random.Generator(np.random.MT19937(0)) if kind != "MT19937" else np.random.default_rng()
+        )
+
+
+def test_models_that_are_not_built_go_on(data, tmp_path):
+    """Nested ones, too; and a file for other samples leaves them unbuilt."""
+
+    def network():
+        inner = [lc.LocallyConnected2D(2, 2, activation="relu", fans="window"), lc.Dropout(0.25)]
+        model = lc.Sequential([lc.Sequential(inner), lc.Flatten(), lc.Dense(3)])
+        model.compile("adam", "softmax_cross_entropy", ["accuracy"])
+        return model
+
+    first = network()
+    first.build((None, 4, 3, 1))
+    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(first, data, tmp_path / "run.npz", extra=[Crash(12)])
+    equal(fit(network(), data, tmp_path / "run.npz"), whole)
+    other = network()
+    with pytest.raises(ValueError, match=r"belongs to samples of shape \(4, 3, 1\), not \(5, 3, 1\)"):
+        other.fit(np.zeros((3, 5, 3, 1)), np.zeros(3, int), resume=tmp_path / "run.npz", progress=False)
+    assert not other.built
+
+
+def test_several_checkpoints_know_of_each_other(tmp_path):
+    """The last and the best: whoever is written first holds what the other has seen."""
+    figures = [3.0, 1.0, 2.0, 4.0]
+
+    class Script(Callback):
+        def on_epoch_begin(self, run):
+            run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
+
+    def go(epochs):
+        last, best = tmp_path / "last.npz", tmp_path / "best.npz"
+        model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+        model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=epochs, progress=False, resume=last,
+                  callbacks=[Script(), Checkpoint(last), Checkpoint(best, monitor="loss", every=1)])  # fmt: skip
+        return [float(lc.load(path).layers[0].kernel[0, 0]) for path in (last, best)]
+
+    assert [go(epochs) for epochs in (1, 2, 3, 4)] == [[3, 3], [1, 1], [2, 1], [4, 1]]
+
+
+def test_the_best_of_those_that_are_due(tmp_path):
+    figures, path = [1.0, 3.0, 2.0, 2.5, 2.0, 2.0], tmp_path / "best.npz"
+
+    class Script(Callback):
+        def on_epoch_begin(self, run):
+            run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
+
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=6, progress=False,
+              callbacks=[Script(), Checkpoint(path, every=2, monitor="loss")])  # fmt: skip
+    assert float(lc.load(path).layers[0].kernel[0, 0]) == 2.0
+
+
+def test_a_stop_that_is_not_for_good_is_not_remembered(data, tmp_path):
+    """Time is up, say: the next run of the script goes on."""
+    x, y = data
+    path = tmp_path / "run.npz"
+
+    class Stop(Callback):
+        def on_epoch_end(self, run, figures):
+            run.stop()
+
+    settings = {"epochs": 3, "progress": False, "resume": path}
+    for epochs in ([0], [0, 1], [0, 1, 2]):
+        assert net().fit(x, y, callbacks=[Stop(), Checkpoint(path)], **settings).epoch == epochs
+
+
+def test_the_callers_generator_goes_on_too(data, tmp_path):
+    x, y = data
+    path, rng, twin = tmp_path / "run.npz", np.random.default_rng(3), np.random.default_rng(3)
+    net().fit(x, y, epochs=3, rng=twin, progress=False)
+    net().fit(x, y, epochs=2, callbacks=[Checkpoint(path)], rng=np.random.default_rng(3), progress=False)
+    net().fit(x, y, epochs=3, rng=rng, resume=path, progress=False)
+    assert rng.random() == twin.random()
+
+
+def test_other_figures_within_an_epoch_are_refused(data, tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(net(), data, path, extra=[Crash(3)], every=2)
+    with pytest.raises(ValueError, match="resume with the same data and settings"):
+        fit(net(), data, path, every=2, metrics=[])
+
+
+def test_an_epoch_that_diverged_is_not_written(tmp_path):
+    path = tmp_path / "run.npz"
+    x = np.ones((4, 1))
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    settings = {"loss": "mse", "callbacks": [Checkpoint(path)], "progress": False, "resume": path}
+    model.fit(x, x, epochs=1, **settings)
+    good = path.read_bytes()
+    with pytest.warns(RuntimeWarning, match="the loss is nan"):
+        model.fit(np.full((4, 1), np.nan), x, epochs=2, **settings)
+    assert path.read_bytes() == good
 
 
 def test_a_full_disk_is_a_warning_and_the_last_checkpoint_stays(data, tmp_path, monkeypatch):
@@ -382,16 +533,17 @@ def test_what_killed_writers_left_is_swept_away(data, tmp_path):
     assert other.exists()
 
 
-def test_saving_between_batches_of_one_step_is_refused(data, tmp_path):
+def test_saving_at_other_moments_is_refused(data, tmp_path):
     model = net()
     model.compile("sgd", "softmax_cross_entropy", accumulate=3)
 
-    class Save(Callback):
-        def on_batch_end(self, run, figures):
-            run.save(tmp_path / "a.npz")
+    def save(run, *_):
+        run.save(tmp_path / "a.npz")
 
-    with pytest.raises(RuntimeError, match="save between steps"):
-        model.fit(*data, callbacks=[Save()], batch_size=5, progress=False)
+    for moment in ("after_batch", "on_epoch_begin", "before_step"):
+        saving = type("Save", (Callback,), {moment: lambda self, *given: save(*given)})()
+        with pytest.raises(RuntimeError, match="a checkpoint can be written after a step or an epoch"):
+            model.fit(*data, callbacks=[saving], batch_size=5, progress=False)
 
 
 def test_a_killed_training_goes_on(tmp_path):

@@ -153,6 +153,19 @@ def test_iterables_of_batches_train_as_arrays_do(arrays):
     same(trained(batches(x, y), epochs=1), one)
 
 
+def test_an_iterable_from_a_later_epoch_on_goes_on(arrays, tmp_path):
+    """What was passed over before the initial epoch is not passed over again."""
+    x, y = arrays
+    loader, path = list(batches(x, y)), tmp_path / "run.npz"
+    settings = {**SETTINGS, "steps_per_epoch": 3}
+    whole, broken = net(), net()
+    whole.fit(loader, **{**settings, "epochs": 5}, initial_epoch=2)
+    broken.fit(loader, **{**settings, "epochs": 3}, initial_epoch=2, callbacks=[lc.callbacks.Checkpoint(path)])
+    broken.fit(loader, **{**settings, "epochs": 5}, resume=path)
+    for a, b in zip(whole.get_weights(), broken.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_epochs_go_on_where_the_last_one_ended(arrays):
     """Three steps an epoch, of a loader with four batches, which begins again where it ends."""
     x, y = arrays

@@ -204,7 +204,7 @@ def test_compressed_weights_are_refused(saved):
     """They could ask for a thousand times the memory that the file takes."""
     path = saved[3]
     with_member(path, "config.npy", zipfile.ZipFile(path).read("config.npy"), zipfile.ZIP_DEFLATED)
-    with pytest.raises(ValueError, match="is compressed"):
+    with pytest.raises(ValueError, match="compressed"):
         lc.load(path)
 
 

@@ -174,6 +174,9 @@ def test_get():
 def test_which_losses_take_weights():
     assert losses.takes_weights(losses.get("mse"))
     assert losses.takes_weights(lambda y, p, w: (0.0, p))
+    assert losses.takes_weights(lambda y, p, weights=None: (0.0, p))
+    assert losses.takes_weights(lambda *given: (0.0, given[1]))
+    assert not losses.takes_weights(lambda y, p, delta=1.0: (0.0, p))
     assert not losses.takes_weights(lambda y, p: (0.0, p))
     assert not losses.takes_weights(dict.fromkeys)
 

@@ -296,6 +296,27 @@ def test_gradients_are_clipped_over_all_layers(data):
             np.testing.assert_array_equal(a, b)
 
 
+def test_frozen_layers_are_no_part_of_the_norm(data):
+    """As in Keras, which clips the gradients of trainable variables."""
+    x, y = data
+    one, other = model(), model()
+    for net in (one, other):
+        net.layers[0].trainable = False
+    one.compile(loss="softmax_cross_entropy", lr=0.5, clip_norm=0.05)
+    one.fit(x, y, batch_size=90, shuffle=False, progress=False)
+    from lcnumba import gradients
+    from lcnumba.losses import SoftmaxCrossEntropy
+
+    prediction, backward = other.forward(x)
+    _, grads = backward(SoftmaxCrossEntropy()(y, prediction)[1])
+    other.step([None, None, gradients.clip_by_norm(grads[2], 0.05)], lr=0.5)
+    for a, b in zip(one.get_weights(), other.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    other.layers[0].trainable = True
+    with pytest.raises(TypeError, match="grads is a NoneType"):
+        other.step([None, None, grads[2]], lr=0.5)
+
+
 def test_rates_by_step(data):
     one, other = model(), model()
     schedule = StepDecay(0.5, every=2, factor=0.5)
