@@ -46,7 +46,11 @@ class _InMemory:
         self.shape = values.shape
 
     def take(self, chosen: Any) -> Array:
-        return self.values[chosen]
+        if isinstance(chosen, slice):
+            return self.values[chosen]
+        from lcnumba.kernels import rows
+
+        return rows.take(self.values, chosen)
 
 
 class _Lazy:

@@ -49,6 +49,7 @@ ROWS = [
         "kernels.dense",
         "kernels.differences",
         "kernels.plain",
+        "kernels.rows",
         "kernels.sparse",
         "kernels.update",
     },

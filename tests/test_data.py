@@ -7,6 +7,7 @@ import pytest
 import lcnumba as lc
 from lcnumba import data
 from lcnumba.arrays import reads_lazily
+from lcnumba.kernels import rows
 
 
 def net(seed=0):
@@ -297,6 +298,15 @@ def test_samples_come_once_each_in_any_order(rng):
                 np.testing.assert_array_equal(np.diff(batch.y), 1)
         rest = list(samples.batches(shuffle, np.random.default_rng(1), done=3))
         assert [batch.y.tolist() for batch in rest] == [batch.y.tolist() for batch in whole[3:]]
+
+
+@pytest.mark.parametrize("shape", [(50, 300, 301), (50, 70001), (50, 3), (50,), (50, 0)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.uint8, np.float64])
+def test_samples_picked_by_all_threads_are_those_that_were_asked_for(shape, dtype, rng):
+    values = rng.integers(0, 200, shape).astype(dtype)
+    for array in (values, np.asfortranarray(values), values[::-1]):
+        chosen = rng.permutation(50)[:33]
+        np.testing.assert_array_equal(rows.take(array, chosen), array[chosen], strict=True)
 
 
 def test_class_weights():
