@@ -16,7 +16,20 @@ if not (ROOT / "bench").is_dir():
     pytest.skip("bench/ is in the checkout only", allow_module_level=True)
 sys.path.append(str(ROOT))  # at the end: the installed lcnumba comes before the checkout's
 
-from bench import answers, compare, environment, measure, memory, overhead, page, peers, selection, startup, tables  # noqa: E402
+from bench import (  # noqa: E402
+    answers,
+    compare,
+    environment,
+    measure,
+    memory,
+    overhead,
+    page,
+    peers,
+    selection,
+    startup,
+    tables,
+    training,
+)
 from bench.case import Case  # noqa: E402
 from bench.process import Failure, Process, settings  # noqa: E402
 from bench.roofline import Work, roofline, work  # noqa: E402
@@ -460,3 +473,14 @@ def test_memory_of_a_step():
     assert row["parameters"] == 4 * (12 * 12 * 3 + 12 * 3)
     assert row["activations"] == 4 * 2 * (2 * 40 + 2 * 36)
     assert row["extra"] >= 0
+
+
+def test_training_is_compared_by_the_same_losses(tmp_path, monkeypatch):
+    """Ours against itself, in processes of their own."""
+    monkeypatch.setattr(training, "PEERS", {"lcnumba": None, "twin": None, "missing": 1})
+    rows = training.compare(2, 1)
+    assert [len(row["times"]) for row in rows[:2]] == [2, 2]
+    assert rows[0]["loss"] == rows[1]["loss"]
+    assert "not installed" in rows[2].get("reason", "not installed")
+    shares = training.profile(8)
+    assert 0 < shares["layer"] < shares["compiled"] < 1
