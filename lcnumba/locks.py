@@ -1,6 +1,7 @@
 """A lock that many readers share and one writer has alone."""
 
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ class SharedLock:
         self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()  # threads
         self._writer: int | None = None  # the thread that holds the lock alone
+        self._guard = deferred()  # of that thread
         self._writers_waiting = 0
         self._readers_waiting = 0  # for the present or next writer to finish
         self._admitted = 0  # readers whose writer has finished, and who have not come in yet
@@ -38,7 +40,7 @@ class SharedLock:
         self._process = os.getpid()
         # Held by every call of a layer, so made once; generators would take several microseconds a call.
         self._shared = _Holder(self._enter_shared, self._leave_shared)
-        self._exclusive = _Alone(self._enter_exclusive, self._leave_exclusive)
+        self._exclusive = _Holder(self._enter_exclusive, self._leave_exclusive)
 
     def shared(self) -> AbstractContextManager[None]:
         """Hold the lock together with other readers, in a with statement."""
@@ -64,6 +66,7 @@ class SharedLock:
                 self._changed.notify_all()
 
     def _enter_exclusive(self) -> None:
+        guard = deferred()
         self._forget_other_processes()
         with self._mutex:
             self._refuse_reentry()
@@ -72,18 +75,21 @@ class SharedLock:
             try:
                 while self._writer is not None or self._readers or self._admitted:
                     if not self._changed.wait(PATIENCE):
-                        self._readers &= {thread.ident for thread in threading.enumerate()}
-                self._writer = threading.get_ident()
+                        self._readers &= set(sys._current_frames())  # all threads that live, whoever started them
+                guard.__enter__()  # from here on Ctrl-C waits; it may end the waiting
+                self._writer, self._guard = threading.get_ident(), guard
             finally:
                 self._writers_waiting -= 1
                 self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
 
     def _leave_exclusive(self) -> None:
+        guard = self._guard
         with self._mutex:
             self._writer = None
             self._writes += 1
             self._admitted, self._readers_waiting = self._readers_waiting, 0
             self._changed.notify_all()
+        guard.__exit__()
 
     def _wait_for_a_writer(self) -> None:
         writes = self._writes
@@ -126,22 +132,3 @@ class _Holder(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._leave()
-
-
-class _Alone(_Holder):
-    """The same, and Ctrl-C waits meanwhile; what it keeps is that of the one thread that holds the lock."""
-
-    def __enter__(self) -> None:
-        guard = deferred()
-        guard.__enter__()
-        try:
-            super().__enter__()
-        except BaseException:
-            guard.__exit__()
-            raise
-        self._guard = guard
-
-    def __exit__(self, *error: object) -> None:
-        guard = self._guard
-        super().__exit__(*error)
-        guard.__exit__()

@@ -425,7 +425,11 @@ class Parameters:
             states = {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
             rule = self._restraint("kernel").on(optimizer.rule(states["kernel"], lr))
             self.version += 1
-            result = update(self._arrays["kernel"], rule)
+            try:
+                result = update(self._arrays["kernel"], rule)
+            except MemoryError:  # of a workspace, which is asked for before the first number changes
+                self.version = version
+                raise
             optimizer.advance(states["kernel"])
             self._restraint("kernel").finish(self._arrays["kernel"])
             for name, grad in others.items():

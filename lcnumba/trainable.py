@@ -1,6 +1,7 @@
 """What layers with parameters have in common: build, step, and Keras' surface over them."""
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
@@ -11,6 +12,7 @@ from lcnumba import checks, constraints, initializers, regularizers
 from lcnumba.arrays import float_dtype, normalise
 from lcnumba.backward import Activity
 from lcnumba.checks import boolean, generator, integer
+from lcnumba.limits import require
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
 from lcnumba.parameters import Gradients, Parameters, Restraint
@@ -233,6 +235,11 @@ class Trainable:
                 "make another layer for it"
             )
         shapes = self.weight_shapes(shape)
+        if self._initial_weights is None:
+            require(
+                sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"the weights of {self.name!r}",
+                "every position has its own: take larger strides, fewer filters, or a convolution",
+            )  # fmt: skip
         attributes, exists = self._parts(shape)
         if self._initial_weights is None:
             fans = {"kernel": self._kernel_fans(shape)}

@@ -1,5 +1,7 @@
 """Implementation 2: one dense (inputs, P*F) matrix. Fast where windows are nearly whole."""
 
+import math
+
 import numpy as np
 
 from lcnumba.arrays import frozen
@@ -10,6 +12,7 @@ from lcnumba.implementations.loop import Loops
 from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.kernels import slots, vectors
 from lcnumba.kernels.dense import spread
+from lcnumba.limits import require
 
 __all__ = ["DenseMatrix"]
 
@@ -55,7 +58,14 @@ class DenseMatrix(MatrixForm):
         g = self._geometry
 
         def fill(old: Array | None) -> Array:
-            matrix = np.zeros((g.inputs, g.positions * g.filters), kernel.dtype) if old is None else old
+            shape = g.inputs, g.positions * g.filters
+            if old is None:
+                # Pages of zeros are handed out as they are written to: too large a matrix would end the process.
+                require(
+                    math.prod(shape) * kernel.itemsize, "the dense matrix of implementation 2",
+                    f"implementation=1 computes the same with the weights alone, {kernel.nbytes / 1e9:.3g} GB",
+                )  # fmt: skip
+            matrix = np.zeros(shape, kernel.dtype) if old is None else old
             chunk = -(-g.positions // TASKS)
             spread(frozen(kernel), g.input_index, chunk, matrix, threads=slots(kernel.size, threads))
             return matrix

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.kernels import LINE_BYTES
+from lcnumba.limits import require
 
 __all__ = ["aligned", "scratch"]
 
@@ -36,6 +37,7 @@ def scratch(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[Array]:
 
 def _memory(size: int) -> tuple[npt.NDArray[np.uint8], int]:
     """So many bytes and somewhat more, and where in them a cache line begins."""
+    require(size, "an array or workspace of this call", "give fewer samples at a time, or a layer fewer n_threads")
     memory = np.empty(size + LINE_BYTES, np.uint8)
     # Half the time of memory.ctypes.data, of which a small layer would feel the rest.
     return memory, -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % LINE_BYTES  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.kernels import slots
 from lcnumba.kernels.sparse import product
+from lcnumba.limits import require
 
 __all__ = ["SparseMatrix"]
 
@@ -80,6 +81,11 @@ class SparseMatrix(MatrixForm):
                 else:
                     old.data[...] = weights[pattern]
                 return old
+            # Values and indices, and as many indices again, and numbers of them, when they are turned.
+            require(
+                kernel.size * (kernel.itemsize + 4 * 8), "the sparse matrix of implementation 3, while it is made",
+                f"implementation=1 computes the same with the weights alone, {kernel.nbytes / 1e9:.3g} GB",
+            )  # fmt: skip
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
             values = weights.flatten() if pattern is None else weights[pattern]
             indptr, indices = g.csr_index(pattern)

@@ -1,0 +1,172 @@
+"""Memory that is not there is refused before it is asked for."""
+
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba import limits
+
+MEMINFO = "MemTotal: 8000 kB\nMemFree: 10 kB\nMemAvailable: 5000 kB\nSwapFree: 1000 kB\nHugePages_Total: 0\n"
+
+
+def machine(root, files):
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    return root
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"proc/meminfo": "MemTotal: 8000 kB\n"}, None),
+        ({"proc/meminfo": MEMINFO}, (6000 * 1024, "the memory of this machine")),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "0::/a/b\n",
+                "sys/fs/cgroup/a/b/memory.max": "max\n",
+                "sys/fs/cgroup/a/b/memory.current": "900\n",
+                "sys/fs/cgroup/a/memory.max": "5000\n",
+                "sys/fs/cgroup/a/memory.current": "3000\n",
+                "sys/fs/cgroup/a/memory.stat": "anon 2000\ninactive_file 700\n",
+            },
+            (2700, "the limit of this control group"),
+        ),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "5:cpu,cpuacct:/x\n4:memory:/y\n",
+                "sys/fs/cgroup/memory/y/memory.limit_in_bytes": "4000\n",
+                "sys/fs/cgroup/memory/y/memory.usage_in_bytes": "3000\n",
+                "sys/fs/cgroup/memory/y/memory.stat": "total_inactive_file 100\n",
+                "sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "sys/fs/cgroup/memory/memory.usage_in_bytes": "3000\n",
+            },
+            (1100, "the limit of this control group"),
+        ),
+        (
+            {  # a container that sees its own group as the root
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "0::/docker/abc\n",
+                "sys/fs/cgroup/memory.max": "2000\n",
+                "sys/fs/cgroup/memory.current": "1500\n",
+            },
+            (500, "the limit of this control group"),
+        ),
+        (
+            {
+                "proc/meminfo": MEMINFO,
+                "proc/self/cgroup": "0::/\n",
+                "sys/fs/cgroup/memory.max": "9000000000\n",
+                "sys/fs/cgroup/memory.current": "1500\n",
+            },
+            (6000 * 1024, "the memory of this machine"),
+        ),
+    ],
+)
+def test_the_least_limit_counts(files, expected, tmp_path):
+    assert limits.available(machine(tmp_path, files)) == expected
+
+
+def test_what_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(limits, "available", lambda: (10**9, "somebody"))
+    limits.require(10**9, "it", "no")
+    with pytest.raises(MemoryError, match="it needs 2 GB, and somebody leaves 1 GB; take less"):
+        limits.require(2 * 10**9, "it", "take less")
+    monkeypatch.setattr(limits, "available", lambda: (-5, "somebody"))
+    limits.require(limits.SMALL - 1, "it", "no")
+    with pytest.raises(MemoryError, match="leaves 0 GB"):
+        limits.require(limits.SMALL, "it", "no")
+    monkeypatch.setattr(limits, "available", lambda: None)
+    limits.require(10**30, "it", "no")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is not honoured elsewhere")
+def test_the_limit_of_address_space_counts():
+    code = """
+        import resource
+        from lcnumba import limits
+        before = limits.available()
+        resource.setrlimit(resource.RLIMIT_AS, (2**40, resource.RLIM_INFINITY))
+        after = limits.available()
+        assert before is None or after[0] <= before[0]
+        size = 4096 * int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**27, resource.RLIM_INFINITY))
+        found, what = limits.available()
+        assert what == "the limit of address space (RLIMIT_AS)", what
+        assert 0.8 * 2**27 < found <= 2**27, found
+    """
+    subprocess.run([sys.executable, "-P", "-c", textwrap.dedent(code)], check=True)
+
+
+@pytest.fixture
+def little(monkeypatch):
+    """A machine of 100 MB, on which everything of more than 1 kB is looked at."""
+    monkeypatch.setattr(limits, "SMALL", 1000)
+    monkeypatch.setattr(limits, "available", lambda: (10**8, "the machine"))
+
+
+def test_the_dense_form_is_refused_before_it_is_made(little, monkeypatch):
+    """300 MB of zeros beside 0.9 MB of weights; in implementation 1 the same layer works."""
+    x = np.ones((1, 60, 60, 1), np.float32)
+    layer = lc.LocallyConnected2D(6, 3, implementation=2, input_shape=(60, 60, 1), rng=0)
+    layer.build(x.shape)
+    for call in (layer, lambda x: layer.forward(x)):
+        with pytest.raises(
+            MemoryError, match=r"dense matrix of implementation 2 needs 0\.291 GB, and the machine leaves 0"
+        ):
+            call(x)
+    y = layer.with_implementation(1)(x)
+    assert y.shape == (1, 58, 58, 6)
+    monkeypatch.setattr(limits, "available", lambda: None)
+    np.testing.assert_allclose(layer(x), y, rtol=1e-5, atol=1e-6)  # nothing was left half done
+
+
+def test_the_sparse_form_is_refused_before_it_is_made(little):
+    x = np.ones((1, 100, 100, 1), np.float32)
+    layer = lc.LocallyConnected2D(40, 3, implementation=3, input_shape=(100, 100, 1), rng=0)
+    layer.build(x.shape)
+    with pytest.raises(MemoryError, match=r"sparse matrix of implementation 3, .* implementation=1 computes the same"):
+        layer(x)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+def test_a_step_without_a_workspace_changes_nothing(implementation, optimizer, rng, monkeypatch):
+    """And its pullback is as good as before."""
+    x = rng.standard_normal((8, 12, 12, 3), np.float32)
+    layers = [lc.LocallyConnected2D(8, 3, input_shape=(12, 12, 3), optimizer=optimizer, implementation=implementation,
+                                    rng=0) for _ in range(2)]  # fmt: skip
+    (y, backward), (_, other) = (layer.forward(x) for layer in layers)
+    with monkeypatch.context() as context:
+        context.setattr(limits, "SMALL", 1000)
+        context.setattr(limits, "available", lambda: (1000, "the machine"))
+        before = layers[0].get_weights()
+        with pytest.raises(MemoryError, match="workspace of this call"):
+            backward.step(np.ones_like(y), lr=0.1)
+        for a, b in zip(layers[0].weights, before, strict=True):
+            np.testing.assert_array_equal(a, b)
+    backward.step(np.ones_like(y), lr=0.1)
+    other.step(np.ones_like(y), lr=0.1)
+    for a, b in zip(layers[0].weights, layers[1].weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_weights_and_workspaces_are_refused(little):
+    layer = lc.LocallyConnected2D(64, 5, input_shape=(300, 300, 32), name="huge")
+    with pytest.raises(MemoryError, match=r"the weights of 'huge' needs 18 GB, .* every position has its own"):
+        layer.build((None, 300, 300, 32))
+    assert not layer.built
+    small = lc.LocallyConnected2D(8, 1, input_shape=(20, 20, 1))
+    with pytest.raises(MemoryError, match=r"an array or workspace of this call needs 0\.128 GB, .* fewer samples"):
+        small(np.ones((10_000, 20, 20, 1), np.float32))
+    before = small.get_weights()
+    limits_seen = small(np.ones((100, 20, 20, 1), np.float32))
+    assert limits_seen.shape == (100, 20, 20, 8)
+    np.testing.assert_array_equal(small.get_weights()[0], before[0])
