@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lcnumba import io
 from lcnumba.checks import boolean, choice, integer, learning_rate, real
 from lcnumba.interrupts import deferred
@@ -205,7 +207,8 @@ class EarlyStopping(Callback):
     def set_state(self, state: Any) -> None:
         """Go on from there."""
         best, epoch, waited, weights = (state[name] for name in ("best", "epoch", "waited", "weights"))
-        if not (_is_figure(best) and isinstance(waited, int) and (epoch is None or isinstance(epoch, int))):
+        arrays = weights is None or (isinstance(weights, list) and all(isinstance(w, np.ndarray) for w in weights))
+        if not (_is_figure(best) and isinstance(waited, int) and isinstance(epoch, int | None) and arrays):
             raise ValueError(f"{state!r} is no state of EarlyStopping")
         self._watch.best, self.best_epoch, self._waited, self._weights = best, epoch, waited, weights
 
@@ -288,34 +291,41 @@ class Checkpoint(Callback):
 
     def after_batch(self, run: Any, figures: Figures) -> None:
         """Write, if it is time."""
-        if self._due and run.between_steps:
+        # A training that was stopped, and not for good, may go on from here.
+        stopped = run.stopped and not run.finished and self._watch is None
+        if (self._due or stopped) and run.between_steps:
             self._write(run, figures)
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """Find out whether it is time to write."""
-        self._due = (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs
+        self._due = self._due or (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs
         if self._due and self._watch is not None:
             self._before = self._watch.best
             self._due = self._watch.improved(figures)
 
     def after_epoch(self, run: Any, figures: Figures) -> None:
         """Write, if it is time."""
-        if self._due:
+        if self._due and run.between_steps:
             self._write(run, figures)
 
     def _write(self, run: Any, figures: Figures) -> None:
         self._due = False
         if not math.isfinite(figures["loss"]):
             _log.warning("no checkpoint of epoch %d, whose loss is %s", run.epoch + 1, figures["loss"])
+            self._not_written()
             return
         try:
             run.save(self._path)
         except OSError as error:
-            if self._watch is not None:
-                self._watch.best = self._before
+            self._not_written()
             warnings.warn(f"no checkpoint of epoch {run.epoch + 1}: {error}", RuntimeWarning, stacklevel=2)
         else:
             _log.debug("checkpoint %s of epoch %d, batch %d", self._path, run.epoch + 1, run.batch)
+
+    def _not_written(self) -> None:
+        """Remember what is on disk."""
+        if self._watch is not None:
+            self._watch.best = self._before
 
     def get_state(self) -> Any:
         """Return the best figure."""

@@ -6,6 +6,7 @@ images; the numbers are computed in float32 if `X` is that, else in float64.
 
 import math
 import warnings
+from collections.abc import Iterable
 from numbers import Integral
 from typing import Any, Self
 
@@ -134,25 +135,36 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         -------
         self
         """
-        if not self.warm_start or not hasattr(self, "model_"):
-            self._forget()
-        self._train(X, y, None, sample_weight, integer("max_iter", self.max_iter))
+        fresh = not self.warm_start or not hasattr(self, "model_")
+        self._train(X, y, None, sample_weight, integer("max_iter", self.max_iter), fresh)
         return self
 
     def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
         if self.early_stopping:
             raise ValueError("early_stopping=True cannot be used with partial_fit; set it to False")
-        if not hasattr(self, "model_"):
-            self._forget()
-        self._train(X, y, classes, sample_weight, None)
+        self._train(X, y, classes, sample_weight, None, not hasattr(self, "model_"))
         return self
 
     def _forget(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
 
-    def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None) -> None:
-        fresh = not hasattr(self, "model_")
+    def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
+        """Train, from the beginning if `fresh`; what fails leaves an estimator that was fitted as it was."""
+        before = dict(self.__dict__)
+        try:
+            kept = None if fresh else self.model_.get_weights()
+            self._train_checked(X, y, classes, sample_weight, epochs, fresh)
+        except Exception:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+            if kept is not None:
+                self.model_.set_weights(kept)
+            raise
+
+    def _train_checked(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
+        if fresh:
+            self._forget()
         self._check_settings()
         values, targets, shape = self._validated(X, y, fresh)
         if not fresh and shape != self.image_shape_:
@@ -169,6 +181,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         held = None
         if self.early_stopping and epochs is not None:
             values, goals, weights, held = self._held_out(values, goals, weights, random)
+            if weights is not None and not min(weights.sum(), held[2].sum()) > 0:
+                raise ValueError(
+                    f"sample_weight is 0 everywhere on one side of the split for early_stopping; give another "
+                    f"validation_fraction={self.validation_fraction!r}, or more samples that count"
+                )
         size = self._batch_size(len(values))
         if fresh:
             average = 1.0 if weights is None else float(weights.mean())
@@ -203,6 +220,17 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if real("alpha", self.alpha) < 0:
             raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0")
         integer("n_iter_no_change", self.n_iter_no_change)
+        for name in ("momentum", "power_t"):
+            real(name, getattr(self, name))
+        for name in ("early_stopping", "warm_start"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name}={getattr(self, name)!r} cannot be used; give True or False")
+        for name, kind in (("filters", "an integer or several"), ("image_shape", "a tuple of integers")):
+            value = getattr(self, name)
+            if isinstance(value, str) or not (
+                isinstance(value, Iterable) or (isinstance(value, Integral) if name == "filters" else value is None)
+            ):
+                raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
         real("tol", self.tol)
         if not 0 < real("validation_fraction", self.validation_fraction) < 1:
             raise ValueError(
@@ -319,7 +347,7 @@ class _Follow(Callback):
     def __init__(self, estimator: _Estimator, held: Any, samples: int, partial: bool) -> None:
         self._of, self._held, self._samples, self._partial = estimator, held, samples, partial
         self._waited, self._best_weights, self.epochs, self.converged = 0, None, 0, False
-        self._steps = estimator.model_.steps_taken
+        self._best = math.inf  # the smallest loss of this call
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, unless it adapts."""
@@ -331,9 +359,10 @@ class _Follow(Callback):
 
     def on_train_begin(self, run: Any) -> None:
         """Forget what an earlier fit has waited for."""
-        self._of.best_loss_ = math.inf if self._held is None else None
-        if self._held is not None:
-            self._of.best_validation_score_ = -math.inf
+        estimator, stopping = self._of, self._held is not None
+        estimator.best_loss_ = None if stopping else min(estimator.loss_curve_, default=math.inf)
+        estimator.validation_scores_ = (estimator.validation_scores_ or []) if stopping else None
+        estimator.best_validation_score_ = -math.inf if stopping else None
 
     def on_epoch_end(self, run: Any, figures: dict[str, float]) -> None:
         """Write down the pass, and end the training if it was in vain."""
@@ -358,12 +387,13 @@ class _Follow(Callback):
                 estimator.best_validation_score_ = score
                 self._best_weights = run.model.get_weights()
         else:
-            gained = loss <= estimator.best_loss_ - estimator.tol
+            gained = loss <= self._best - estimator.tol
+            self._best = min(loss, self._best)
             estimator.best_loss_ = min(loss, estimator.best_loss_)
         self._waited = 0 if gained else self._waited + 1
         if self._partial or self._waited <= estimator.n_iter_no_change:
             return
-        if estimator.learning_rate == "adaptive" and estimator.solver == "sgd" and run.lr / 5 > LEAST_RATE:
+        if estimator.learning_rate == "adaptive" and estimator.solver == "sgd" and run.lr > LEAST_RATE:
             run.lr, self._waited = run.lr / 5, 0
             return
         self.converged = True

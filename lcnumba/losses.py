@@ -73,6 +73,7 @@ class _Mean:
             Of the shape and dtype of y_pred.
         """
         self.check(y_true, y_pred.shape)
+        y_pred, weights = _floats(y_pred), _one_each(weights, y_pred)
         targets, rows = self._rows(y_true, y_pred, weights is not None)
         gradient = np.empty(y_pred.shape, y_pred.dtype)
         slopes = gradient.reshape(rows.shape)
@@ -102,6 +103,22 @@ def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
         raise ValueError(f"y has shape {y_true.shape}; the model predicts shape {shape}")
     if y_true.dtype.kind not in "biuf":
         raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
+
+
+def _floats(y_pred: Array) -> Array:
+    """Predictions as they are computed with: of the dtype they have, float64 for integers."""
+    native = y_pred.dtype.newbyteorder("=")
+    return normalise("y_pred", y_pred, native if native in FLOATS else FLOATS[1])
+
+
+def _one_each(weights: Any, y_pred: Array) -> Array | None:
+    """The weights of samples, if there are as many; kernels trust their number."""
+    if weights is None:
+        return None
+    values = np.asarray(weights)
+    if values.shape != y_pred.shape[:1]:
+        raise ValueError(f"weights has shape {values.shape}; give one weight for each of {len(y_pred)} samples")
+    return normalise("weights", values, FLOATS[1])
 
 
 class _OfDifferences:
@@ -135,9 +152,9 @@ class _OfDifferences:
         from lcnumba.kernels import differences
 
         self.check(y_true, y_pred.shape)
-        p = normalise("y_pred", y_pred, y_pred.dtype if y_pred.dtype in FLOATS else FLOATS[1])
+        p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
-        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, weights)
+        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _one_each(weights, p))
 
 
 @dataclass(frozen=True)
@@ -316,7 +333,7 @@ class _Categorical(_Mean):
             np.subtract(powers / total * weight, target, out=slope)
             logarithm = np.log(total) - shifted
         else:
-            total, chance = np.sum(p, axis=-1, keepdims=True), _positive(p)
+            total, chance = _positive(np.sum(p, axis=-1, keepdims=True)), _positive(p)
             np.subtract(weight / total, target / chance, out=slope)
             logarithm = np.log(total) - np.log(chance)
         # Selected, since a class of probability 0 may have a logit of -inf.

@@ -69,7 +69,7 @@ def mae(y_true: Array, y_pred: Array) -> float:
     1.5
     """
     _alike("mae", y_true, y_pred)
-    return float(np.mean(np.abs(y_pred - y_true), dtype=np.float64))
+    return float(np.mean(np.abs(np.subtract(y_pred, y_true, dtype=np.float64))))
 
 
 def mse(y_true: Array, y_pred: Array) -> float:
@@ -83,7 +83,7 @@ def mse(y_true: Array, y_pred: Array) -> float:
     2.5
     """
     _alike("mse", y_true, y_pred)
-    return float(np.mean(np.square(y_pred - y_true), dtype=np.float64))
+    return float(np.mean(np.square(np.subtract(y_pred, y_true, dtype=np.float64))))
 
 
 def _alike(name: str, y_true: Array, y_pred: Array) -> None:

@@ -87,10 +87,17 @@ def as_vector(vector: Any) -> Array:
     return values
 
 
+def _writable(array: Array) -> Array:
+    """The array, or a copy if a kernel could not write to it, or would write to somebody else's memory."""
+    flags = array.flags
+    own = type(array) is np.ndarray and flags.owndata and flags.writeable and flags.c_contiguous and flags.aligned
+    return array if own else np.array(array, order="C")
+
+
 def _own(state: Any) -> Any:
-    """A copy of an optimizer's state, whose arrays kernels may write to."""
+    """An optimizer's state whose arrays kernels may write to, copied if need be."""
     if isinstance(state, dict) and all(isinstance(value, np.ndarray) for value in state.values()):
-        return {name: np.array(array, order="C") for name, array in state.items()}
+        return {name: _writable(array) for name, array in state.items()}
     return copy.deepcopy(state)
 
 
@@ -242,8 +249,18 @@ class Parameters:
         joblib hands large arrays over as read-only memory maps, and pickles with buffers of their own may lie in any
         memory: writing to those would end the process.
         """
-        arrays = {name: np.array(array, order="C") for name, array in state["_arrays"].items()}
+        arrays = {name: _writable(array) for name, array in state["_arrays"].items()}
         self.__dict__.update(state, _arrays=arrays, _states={n: _own(s) for n, s in state["_states"].items()})
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Parameters":
+        """Copy once: the state that is taken is a copy already."""
+        twin = object.__new__(Parameters)
+        memo[id(self)] = twin
+        arrays = ("_arrays", "_states")
+        state = self.__getstate__()
+        rest = {name: value for name, value in state.items() if name not in arrays}
+        twin.__setstate__({**copy.deepcopy(rest, memo), **{name: state[name] for name in arrays}})
+        return twin
 
     def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
         """Take the optimizer and state of a `snapshot` of parameters of the same shapes."""

@@ -466,14 +466,16 @@ def fit(
             mean = _epoch(run, stepper, data, shuffle, done, mean)
             if not mean.samples:
                 break
-            figures = mean.result()
+            figures, broken_off = mean.result(), run.stopped
             if validation is not None:
                 figures |= {f"val_{name}": value for name, value in _evaluate(model, validation, recipe).items()}
             with deferred():
                 run.history.add(run.epoch, figures)
             _log.info("epoch %d/%d: %s", run.epoch + 1, epochs, figures_text(figures))
             done, mean = 0, _Mean()
-            run._border = run.epoch + 1, 0, mean, checkpoints.generator_state(run._order)
+            # Of an epoch that was broken off there is a rest, which whoever goes on from a checkpoint must not miss.
+            if run.finished or not broken_off:
+                run._border = run.epoch + 1, 0, mean, checkpoints.generator_state(run._order)
             for hook in hooks:
                 hook.on_epoch_end(run, dict(figures))
             for hook in hooks:
@@ -505,8 +507,8 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _
     try:
         run._check_settings(progress)
         with deferred():
+            done, mean = run._go_on(progress)  # code of users, which may fail, comes first
             restore()
-            done, mean = run._go_on(progress)
             run.model.history = run.history
             # The caller's own generator goes on, too, if it is of that kind.
             if type(order.bit_generator).__name__ == state["bit_generator"]:
@@ -514,7 +516,7 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _
             else:
                 run._order = checkpoints.restored_generator(state)
     except Exception as error:
-        raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
+        raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
     if run.stopped:
         _log.info("that training had come to its end")
@@ -531,10 +533,11 @@ def _epoch(run: Run, stepper: "_Stepper", data: Data, shuffle: Any, done: int, m
         # Not cut in half by Ctrl-C: all layers have made the step, and it has been counted.
         with deferred():
             run._border = None
-            seen = stepper.train(batch)
-            run.batch += 1
+            seen, step = stepper.train(batch), not run.stopped
+            run.batch += step
             mean.add(len(batch.x), seen)
-            run._border = None if stepper.waiting else (run.epoch, run.batch, mean, state)
+            if step and not stepper.waiting:
+                run._border = run.epoch, run.batch, mean, state
         figures = mean.result()
         for hook in run._callbacks:
             hook.on_batch_end(run, dict(figures))
@@ -684,6 +687,8 @@ def train_on_batch(
     {'loss': 4.0}
     """
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
+    if y is None:
+        raise TypeError("y is missing; give targets, as many as inputs")
     data = _dataset(model, recipe, x, y, sample_weight, None, None)
     weigh = None if class_weight is None else class_weights(class_weight)
     if weigh is not None and not losses.takes_weights(recipe.loss):
@@ -725,8 +730,6 @@ def _figures(model: Any, activity: float, batch: Batch, prediction: Array, recip
     only read them.
     """
     y, view = frozen(batch.y), frozen(prediction)
-    if recipe.loss is None:
-        raise RuntimeError("a recipe without a loss")
     value, dy = recipe.loss(y, view) if batch.weights is None else recipe.loss(y, view, batch.weights)
     total = float(value) + model.penalties() + activity
     return {"loss": total} | {name: float(metric(y, view)) for name, metric in recipe.metrics.items()}, dy

@@ -472,6 +472,70 @@ def test_a_stop_that_is_not_for_good_is_not_remembered(data, tmp_path):
         assert net().fit(x, y, callbacks=[Stop(), Checkpoint(path)], **settings).epoch == epochs
 
 
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("moment", ["on_batch_end", "before_step"])
+def test_what_a_stop_leaves_of_an_epoch_follows(moment, every, data, tmp_path):
+    """Stopped within an epoch, between or before steps: no batch is missed, none is taken twice."""
+
+    class Stop(Callback):
+        def __init__(self, step):
+            self.step = step
+
+    def stop(self, run, figures):
+        if run.step == self.step:
+            run.stop()
+
+    setattr(Stop, moment, stop)
+    first = net()
+    whole = fit(copied(first), data, tmp_path / "whole.npz", every=every)
+    path = tmp_path / "run.npz"
+    if moment == "before_step" and every is None:
+        return  # the last checkpoint is that of the epoch before, of which other tests are
+    fit(first, data, path, extra=[Stop(12)], every=every)
+    equal(fit(net(5), data, path, every=every), whole)
+
+
+def test_what_cannot_be_written_is_no_best(tmp_path):
+    """A diverged epoch with a fine figure: a later one that beats what is on disk is written."""
+    path, figures = tmp_path / "best.npz", iter([1.0, 9.0, 5.0])
+    losses = iter([1.0, np.inf, 1.0])
+
+    def quality(y_true, y_pred):
+        return next(figures)
+
+    def loss(y_true, y_pred):
+        return next(losses), np.zeros_like(y_pred)
+
+    class Mark(Callback):
+        def on_epoch_end(self, run, _):
+            run.model.set_weights([np.full((1, 1), run.epoch, np.float32)])
+
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), loss=loss, metrics=[quality], lr=0.0, epochs=3, progress=False,
+                  callbacks=[Mark(), Checkpoint(path, monitor="quality", mode="max")])  # fmt: skip
+    assert float(lc.load(path).layers[0].kernel[0, 0]) == 2
+
+
+def test_a_callback_that_refuses_its_state_leaves_the_model(data, tmp_path):
+    class Odd(Callback):
+        def get_state(self):
+            return {"a": 1}
+
+        def set_state(self, state):
+            raise KeyError("b")
+
+    x, y = data
+    path, model = tmp_path / "run.npz", net()
+    net(3).fit(x, y, callbacks=[Checkpoint(path), Odd()], progress=False)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"is no checkpoint that can be gone on from: KeyError\('b'\)"):
+        model.fit(x, y, callbacks=[Odd()], resume=path, progress=False)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_the_callers_generator_goes_on_too(data, tmp_path):
     x, y = data
     path, rng, twin = tmp_path / "run.npz", np.random.default_rng(3), np.random.default_rng(3)

@@ -189,7 +189,7 @@ def test_rates(digits, monkeypatch):
     rates.clear()
     model = classifier(max_iter=100, learning_rate="adaptive", learning_rate_init=1e-4, solver="sgd", tol=1e9,
                        n_iter_no_change=1).fit(X, y)  # fmt: skip
-    assert sorted(set(rates), reverse=True) == pytest.approx([1e-4, 2e-5, 4e-6])
+    assert sorted(set(rates), reverse=True) == pytest.approx([1e-4, 2e-5, 4e-6, 8e-7]), "as MLPClassifier does"
     assert model.n_iter_ < 100
     for solver in (lc.SGD(0.5), lc.RMSprop()):
         assert classifier(max_iter=1, solver=solver).fit(X, y).model_.layers[0].optimizer == solver
@@ -269,6 +269,11 @@ def test_progress_in_words(digits, capsys):
         ({"validation_fraction": 1.0}, ValueError, "validation_fraction=1.0"),
         ({"n_iter_no_change": 0}, ValueError, "n_iter_no_change=0"),
         ({"shuffle": 1}, TypeError, "shuffle=1"),
+        ({"filters": None}, TypeError, "filters=None"),
+        ({"image_shape": 6}, TypeError, "image_shape=6"),
+        ({"momentum": "a"}, TypeError, "momentum='a'"),
+        ({"power_t": "a"}, TypeError, "power_t='a'"),
+        ({"early_stopping": "no"}, TypeError, "early_stopping='no'"),
         ({"activation": "nope"}, ValueError, "activation='nope'"),
         ({"momentum": 1.0, "solver": "sgd"}, ValueError, "momentum=1.0"),
     ],
@@ -293,6 +298,34 @@ def test_bad_samples(digits):
         LocallyConnectedClassifier().predict_proba(X)
     with pytest.raises(ValueError, match="y has 2 outputs; the network was made for 1"):
         LocallyConnectedRegressor(warm_start=True, max_iter=1).fit(X, y).fit(X, np.stack([y, y], axis=1))
+
+
+def test_what_fails_leaves_a_fitted_estimator_as_it_was(digits):
+    X, y = digits
+    model = classifier(max_iter=2).fit(X, y)
+    before = model.predict_proba(X)
+    for bad in (lambda: model.fit(X, y[:-1]), lambda: model.partial_fit(X, y + 5)):
+        with pytest.raises(ValueError, match=r"inconsistent|labels"):
+            bad()
+        np.testing.assert_array_equal(model.predict_proba(X), before)
+    new = classifier()
+    with pytest.raises(ValueError, match="filters=0"):
+        new.set_params(filters=0).fit(X, y)
+    assert not [name for name in vars(new) if name.endswith("_")]
+
+
+def test_early_stopping_may_be_switched_between_fits(digits):
+    X, y = digits
+    model = classifier(max_iter=2, warm_start=True).fit(X, y)
+    model.set_params(early_stopping=True).fit(X, y)
+    assert len(model.validation_scores_) == 2
+    model.set_params(early_stopping=False).fit(X, y)
+    assert model.validation_scores_ is None
+    assert model.best_loss_ == min(model.loss_curve_)
+    few = np.zeros(600)
+    few[0] = 1
+    with pytest.raises(ValueError, match="0 everywhere on one side of the split"):
+        classifier(early_stopping=True, max_iter=1).fit(X, y, sample_weight=few)
 
 
 def test_what_is_missing_is_named(monkeypatch):

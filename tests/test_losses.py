@@ -255,6 +255,24 @@ def test_the_number_of_threads_changes_no_bit(rng):
     np.testing.assert_array_equal(found[0][1], found[1][1])
 
 
+@pytest.mark.parametrize("name", ["mse", "huber", "binary_crossentropy", "categorical_crossentropy"])
+@pytest.mark.parametrize("weights", [[2.0], [], [1, 2, 3, 4, 5], np.ones((4, 1)), 3.0])
+def test_weights_of_another_number_are_refused(name, weights):
+    """A kernel would read on from where they end."""
+    with pytest.raises(ValueError, match=r"weights has shape .*; give one weight for each of 4 samples"):
+        losses.get(name)(np.ones((4, 2)), np.full((4, 2), 0.5), weights)
+
+
+def test_lists_of_weights_and_rows_of_zeros():
+    assert losses.MeanSquaredError()(np.zeros((2, 1)), np.ones((2, 1)), [2, 4])[0] == 3
+    value, gradient = losses.CategoricalCrossentropy()(np.array([[0, 1]]), np.zeros((1, 2)))
+    assert np.isfinite(value)
+    assert np.isfinite(gradient).all()
+    value, _ = losses.SoftmaxCrossEntropy()(np.array([1]), np.array([[0, 0]]))
+    assert value == pytest.approx(np.log(2))
+    assert metrics.mae(np.array([3], np.uint8), np.array([1], np.uint8)) == 2
+
+
 def test_predictions_of_other_dtypes():
     value, gradient = losses.MeanSquaredError()(np.array([1, 2]), np.array([2, 4]))
     assert (value, gradient.tolist()) == (2.5, [1, 2])

@@ -43,7 +43,7 @@ def _stretch(kind, delta, factor, one, t, p, slope):
 def whole(slot, counter, kind, delta, scale, one, weights, width, t, p, slope, sums):
     """Go over flat targets and predictions, CHUNK numbers a task; each leaves its weighted sum in `sums`.
 
-    A sample is `width` numbers, and has a weight unless there are none. All scalars are of the dtype of p (Numba makes
+    A sample is `width` numbers and has a weight, unless `width` is 0. All scalars are of the dtype of p (Numba makes
     float64 of float32 times an integer).
     """
     size = len(p)
@@ -54,7 +54,7 @@ def whole(slot, counter, kind, delta, scale, one, weights, width, t, p, slope, s
         total = 0.0
         while begin < end:
             stop, weight = end, one
-            if len(weights):
+            if width:
                 sample = begin // width
                 stop, weight = min(end, (sample + 1) * width), weights[sample]
             part = _stretch(kind, delta, scale * weight, one, t[begin:stop], p[begin:stop], slope[begin:stop])
@@ -76,9 +76,10 @@ def run(
     slope, sums = np.empty(p.shape, p.dtype), np.zeros(-(-p.size // CHUNK))
     count = max(1, p.size)
     each = np.empty(0, p.dtype) if weights is None else weights.astype(p.dtype)
+    width = 0 if weights is None else max(1, p.size // max(1, len(p)))
     flat = (np.ascontiguousarray(array).reshape(-1) for array in (t, p))
     whole(
-        kind, number(delta), number(1 / count), number(1), frozen(each), max(1, p.size // max(1, len(p))),
+        kind, number(delta), number(1 / count), number(1), frozen(each), width,
         *(frozen(array) for array in flat), slope.reshape(-1), sums, threads=slots(WORK * p.size, None),
     )  # fmt: skip
     return float(np.sum(sums)) / count, slope

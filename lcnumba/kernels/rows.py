@@ -12,6 +12,7 @@ from lcnumba.kernels.jit import next_task, tasks
 __all__ = ["take"]
 
 PIECE = 1 << 16  # bytes of a task
+LARGE = 1 << 13  # bytes of a sample from which all threads are faster than NumPy's one
 
 
 @tasks
@@ -34,7 +35,7 @@ def take(source: npt.NDArray[Any], chosen: npt.NDArray[Any]) -> npt.NDArray[Any]
     """Return source[chosen], for indices from 0 to its length; large samples are copied by all threads."""
     size = source.nbytes // max(1, len(source))
     threads = slots(size * len(chosen) // 2, None)
-    if threads == 1 or not source.flags.c_contiguous:
+    if threads == 1 or size < LARGE or not source.flags.c_contiguous:
         return source[chosen]
     out = np.empty((len(chosen), *source.shape[1:]), source.dtype)
     rows, copies = (array.reshape(len(array), -1).view(np.uint8) for array in (source, out))
