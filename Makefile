@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test lint format bench clean
+.PHONY: demo test test-all lint format bench clean
 
 # Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
 demo: .venv/demo/ready
@@ -12,6 +12,10 @@ demo: .venv/demo/ready
 # The whole suite, against the installed wheel rather than the checkout.
 test: .venv/test/ready
 	.venv/test/bin/pytest --cov --cov-report=term --cov-fail-under=90
+
+# The slow tests too: all of scikit-learn's checks, the examples on real data, a killed training, compiled code on disk.
+test-all: .venv/test/ready
+	.venv/test/bin/pytest -m "slow or not slow" --durations=20
 
 lint: .venv/lint/ready
 	.venv/lint/bin/ruff check

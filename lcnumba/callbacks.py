@@ -37,6 +37,8 @@ class Callback:
     Callbacks are called in their order. When all of them have seen the end of a batch or an epoch, `after_batch` and
     `after_epoch` follow, in which `Checkpoint` writes what all have made of it.
 
+    The methods take `run`, the `lcnumba.training.Run`, and `figures`, a dict of loss and metrics by name.
+
     Examples
     --------
     >>> import numpy as np

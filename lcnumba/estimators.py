@@ -134,6 +134,12 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         self
+
+        Raises
+        ------
+        ValueError, TypeError
+            If samples, targets, weights or settings cannot be used, or the loss is no longer finite. An estimator that
+            was fitted is as it was.
         """
         fresh = not self.warm_start or not hasattr(self, "model_")
         self._train(X, y, None, sample_weight, integer("max_iter", self.max_iter), fresh)
@@ -504,17 +510,35 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         return self._partial_fit(X, y, classes, sample_weight)
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithms of the probabilities, (n_samples, n_classes)."""
+        """Return the logarithms of the probabilities, (n_samples, n_classes).
+
+        Parameters
+        ----------
+        X : array-like
+            Samples, flat or shaped as those of `fit`.
+        """
         logits = self._outputs(X)
         shifted = logits - logits.max(axis=1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
     def predict_proba(self, X: Any) -> Array:
-        """Return the probabilities of the classes, (n_samples, n_classes), in the order of `classes_`."""
+        """Return the probabilities of the classes, (n_samples, n_classes), in the order of `classes_`.
+
+        Parameters
+        ----------
+        X : array-like
+            Samples, flat or shaped as those of `fit`.
+        """
         return np.exp(self.predict_log_proba(X))
 
     def predict(self, X: Any) -> Array:
-        """Return the labels, (n_samples,)."""
+        """Return the labels, (n_samples,).
+
+        Parameters
+        ----------
+        X : array-like
+            Samples, flat or shaped as those of `fit`.
+        """
         numbers = self._outputs(X).argmax(axis=1)
         return self.classes_[numbers]
 
@@ -582,7 +606,13 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         return self._partial_fit(X, y, None, sample_weight)
 
     def predict(self, X: Any) -> Array:
-        """Return the predictions, (n_samples,) or (n_samples, n_outputs)."""
+        """Return the predictions, (n_samples,) or (n_samples, n_outputs).
+
+        Parameters
+        ----------
+        X : array-like
+            Samples, flat or shaped as those of `fit`.
+        """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
 

@@ -45,7 +45,15 @@ class Accumulator:
         self._mean: Any = None
 
     def add(self, grads: Any, weight: float) -> None:
-        """Add the gradients of one more batch."""
+        """Add the gradients of one more batch.
+
+        Parameters
+        ----------
+        grads : gradients
+            Of the same form each time.
+        weight : float
+            What they count as: the number of their samples, above 0.
+        """
         total = self._weight + weight
         if self.count:
             shares = self._weight / total, weight / total
@@ -56,7 +64,18 @@ class Accumulator:
         self.count, self._weight = self.count + 1, total
 
     def take(self) -> Any:
-        """Return the mean, and begin anew."""
+        """Return the mean, and begin anew.
+
+        Returns
+        -------
+        gradients
+            Of the form of those that were added.
+
+        Raises
+        ------
+        RuntimeError
+            If none have been added.
+        """
         if not self.count:
             raise RuntimeError("no gradients have been added")
         mean = self._mean
@@ -66,6 +85,20 @@ class Accumulator:
 
 def global_norm(grads: Any) -> float:
     """Return the root of the sum of all squares, summed up in float64.
+
+    Parameters
+    ----------
+    grads : gradients
+        Of a layer or a model.
+
+    Returns
+    -------
+    float
+
+    Raises
+    ------
+    TypeError
+        If there is anything but arrays, `Gradients`, None and collections of them; likewise in the functions below.
 
     Examples
     --------
@@ -88,6 +121,11 @@ def clip_by_norm(grads: Any, limit: float) -> Any:
     limit : float
         Largest norm, above 0. Where a gradient is not finite, neither is the result.
 
+    Returns
+    -------
+    gradients
+        Of the same form.
+
     Examples
     --------
     >>> import numpy as np
@@ -104,6 +142,18 @@ def clip_by_norm(grads: Any, limit: float) -> Any:
 
 def clip_by_value(grads: Any, limit: float) -> Any:
     """Return the gradients with every number cut to -limit ... limit; NaN stays NaN.
+
+    Parameters
+    ----------
+    grads : gradients
+        Of a layer or a model.
+    limit : float
+        Largest magnitude, above 0.
+
+    Returns
+    -------
+    gradients
+        Of the same form.
 
     Examples
     --------

@@ -70,7 +70,12 @@ class _Mean:
         value : float
             Summed up in float64.
         dy_pred : array
-            Of the shape and dtype of y_pred.
+            Of the shape of y_pred, and of its dtype if that is float32 or float64.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If the targets or weights do not fit the predictions.
         """
         self.check(y_true, y_pred.shape)
         y_pred, weights = _floats(y_pred), _one_each(weights, y_pred)
@@ -196,6 +201,11 @@ class Huber(_OfDifferences):
     ----------
     delta : float, default 1
         Above 0.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
 
     Examples
     --------
@@ -432,6 +442,20 @@ _BY_NAME: dict[str, Callable[..., Loss]] = {
 def get(identifier: Any) -> Loss:
     """Return the loss of a name, or a callable of the documented signature itself.
 
+    Parameters
+    ----------
+    identifier : str, dict or callable
+        A name, a config, or ``loss(y_true, y_pred) -> (value, dy_pred)``.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ValueError, TypeError
+        If the name is not known, or it is no callable.
+
     Examples
     --------
     >>> import lcnumba as lc
@@ -448,6 +472,15 @@ def takes_weights(loss: Loss) -> bool:
     """Whether a loss can be called with a third argument, a weight for each sample.
 
     Of a function of one's own, the third parameter must be called "weights" or "sample_weight", or have no default.
+
+    Parameters
+    ----------
+    loss : callable
+        A loss.
+
+    Returns
+    -------
+    bool
 
     Examples
     --------

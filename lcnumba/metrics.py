@@ -61,6 +61,14 @@ def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> flo
 def mae(y_true: Array, y_pred: Array) -> float:
     """Mean of abs(y_pred - y_true) over all numbers.
 
+    Parameters
+    ----------
+    y_true, y_pred : arrays of one shape
+
+    Returns
+    -------
+    float
+
     Examples
     --------
     >>> import numpy as np
@@ -74,6 +82,14 @@ def mae(y_true: Array, y_pred: Array) -> float:
 
 def mse(y_true: Array, y_pred: Array) -> float:
     """Mean of (y_pred - y_true)^2 over all numbers.
+
+    Parameters
+    ----------
+    y_true, y_pred : arrays of one shape
+
+    Returns
+    -------
+    float
 
     Examples
     --------
@@ -97,6 +113,20 @@ _BY_NAME |= {"mean_absolute_error": mae, "mean_squared_error": mse}
 
 def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     """Return metrics by name, from names and callables.
+
+    Parameters
+    ----------
+    metrics : iterable of str or callable, or None
+        Names, and functions ``metric(y_true, y_pred) -> float``.
+
+    Returns
+    -------
+    dict of str to callable
+
+    Raises
+    ------
+    ValueError
+        If a name is not known, or two figures would have the same.
 
     Examples
     --------

@@ -26,6 +26,11 @@ class CosineDecay:
     final : float, default 0
         The last rate.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting cannot be used.
+
     Examples
     --------
     >>> import lcnumba as lc
@@ -67,6 +72,11 @@ class StepDecay:
         Steps between two changes.
     factor : float, default 0.1
         Above 0.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting cannot be used.
 
     Examples
     --------

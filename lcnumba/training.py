@@ -639,6 +639,11 @@ def evaluate(
     dict of str to float
         "loss" and the metrics.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If anything does not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -676,6 +681,11 @@ def train_on_batch(
     dict of str to float
         "loss" and the metrics.
 
+    Raises
+    ------
+    ValueError, TypeError
+        If anything does not fit.
+
     Examples
     --------
     >>> import numpy as np
@@ -705,6 +715,19 @@ def train_on_batch(
 
 def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
     """Return the loss of a model on data, penalties included, and the gradients of all but the penalties of weights.
+
+    Parameters
+    ----------
+    model : Sequential
+        The model.
+    x, y, loss
+        As for `fit`.
+
+    Returns
+    -------
+    value : float
+    gradients : list
+        As the model's pullback returns them.
 
     Examples
     --------

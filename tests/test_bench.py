@@ -475,6 +475,7 @@ def test_memory_of_a_step():
     assert row["extra"] >= 0
 
 
+@pytest.mark.slow
 def test_training_is_compared_by_the_same_losses(tmp_path, monkeypatch):
     """Ours against itself, in processes of their own."""
     monkeypatch.setattr(training, "PEERS", {"lcnumba": None, "twin": None, "missing": 1})

@@ -56,6 +56,7 @@ def test_a_second_process_loads_what_the_first_compiled(tmp_path):
     assert {path: path.stat().st_mtime_ns for path in files(tmp_path, "")} == before
 
 
+@pytest.mark.slow
 def test_a_change_of_any_kernel_file_is_noticed(tmp_path):
     """Numba itself would see a change of the kernel's own file only."""
     package, cache = tmp_path / "package", tmp_path / "cache"
@@ -69,6 +70,7 @@ def test_a_change_of_any_kernel_file_is_noticed(tmp_path):
     assert step(cache, package) == LOADED
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
 def test_damaged_files_are_replaced(suffix, tmp_path):
     """Machine code with a flipped bit could kill the process; a checksum keeps it from being run."""

@@ -610,6 +610,7 @@ def test_saving_at_other_moments_is_refused(data, tmp_path):
             model.fit(*data, callbacks=[saving], batch_size=5, progress=False)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on(tmp_path):
     """Killed at some moments; the script does it for as often as one likes."""
     figures = killed_training.run(tmp_path, kills=3, seed=0)

@@ -29,6 +29,7 @@ def test_it_trains_saves_and_draws(tmp_path, capsys):
     assert accuracy == pytest.approx(figures["test_accuracy"])
 
 
+@pytest.mark.slow
 def test_implementations_give_the_same_losses(tmp_path, capsys):
     losses = [
         demo.run("digits", epochs=3, implementation=number, optimizer="sgd", output=tmp_path)["losses"]

@@ -27,6 +27,7 @@ KINDS = [LocallyConnectedClassifier, LocallyConnectedRegressor]
 
 
 # All of scikit-learn's checks; none is expected to fail.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # theirs, of what they provoke
 @parametrize_with_checks([kind(max_iter=100) for kind in KINDS])
 def test_checks_of_scikit_learn(estimator, check):

@@ -23,6 +23,7 @@ def picture(path):
     return pytest.importorskip("matplotlib.image").imread(path, format="png")
 
 
+@pytest.mark.slow
 def test_climate(tmp_path, capsys):
     for package in ("h5py", "iris_sample_data", "matplotlib"):
         pytest.importorskip(package)
@@ -37,6 +38,7 @@ def test_climate(tmp_path, capsys):
     assert f"{figures['E1']['locally connected']:.3f}" in printed
 
 
+@pytest.mark.slow
 def test_stream(tmp_path, capsys):
     for package in ("matplotlib", "mlxtend"):
         pytest.importorskip(package)
