@@ -433,7 +433,7 @@ def fit(
     size = integer("batch_size", batch_size)
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
-    weigh = None if class_weight is None else class_weights(class_weight)
+    weigh = _by_class(recipe, class_weight)
     hooks = _hooks(callbacks, progress)
     data, validation = _data_and_validation(
         model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split
@@ -443,8 +443,6 @@ def fit(
             f"x is a {type(x).__name__}, which can be gone through once, and epochs={epochs}; give steps_per_epoch, or "
             "an iterable that can be gone through again"
         )
-    if weigh is not None and not losses.takes_weights(recipe.loss):
-        raise TypeError(_WEIGHTLESS.format("class_weight", recipe.loss))
 
     names = ["loss", *recipe.metrics]
     names += [f"val_{name}" for name in names] if validation is not None else []
@@ -700,9 +698,7 @@ def train_on_batch(
     if y is None:
         raise TypeError("y is missing; give targets, as many as inputs")
     data = _dataset(model, recipe, x, y, sample_weight, None, None)
-    weigh = None if class_weight is None else class_weights(class_weight)
-    if weigh is not None and not losses.takes_weights(recipe.loss):
-        raise TypeError(_WEIGHTLESS.format("class_weight", recipe.loss))
+    weigh = _by_class(recipe, class_weight)
     run = Run(model, 0, 1, recipe.lr, ())
     run.step = model.steps_taken
     stepper = _Stepper(model, dataclasses.replace(recipe, accumulate=1), run, weigh)
@@ -857,9 +853,25 @@ def _dataset(model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int
         return Batches(x, None if steps is None else integer("steps_per_epoch", steps), check)
     if steps is not None:
         raise TypeError("steps_per_epoch is for iterables of batches; arrays are gone through as a whole")
-    if weights is not None and not losses.takes_weights(recipe.loss):
-        raise TypeError(_WEIGHTLESS.format("sample_weight", recipe.loss))
+    if weights is not None:
+        _check_weighable(recipe, "sample_weight")
     return Samples(x, y, weights, size, check)
+
+
+def _by_class(recipe: Recipe, weights: Mapping[int, float] | None) -> Callable[[Array], Array] | None:
+    """The function that gives samples the weights of their classes, if there are any."""
+    if weights is None:
+        return None
+    _check_weighable(recipe, "class_weight")
+    return class_weights(weights)
+
+
+def _check_weighable(recipe: Recipe, name: str) -> None:
+    if not losses.takes_weights(recipe.loss):
+        raise TypeError(
+            f"{name} needs a loss that takes weights, loss(y_true, y_pred, weights) -> (value, dy_pred); "
+            f"{recipe.loss!r} does not"
+        )
 
 
 def _check(model: Any, loss: Any, inputs: Array, targets: Array) -> None:
@@ -870,6 +882,3 @@ def _check(model: Any, loss: Any, inputs: Array, targets: Array) -> None:
     check = getattr(loss, "check", None)
     if check is not None:
         check(targets, tuple(model.compute_output_shape(inputs.shape)))
-
-
-_WEIGHTLESS = "{} needs a loss that takes weights, loss(y_true, y_pred, weights) -> (value, dy_pred); {!r} does not"
