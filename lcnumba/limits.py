@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["SMALL", "available", "require"]
+__all__ = ["SMALL", "available", "processors", "require"]
 
 # Below this size nobody looks: finding out takes longer than such a form or workspace matters.
 SMALL = 64 << 20
@@ -34,6 +34,32 @@ def available(root: Path = Path("/")) -> Limit | None:
     return min(limits, default=None)
 
 
+def processors(root: Path = Path("/")) -> float | None:
+    """Return how many processors' time control groups allow (versions 1 and 2); None where they set no limit.
+
+    Parameters
+    ----------
+    root : Path, optional
+        Where the file system begins, for tests.
+
+    Examples
+    --------
+    >>> from lcnumba.limits import processors
+    >>> found = processors()
+    >>> found is None or found > 0
+    True
+    """
+    shares = []
+    for group, version in _control_groups(root, "cpu"):
+        if version == 2:
+            numbers = [*_lines(group / "cpu.max"), ""][0].split()
+        else:
+            numbers = [line for name in ("quota", "period") for line in _lines(group / f"cpu.cfs_{name}_us")]
+        if len(numbers) == 2 and all(number.isdigit() for number in numbers) and int(numbers[1]):
+            shares.append(int(numbers[0]) / int(numbers[1]))
+    return min(shares, default=None)
+
+
 def require(size: int, what: str, remedy: str) -> None:
     """Raise a MemoryError, with what to do instead, if so many bytes are more than can be had.
 
@@ -57,21 +83,31 @@ def _machine(root: Path) -> Iterator[Limit]:
 
 def _groups(root: Path) -> Iterator[Limit]:
     """What each control group above the process leaves, as far as this container sees them."""
+    files = {
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        2: ("memory.max", "memory.current", "inactive_file"),
+    }
+    for group, version in _control_groups(root, "memory"):
+        limit, usage, cache = files[version]
+        most, used = _number(group / limit), _number(group / usage)
+        if most is not None and used is not None:
+            cached = _table(group / "memory.stat", separator=" ").get(cache, 0)
+            yield most - used + cached, "the limit of this control group"
+
+
+def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
+    """The folders of a controller's groups above the process, from its own to the root, and their version."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            base, names = root / "sys/fs/cgroup", ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            base = root / "sys/fs/cgroup/memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+            base, version = root / "sys/fs/cgroup", 2
+        elif controller in controllers.split(","):
+            base, version = root / "sys/fs/cgroup" / controller, 1
         else:
             continue
         folder = base / path.lstrip("/")
         for group in (folder, *folder.parents):
-            most, used = (_number(group / name) for name in names[:2])
-            if most is not None and used is not None:
-                cached = _table(group / "memory.stat", separator=" ").get(names[2], 0)
-                yield most - used + cached, "the limit of this control group"
+            yield group, version
             if group == base:
                 break
 

@@ -74,6 +74,31 @@ def test_the_least_limit_counts(files, expected, tmp_path):
     assert limits.available(machine(tmp_path, files)) == expected
 
 
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({}, None),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "max 100000\n"}, None),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 100000\n"}, 1.5),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": "150000 0\n"}, None),
+        ({"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/cpu.max": "400000 100000\n"}, 4),
+        (
+            {
+                "proc/self/cgroup": "4:cpu,cpuacct:/y\n0::/\n",
+                "sys/fs/cgroup/cpu/y/cpu.cfs_quota_us": "50000\n",
+                "sys/fs/cgroup/cpu/y/cpu.cfs_period_us": "25000\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1\n",
+                "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000\n",
+                "sys/fs/cgroup/cpu.max": "300000 100000\n",
+            },
+            2,
+        ),
+    ],
+)
+def test_the_least_quota_of_processors_counts(files, expected, tmp_path):
+    assert limits.processors(machine(tmp_path, files)) == expected
+
+
 def test_what_is_not_there_is_refused(monkeypatch):
     monkeypatch.setattr(limits, "available", lambda: (10**9, "somebody"))
     limits.require(10**9, "it", "no")

@@ -1,70 +1,177 @@
-"""Numba's threading layers, each in a process of its own."""
+"""Threads and processes around the layer, each case in a process of its own, on each of Numba's threading layers."""
 
+import importlib.metadata
 import os
 import subprocess
 import sys
 import textwrap
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from lcnumba import threads
 
-def run(code, cwd, **environment):
-    return subprocess.run(
-        [sys.executable, "-P", "-c", textwrap.dedent(code)],
-        cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True, timeout=240, check=False,
-    )  # fmt: skip
+FORKS = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
 
+# A complete environment without it is a failure.
+try:
+    NO_TBB = not importlib.metadata.version("tbb")
+except importlib.metadata.PackageNotFoundError:
+    NO_TBB = os.environ.get("LCNUMBA_INTEROP") != "complete"
 
-def test_concurrent_calls_survive_the_workqueue_layer(tmp_path):
-    """Which aborts the process when two parallel kernels run at once."""
-    code = """
-        import concurrent.futures
-        import numpy as np, numba
-        import lcnumba as lc
-        layer = lc.LocallyConnected2D(32, 3, kernel_initializer="ones")
-        x = np.ones((8, 16, 16, 3), np.float32)
-        layer(x)
-        with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            for y in pool.map(lambda _: layer(x), range(200)):
-                assert (y == 27).all()
-        print(numba.threading_layer())
-    """
-    result = run(code, tmp_path, NUMBA_THREADING_LAYER="workqueue")
-    assert (result.returncode, result.stdout.strip()) == (0, "workqueue"), result.stderr
+# A user's own parallel function, and a layer that is large enough for threads, checked to the bit.
+SETTING = """
+    import os, sys, threading, warnings
+    from concurrent.futures import ThreadPoolExecutor
+    import numba
+    import numpy as np
+    import lcnumba as lc
+    warnings.simplefilter("ignore")  # Python's own, of forks beside threads
 
+    @numba.njit(parallel=True)
+    def own(a):
+        for i in numba.prange(len(a)):
+            a[i] += 1
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
-def test_a_forked_child_is_told_and_not_killed(tmp_path):
-    code = """
-        import os, sys, warnings
-        import numpy as np, numba
-        import lcnumba as lc
-        warnings.simplefilter("ignore")
-        layer = lc.LocallyConnected2D(32, 3)
-        x = np.ones((8, 16, 16, 3), np.float32)
-        y = layer(x)
+    layer = lc.LocallyConnected2D(32, 3, kernel_initializer="ones", input_shape=(16, 16, 3))
+    x = np.ones((8, 16, 16, 3), np.float32)
+
+    def right(_=None):
+        "Forward, backward and a step of a copy."
+        y, backward = layer.forward(x)
+        dx, grads = backward(np.ones_like(y))
+        twin = layer.with_implementation(1)
+        twin.forward(x)[1].step(np.ones_like(y), 1.0)
+        fine = (y == 27).all() and (layer(x) == 27).all() and (grads.kernel == 8).all()
+        return bool(fine and dx[0, 8, 8, 0] == 9 * 32 and (twin.kernel == -7).all())
+
+    def exit_code(child):
+        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+    def forked(work):
+        "The exit code of a forked child that works; 0 if all was right, and none if it was killed."
         sys.stdout.flush()
         child = os.fork()
         if not child:
-            try:
-                assert np.array_equal(layer(x), y)
-            except RuntimeError as error:
-                assert "'spawn' or 'forkserver'" in str(error)
-                os._exit(3)
-            os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(numba.threading_layer(), os.waitstatus_to_exitcode(status))
-    """
-    result = run(code, tmp_path)
+            import signal
+            signal.alarm(100)
+            os._exit(0 if work() else 3)
+        return exit_code(child)
+"""
+
+
+@pytest.fixture(params=["tbb", "omp", "workqueue"])
+def layer(request):
+    if request.param == "tbb" and NO_TBB:
+        pytest.skip("tbb is not installed")
+    return request.param
+
+
+def run(code, cwd, layer=None, **environment):
+    chosen = {"NUMBA_THREADING_LAYER": layer} if layer else {}
+    code = textwrap.dedent(SETTING) + textwrap.dedent(code)
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        cwd=cwd, env={**os.environ, **chosen, **environment}, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    layer, exit_code = result.stdout.split()
-    assert int(exit_code) == (3 if layer == "omp" else 0)
+    return result.stdout.split()
+
+
+def test_many_threads_beside_parallel_functions_of_users(layer, tmp_path):
+    """Workqueue aborts the process where two parallel functions run at once, whosever they are."""
+    code = """
+        def busy():
+            a = np.zeros(1000)
+            while not stop.is_set():
+                own(a)
+
+        stop = threading.Event()
+        other = threading.Thread(target=busy)
+        other.start()
+        with ThreadPoolExecutor(4) as pool:
+            assert all(pool.map(right, range(60)))
+        stop.set()
+        other.join()
+        print(numba.threading_layer())
+    """
+    assert run(code, tmp_path, layer) == [layer]
+
+
+@FORKS
+def test_forked_children_compute_after_their_parents_did(layer, tmp_path):
+    """Threads of GNU OpenMP are not there in a child, and Numba ends it where it asks for them."""
+    code = """
+        assert right()
+        print(forked(right), forked(lambda: forked(right) == 0))
+        with ThreadPoolExecutor(2) as pool:  # threads of Python's are not there either
+            assert all(pool.map(right, range(4)))
+            print(forked(lambda: right() and right()))
+    """
+    assert run(code, tmp_path, layer) == ["0", "0", "0"]
+
+
+@FORKS
+@pytest.mark.parametrize("used", ["right()", "own(np.zeros(9))", "layer.build((None, 16, 16, 3))"])
+def test_worker_processes_of_every_kind(used, tmp_path):
+    """After first use, after the first use of Numba's threads by others, and before any."""
+    code = f"""
+        import multiprocessing
+        {used}
+        for method in ("fork", "forkserver", "spawn"):
+            with multiprocessing.get_context(method).Pool(2) as pool:
+                print(*(int(y.sum()) for y in pool.map_async(layer, [x] * 4).get(100)))
+    """
+    sums = str(27 * 32 * 8 * 14 * 14)
+    # What is pickled into a worker must be importable there: layers are, a function of this script is not.
+    assert run(code, tmp_path) == 12 * [sums]
+
+
+@FORKS
+def test_a_child_that_was_forked_by_a_user_of_numba_alone(layer, tmp_path):
+    """The library is imported in the child; the parent's threads began without its knowing."""
+    code = """
+        import multiprocessing
+
+        def work(into):
+            "Tell whether it was right, from the child, which has the library anew."
+            for name in [name for name in sys.modules if name.startswith("lcnumba")]:
+                del sys.modules[name]
+            import lcnumba
+            twin = lcnumba.LocallyConnected2D(32, 3, kernel_initializer="ones")
+            into.put(bool((twin(x) == 27).all()))
+
+        own(np.zeros(9))
+        context = multiprocessing.get_context("fork")
+        answers = context.SimpleQueue()
+        child = context.Process(target=work, args=(answers,))
+        child.start()
+        child.join(100)
+        print(child.exitcode, answers.get() if child.exitcode == 0 else None)
+    """
+    assert run(code, tmp_path, layer) == ["0", "True"]
+
+
+def test_dask_threads_and_joblib(layer, tmp_path):
+    code = """
+        import dask.array
+        import joblib
+        assert right()
+        lazy = dask.array.from_array(np.ones((64, 16, 16, 3), np.float32), chunks=(8, -1, -1, -1))
+        with dask.config.set(scheduler="threads", num_workers=4):
+            y = lazy.map_blocks(layer, dtype=np.float32, chunks=(8, 14, 14, 32)).compute()
+        print((y == 27).all())
+        for backend in ("threading", "loky"):
+            ys = joblib.Parallel(2, backend=backend)(joblib.delayed(layer)(x) for _ in range(6))
+            print(all((y == 27).all() for y in ys))
+    """
+    assert run(code, tmp_path, layer) == ["True"] * 3
 
 
 def test_it_works_with_one_thread_and_a_fresh_cache(tmp_path):
     code = """
-        import numpy as np
-        import lcnumba as lc
         layer = lc.LocallyConnected2D(2, 3, kernel_initializer="ones")
         y, backward = layer.forward(np.ones((1, 5, 5, 1)))
         backward.step(y, 0.5)
@@ -72,45 +179,166 @@ def test_it_works_with_one_thread_and_a_fresh_cache(tmp_path):
     """
     folder = tmp_path / "cache"
     folder.mkdir()
-    result = run(code, tmp_path, NUMBA_NUM_THREADS="1", NUMBA_CACHE_DIR=str(folder))
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["162.0", "-567.0"]
+    assert run(code, tmp_path, NUMBA_NUM_THREADS="1", NUMBA_CACHE_DIR=str(folder)) == ["162.0", "-567.0"]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@FORKS
 def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path):
     code = """
-        import os, signal, threading, warnings
-        import numpy as np
-        import lcnumba as lc
-        warnings.simplefilter("ignore")
+        def change():
+            thread = threading.Thread(target=layer.set_weights, args=(weights,))
+            thread.start()
+            thread.join()
+            return True
+
         layer = lc.Dense(3)
         layer.build((None, 2))
         with layer._parameters.lock.shared():
             weights = [w.copy() for w in layer.weights]
-            child = os.fork()
-            if not child:
-                signal.alarm(60)
-                thread = threading.Thread(target=layer.set_weights, args=(weights,))
-                thread.start()
-                thread.join()
-                os._exit(0)
-        _, status = os.waitpid(child, 0)
-        print(os.waitstatus_to_exitcode(status))
+            print(forked(change))
     """
-    result = run(code, tmp_path)
-    assert result.stdout.strip() == "0", result.stderr
+    assert run(code, tmp_path) == ["0"]
 
 
 def test_it_works_without_compilation(tmp_path):
     code = """
-        import numpy as np
-        import lcnumba as lc
         layer = lc.LocallyConnected2D(2, 3, kernel_initializer="ones", n_threads=2)
         y, backward = layer.forward(np.ones((1, 5, 5, 1)))
         backward.step(y, 0.5)
         print(y.sum(), layer.kernel.sum())
     """
-    result = run(code, tmp_path, NUMBA_DISABLE_JIT="1")
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.split() == ["162.0", "-567.0"]
+    assert run(code, tmp_path, NUMBA_DISABLE_JIT="1") == ["162.0", "-567.0"]
+
+
+def test_it_works_while_the_interpreter_ends(layer, tmp_path):
+    """When no more threads can be started."""
+    code = """
+        import atexit
+        atexit.register(lambda: print(right(), flush=True))
+        layer.build(x.shape)
+    """
+    assert run(code, tmp_path, layer) == ["True"]
+
+
+def test_tbb_is_loaded_unless_another_layer_was_chosen(tmp_path):
+    if NO_TBB:
+        pytest.skip("tbb is not installed")
+    code = "from lcnumba import threads; print(threads.layer(), threads.numba_is_safe())"
+    assert run(code, tmp_path) == ["tbb", "True"]
+    assert run(code, tmp_path, "workqueue") == ["workqueue", "False"]
+    assert run("numba.config.THREADING_LAYER = 'omp'; " + code, tmp_path) == ["omp", "True"]
+
+
+def test_threads_are_no_more_than_control_groups_allow(monkeypatch):
+    numba = pytest.importorskip("numba")
+    monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
+    monkeypatch.setattr(numba, "get_num_threads", lambda: numba.config.NUMBA_NUM_THREADS)
+    for allowed, expected in ((0.5, 1), (None, numba.config.NUMBA_NUM_THREADS)):
+        threads._allowed.cache_clear()
+        monkeypatch.setattr(threads, "processors", lambda allowed=allowed: allowed)
+        assert threads.count() == expected
+    threads._allowed.cache_clear()
+    monkeypatch.setattr(threads, "processors", lambda: 0.5)
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "3")  # somebody has decided
+    assert threads.count() == numba.config.NUMBA_NUM_THREADS
+    threads._allowed.cache_clear()
+
+
+class Kernel:
+    """Takes tasks from a counter as compiled kernels do."""
+
+    def __init__(self, tasks):
+        self.left, self.lock, self.done, self.busy = list(range(tasks)), threading.Lock(), [], 0
+
+    def __call__(self, slot, seconds):
+        while True:
+            with self.lock:
+                if not self.left:
+                    return
+                task = self.left.pop()
+                self.busy += 1
+            time.sleep(seconds)
+            with self.lock:
+                self.done.append((task, slot))
+                self.busy -= 1
+
+
+def test_sharing_ends_when_all_tasks_are_done():
+    kernel = Kernel(40)
+    threads.share(kernel, 3, 0.002)
+    assert not kernel.busy
+    assert sorted(task for task, _ in kernel.done) == list(range(40))
+    assert {slot for _, slot in kernel.done} <= {0, 1, 2}
+
+
+def test_nobody_waits_for_threads_that_are_busy_elsewhere():
+    """All of Python's threads hang in another's kernel; the caller does the work alone."""
+    gate, inside = threading.Event(), threading.Semaphore(0)
+
+    def hang(slot):
+        inside.release()
+        gate.wait(60)
+
+    others = os.cpu_count() + 1  # the one who asks has a slot too
+    with ThreadPoolExecutor(1) as pool:
+        hung = pool.submit(threads.share, hang, others)
+        for _ in range(others):
+            assert inside.acquire(timeout=60)
+        kernel = Kernel(5)
+        threads.share(kernel, 4, 0)
+        assert [slot for _, slot in kernel.done] == [0] * 5
+        gate.set()
+        hung.result(60)
+
+
+def test_no_more_threads_to_be_had(monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
+    kernel = Kernel(5)
+    threads.share(kernel, 4, 0)
+    assert [slot for _, slot in kernel.done] == [0] * 5
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+def test_an_error_of_a_kernel_comes_out_when_all_threads_are_done(failing):
+    begun, ended = threading.Event(), []
+
+    def kernel(slot):
+        if slot:
+            begun.set()
+            time.sleep(0.1)
+            ended.append(slot)
+        else:
+            begun.wait(60)
+        if slot == failing:
+            raise ValueError(slot)
+
+    with pytest.raises(ValueError, match=str(failing)):
+        threads.share(kernel, 2)
+    assert ended == [1]
+
+
+def test_an_interrupt_waits_for_all_threads(tmp_path):
+    """Arrays that are still written to would be let go of."""
+    code = """
+        import signal, time
+        from lcnumba import threads
+        begun, ended = threading.Event(), []
+        def kernel(slot):
+            if not slot:
+                begun.wait(60)
+                return
+            begun.set()
+            time.sleep(0.2)  # by now the other one waits
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            ended.append(slot)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            threads.share(kernel, 2)
+        except KeyboardInterrupt:
+            print("interrupted", ended)
+    """
+    assert run(code, tmp_path) == ["interrupted", "[1]"]

@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.threads import count
+
 __all__ = [
     "ABSOLUTE",
     "ADAM",
@@ -106,8 +108,4 @@ class Rule(NamedTuple):
 
 def slots(work: int, threads: int | None) -> int:
     """Return how many threads `work` multiplications and additions are worth: one, or `threads`, or all."""
-    if work <= SERIAL_WORK:
-        return 1
-    import numba
-
-    return threads or int(numba.get_num_threads())
+    return 1 if work <= SERIAL_WORK else threads or count()

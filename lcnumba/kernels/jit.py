@@ -4,9 +4,7 @@ import functools
 import hashlib
 import importlib.resources
 import logging
-import os
 import pickle
-import threading
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
@@ -20,11 +18,9 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
-__all__ = ["array_at", "compiled", "next_task", "specialised", "tasks"]
+from lcnumba.threads import numba_is_safe, share
 
-# Layers that survive parallel calls from several threads at once. The third one, workqueue, which
-# Numba falls back to where neither OpenMP nor TBB is found, aborts the process.
-_CONCURRENT = ("omp", "tbb")
+__all__ = ["array_at", "compiled", "next_task", "specialised", "tasks"]
 
 # nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf where
 # Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
@@ -33,18 +29,6 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 # Numbers between the counters of two slots, so that they share no cache line.
 PADDING = 16
-
-
-class _Threads:
-    """What is known of Numba's threads in this process."""
-
-    def __init__(self) -> None:
-        self.one_at_a_time = threading.Lock()
-        self.layer: str | None = None  # known once a kernel has run
-        self.process = os.getpid()
-
-
-_threads = _Threads()
 
 
 def tasks(function: Callable[..., None]) -> Callable[..., None]:
@@ -67,18 +51,14 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
         if threads == 1 or numba.config.DISABLE_JIT:
             single(0, counter, *arguments)
             return
-        if _threads.process != os.getpid():
-            _after_fork()
+        if not numba_is_safe():
+            share(single, threads, counter, *arguments)
+            return
         kinds = tuple([getattr(argument, "dtype", None) for argument in arguments])
         address = addresses.get(kinds)
         if address is None:
             address = addresses[kinds] = _address(single, (0, counter, *arguments))
-        if _threads.layer in _CONCURRENT:
-            threaded(threads, address, counter, *arguments)
-            return
-        with _threads.one_at_a_time:
-            threaded(threads, address, counter, *arguments)
-            _threads.layer = _threading_layer()
+        threaded(threads, address, counter, *arguments)
 
     launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # for a look at what was compiled or loaded
     return launch
@@ -255,20 +235,3 @@ class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
         if self._digest(data) != digest:
             raise OSError(f"{path} is damaged, or of another version")  # which the cache takes for a missing file
         return data
-
-
-def _after_fork() -> None:
-    """Refuse to run where GNU OpenMP would kill a forked child; else start afresh."""
-    if _threads.layer == "omp":
-        raise RuntimeError(
-            "this process was forked from one that had already computed with OpenMP threads, which would kill it; "
-            "start workers with multiprocessing's 'spawn' or 'forkserver', or fork before the first computation"
-        )
-    _threads.__init__()  # type: ignore[misc]
-
-
-def _threading_layer() -> str | None:
-    try:
-        return str(numba.threading_layer())
-    except ValueError:  # nothing has run in parallel yet (JIT switched off)
-        return None

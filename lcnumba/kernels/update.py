@@ -15,6 +15,7 @@ import numpy.typing as npt
 from lcnumba.arrays import frozen
 from lcnumba.kernels import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
 from lcnumba.kernels.jit import next_task, tasks
+from lcnumba.threads import count
 
 CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
 
@@ -86,6 +87,5 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
     empty = np.empty(0, param.dtype)
     states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
     numbers = rule.packed(param.dtype)
-    serial = param.size <= CHUNK
-    slots = 1 if serial else threads or numba.get_num_threads()
+    slots = 1 if param.size <= CHUNK else threads or count()
     whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)
