@@ -1,6 +1,5 @@
 """Layers without weights that work on single numbers: `Activation` and `Dropout`."""
 
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy.typing as npt
 from lcnumba import activations, checkpoints
 from lcnumba.arrays import ingest, normalise
 from lcnumba.checks import generator, integer, real
+from lcnumba.locks import Mutex
 from lcnumba.weightless import Weightless
 
 __all__ = ["Activation", "Dropout"]
@@ -172,7 +172,7 @@ class Dropout(Weightless):
             raise ValueError(f"rate={rate!r} cannot be used; give a number of at least 0 and below 1")
         self.seed = None if seed is None else integer("seed", seed, 0)
         self._rng = generator(self.seed)
-        self._drawing = threading.Lock()
+        self._drawing = Mutex()
 
     @property
     def rate(self) -> float:
@@ -251,11 +251,3 @@ class Dropout(Weightless):
             self._rng = rng
 
         return commit
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copy and pickle without the lock, which cannot travel."""
-        return {key: value for key, value in self.__dict__.items() if key != "_drawing"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state and make a fresh lock."""
-        self.__dict__.update(state, _drawing=threading.Lock())

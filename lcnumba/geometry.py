@@ -9,7 +9,6 @@ runs of neighbouring taps on neighbouring inputs. Everything else follows from t
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -17,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.checks import choice, int_tuple, integer
+from lcnumba.lazy import cached_property
 
 __all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddings"]
 

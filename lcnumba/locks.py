@@ -1,4 +1,4 @@
-"""A lock that many readers share and one writer has alone."""
+"""Locks that a forked child finds free, whoever held them in its parent."""
 
 import os
 import sys
@@ -8,11 +8,35 @@ from contextlib import AbstractContextManager
 
 from lcnumba.interrupts import deferred
 
-__all__ = ["SharedLock"]
+__all__ = ["Mutex", "SharedLock"]
 
 
 # Seconds after which a writer looks whether those it waits for still live.
 PATIENCE = 1.0
+
+
+class Mutex:
+    """A reentrant lock for a with statement: `threading.RLock`, free in a forked child, in a copy and in a pickle.
+
+    In a child the thread that held it does not exist, and would never let go of it. What that thread had half done is
+    seen there, so only what can be begun again may happen under it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._process = os.getpid()
+
+    def __enter__(self) -> None:
+        if self._process != os.getpid():
+            self.__init__()  # type: ignore[misc]
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+    def __reduce__(self) -> tuple[type["Mutex"], tuple[()]]:
+        """Copy and pickle as a fresh, free lock: a lock belongs to one process and one object."""
+        return Mutex, ()
 
 
 class SharedLock:

@@ -1,13 +1,14 @@
 """Default names of layers: dense, dense_1, dense_2, ..."""
 
 import re
-import threading
 from typing import Any
+
+from lcnumba.locks import Mutex
 
 __all__ = ["layer_name"]
 
 _next: dict[str, int] = {}
-_lock = threading.Lock()
+_lock = Mutex()
 
 
 def layer_name(name: Any, default: str) -> str:

@@ -2,7 +2,6 @@
 
 import copy
 import os
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Self
@@ -18,6 +17,7 @@ from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+from lcnumba.locks import Mutex
 from lcnumba.naming import layer_name
 from lcnumba.parameters import as_vector
 from lcnumba.protocol import Layer, Pullback
@@ -59,7 +59,7 @@ class Sequential:
         self._layers: list[Layer] = []
         self._input_shape: Shape | None = None
         self._output_shape: Shape | None = None
-        self._building = threading.RLock()
+        self._building = Mutex()
         self._built_names: set[str] = set()  # of layers that do not tell whether they are built
         self._nested = False
         self.recipe = training.Recipe()
@@ -477,14 +477,6 @@ class Sequential:
         """Name and layers."""
         layers = "".join(f"\n  {layer!r}" for layer in self._layers)
         return f"<{type(self).__name__} {self.name!r}{layers}>"
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Copy and pickle without the lock, which cannot travel."""
-        return {key: value for key, value in self.__dict__.items() if key != "_building"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state and make a fresh lock."""
-        self.__dict__.update(state, _building=threading.RLock())
 
     def __copy__(self) -> Self:
         """Copy deeply: a shallow copy would share the list of layers."""

@@ -71,7 +71,8 @@ def numba_is_safe() -> bool:
     """Whether kernels may run on Numba's threads in this process.
 
     Not on those of its workqueue layer, which ends the process where two parallel functions run at once, be the other
-    one a user's; and not in a child that was forked from a process with threads of GNU OpenMP, which ends the child.
+    one a user's. And not in a child that was forked from a process in which they had begun: GNU OpenMP ends such a
+    child, and TBB does not vouch for one that was forked by another than the main thread.
 
     Examples
     --------
@@ -145,8 +146,7 @@ def _begin() -> int:
 
 
 def _decide() -> bool:
-    found = layer()
-    return found == "tbb" or (found == "omp" and (_begun_in == os.getpid() or sys.platform != "linux"))
+    return layer() != "workqueue" and _begun_in == os.getpid()
 
 
 @functools.cache

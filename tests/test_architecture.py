@@ -17,8 +17,8 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
-    {"interrupts", "limits"},
-    {"threads"},
+    {"interrupts", "lazy", "limits"},
+    {"locks", "threads"},
     {
         "arrays",
         "checks",
@@ -27,7 +27,6 @@ ROWS = [
         "keras_index",
         "naming",
         "named",
-        "locks",
         "metrics",
         "reference",
     },

@@ -1,8 +1,9 @@
 """Another form of the kernel, kept until the kernel's version changes."""
 
-import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
+
+from lcnumba.locks import Mutex
 
 __all__ = ["FormCache"]
 
@@ -17,7 +18,7 @@ class FormCache(Generic[Form]):
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = Mutex()
         self._form: Form | None = None
         self._version: int | None = None
 
@@ -31,5 +32,5 @@ class FormCache(Generic[Form]):
             return self._form
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle as an empty cache: locks cannot travel, and the form can be rebuilt."""
+        """Copy and pickle as an empty cache: the form can be rebuilt."""
         return FormCache, ()

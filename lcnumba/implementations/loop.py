@@ -1,7 +1,6 @@
 """Implementation 1: Numba kernels over lines. No other form of the weights, no patch matrix."""
 
 import math
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +12,7 @@ from lcnumba.implementations.memory import aligned, scratch
 from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, plain, slots, update, vectors
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
+from lcnumba.lazy import cached_property
 
 __all__ = ["Loops", "bias_gradient"]
 

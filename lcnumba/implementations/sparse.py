@@ -1,7 +1,5 @@
 """Implementation 3: a scipy.sparse CSR matrix (P*F, inputs). Small where windows are few."""
 
-from functools import cached_property
-
 import numpy as np
 import numpy.typing as npt
 import scipy.sparse
@@ -13,6 +11,7 @@ from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.kernels import slots
 from lcnumba.kernels.sparse import product
+from lcnumba.lazy import cached_property
 from lcnumba.limits import require
 
 __all__ = ["SparseMatrix"]

@@ -1,0 +1,274 @@
+"""Everything at once, for minutes, on each of Numba's threading layers, with every answer checked to the bit.
+
+``python -m bench.stress --minutes 10`` lets each threading layer that is installed have a process in which threads
+
+- call shared layers of all implementations, and take their gradients,
+- train models of their own, whose weights after each round are known beforehand,
+- call a layer whose weights another thread changes meanwhile (an answer must be that of weights that were there),
+- run a parallel Numba function of the user's own,
+- fork children, one in the middle of all this every moment, which compute, train, and fork in turn,
+- start worker processes by fork and spawn, which get layers and give answers.
+
+It prints how often each was done, how often an answer was wrong or a child ended badly, and how resident memory went.
+The exit code is 1 if anything went wrong.
+"""
+
+import argparse
+import collections
+import faulthandler
+import importlib.metadata
+import itertools
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import lcnumba as lc
+
+__all__ = ["main"]
+
+LAYERS = ("tbb", "omp", "workqueue")
+# Seconds after which a child that has not ended counts as hanging.
+PATIENCE = 120
+# Threads that compute, beside one for each of the other activities.
+CALLERS = 3
+STEPS = 4  # of a round of training
+
+
+def whole_numbers(shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> Any:
+    """An initializer."""
+    return rng.integers(-2, 3, shape).astype(dtype)
+
+
+class Problem:
+    """One shape, with layers of all implementations and the answers that they must give."""
+
+    def __init__(self, seed: int, size: tuple[int, int, int], filters: int, batch: int, **settings: Any) -> None:
+        rng = np.random.default_rng(seed)
+        self.x = rng.integers(-3, 4, (batch, *size)).astype(np.float32)
+        self.seed, self.settings = seed, {"filters": filters, "kernel_size": 3, "input_shape": size, **settings}
+        first = self.made(1)
+        y, backward = first.forward(self.x)
+        self.dy = rng.integers(-2, 3, y.shape).astype(np.float32)
+        self.layers = [first, *(first.with_implementation(i) for i in (2, 3))]
+        self.y, (self.dx, self.grads) = y, backward(self.dy)
+        self.trained = self.train(self.made(1))
+
+    def made(self, implementation: int) -> lc.LocallyConnected2D:
+        """A layer with small integers for weights, on which all implementations agree to the bit."""
+        layer = lc.LocallyConnected2D(
+            **self.settings, kernel_initializer=whole_numbers, rng=self.seed, implementation=implementation
+        )
+        layer.build(self.x.shape)
+        return layer
+
+    def train(self, layer: lc.LocallyConnected2D) -> list[Any]:
+        """The weights after a few steps by Adam, fused and in two parts in turn."""
+        layer.optimizer = "adam"
+        for step in range(STEPS):
+            y, backward = layer.forward(self.x)
+            if step % 2:
+                layer.step(backward(y)[1], lr=0.01)
+            else:
+                backward.step(y, lr=0.01)
+        return layer.get_weights()
+
+    def answers(self) -> bool:
+        """Whether all layers give the right y, dx and gradients."""
+        for layer in self.layers:
+            y, backward = layer.forward(self.x)
+            dx, grads = backward(self.dy)
+            pairs = ((layer(self.x), self.y), (y, self.y), (dx, self.dx), (grads.kernel, self.grads.kernel),
+                     (grads.bias, self.grads.bias))  # fmt: skip
+            if not all(np.array_equal(*pair) for pair in pairs):
+                return False
+        return True
+
+    def trains(self) -> bool:
+        """Whether a new layer trains to the weights that it must have."""
+        return all(map(np.array_equal, self.train(self.made(1)), self.trained))
+
+
+class Stress:
+    """The activities, each a method that does one thing and tells whether it went right."""
+
+    def __init__(self) -> None:
+        import numba
+
+        self.problems = [
+            Problem(1, (16, 16, 3), 32, 8),
+            Problem(2, (9, 9, 16), 64, 20, padding="same"),
+            Problem(3, (12, 12, 8), 3, 33, strides=2),
+            Problem(4, (5, 5, 2), 4, 2),
+        ]
+        self.shared = lc.LocallyConnected2D(32, 3, input_shape=(16, 16, 3), kernel_initializer="zeros", use_bias=False)
+        self.shared.build((None, 16, 16, 3))
+        self.ones = np.ones((4, 16, 16, 3), np.float32)
+
+        @numba.njit(parallel=True)
+        def own(a: Any) -> None:
+            for i in numba.prange(len(a)):
+                a[i] += 1
+
+        self._own = own
+
+    def infer(self, turn: int) -> bool:
+        return self.problems[turn % len(self.problems)].answers()
+
+    def train(self, turn: int) -> bool:
+        return self.problems[turn % len(self.problems)].trains()
+
+    def own(self, _: int) -> bool:
+        a = np.zeros(10_000)
+        self._own(a)
+        return bool((a == 1).all())
+
+    def change(self, turn: int) -> bool:
+        """Give the shared layer other weights: all of them the same number."""
+        self.shared.set_weights([np.full_like(self.shared.kernel, turn % 8)])
+        time.sleep(0.001)
+        return True
+
+    def look(self, _: int) -> bool:
+        """Whether a call of the shared layer saw weights of one time only."""
+        y = self.shared(self.ones)
+        return bool((y == y.flat[0]).all()) and y.flat[0] % 27 == 0
+
+    def fork(self, turn: int) -> bool:
+        child = os.fork()
+        if not child:
+            _end(lambda: self._child(turn, 2))
+        return _ended_well(child)
+
+    def _child(self, turn: int, generations: int) -> bool:
+        problem = self.problems[turn % len(self.problems)]
+        if not (problem.answers() and problem.trains()):
+            return False
+        if generations > 1:
+            child = os.fork()
+            if not child:
+                _end(lambda: self._child(turn + 1, generations - 1))
+            return _ended_well(child)
+        return True
+
+    def workers(self, turn: int) -> bool:
+        """Whether processes of multiprocessing's answer as they must."""
+        problem = self.problems[turn % len(self.problems)]
+        context = multiprocessing.get_context(("fork", "spawn", "forkserver")[turn % 3])
+        with context.Pool(2) as pool:
+            ys = pool.map_async(problem.layers[turn % 3], [problem.x] * 6).get(PATIENCE)
+        return all(np.array_equal(y, problem.y) for y in ys)
+
+
+def _end(work: Callable[[], bool]) -> None:
+    """Work in a forked child, and end it without anything of the parent's."""
+    faulthandler.register(signal.SIGALRM, chain=True)  # to tell where it hangs, if it does
+    signal.alarm(PATIENCE)
+    code = 4
+    try:
+        code = 0 if work() else 3
+    except BaseException:  # noqa: BLE001 - a child must not go on with its parent's work
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _ended_well(child: int) -> bool:
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if code:
+        print(f"a forked child ended with {code}", file=sys.stderr, flush=True)
+    return code == 0
+
+
+def resident() -> float:
+    """Resident memory of this process, in MB."""
+    with open("/proc/self/statm") as file:  # noqa: PTH123
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def stress(seconds: float) -> int:
+    """Do everything at once for so long; print what was done; return how much went wrong."""
+    from lcnumba import threads
+
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: they are the point
+    work = Stress()
+    for problem in work.problems:  # code is compiled before anything is forked
+        if not (problem.answers() and problem.trains()):
+            raise ArithmeticError("wrong answers before anything happened at once")
+    activities = [*["infer"] * CALLERS, "train", "train", "own", "change", "look", "look", "fork", "workers"]
+    done: collections.Counter[str] = collections.Counter()
+    wrong: collections.Counter[str] = collections.Counter()
+    counting = threading.Lock()
+    end = time.monotonic() + seconds
+
+    def go(activity: str, seed: int) -> None:
+        act = getattr(work, activity)
+        for turn in itertools.count(random.Random(seed).randrange(100)):
+            if time.monotonic() > end:
+                return
+            try:
+                right = act(turn)
+            except Exception:  # noqa: BLE001 - whatever it is, it is counted
+                traceback.print_exc()
+                right = False
+            with counting:
+                done[activity] += 1
+                wrong[activity] += not right
+
+    running = [threading.Thread(target=go, args=(name, seed)) for seed, name in enumerate(activities)]
+    for thread in running:
+        thread.start()
+    time.sleep(min(20, seconds / 3))
+    early = resident()
+    for thread in running:
+        thread.join()
+    where = "Numba's" if threads.numba_is_safe() else "Python's"
+    print(f"{threads.layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} threads at once:")
+    for name in sorted(done):
+        print(f"  {name:8s} {done[name]:8,d} done, {wrong[name]} wrong")
+    print(f"  resident memory {early:.0f} MB early, {resident():.0f} MB at the end", flush=True)
+    return sum(wrong.values())
+
+
+def _installed(layer: str) -> bool:
+    if layer != "tbb":
+        return True
+    try:
+        return bool(importlib.metadata.version("tbb"))
+    except importlib.metadata.PackageNotFoundError:
+        return False
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run each threading layer in a process of its own, one after the other."""
+    parser = argparse.ArgumentParser(prog="python -m bench.stress", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--minutes", type=float, default=10, help="for each threading layer (default: 10)")
+    parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="threading layers (default: all)")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in the process of one layer
+    given = parser.parse_args(arguments)
+    if given.here:
+        return min(1, stress(60 * given.minutes))
+    failed = False
+    for layer in given.layers:
+        if not _installed(layer):
+            print(f"{layer}: not installed, left out; pip install 'lcnumba[threads]'", flush=True)
+            continue
+        command = [sys.executable, "-m", "bench.stress", "--here", "--minutes", str(given.minutes)]
+        ended = subprocess.run(command, env={**os.environ, "NUMBA_THREADING_LAYER": layer}, check=False)
+        print(f"{layer}: {'ended well' if ended.returncode == 0 else f'FAILED with {ended.returncode}'}", flush=True)
+        failed |= ended.returncode != 0
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
