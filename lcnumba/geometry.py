@@ -368,7 +368,7 @@ class Geometry:
         indptr = np.zeros(self.positions * self.filters + 1, dtype)
         rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
         if pattern is None:
-            indptr[1:] = np.arange(1, len(indptr)) * self.window
+            indptr[1:] = np.arange(1, len(indptr), dtype=np.int64) * self.window
             return indptr, rows.reshape(-1)
         np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
         return indptr, rows[pattern]
@@ -379,9 +379,9 @@ class Geometry:
         outputs = self.output_size[dimension]
         if self.padding_mode[dimension] == "circular":
             return outputs * k
-        first = np.arange(outputs) * self.strides[dimension] - self.margins[dimension][0]
+        first = np.arange(outputs, dtype=np.int64) * self.strides[dimension] - self.margins[dimension][0]
         least, most = np.maximum(-(first // d), 0), np.minimum((n - 1 - first) // d, k - 1)
-        return int(np.sum(np.maximum(most - least + 1, 0)))
+        return int(np.sum(np.maximum(most - least + 1, 0), dtype=np.int64))
 
     def _taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
