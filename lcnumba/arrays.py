@@ -1,13 +1,25 @@
 """The array boundary: any array-API array in, one normalised NumPy array inside, the same kind out."""
 
 import sys
-from collections.abc import Callable
+import types
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["check_dtype", "check_exact", "float_dtype", "frozen", "ingest", "like_model", "normalise", "reads_lazily"]
+__all__ = [
+    "check_dtype",
+    "check_exact",
+    "float_dtype",
+    "fresh",
+    "frozen",
+    "ingest",
+    "like_model",
+    "normalise",
+    "reads_lazily",
+]
 
 Array = npt.NDArray[Any]
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
@@ -15,10 +27,11 @@ FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 # Array types that would be computed or misread in silence: by top-level package, the remedy.
 _REFUSED = {
     "dask": "it would be computed as a whole; apply the layer with dask.array.map_blocks",
-    "sparse": "make it dense with .todense()",
     "scipy": "make it dense with .toarray()",
     "cupy": "it lives on a GPU; copy it to the CPU with cupy.asnumpy",
 }
+# What nested lists hold that needs no look of its own.
+_PLAIN = {bool, int, float, np.ndarray}
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -47,37 +60,31 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     values : ndarray
         The same numbers, shared where possible.
     like : callable
-        Turns a NumPy result into the kind of array that came in.
+        Turns a NumPy result into the kind of array that came in, on its device, sharing memory where possible.
+        Without its own ``jax_enable_x64``, JAX makes float32 of float64.
 
     Raises
     ------
     TypeError
         For what would be misread in silence or computed elsewhere: masked arrays, np.matrix,
-        sparse, object and Dask arrays, arrays on other devices, and tensors that carry a gradient.
+        sparse, object and Dask arrays, also inside of lists, arrays on other devices, tensors that carry a
+        gradient, and those that wrap others.
     """
     if type(array) is np.ndarray:
         return array, _unchanged
-    entries = array if isinstance(array, list | tuple) else ()
-    if isinstance(array, np.ma.MaskedArray) or any(isinstance(entry, np.ma.MaskedArray) for entry in entries):
-        _refuse(name, array, "its mask would be ignored; fill it with .filled(value)")
-    if isinstance(array, np.matrix):
-        _refuse(name, array, "convert it with np.asarray")
-    package = type(array).__module__.partition(".")[0]
-    if package in _REFUSED and not isinstance(array, np.ndarray):
-        _refuse(name, array, _REFUSED[package])
+    for entry in _held(array) if isinstance(array, list | tuple) else (array,):
+        _check_kind(name, entry, "is" if entry is array else "holds")
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
         return _as_numpy(name, array), _unchanged
 
     import array_api_compat
 
     if not array_api_compat.is_array_api_obj(array):
-        if package == "xarray" and getattr(array, "chunks", None):
-            _refuse(name, array, "its Dask array would be computed as a whole; use xarray.apply_ufunc, or .compute()")
         return _as_numpy(name, array), _unchanged
     if getattr(array, "requires_grad", False):
         _refuse(name, array, "it requires a gradient; pass .detach()")
-    if _is_traced(array):
-        _refuse(name, array, "it is a tracer inside a JAX transformation; call the layer outside of jax.jit")
+    if isinstance(getattr(type(array), "__torch_dispatch__", None), types.MethodType):
+        _refuse(name, array, "it wraps other tensors, whose mask or the like would be ignored; pass a plain tensor")
     device = array_api_compat.device(array)
     kind = str(getattr(device, "type", getattr(device, "platform", device))).lower()
     if "cpu" not in kind:
@@ -85,11 +92,15 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     if "bfloat16" in str(array.dtype):
         _refuse(name, array, "its dtype is bfloat16; cast it to float32")
     xp = array_api_compat.array_namespace(array)
+    # JAX leaves arrays that nobody placed free to go along with others.
+    like = partial(xp.asarray, device=device if getattr(array, "committed", True) else None)
+    # torch negates some views only when it reads them, and DLPack does not tell.
+    array = getattr(array, "resolve_neg", lambda: array)()
     try:
         values = np.from_dlpack(array)
     except (TypeError, RuntimeError, BufferError, AttributeError):  # bool and other gaps of DLPack
         values = _as_numpy(name, array)
-    return values, xp.asarray
+    return values, like
 
 
 def reads_lazily(array: Any) -> bool:
@@ -107,7 +118,7 @@ def reads_lazily(array: Any) -> bool:
 
     import array_api_compat
 
-    return package not in _REFUSED and not array_api_compat.is_array_api_obj(array)
+    return _remedy(array) is None and not array_api_compat.is_array_api_obj(array)
 
 
 def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
@@ -139,6 +150,11 @@ def check_exact(name: str, values: Array, shape: tuple[int, ...], dtype: np.dtyp
         raise ValueError(f"{name} has shape {values.shape}; give shape {shape}")
     if values.dtype != dtype and values.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r})")
+
+
+def fresh(result: Array, given: Array) -> Array:
+    """The result, or a copy where it is a view of what was given."""
+    return result.copy() if np.may_share_memory(result, given) else result
 
 
 def frozen(array: Array) -> Array:
@@ -174,11 +190,40 @@ def _as_numpy(name: str, array: Any) -> Array:
     return values
 
 
-def _is_traced(array: Any) -> bool:
-    jax = sys.modules.get("jax")
-    return jax is not None and isinstance(array, jax.core.Tracer)
+def _held(nested: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+    """What nested lists hold, but for plain numbers and arrays."""
+    if set(map(type, nested)) <= _PLAIN:
+        return
+    for entry in nested:
+        if isinstance(entry, list | tuple):
+            yield from _held(entry)
+        else:
+            yield entry
 
 
-def _refuse(name: str, array: Any, remedy: str) -> NoReturn:
+def _check_kind(name: str, array: Any, verb: str) -> None:
+    """Raise for what NumPy would compute or misread in silence."""
+    remedy = _remedy(array)
+    if remedy is None and type(array).__module__.startswith("xarray.") and getattr(array, "chunks", None):
+        remedy = "its Dask array would be computed as a whole; use xarray.apply_ufunc, or .compute()"
+    if remedy is not None:
+        _refuse(name, array, remedy, verb)
+
+
+def _remedy(array: Any) -> str | None:
+    """What to do about an array of a type that is refused."""
+    if isinstance(array, np.ma.MaskedArray):
+        return "its mask would be ignored; fill it with .filled(value)"
+    if isinstance(array, np.matrix):
+        return "convert it with np.asarray"
+    if isinstance(array, np.ndarray):
+        return None
+    if isinstance(array, getattr(sys.modules.get("jax.core"), "Tracer", ())):
+        return "it is a tracer inside a JAX transformation; call the layer outside of jax.jit"
+    sparse = "make it dense with .todense()" if hasattr(type(array), "todense") else None
+    return _REFUSED.get(type(array).__module__.partition(".")[0], sparse)
+
+
+def _refuse(name: str, array: Any, remedy: str, verb: str = "is") -> NoReturn:
     kind = type(array)
-    raise TypeError(f"{name} is a {kind.__module__.partition('.')[0]} {kind.__name__}; {remedy}")
+    raise TypeError(f"{name} {verb} a {kind.__module__.partition('.')[0]} {kind.__name__}; {remedy}")

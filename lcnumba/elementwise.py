@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import activations, checkpoints
-from lcnumba.arrays import ingest, normalise
+from lcnumba.arrays import fresh, ingest, normalise
 from lcnumba.checks import generator, integer, real
 from lcnumba.locks import Mutex
 from lcnumba.weightless import Weightless
@@ -35,7 +35,9 @@ class _Pullback:
         given, like = ingest("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
-        return like(self._pull(normalise("dy", given, self._dtype))), None
+        dx = self._pull(normalise("dy", given, self._dtype))
+        # Of a linear activation, dy is all there is to return.
+        return like(fresh(dx, given)), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
         """Return the function (dy, wants_dx) -> dx; None if code of users has a part in it."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba import defaults
-from lcnumba.arrays import ingest
+from lcnumba.arrays import fresh, ingest
 from lcnumba.checks import choice
 from lcnumba.weightless import Weightless
 
@@ -19,7 +19,7 @@ Shape = tuple[int | None, ...]
 class Flatten(Weightless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
-    The result is a view of the input where that is possible.
+    Results are arrays of their own; within a `Sequential` they are views where that is possible.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class Flatten(Weightless):
         Returns
         -------
         array of the kind of x, (N, the product of the rest)
-            A view of the input where that is possible.
+            A fresh array.
 
         Raises
         ------
@@ -110,7 +110,7 @@ class Flatten(Weightless):
         Returns
         -------
         y : array of the kind of x, (N, the product of the rest)
-            A view of the input where that is possible.
+            A fresh array.
         backward : callable
             ``backward(dy)`` returns dx and None, for there are no gradients of weights.
 
@@ -121,6 +121,10 @@ class Flatten(Weightless):
         ValueError
             If it has no dimension, or another shape than the layer was built for.
         """
+        return self.reshaped(x, copies=True)
+
+    def reshaped(self, x: Any, copies: bool = False) -> tuple[Any, "FlattenBackward"]:
+        """Return what `forward` does, but views where that is possible, also of dy."""
         values, like = ingest("x", x)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
@@ -129,8 +133,7 @@ class Flatten(Weightless):
             raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
         moves = self._data_format == "channels_first" and values.ndim > 2
         y = (np.moveaxis(values, 1, -1) if moves else values).reshape(shape[0], math.prod(shape[1:]))
-
-        return like(y), FlattenBackward(shape, y.shape, moves)
+        return like(fresh(y, values) if copies else y), FlattenBackward(shape, y.shape, moves, copies)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer.
@@ -145,18 +148,20 @@ class Flatten(Weightless):
 class FlattenBackward:
     """The pullback of a Flatten: it reshapes back."""
 
-    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool) -> None:
-        self._x_shape, self._y_shape, self._moved = x_shape, y_shape, moved
+    def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool, copies: bool) -> None:
+        self._x_shape, self._y_shape, self._moved, self._copies = x_shape, y_shape, moved, copies
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dy reshaped to the shape of x, and no gradients."""
         given, like = ingest("dy", dy)
         if given.shape != self._y_shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._y_shape}")
-        if not self._moved:
-            return like(given.reshape(self._x_shape)), None
-        batch, channels, *size = self._x_shape
-        return like(np.ascontiguousarray(np.moveaxis(given.reshape(batch, *size, channels), -1, 1))), None
+        if self._moved:
+            batch, channels, *size = self._x_shape
+            dx = np.ascontiguousarray(np.moveaxis(given.reshape(batch, *size, channels), -1, 1))
+        else:
+            dx = given.reshape(self._x_shape)
+        return like(fresh(dx, given) if self._copies else dx), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any]:
         """Return the function (dy, wants_dx) -> dx."""

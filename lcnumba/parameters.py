@@ -71,7 +71,7 @@ class Gradients:
 
     def __mul__(self, factor: float) -> "Gradients":
         """Gradients times a finite real number."""
-        number = self.kernel.dtype.type(real("factor", factor))
+        number = real("factor", factor)
         return Gradients(self.kernel * number, None if self.bias is None else self.bias * number)
 
     __rmul__ = __mul__

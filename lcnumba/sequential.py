@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import data, io, named, optimizers, training
-from lcnumba.arrays import check_dtype, ingest, reads_lazily
+from lcnumba.arrays import check_dtype, fresh, ingest, reads_lazily
 from lcnumba.backward import Activity
 from lcnumba.checks import integer, learning_rate
 from lcnumba.dense import Dense
@@ -175,8 +175,8 @@ class Sequential:
         values, like = self._ingest(x)
         y = values
         for layer in self._layers:
-            y = layer(y)
-        return like(_fresh(y, values))
+            y = _call(layer, y)
+        return like(fresh(y, values))
 
     def call_penalised(self, x: Any) -> tuple[Any, float]:
         """Return the output for inference and the activity penalties of this very call.
@@ -190,10 +190,10 @@ class Sequential:
                 y, inner = layer.call_penalised(y)
                 total += inner
                 continue
-            y = layer(y)
+            y = _call(layer, y)
             regularizer = getattr(layer, "activity_regularizer", None)
             total += 0.0 if regularizer is None else Activity(regularizer, y).loss
-        return like(_fresh(y, values)), total
+        return like(fresh(y, values)), total
 
     def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
         """Return the output and the pullback of this very call, for training.
@@ -203,9 +203,9 @@ class Sequential:
         values, like = self._ingest(x)
         y, pullbacks = values, []
         for layer in self._layers:
-            y, pullback = layer.forward(y)
+            y, pullback = _forward(layer, y)
             pullbacks.append(pullback)
-        return like(_fresh(y, values)), SequentialBackward(self.layers, pullbacks)
+        return like(fresh(y, values)), SequentialBackward(self.layers, pullbacks)
 
     def step(self, grads: Sequence[Any], lr: float) -> None:
         """Step every layer, given the list of their gradients in order; all layers or none.
@@ -592,7 +592,7 @@ class SequentialBackward:
         for pullback in reversed(self._pullbacks):
             values, grad = pullback(values)
             grads.append(grad)
-        return like(_fresh(values, given)), grads[::-1]
+        return like(fresh(values, given)), grads[::-1]
 
     def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the model's `step` in one: return dx, and change the parameters.
@@ -632,7 +632,7 @@ class SequentialBackward:
             values = given
             for number in reversed(range(len(plans))):
                 values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
-            return like(_fresh(values, given)) if wants_dx else None
+            return like(fresh(values, given)) if wants_dx else None
 
         return carry_out
 
@@ -701,9 +701,14 @@ def _weights_of(layer: Any) -> list[Array]:
     return list(layer.get_weights()) if hasattr(layer, "get_weights") else []
 
 
-def _fresh(y: Array, x: Array) -> Array:
-    """Y, or a copy where it is a view of the input (a model that only reshapes)."""
-    return y.copy() if np.may_share_memory(y, x) else y
+def _call(layer: Layer, x: Any) -> Any:
+    """A layer's output for inference; a Flatten need not copy what no one else has."""
+    return layer.reshaped(x)[0] if type(layer) is Flatten else layer(x)
+
+
+def _forward(layer: Layer, x: Any) -> tuple[Any, Pullback]:
+    """The same for training."""
+    return layer.reshaped(x) if type(layer) is Flatten else layer.forward(x)
 
 
 _METHODS = ("build", "compute_output_shape", "__call__", "forward", "step", "get_config")
