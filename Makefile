@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all lint format bench clean
+.PHONY: demo test test-all test-interop lint format bench clean
 
 # Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
 demo: .venv/demo/ready
@@ -16,6 +16,10 @@ test: .venv/test/ready
 # The slow tests too: all of scikit-learn's checks, the examples on real data, a killed training, compiled code on disk.
 test-all: .venv/test/ready
 	.venv/test/bin/pytest -m "slow or not slow" --durations=20
+
+# Arrays of torch, JAX, pandas, xarray, Dask and sparse; a library that is missing is a failure here.
+test-interop: .venv/interop/ready
+	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest tests/interop
 
 lint: .venv/lint/ready
 	.venv/lint/bin/ruff check
@@ -36,6 +40,7 @@ clean:
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]
 .venv/test/made: EXTRAS = .[demo] --group test
+.venv/interop/made: EXTRAS = . --group interop
 .venv/lint/made: EXTRAS = --group lint
 .venv/bench/made: EXTRAS = . --group bench --group peers
 
@@ -47,7 +52,7 @@ clean:
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-.venv/demo/ready .venv/test/ready .venv/bench/ready: %/ready: %/made $(SOURCES)
+.venv/demo/ready .venv/test/ready .venv/interop/ready .venv/bench/ready: %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@
 
