@@ -194,3 +194,44 @@ def test_weights_and_workspaces_are_refused(little):
     limits_seen = small(np.ones((100, 20, 20, 1), np.float32))
     assert limits_seen.shape == (100, 20, 20, 8)
     np.testing.assert_array_equal(small.get_weights()[0], before[0])
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is not honoured elsewhere")
+def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
+    """As under ``ulimit -v``: each thing that could ask for too much, and then one that fits."""
+    code = """
+        import resource
+        import numpy as np
+        import lcnumba as lc
+
+        x = np.ones((4, 16, 16, 3), np.float32)
+        layer = lc.LocallyConnected2D(8, 3, kernel_initializer="ones")
+        layer(x)
+        size = 4096 * int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, resource.RLIM_INFINITY))
+
+        def refused(work, *words):
+            try:
+                work()
+            except MemoryError as error:
+                missing = [word for word in ("RLIMIT_AS", *words) if word not in str(error)]
+                print("refused" if not missing else f"{missing} are not in: {error}")
+
+        large = np.broadcast_to(np.float32(1), (1, 90, 90, 1))
+        many = np.broadcast_to(np.float32(1), (100_000, 16, 16, 3))
+        wide = lc.LocallyConnected2D(8, 3, implementation=2, kernel_initializer="ones")
+        wide.build(large.shape)
+        refused(lambda: wide(large), "implementation 2", "implementation=1")
+        refused(lambda: lc.LocallyConnected2D(64, 9)(large[..., :1].repeat(64, axis=3)), "the weights", "strides")
+        refused(lambda: layer(many), "fewer samples")
+        y, backward = layer.forward(x)
+        assert (layer(x) == 27).all() and (wide.with_implementation(1)(large) == 9).all()
+        backward.step(np.ones_like(y), 1.0)
+        assert (layer.kernel == -3).all()
+        print("goes on")
+    """
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.splitlines() == ["refused"] * 3 + ["goes on"]
