@@ -9,6 +9,8 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.limits import require
+
 __all__ = [
     "check_dtype",
     "check_exact",
@@ -131,6 +133,9 @@ def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     if values.dtype is dtype and flags.c_contiguous and flags.aligned:
         return values
     check_dtype(name, values, dtype)
+    if not (values.dtype == dtype and flags.c_contiguous and flags.aligned):
+        size = values.size * dtype.itemsize
+        require(size, f"a copy of {name}", f"give it C-contiguous and of dtype {dtype}, or fewer samples at a time")
     return np.require(values, dtype=dtype, requirements=("C", "A"))
 
 

@@ -223,7 +223,9 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
         wide.build(large.shape)
         refused(lambda: wide(large), "implementation 2", "implementation=1")
         refused(lambda: lc.LocallyConnected2D(64, 9)(large[..., :1].repeat(64, axis=3)), "the weights", "strides")
-        refused(lambda: layer(many), "fewer samples")
+        refused(lambda: layer(many), "a copy of x", "fewer samples")
+        few = np.ones((40_000, 16, 16, 3), np.float32)
+        refused(lambda: layer(few), "workspace of this call", "fewer samples")
         y, backward = layer.forward(x)
         assert (layer(x) == 27).all() and (wide.with_implementation(1)(large) == 9).all()
         backward.step(np.ones_like(y), 1.0)
@@ -234,4 +236,4 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
         [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert result.returncode == 0, result.stderr
-    assert result.stdout.splitlines() == ["refused"] * 3 + ["goes on"]
+    assert result.stdout.splitlines() == ["refused"] * 4 + ["goes on"]
