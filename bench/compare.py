@@ -20,6 +20,7 @@ from bench.process import Process, available_memory
 from bench.roofline import geometry
 from bench.selection import chosen
 from lcnumba.benchmark import WORKLOADS
+from lcnumba.environment import usable_processors
 from lcnumba.planning import choose
 
 __all__ = ["main"]
@@ -33,7 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
     parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help=", ".join(peers))
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default float32; with --all both")
-    parser.add_argument("--threads", type=int, default=environment.usable_cores(), metavar="N", help="default all")
+    parser.add_argument("--threads", type=int, default=usable_processors(), metavar="N", help="default all")
     parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="timing of an operation, default 0.4")
     parser.add_argument("--all", action="store_true", help="all peers on all workloads in both types: hours")
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="of a worker, default 80 %% of what is free")

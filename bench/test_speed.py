@@ -13,9 +13,9 @@ import pytest
 from bench import ROOT  # noqa: F401 - puts the installed lcnumba before the checkout's
 from bench.case import Case
 from bench.data import make
-from bench.environment import usable_cores
 from lcnumba import LocallyConnected2D
 from lcnumba.benchmark import WORKLOADS
+from lcnumba.environment import usable_processors
 from lcnumba.testing import adjoint_sums, integers
 
 _MODEST_WORKLOADS = ("digits", "seed1", "seed2_online")
@@ -25,7 +25,7 @@ _ROUNDS = 20
 
 
 def _cases() -> Iterator[Any]:
-    threads = sorted({1, usable_cores()})
+    threads = sorted({1, usable_processors()})
     for name in WORKLOADS:
         for implementation in (1, 2, 3) if name in _SMALL else (1,):
             for count in threads:

@@ -1,4 +1,4 @@
-"""Command line: ``python -m lcnumba`` with train, bench, convert or inspect."""
+"""Command line: ``python -m lcnumba`` with info, train, bench, convert or inspect."""
 
 import argparse
 import sys
@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcnumba import benchmark, demo, keras_io, sequential
+from lcnumba import benchmark, demo, environment, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lcnumba", description="Locally connected layers on the CPU.")
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("info", help="tell what there is to run on and with, and what about it is wrong")
     train = commands.add_parser(
         "train",
         help="train a locally connected network on real handwritten digits",
@@ -85,11 +86,21 @@ class _Integer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, or 2 for a wrong value."""
+    """Run a command; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
-    run = {"train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
+    run = {"info": _info, "train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
     return run[given.pop("command")](parser, given)
+
+
+def _info(_: argparse.ArgumentParser, __: dict[str, Any]) -> int:
+    facts, warnings = environment.look()
+    width = max(map(len, facts))
+    for name, fact in facts.items():
+        print(f"{name:{width}}  {fact}")
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return 0 if facts["answers"] == "right" else 1
 
 
 def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:

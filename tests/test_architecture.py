@@ -70,7 +70,7 @@ ROWS = [
     {"backward", "callbacks", "elementwise", "flatten", "gradients"},
     {"trainable"},
     {"layer", "dense"},
-    {"training", "tuning", "benchmark"},
+    {"training", "tuning", "benchmark", "environment"},
     {"sequential"},
     {"keras_io"},
     {"estimators", "plotting"},

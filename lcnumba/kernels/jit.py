@@ -6,6 +6,7 @@ import importlib.resources
 import logging
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 from types import FunctionType
 from typing import Any
 
@@ -20,7 +21,7 @@ from numba.extending import intrinsic
 
 from lcnumba.threads import numba_is_safe, share
 
-__all__ = ["array_at", "compiled", "next_task", "specialised", "tasks"]
+__all__ = ["array_at", "compiled", "is_usable", "next_task", "specialised", "tasks"]
 
 # nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf where
 # Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
@@ -223,15 +224,21 @@ class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
 
     def _dump(self, obj: Any) -> bytes:
         data = super()._dump(obj)
-        return self._digest(data) + data
-
-    def _digest(self, data: bytes) -> bytes:
-        return hashlib.sha256(self._source_stamp + data).digest()
+        return _digest(data) + data
 
     def _checked(self, path: str) -> bytes:
-        with open(path, "rb") as file:  # noqa: PTH123 - Numba's paths are strings
-            content = file.read()
+        content = Path(path).read_bytes()
         digest, data = content[:32], content[32:]
-        if self._digest(data) != digest:
+        if _digest(data) != digest:
             raise OSError(f"{path} is damaged, or of another version")  # which the cache takes for a missing file
         return data
+
+
+def is_usable(file: Path) -> bool:
+    """Whether a file of compiled code is whole, and of this version."""
+    content = file.read_bytes()
+    return _digest(content[32:]) == content[:32]
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.sha256(_stamp() + data).digest()

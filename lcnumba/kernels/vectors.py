@@ -10,7 +10,7 @@ import os
 import llvmlite.binding as llvm
 import numba
 
-__all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_bytes"]
+__all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_bytes", "host_features"]
 
 # Vectors of 128 bits are what every supported CPU has (SSE2, NEON).
 LEAST_BYTES = 16
@@ -22,6 +22,11 @@ def _features() -> dict[str, bool]:
         return dict(llvm.get_host_cpu_features())
     except RuntimeError:  # LLVM cannot tell on this system
         return {}
+
+
+def host_features() -> list[str]:
+    """Those features of the host's CPU that matter here."""
+    return [name for name in ("sse2", "avx", "avx2", "fma", "avx512f", "avx512vl", "neon") if _features().get(name)]
 
 
 def host_bytes() -> int:

@@ -1,0 +1,223 @@
+"""What the library runs on and with, and what about it is wrong: ``python -m lcnumba info``."""
+
+import os
+import platform
+import stat
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+from lcnumba import limits, threads
+
+__all__ = ["Environment", "look", "processor", "usable_processors"]
+
+NEEDED = ("numba", "llvmlite", "numpy", "scipy", "array-api-compat")
+OPTIONAL = ("tbb", "h5py", "matplotlib", "scikit-learn", "tqdm", "torch", "jax")
+
+
+class Environment(NamedTuple):
+    """What was found.
+
+    Attributes
+    ----------
+    facts : dict of str
+        What there is, in the order to print it.
+    warnings : list of str
+        What is wrong, each with its remedy.
+    """
+
+    facts: dict[str, str]
+    warnings: list[str]
+
+
+def look() -> Environment:
+    """Return versions, processor, threads, memory and compiled code, and what is wrong with any of them.
+
+    Numba's threads begin by it, and one small layer is computed in all implementations, for which kernels are compiled
+    if they are not on disk.
+
+    Examples
+    --------
+    >>> from lcnumba import environment
+    >>> found = environment.look()
+    >>> found.facts["answers"]
+    'right'
+    """
+    right = _answers()  # first, so that compiled code is there to be told of
+    facts = {
+        "lcnumba": version("lcnumba"),
+        "Python": f"{platform.python_version()} {platform.python_implementation()}{_free_threaded()}",
+        **{name: version(name) for name in NEEDED},
+        **dict(_installed(OPTIONAL)),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor(),
+        **_vectors(),
+        "processors": _processors(),
+        "threads": _threads(),
+        "memory": _memory(),
+        "compiled code": _cache(),
+        "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if _matters(name)) or "none",
+        "answers": "right" if right else "WRONG",
+    }
+    return Environment(facts, list(_warnings(facts)))
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use.
+
+    Examples
+    --------
+    >>> from lcnumba.environment import usable_processors
+    >>> usable_processors() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the processor's name.
+
+    Examples
+    --------
+    >>> from lcnumba.environment import processor
+    >>> bool(processor())
+    True
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return [*names, platform.processor(), platform.machine(), "unknown"][0] or "unknown"
+
+
+def _installed(packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    for package in packages:
+        try:
+            yield package, version(package)
+        except PackageNotFoundError:
+            continue
+
+
+def _free_threaded() -> str:
+    enabled = getattr(sys, "_is_gil_enabled", None)
+    return "" if enabled is None or enabled() else ", free-threaded"
+
+
+def _vectors() -> dict[str, str]:
+    from lcnumba.kernels import vectors
+
+    length = vectors.host_bytes()
+    way = "register tile" if vectors.TILED else "plain loops"
+    return {
+        "features": " ".join(vectors.host_features()) or "unknown",
+        "vectors": f"{8 * length} bits, {length // 4} numbers of float32; {way}",
+    }
+
+
+def _processors() -> str:
+    allowed = limits.processors()
+    quota = "" if allowed is None else f", time of {allowed:g} by control groups"
+    return f"{usable_processors()} usable{quota}"
+
+
+def _threads() -> str:
+    layer = threads.layer()
+    return f"{threads.count()}, " + (f"Numba's {layer}" if threads.numba_is_safe() else f"Python's for Numba's {layer}")
+
+
+def _memory() -> str:
+    found = limits.available()
+    return "unknown" if found is None else f"{found[0] / 1e9:.1f} GB free by {found[1]}"
+
+
+def _matters(variable: str) -> bool:
+    return variable.startswith(("NUMBA_", "LCNUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_"))
+
+
+def _cache_folder() -> Path | None:
+    from lcnumba.kernels import update
+
+    folder = update.whole.compiled[0].stats.cache_path  # type: ignore[attr-defined]
+    return None if folder is None else Path(folder)
+
+
+def _cache() -> str:
+    from lcnumba.kernels.jit import is_usable
+
+    folder = _cache_folder()
+    if folder is None:
+        return "not kept"
+    files = [file for file in folder.glob("*") if file.suffix in (".nbi", ".nbc")] if folder.is_dir() else []
+    usable = sum(map(is_usable, files))
+    size = sum(file.stat().st_size for file in files)
+    others = f", {len(files) - usable} of other versions or damaged" if len(files) > usable else ""
+    return f"{folder}, {usable} files{others}, {size / 1e6:.1f} MB"
+
+
+def _answers() -> bool:
+    """Whether a small layer computes on whole numbers what the definition says."""
+    import numpy as np
+
+    from lcnumba import reference
+    from lcnumba.layer import LocallyConnected2D
+    from lcnumba.testing import adjoint_sums, integers
+
+    rng = np.random.default_rng(0)
+    size, kernel_size = (6, 7), (3, 2)
+    x = integers(rng, (20, *size, 3))
+    for implementation in (1, 2, 3):
+        layer = LocallyConnected2D(
+            5, kernel_size, use_bias=False, implementation=implementation, rng=0, n_threads=2,
+            kernel_initializer=lambda shape, dtype, rng: integers(rng, shape, dtype),
+        )  # fmt: skip
+        y, backward = layer.forward(x)
+        dy = integers(rng, y.shape)
+        dx, grads = backward(dy)
+        expected = reference.forward(
+            x, layer.kernel, None, kernel_size=kernel_size, strides=(1, 1), dilation=(1, 1), padding="valid"
+        )
+        sums = adjoint_sums(x, layer.kernel, dy, y, dx, grads.kernel)
+        if len(set(sums)) != 1 or not np.array_equal(y, expected):
+            return False
+    return True
+
+
+def _warnings(facts: dict[str, str]) -> Iterator[str]:
+    import numba
+
+    from lcnumba.kernels import vectors
+
+    if facts["answers"] != "right":
+        yield "answers are wrong: do not use this installation; tell the developers what is above"
+    if numba.config.DISABLE_JIT:
+        yield "NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
+    elif not vectors.TILED:
+        yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
+    if numba.config.BOUNDSCHECK:
+        yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
+    if not threads.numba_is_safe():
+        yield (
+            "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
+            "Python's threads instead, which begin more slowly. pip install 'lcnumba[threads]', or the system's OpenMP"
+        )
+    if threads.count() > usable_processors():
+        yield (
+            f"{threads.count()} threads share {usable_processors()} processors and wait for each other; set "
+            "NUMBA_NUM_THREADS to fewer"
+        )
+    folder = _cache_folder()
+    if folder is None:
+        yield "compiled code is not kept, so each process compiles anew; set NUMBA_CACHE_DIR to a folder of yours"
+    elif folder.is_dir():
+        if not os.access(folder, os.W_OK):
+            yield f"{folder} cannot be written to: what is not there is compiled anew each time; set NUMBA_CACHE_DIR"
+        if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+            yield (
+                f"everybody can write to {folder}, and what lies there is run as code; set NUMBA_CACHE_DIR to a folder "
+                "of yours"
+            )

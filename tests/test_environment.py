@@ -1,0 +1,78 @@
+"""What ``python -m lcnumba info`` tells."""
+
+import pytest
+
+from lcnumba import __main__ as command_line
+from lcnumba import environment, limits, threads
+from lcnumba.kernels import vectors
+from lcnumba.kernels.jit import is_usable
+
+
+def warnings():
+    return " | ".join(environment.look().warnings)
+
+
+def test_it_tells_what_there_is(capsys, monkeypatch):
+    monkeypatch.setenv("NUMBA_FANCY", "1")
+    assert command_line.main(["info"]) == 0
+    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "warning" not in line)
+    assert set(told) >= {"numba", "llvmlite", "numpy", "scipy", "array-api-compat", "Python", "threads", "memory"}
+    assert told["answers"] == "right"
+    assert f"{8 * vectors.host_bytes()} bits" in told["vectors"]
+    assert "NUMBA_FANCY=1" in told["settings"]
+
+
+def test_wrong_answers_are_a_failure(capsys, monkeypatch):
+    monkeypatch.setattr("lcnumba.testing.adjoint_sums", lambda *_: (1.0, 1.0, 2.0))
+    assert command_line.main(["info"]) == 1
+    assert "do not use this installation" in capsys.readouterr().out
+
+
+def test_answers_are_compared_with_the_definition(monkeypatch):
+    assert environment._answers()
+    monkeypatch.setattr("lcnumba.reference.forward", lambda *_, **__: 0)
+    assert not environment._answers()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m.setattr("numba.config.DISABLE_JIT", 1), "unset it"),
+        (lambda m: m.setattr("numba.config.BOUNDSCHECK", 1), "NUMBA_BOUNDSCHECK is set"),
+        (lambda m: m.setattr(vectors, "TILED", False), "LCNUMBA_TILE=0 is set"),
+        (lambda m: m.setattr(threads, "numba_is_safe", lambda: False), "lcnumba[threads]"),
+        (lambda m: m.setattr(threads, "count", lambda: 10_000), "10000 threads share"),
+        (lambda m: m.setattr(environment, "_cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
+    ],
+)
+def test_what_is_wrong_is_said(change, words, monkeypatch):
+    monkeypatch.setattr(environment, "_answers", lambda: True)
+    assert words not in warnings()
+    change(monkeypatch)
+    assert words in warnings()
+
+
+def test_the_folder_of_compiled_code(tmp_path, monkeypatch):
+    monkeypatch.setattr(environment, "_answers", lambda: True)
+    folder = environment._cache_folder()
+    good = next(file for file in folder.glob("*.nbi") if is_usable(file))
+    monkeypatch.setattr(environment, "_cache_folder", lambda: tmp_path)
+    content = good.read_bytes()
+    (tmp_path / "a.nbi").write_bytes(content)
+    (tmp_path / "b.nbc").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (tmp_path / "c.py").touch()
+    found = environment.look()
+    assert "1 files, 1 of other versions or damaged" in found.facts["compiled code"]
+    assert str(tmp_path) not in " ".join(found.warnings)
+    tmp_path.chmod(0o777)
+    assert f"everybody can write to {tmp_path}" in warnings()
+    tmp_path.chmod(0o700)
+    monkeypatch.setattr("os.access", lambda *_: False)
+    assert f"{tmp_path} cannot be written to" in warnings()
+
+
+def test_quotas_are_told(monkeypatch):
+    monkeypatch.setattr(limits, "processors", lambda: 1.5)
+    assert environment._processors().endswith(", time of 1.5 by control groups")
+    monkeypatch.setattr(limits, "available", lambda: None)
+    assert environment._memory() == "unknown"
