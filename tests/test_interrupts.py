@@ -1,4 +1,7 @@
 import signal
+import subprocess
+import sys
+import textwrap
 import threading
 
 import pytest
@@ -68,3 +71,66 @@ def test_other_threads_have_no_signals():
     thread.start()
     thread.join()
     assert seen == [signal.default_int_handler]
+
+
+TRAINING = """
+    import copy, pickle, random, signal, sys
+    import numpy as np
+    import lcnumba as lc
+
+    def snapshot(layer):
+        return pickle.dumps((layer.get_weights(), layer.get_training_state()))
+
+    def step(layer, turn):
+        y, backward = layer.forward(x)
+        if turn % 3 == 2:
+            layer.set_weights([weight * 0.5 for weight in layer.get_weights()])
+        elif turn % 3:
+            layer.step(backward(dy)[1], lr=0.01)
+        else:
+            backward.step(dy, lr=0.01)
+
+    def interrupt(*_):
+        if armed:
+            signal.raise_signal(signal.SIGINT)
+
+    implementation, steps = int(sys.argv[1]), 600
+    rng, chance, armed = np.random.default_rng(0), random.Random(0), False
+    x, dy = rng.standard_normal((6, 12, 12, 3), np.float32), rng.standard_normal((6, 10, 10, 8), np.float32)
+    layer = lc.LocallyConnected2D(8, 3, input_shape=(12, 12, 3), optimizer="adam", implementation=implementation, rng=0)
+    layer.build(x.shape)
+    twin = copy.deepcopy(layer)
+    path = [snapshot(twin)]
+    for turn in range(steps):
+        step(twin, turn)
+        path.append(snapshot(twin))
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGALRM, interrupt)
+    done = interrupted = 0
+    while done < steps:
+        try:
+            armed = True
+            signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-4, 4e-3))
+            while done < steps:
+                step(layer, done)
+                done += 1
+            armed = False
+        except KeyboardInterrupt:
+            armed = False
+            interrupted += 1
+        # The step that was interrupted has not begun, or is done.
+        found = snapshot(layer)
+        assert found in path[done : done + 2], f"half a step after {done}"
+        done += path[done : done + 2].index(found)
+    print(interrupted)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of signals")
+@pytest.mark.parametrize("implementation", [1, 3])
+def test_a_step_interrupted_at_any_moment_is_done_or_not_begun(implementation, tmp_path):
+    command = [sys.executable, "-P", "-c", textwrap.dedent(TRAINING), str(implementation)]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) > 20
