@@ -16,7 +16,6 @@ The exit code is 1 if anything went wrong.
 import argparse
 import collections
 import faulthandler
-import importlib.metadata
 import itertools
 import multiprocessing
 import os
@@ -34,10 +33,10 @@ from typing import Any
 import numpy as np
 
 import lcnumba as lc
+from bench.launch import LAYERS, installed
 
 __all__ = ["main"]
 
-LAYERS = ("tbb", "omp", "workqueue")
 # Seconds after which a child that has not ended counts as hanging.
 PATIENCE = 120
 # Threads that compute, beside one for each of the other activities.
@@ -240,15 +239,6 @@ def stress(seconds: float) -> int:
     return sum(wrong.values())
 
 
-def _installed(layer: str) -> bool:
-    if layer != "tbb":
-        return True
-    try:
-        return bool(importlib.metadata.version("tbb"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run each threading layer in a process of its own, one after the other."""
     parser = argparse.ArgumentParser(prog="python -m bench.stress", description=(__doc__ or "").partition("\n")[0])
@@ -260,7 +250,7 @@ def main(arguments: list[str] | None = None) -> int:
         return min(1, stress(60 * given.minutes))
     failed = False
     for layer in given.layers:
-        if not _installed(layer):
+        if not installed(layer):
             print(f"{layer}: not installed, left out; pip install 'lcnumba[threads]'", flush=True)
             continue
         command = [sys.executable, "-m", "bench.stress", "--here", "--minutes", str(given.minutes)]

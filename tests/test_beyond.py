@@ -13,6 +13,9 @@ from lcnumba.implementations import IMPLEMENTATIONS
 from lcnumba.kernels import vectors
 from lcnumba.testing import PROBLEMS, integers
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 CLASSES = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D, 3: lc.LocallyConnected3D}
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 

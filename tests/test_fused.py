@@ -10,6 +10,9 @@ from lcnumba.implementations import IMPLEMENTATIONS, loop
 from lcnumba.kernels import vectors
 from lcnumba.testing import integers
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 OPTIMIZERS = [
     lc.SGD(), lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True), lc.Adam(), lc.Adam(0.5, 0.75, 0.125),
     lc.RMSprop(), lc.RMSprop(0.5, 0.25), lc.AdamW(weight_decay=0.25),

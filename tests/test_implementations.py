@@ -12,6 +12,9 @@ from lcnumba import kernels, reference
 from lcnumba.implementations import IMPLEMENTATIONS, create
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 problems = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 implementations = pytest.mark.parametrize("number", IMPLEMENTATIONS)
 

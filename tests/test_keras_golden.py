@@ -8,6 +8,9 @@ import pytest
 
 import lcnumba as lc
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 with np.load(Path(__file__).parent / "data" / "keras_golden.npz") as file:
     GOLDEN = {name: file[name] for name in file.files}
 CASES = json.loads(GOLDEN.pop("cases").tobytes())["cases"]

@@ -4,6 +4,9 @@ import pytest
 from lcnumba import losses, metrics
 from lcnumba.testing import numerical_gradient
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 PAIRS = np.random.default_rng(5)
 LABELS = np.array([0, 2, 1, 2])
 ROWS = np.array([[0.2, 0.3, 0.5], [1, 0, 0], [0, 0, 2], [0, 0, 0]])

@@ -5,6 +5,9 @@ import pytest
 
 from lcnumba import SGD, Adam, AdamW, RMSprop, optimizers
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 # One more element than two tasks of the update kernels hold.
 SIZES = [(3, 4), (2 * (1 << 15) + 1,), (0,)]
 

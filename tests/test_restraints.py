@@ -8,6 +8,9 @@ from lcnumba import constraints, regularizers
 from lcnumba.implementations import IMPLEMENTATIONS
 from lcnumba.testing import numerical_gradient
 
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
 W = np.array([[[1.0, -2.0], [0.0, 3.0]], [[-1.0, 2.0], [4.0, -3.0]]])  # P, K, F
 
 
