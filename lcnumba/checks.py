@@ -2,19 +2,25 @@
 
 import math
 import operator
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 __all__ = [
+    "any_shape",
+    "arguments",
     "boolean",
     "choice",
+    "file_path",
     "generator",
     "input_shape",
     "int_tuple",
     "integer",
+    "is_iterable",
     "learning_rate",
     "real",
     "sample_shape",
@@ -96,6 +102,20 @@ def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
     return tuple(integer("input_shape", size) for size in sizes)
 
 
+def any_shape(shape: Any) -> tuple[int | None, ...]:
+    """Return a shape of any length, the batch first; entries may be None."""
+    if not isinstance(shape, list | tuple):
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give a tuple, the batch first")
+    if not shape:
+        raise ValueError("input_shape=() has no entries; give a tuple, the batch first")
+    return tuple(None if size is None else integer("input_shape", size, 0) for size in shape)
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether something can be gone through, and is no text; an array without dimensions only says so."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
+
+
 def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
     """Return `value` if it is one of `options`; strings are compared in lower case."""
     options = tuple(options)
@@ -115,7 +135,8 @@ def boolean(name: str, value: Any) -> bool:
 
 def real(name: str, value: Any) -> float:
     """Return `value`, a finite real number, as a float."""
-    if isinstance(value, bool | np.bool_) or not isinstance(value, Real):
+    # A time span counts as an integer with NumPy.
+    if isinstance(value, bool | np.bool_ | np.timedelta64) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a finite number")
     try:
         number = float(value)
@@ -130,8 +151,30 @@ def learning_rate(value: Any, dtype: Any = np.float64) -> float:
     """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
     rate = real("lr", value)
     if rate < 0 or rate > float(np.finfo(dtype).max):
-        raise ValueError(f"lr={value!r} cannot be used; give a number of at least 0 that is finite in {dtype}")
+        raise ValueError(
+            f"lr={value!r} cannot be used; give a number of at least 0 that is finite in {np.dtype(dtype)}"
+        )
     return rate
+
+
+def arguments(config: Any) -> dict[str, Any]:
+    """Return a config, a mapping of arguments by name, as a dict."""
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+        raise TypeError(f"config={config!r} is no config; give a dict of arguments by name, as get_config returns it")
+    return dict(config)
+
+
+def file_path(value: Any, name: str = "path") -> Path:
+    """Return a path of a file; an error for what no file can be called."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a str or a pathlib.Path")
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ValueError(f"{name}={value!r} holds characters that no file's name can have; give another one")
+    return Path(text)
 
 
 def generator(rng: Any) -> np.random.Generator:

@@ -220,8 +220,10 @@ class Huber(_OfDifferences):
 
     def __post_init__(self) -> None:
         """Check the setting."""
-        if real("delta", self.delta) <= 0:
+        delta = real("delta", self.delta)
+        if delta <= 0:
             raise ValueError(f"delta={self.delta!r} cannot be used; give a number above 0")
+        self.__dict__.update(delta=delta)
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss."""

@@ -66,8 +66,8 @@ class SGD:
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        _fraction("momentum", self.momentum)
+        """Check the settings, and keep them as Python's numbers: NumPy's would decide the precision of a formula."""
+        self.__dict__.update(momentum=_fraction("momentum", self.momentum))
         boolean("nesterov", self.nesterov)
 
     def init(self, param: Array) -> State:
@@ -120,10 +120,9 @@ class Adam:
     epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        _fraction("beta_1", self.beta_1)
-        _fraction("beta_2", self.beta_2)
-        _epsilon(self.epsilon)
+        """Check the settings, and keep them as Python's numbers."""
+        beta_1, beta_2 = _fraction("beta_1", self.beta_1), _fraction("beta_2", self.beta_2)
+        self.__dict__.update(beta_1=beta_1, beta_2=beta_2, epsilon=_epsilon(self.epsilon))
 
     def init(self, param: Array) -> State:
         """Return the two moments and the step count, all 0."""
@@ -179,10 +178,12 @@ class AdamW(Adam):
     weight_decay: float = 0.004
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Check the settings, and keep them as Python's numbers."""
         super().__post_init__()
-        if real("weight_decay", self.weight_decay) < 0:
+        decay = real("weight_decay", self.weight_decay)
+        if decay < 0:
             raise ValueError(f"weight_decay={self.weight_decay!r} cannot be used; give a number of at least 0")
+        self.__dict__.update(weight_decay=decay)
 
     def _decayed(self, lr: float) -> float:
         return lr * self.weight_decay
@@ -213,9 +214,8 @@ class RMSprop:
     epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
-        """Check the settings."""
-        _fraction("rho", self.rho)
-        _epsilon(self.epsilon)
+        """Check the settings, and keep them as Python's numbers."""
+        self.__dict__.update(rho=_fraction("rho", self.rho), epsilon=_epsilon(self.epsilon))
 
     def init(self, param: Array) -> State:
         """Return the mean square, 0 at first."""
@@ -315,11 +315,15 @@ def run(
     optimizer.advance(state)
 
 
-def _fraction(name: str, value: Any) -> None:
-    if not 0 <= real(name, value) < 1:
+def _fraction(name: str, value: Any) -> float:
+    number = real(name, value)
+    if not 0 <= number < 1:
         raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0 and below 1")
+    return number
 
 
-def _epsilon(value: Any) -> None:
-    if real("epsilon", value) < 1e-37:
+def _epsilon(value: Any) -> float:
+    number = real("epsilon", value)
+    if number < 1e-37:
         raise ValueError(f"epsilon={value!r} cannot be used; give at least 1e-37, so that float32 holds it")
+    return number

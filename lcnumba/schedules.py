@@ -46,11 +46,12 @@ class CosineDecay:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        learning_rate(self.lr)
-        integer("steps", self.steps)
-        integer("warmup", self.warmup, 0)
-        if not 0 <= real("final", self.final) <= self.lr:
+        lr, final = learning_rate(self.lr), real("final", self.final)
+        steps, warmup = integer("steps", self.steps), integer("warmup", self.warmup, 0)
+        if not 0 <= final <= lr:
             raise ValueError(f"final={self.final!r} cannot be used; give a rate from 0 to lr={self.lr!r}")
+        # NumPy's small integers would overflow with the steps.
+        self.__dict__.update(lr=lr, steps=steps, warmup=warmup, final=final)
 
     def __call__(self, step: int) -> float:
         """Return the rate of a step."""
@@ -92,11 +93,15 @@ class StepDecay:
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        learning_rate(self.lr)
-        integer("every", self.every)
-        if real("factor", self.factor) <= 0:
+        lr, every, factor = learning_rate(self.lr), integer("every", self.every), real("factor", self.factor)
+        if factor <= 0:
             raise ValueError(f"factor={self.factor!r} cannot be used; give a number above 0")
+        # A power of an integer may have as many digits as there are steps.
+        self.__dict__.update(lr=lr, every=every, factor=factor)
 
     def __call__(self, step: int) -> float:
-        """Return the rate of a step."""
-        return self.lr * self.factor ** (step // self.every)
+        """Return the rate of a step; inf, which no training takes, where that is too large for a float."""
+        try:
+            return self.lr * self.factor ** (step // self.every)
+        except OverflowError:
+            return math.inf

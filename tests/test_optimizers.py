@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -130,3 +131,15 @@ def test_settings_cannot_change_under_their_state():
     with pytest.raises(AttributeError):
         SGD().momentum = 0.9
     assert SGD(0.9) == SGD(momentum=0.9)
+
+
+@pytest.mark.parametrize(
+    "make", [lambda number: Adam(number, number), lambda number: AdamW(weight_decay=number), RMSprop, SGD]
+)
+def test_settings_are_kept_as_pythons_numbers(make):
+    """NumPy's would decide the precision of the formula, and no file of JSON would hold them."""
+    assert make(np.float32(0.25)) == make(0.25)
+    for optimizer in (make(np.float32(0.1)), make(np.float16(0.1)), make(0)):
+        numbers = [value for value in optimizer.get_config().values() if not isinstance(value, bool)]
+        assert all(type(value) is float for value in numbers)
+        json.dumps(optimizer.get_config())
