@@ -8,7 +8,7 @@ import numpy as np
 
 from lcnumba import defaults
 from lcnumba.arrays import fresh, ingest
-from lcnumba.checks import choice
+from lcnumba.checks import any_shape, choice
 from lcnumba.weightless import Weightless
 
 __all__ = ["Flatten"]
@@ -64,8 +64,8 @@ class Flatten(Weightless):
 
         Raises
         ------
-        ValueError
-            If a dimension but the batch is undefined.
+        TypeError, ValueError
+            If it is no shape, or a dimension but the batch is undefined.
 
         Examples
         --------
@@ -73,9 +73,10 @@ class Flatten(Weightless):
         >>> lc.Flatten().compute_output_shape((None, 4, 4, 3))
         (None, 48)
         """
-        if any(entry is None for entry in input_shape[1:]):
+        batch, *sizes = any_shape(input_shape)
+        if None in sizes:
             raise ValueError(f"input_shape={input_shape} must be fully defined but for the batch")
-        return input_shape[0], math.prod(entry or 0 for entry in input_shape[1:])
+        return batch, math.prod(entry or 0 for entry in sizes)
 
     def __call__(self, x: Any) -> Any:
         """Return x reshaped.

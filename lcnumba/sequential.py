@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lcnumba import data, io, named, optimizers, training
 from lcnumba.arrays import check_dtype, fresh, ingest, reads_lazily
 from lcnumba.backward import Activity
-from lcnumba.checks import integer, learning_rate
+from lcnumba.checks import any_shape, arguments, integer, is_iterable, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
@@ -55,6 +55,8 @@ class Sequential:
     """
 
     def __init__(self, layers: Iterable[Layer] = (), name: str | None = None) -> None:
+        if not is_iterable(layers):
+            raise TypeError(f"layers={layers!r} is a {type(layers).__name__}; give a list of layers")
         self.name = layer_name(name, "sequential")
         self._layers: list[Layer] = []
         self._input_shape: Shape | None = None
@@ -165,7 +167,7 @@ class Sequential:
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape, the batch (or None) first."""
-        shape = tuple(input_shape)
+        shape = any_shape(input_shape)
         for layer in self._layers:
             shape = tuple(layer.compute_output_shape(shape))
         return shape
@@ -307,7 +309,7 @@ class Sequential:
 
         Of the library's own layers they are known before build; others are built for it, if they are not yet.
         """
-        return [shape for _, _, shapes in _plan(self, tuple(input_shape)) for shape in shapes]
+        return [shape for _, _, shapes in _plan(self, any_shape(input_shape)) for shape in shapes]
 
     def get_training_state(self) -> list[Any]:
         """Return what a checkpoint holds of each layer beside its weights, None where there is nothing."""
@@ -425,22 +427,28 @@ class Sequential:
         model = cls._unbuilt(config, layers)
         shape = config.get("build_input_shape")
         if shape is not None:
-            model.build(tuple(shape))
+            model.build(shape)
         return model
 
     @classmethod
     def _unbuilt(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Self:
         """The model of a config, without any weights."""
         known = {c.__name__: c for c in _LAYERS} | dict(layers or {})
+        config = arguments(config)
+        entries = config.get("layers")
+        if not isinstance(entries, list | tuple):
+            raise TypeError(f"layers={entries!r} of the config is a {type(entries).__name__}; give a list")
         model = cls(name=config.get("name"))
-        for entry in config["layers"]:
-            name, arguments = entry["class_name"], entry["config"]
+        for entry in entries:
+            if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
+                raise TypeError(f"layers of the config holds {entry!r}; give dicts of 'class_name' and 'config'")
+            name, settings = entry["class_name"], arguments(entry.get("config"))
             layer: Any
             if name == "Sequential":
-                layer = cls._unbuilt(arguments, layers)
+                layer = cls._unbuilt(settings, layers)
             elif name in known:
                 make = getattr(known[name], "from_config", None)
-                layer = make(arguments) if make else known[name](**arguments)
+                layer = make(settings) if make else known[name](**settings)
             else:
                 raise ValueError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
             if "optimizer" in entry:

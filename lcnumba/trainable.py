@@ -11,7 +11,7 @@ import numpy.typing as npt
 from lcnumba import checks, constraints, initializers, regularizers
 from lcnumba.arrays import float_dtype, normalise
 from lcnumba.backward import Activity
-from lcnumba.checks import boolean, generator, integer
+from lcnumba.checks import arguments, boolean, generator, integer
 from lcnumba.limits import require
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
@@ -204,8 +204,11 @@ class Trainable:
         TypeError, ValueError
             As `build` does, or if the weights do not fit.
         """
-        self._initial_weights = weights
-        self.build(input_shape)
+        before, self._initial_weights = self._initial_weights, self._parameters.ingested(weights)
+        try:
+            self.build(input_shape)
+        finally:  # what was refused must not stay behind
+            self._initial_weights = None if self.built else before
 
     def ensure_built(self, shape: Shape) -> None:
         """Build the layer unless it has weights, once for all threads.
@@ -235,7 +238,9 @@ class Trainable:
                 "make another layer for it"
             )
         shapes = self.weight_shapes(shape)
-        if self._initial_weights is None:
+        if self._initial_weights is not None:  # before there are tables of the size of weights that do not fit
+            arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
+        else:
             require(
                 sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"the weights of {self.name!r}",
                 "every position has its own: take larger strides, fewer filters, or a convolution",
@@ -248,8 +253,6 @@ class Trainable:
                 weight: initializers.draw(draw[weight], size, self._dtype, self._rng, fans.get(weight))
                 for weight, size in shapes.items()
             }
-        else:
-            arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
         restraints = {
             "kernel": Restraint(self.kernel_regularizer, self.kernel_constraint),
             "bias": Restraint(self.bias_regularizer, self.bias_constraint),
@@ -643,7 +646,7 @@ class Trainable:
         >>> lc.Dense.from_config({**config, "units": 5}).compute_output_shape((None, 7))
         (None, 5)
         """
-        return cls(**config)
+        return cls(**arguments(config))
 
     def _common_config(self) -> dict[str, Any]:
         """The entries that every layer's config begins with, in Keras' order."""

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy.typing as npt
 
+from lcnumba.checks import any_shape
 from lcnumba.naming import layer_name
 
 __all__ = ["Weightless"]
@@ -27,7 +28,7 @@ class Weightless:
     def build(self, input_shape: Shape) -> None:
         """Hold the layer to this shape of a sample; it has no weights."""
         self.compute_output_shape(input_shape)
-        self._sample_shape = tuple(input_shape[1:])
+        self._sample_shape = any_shape(input_shape)[1:]
 
     @property
     def built(self) -> bool:
@@ -43,7 +44,7 @@ class Weightless:
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the input shape."""
-        return tuple(input_shape)
+        return any_shape(input_shape)
 
     def step(self, grads: None, lr: float) -> None:
         """Do nothing: the layer has no weights."""
@@ -58,6 +59,8 @@ class Weightless:
 
     def set_weights(self, weights: list[Array]) -> None:
         """Take no weights."""
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         if weights:
             raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
 

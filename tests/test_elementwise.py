@@ -95,3 +95,21 @@ def test_settings_are_fixed():
     for layer, name in ((lc.Activation("relu"), "activation"), (lc.Dropout(0.5), "rate")):
         with pytest.raises(AttributeError):
             setattr(layer, name, 2.0)
+
+
+@pytest.mark.parametrize("make", [lc.Flatten, lambda: lc.Activation("relu"), lambda: lc.Dropout(0.5)])
+@pytest.mark.parametrize(
+    "shape", [None, "", "Same", {}, np.int8(3), np.ones(2), np.dtype("f8"), (), (None, -1), (2, "a")]
+)
+def test_what_is_no_shape_is_refused(make, shape):
+    layer = make()
+    for method in (layer.compute_output_shape, layer.build):
+        with pytest.raises((TypeError, ValueError), match="input_shape="):
+            method(shape)
+    assert not layer.built
+
+
+@pytest.mark.parametrize("weights", [None, True, np.zeros(0), [1]])
+def test_layers_without_weights_take_none(weights):
+    with pytest.raises((TypeError, ValueError), match="weights"):
+        lc.Flatten().set_weights(weights)

@@ -1043,3 +1043,19 @@ def test_a_custom_initializer_is_held_to_its_shape():
     layer = make(kernel_initializer=lambda shape, dtype, rng: rng.integers(0, 3, shape).astype("f8"))
     layer.build(INPUT)
     assert layer.kernel.dtype == np.float32
+
+
+@pytest.mark.parametrize("weights", [True, (1, 2), [np.ones(3), np.ones(3)], np.ones(2)])
+def test_weights_that_build_with_refuses_leave_nothing_behind(weights):
+    layer = lc.LocallyConnected1D(2, 2, weights=[np.ones((4, 4, 2)), np.ones((4, 2))])
+    with pytest.raises((TypeError, ValueError), match=r"weights|kernel"):
+        layer.build_with((None, 5, 2), weights)
+    assert not layer.built
+    np.testing.assert_array_equal(layer(np.ones((1, 5, 2))), np.full((1, 4, 2), 5.0))
+
+
+@pytest.mark.parametrize("config", [None, 3, [("filters", 1)], {1: 2}])
+def test_what_is_no_config(config):
+    for make in (lc.LocallyConnected2D, lc.Dense, lc.Sequential):
+        with pytest.raises(TypeError, match=r"config=.* is no config"):
+            make.from_config(config)

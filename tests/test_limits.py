@@ -1,8 +1,10 @@
 """Memory that is not there is refused before it is asked for."""
 
+import math
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -237,3 +239,25 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["refused"] * 4 + ["goes on"]
+
+
+def test_what_is_known_of_a_layer_needs_no_memory():
+    """Not even of one that no machine holds."""
+    layer = lc.LocallyConnected2D(3, 2, strides=(2, 3), padding="same", input_shape=(2**30, 2**33, 5))
+    shapes = layer.weight_shapes((None, 2**30, 2**33, 5))
+    assert layer._geometry_of(layer.input_shape).connections < math.prod(shapes["kernel"]) // 3
+    tracemalloc.start()
+    try:
+        assert layer.costs(4)[0].flop_forward > 2**60
+        layer.explain(print_fn=str)
+    finally:
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 10**7
+
+
+def test_weights_that_do_not_fit_are_refused_before_tables_are_made(monkeypatch):
+    monkeypatch.setattr(limits, "available", lambda: (10**8, "the machine"))
+    layer = lc.LocallyConnected1D(2, 2**33, padding="same", weights=[np.ones(3), np.ones(2)])
+    with pytest.raises(ValueError, match="kernel has shape"):
+        layer(np.ones((1, 6, 1)))

@@ -461,3 +461,33 @@ def test_an_initializer_that_uses_its_model_is_an_error_and_no_deadlock():
     model.add(lc.Dense(3, kernel_initializer=lambda *_: model(np.ones((1, 2)))))
     with pytest.raises(RuntimeError, match="must not use the layer"):
         model(np.ones((1, 2)))
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({}, "layers=None of the config is a NoneType"),
+        ({"layers": "Dense"}, "layers='Dense' of the config is a str"),
+        ({"layers": [3]}, "layers of the config holds 3"),
+        ({"layers": [{"config": {}}]}, "layers of the config holds"),
+        ({"layers": [{"class_name": "Dense"}]}, "config=None is no config"),
+        ({"layers": [], "build_input_shape": 3}, "input_shape=3 must be a tuple"),
+    ],
+)
+def test_configs_that_are_none(config, match):
+    with pytest.raises(TypeError, match=match):
+        lc.Sequential.from_config(config)
+
+
+@pytest.mark.parametrize("layers", [None, 3, np.array(3), lc.Dense(2)])
+def test_layers_that_are_no_list(layers):
+    with pytest.raises(TypeError, match=r"layers=.* give a list of layers"):
+        lc.Sequential(layers)
+
+
+@pytest.mark.parametrize("shape", [None, 3, "", ()])
+def test_a_model_wants_a_shape(shape):
+    for model in (lc.Sequential([lc.Flatten()]), lc.Sequential([lc.Dense(2)])):
+        for method in (model.compute_output_shape, model.weight_shapes):
+            with pytest.raises((TypeError, ValueError), match="input_shape="):
+                method(shape)
