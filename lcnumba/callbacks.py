@@ -13,13 +13,12 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lcnumba import io
-from lcnumba.checks import boolean, choice, integer, learning_rate, real
+from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
 from lcnumba.interrupts import deferred
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress", "TerminateOnNaN",
@@ -97,9 +96,9 @@ class _Watch:
             raise TypeError(f"monitor={monitor!r} is a {type(monitor).__name__}; give the name of a figure")
         self.monitor = monitor
         self._mode = choice("mode", mode, ("auto", "min", "max"))
-        if real("min_delta", min_delta) < 0:
+        self._min_delta = real("min_delta", min_delta)
+        if self._min_delta < 0:
             raise ValueError(f"min_delta={min_delta!r} cannot be used; give a number of at least 0")
-        self._min_delta = min_delta
         self.best: float | None = None
 
     def check(self, run: Any) -> None:
@@ -267,7 +266,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: str = "auto",
     ) -> None:
-        self._path = Path(path)
+        self._path = file_path(path)
         self._every = integer("every", every)
         self._every_batches = None if every_batches is None else integer("every_batches", every_batches)
         if monitor is not None and every_batches is not None:
@@ -370,9 +369,11 @@ class CSVLogger(Callback):
     """
 
     def __init__(self, path: PathLike, separator: str = ",") -> None:
-        self._path, self._separator = Path(path), separator
-        if len(separator) != 1:
+        given: Any = separator
+        usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
+        if not usable or given in '\r\n"':
             raise ValueError(f"separator={separator!r} cannot be used; give one character")
+        self._path, self._separator = file_path(path), separator
 
     def on_train_begin(self, run: Any) -> None:
         """Find out whether the folder can be written."""

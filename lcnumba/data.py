@@ -302,6 +302,8 @@ def class_weights(weights: Mapping[Any, Any]) -> Callable[[Array], Array]:
         raise ValueError(f"class_weight={weights!r} has weights below 0; give weights of at least 0")
 
     def of(y: Array) -> Array:
+        if y.dtype.kind not in "biuf":
+            raise TypeError(f"class_weight needs labels that are numbers; y has dtype {y.dtype}")
         one_hot = y.ndim == 2 and y.shape[1] > 1
         labels = np.argmax(y, axis=-1) if one_hot else y.reshape(-1)
         sure = np.allclose(y.sum(axis=1), 1) if one_hot else np.all(labels == np.rint(labels))

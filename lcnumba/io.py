@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.arrays import FLOATS
+from lcnumba.checks import file_path
 
 __all__ = ["ModelFile", "as_text", "check_weights", "replacing", "sweep", "write_model"]
 
@@ -90,7 +91,7 @@ def as_text(description: Any) -> str:
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
     """Give a new place beside a file to write to, which takes the file's place if all goes well."""
-    target = Path(path).resolve()  # what a link points to is written, and the link stays
+    target = file_path(path).resolve()  # what a link points to is written, and the link stays
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
     temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}")
@@ -161,7 +162,7 @@ class ModelFile:
         self._path = path
         self._read_states: set[int] = set()
         with ExitStack() as stack:
-            self._stream = stack.enter_context(Path(path).open("rb"))
+            self._stream = stack.enter_context(file_path(path).open("rb"))
             with self._refusing():
                 self._archive = zipfile.ZipFile(self._stream)
                 size = os.fstat(self._stream.fileno()).st_size

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from lcnumba import io, layouts
 from lcnumba.arrays import ingest
-from lcnumba.checks import choice, integer
+from lcnumba.checks import choice, file_path, integer
 from lcnumba.defaults import FORMATS
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
@@ -168,7 +168,7 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
     >>> np.array_equal(second([[1.0, 2.0]]), first([[1.0, 2.0]]))
     True
     """
-    with KerasFile(path) as file:
+    with KerasFile(file_path(path)) as file:
         if model is None:
             config = file.config()
             if config is None:
@@ -232,7 +232,7 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
     >>> [array.shape for array in weights]
     [(2, 3), (3,)]
     """
-    with KerasFile(path) as file:
+    with KerasFile(file_path(path)) as file:
         layers = file.by_name()
         if layers is not None:
             found = dict(layers)
@@ -296,9 +296,11 @@ def save_keras_weights(
         import h5py
     except ImportError as error:
         raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'") from error
-    name = os.fsdecode(path)
+    name = str(file_path(path))
     if not name.endswith(".h5"):
         raise ValueError(f"path={name!r} must end in '.weights.h5' or '.h5', by which Keras tells its formats apart")
+    if not isinstance(implementations, Mapping | None):
+        raise TypeError(f"implementations={implementations!r} must be a dict of layers' names and numbers, or None")
     layers, chosen = _flat(_checked_model(model)), dict(implementations or {})
     if set(chosen) - {layer.name for layer in layers}:
         raise ValueError(f"implementations={chosen!r} names a layer that {model.name!r} does not have")
@@ -318,7 +320,7 @@ def described(path: str | os.PathLike[str]) -> Iterator[str]:
         return
     except ValueError:
         pass  # not one of ours
-    with KerasFile(path) as file:
+    with KerasFile(file_path(path)) as file:
         config, layers = file.config(), file.by_name()
         yield f"{'weights' if config is None else 'model'} of Keras, {'present' if layers is None else 'first'} format"
         with file.refusing():

@@ -136,10 +136,12 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     """
     if metrics is None:
         return {}
-    if isinstance(metrics, str) or not isinstance(metrics, Iterable):
-        metrics = [metrics]
+    given: Any = metrics
+    # An array without dimensions calls itself iterable.
+    if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
+        given = [given]
     found: dict[str, Metric] = {}
-    for metric in metrics:
+    for metric in given:
         if isinstance(metric, str) and metric in _BY_NAME:
             name, function = metric, _BY_NAME[metric]
         elif callable(metric):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lcnumba import checkpoints, gradients, losses, optimizers
 from lcnumba.arrays import check_dtype, frozen, reads_lazily
 from lcnumba.callbacks import Callback, Progress, figures_text
-from lcnumba.checks import choice, generator, integer, learning_rate, real
+from lcnumba.checks import boolean, choice, file_path, generator, integer, is_iterable, learning_rate, real
 from lcnumba.data import Batch, Batches, Samples, class_weights
 from lcnumba.interrupts import deferred
 from lcnumba.metrics import Metric
@@ -434,9 +434,9 @@ def fit(
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
     weigh = _by_class(recipe, class_weight)
-    hooks = _hooks(callbacks, progress)
+    hooks = _hooks(callbacks, boolean("progress", progress))
     data, validation = _data_and_validation(
-        model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split
+        model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split, weigh
     )
     if isinstance(data, Batches) and data.once and epochs > first + 1:
         raise ValueError(
@@ -446,6 +446,8 @@ def fit(
 
     names = ["loss", *recipe.metrics]
     names += [f"val_{name}" for name in names] if validation is not None else []
+    if resume is not None:
+        resume = file_path(resume, "resume")
     run = Run(model, epochs, len(data), recipe.lr, names, generator(rng), hooks)
     run.epoch = first
     run._settings = {
@@ -804,11 +806,9 @@ def _optimizers(model: Any) -> Iterator[Any]:
             yield layer.optimizer
 
 
-def _hooks(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
+def _hooks(callbacks: Any, progress: bool) -> list[Callback]:
     """The callbacks in the order in which they are called."""
-    if isinstance(callbacks, Callback) or not isinstance(callbacks, Iterable):
-        callbacks = [callbacks]
-    given = list(callbacks)
+    given = list(callbacks) if is_iterable(callbacks) and not isinstance(callbacks, Callback) else [callbacks]
     for callback in given:
         if not isinstance(callback, Callback):
             kind = f"{callback.__name__} is a class" if isinstance(callback, type) else f"{callback!r} is no callback"
@@ -819,7 +819,16 @@ def _hooks(callbacks: Iterable[Callback], progress: bool) -> list[Callback]:
 
 
 def _data_and_validation(
-    model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int, steps: int | None, pair: Any, share: float
+    model: Any,
+    recipe: Recipe,
+    x: Any,
+    y: Any,
+    weights: Any,
+    size: int,
+    steps: int | None,
+    pair: Any,
+    share: float,
+    weigh: Callable[[Array], Array] | None,
 ) -> tuple[Data, Data | None]:
     """What to train on, and what to validate with."""
     fraction = real("validation_split", share)
@@ -827,7 +836,7 @@ def _data_and_validation(
         raise ValueError(f"validation_split={share!r} cannot be used; give a number of at least 0 and below 1")
     if fraction and pair is not None:
         raise ValueError("give validation_data or validation_split, not both")
-    data = _dataset(model, recipe, x, y, weights, size, steps)
+    data = _dataset(model, recipe, x, y, weights, size, steps, weigh)
     if fraction:
         if isinstance(data, Batches):
             raise TypeError("validation_split needs arrays; give an iterable of batches its own validation_data")
@@ -844,9 +853,12 @@ def _data_and_validation(
     return data, _dataset(model, recipe, pair, None, None, size, None)
 
 
-def _dataset(model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int | None, steps: int | None) -> Data:
-    """Arrays, or an iterable of batches, each checked against the model and the loss."""
-    check = partial(_check, model, recipe.loss)
+def _dataset(
+    model: Any, recipe: Recipe, x: Any, y: Any, weights: Any, size: int | None, steps: int | None,
+    weigh: Callable[[Array], Array] | None = None,
+) -> Data:  # fmt: skip
+    """Arrays, or an iterable of batches, each checked against the model, the loss and the weights of classes."""
+    check = partial(_check, model, recipe.loss, weigh)
     if y is None and isinstance(x, Iterable) and not hasattr(x, "shape") and not reads_lazily(x):
         if weights is not None:
             raise TypeError("sample_weight is for arrays; let the iterable give (x, y, weights)")
@@ -874,11 +886,15 @@ def _check_weighable(recipe: Recipe, name: str) -> None:
         )
 
 
-def _check(model: Any, loss: Any, inputs: Array, targets: Array) -> None:
-    """Raise unless inputs and targets fit the model and the loss."""
+def _check(
+    model: Any, loss: Any, weigh: Callable[[Array], Array] | None, inputs: Array, targets: Array
+) -> None:  # fmt: skip
+    """Raise unless inputs and targets fit the model and the loss, and targets have classes to be weighed by."""
     check_dtype("x", inputs)
     if model.built and inputs.shape[1:] != model.input_shape[1:]:
         raise ValueError(f"x has shape {inputs.shape}; the model was built for {model.input_shape}")
     check = getattr(loss, "check", None)
     if check is not None:
         check(targets, tuple(model.compute_output_shape(inputs.shape)))
+    if weigh is not None:
+        weigh(targets)

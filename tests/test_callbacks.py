@@ -286,3 +286,29 @@ def test_bars_and_lines(capsys, monkeypatch):
 def test_the_logger_of_the_library_has_no_output_of_its_own():
     handlers = logging.getLogger("lcnumba").handlers
     assert all(isinstance(handler, logging.NullHandler) for handler in handlers)
+
+
+@pytest.mark.parametrize("make", [lc.callbacks.Checkpoint, lc.callbacks.CSVLogger])
+def test_paths_that_are_none(make):
+    for path in (None, 3, b"bytes"):
+        with pytest.raises(TypeError, match=r"path=.*; give a str or a pathlib.Path"):
+            make(path)
+    for path in ("a\0b", "\ud800"):
+        with pytest.raises(ValueError, match=r"path=.* holds characters"):
+            make(path)
+
+
+@pytest.mark.parametrize("separator", [None, (1,), "", ",,", "\n", '"', "\ud800"])
+def test_separators_that_make_no_table(separator):
+    with pytest.raises(ValueError, match=r"separator=.* cannot be used; give one character"):
+        lc.callbacks.CSVLogger("table.csv", separator)
+
+
+def test_callbacks_in_an_array_without_dimensions_are_no_list():
+    model = lc.Sequential([lc.Dense(1)])
+    with pytest.raises(TypeError, match=r"array\(3\) is no callback"):
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", callbacks=np.array(3), progress=False)
+    with pytest.raises(TypeError, match="progress='yes' is a str"):
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", progress="yes")
+    with pytest.raises(TypeError, match="resume=3 is a int"):
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", resume=3, progress=False)

@@ -317,3 +317,22 @@ def test_class_weights():
     for y in (np.full((2, 1), 0.5), np.full(3, np.nan), np.zeros((2, 2, 2)), np.ones((2, 2))):
         with pytest.raises(ValueError, match="class_weight needs labels"):
             of(y)
+
+
+def test_labels_that_cannot_be_weighed_are_found_before_the_first_step():
+    model = lc.Sequential([lc.Dense(1, rng=0)])
+    model.build((None, 2))
+    before = model.get_weights()
+    settings = {"loss": "mse", "lr": 0.5, "batch_size": 1, "shuffle": False, "progress": False}
+    with pytest.raises(ValueError, match="class_weight needs labels"):
+        model.fit(np.ones((3, 2)), np.array([[1.0], [2.0], [0.5]]), class_weight={1: 2.0}, **settings)
+    for a, b in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    "y", [np.array(["a", "b"]), np.array([None, 1]), np.array([1j, 0]), np.array(["2020"] * 2, "M8[Y]")]
+)
+def test_classes_that_are_no_numbers_have_no_weights(y):
+    with pytest.raises(TypeError, match="class_weight needs labels that are numbers; y has dtype"):
+        data.class_weights({1: 2.0})(y)

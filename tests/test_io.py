@@ -280,3 +280,11 @@ def test_an_encrypted_member_is_refused(saved):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="is no model file"):
         lc.load(path)
+
+
+@pytest.mark.parametrize("path", [None, 3, b"model.npz", "a\0b", "\ud800"])
+def test_paths_that_are_none(path):
+    model = lc.Sequential([lc.Dense(1, input_shape=(2,))])
+    for function in (lc.load, model.save, lc.load_keras, lambda path: lc.load_keras_weights(path, "dense")):
+        with pytest.raises((TypeError, ValueError), match="path="):
+            function(path)

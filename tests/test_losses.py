@@ -281,3 +281,8 @@ def test_predictions_of_other_dtypes():
     assert (value, gradient.tolist()) == (2.5, [1, 2])
     with pytest.raises(TypeError, match="y_pred has dtype complex128"):
         losses.MeanSquaredError()(np.array([1.0]), np.array([1j]))
+
+
+def test_metrics_in_an_array_without_dimensions_are_no_list():
+    with pytest.raises(ValueError, match=r"metric=array\(3\) is not known"):
+        metrics.get(np.array(3))
