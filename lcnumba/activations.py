@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.arrays import frozen, like_model
-from lcnumba.checks import real
+from lcnumba.checks import MAXIMUM, integer, real
 
 __all__ = [
     "ELU",
@@ -574,7 +574,7 @@ class Softmax(_BuiltIn):
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError
         For any other axis.
 
     Examples
@@ -587,7 +587,7 @@ class Softmax(_BuiltIn):
     """
 
     def __init__(self, axis: int = -1) -> None:
-        if axis != -1:
+        if integer("axis", axis, -MAXIMUM) != -1:
             raise ValueError(f"axis={axis!r} cannot be used; softmax is over the channels here, axis=-1")
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:

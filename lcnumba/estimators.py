@@ -141,6 +141,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             If samples, targets, weights or settings cannot be used, or the loss is no longer finite. An estimator that
             was fitted is as it was.
         """
+        self._check_settings()
         fresh = not self.warm_start or not hasattr(self, "model_")
         self._train(X, y, None, sample_weight, integer("max_iter", self.max_iter), fresh)
         return self
@@ -233,9 +234,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 raise TypeError(f"{name}={getattr(self, name)!r} cannot be used; give True or False")
         for name, kind in (("filters", "an integer or several"), ("image_shape", "a tuple of integers")):
             value = getattr(self, name)
-            if isinstance(value, str) or not (
-                isinstance(value, Iterable) or (isinstance(value, Integral) if name == "filters" else value is None)
-            ):
+            several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1) == 1
+            if not (several or (isinstance(value, Integral) if name == "filters" else value is None)):
                 raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
         real("tol", self.tol)
         if not 0 < real("validation_fraction", self.validation_fraction) < 1:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import regularizers
+from lcnumba.arrays import check_dtype
 from lcnumba.checks import real
 from lcnumba.parameters import Gradients
 
@@ -186,7 +187,7 @@ def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
         bias = None if grads.bias is None else function(grads.bias, *(other.bias for other in others))
         return Gradients(function(grads.kernel, *(other.kernel for other in others)), bias)
     if isinstance(grads, np.ndarray | np.generic):
-        return function(np.asarray(grads), *map(np.asarray, others))
+        return function(_numbers(grads), *map(np.asarray, others))
     if isinstance(grads, list | tuple):
         parts = [_mapped(function, *parts) for parts in zip(grads, *others, strict=True)]
         return parts if isinstance(grads, list) else tuple(parts)
@@ -199,12 +200,18 @@ def _arrays(grads: Any) -> Iterator[Array]:
     if isinstance(grads, Gradients):
         yield from _arrays([grads.kernel, grads.bias])
     elif isinstance(grads, np.ndarray | np.generic):
-        yield np.asarray(grads)
+        yield _numbers(grads)
     elif isinstance(grads, list | tuple | dict):
         for part in grads.values() if isinstance(grads, dict) else grads:
             yield from _arrays(part)
     elif grads is not None:
         raise _unknown(grads)
+
+
+def _numbers(grads: Any) -> Array:
+    values = np.asarray(grads)
+    check_dtype("grads", values)
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
 
 
 def _unknown(grads: Any) -> TypeError:

@@ -367,7 +367,8 @@ class VarianceScaling(Initializer):
         self.scale, self.seed = real("scale", scale), _seed(seed)
         if self.scale <= 0:
             raise ValueError(f"scale={scale!r} cannot be used; give a number above 0")
-        if mode not in FANS:
+        word: Any = mode
+        if not isinstance(word, str) or word not in FANS:
             raise ValueError(f"mode={mode!r} is not known; give one of {', '.join(map(repr, FANS))}")
         self.mode = mode
         known = choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))

@@ -78,6 +78,8 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     if not isinstance(layer, LocallyConnected):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     limit, budget = real("memory", memory), real("seconds", seconds)
+    if limit < 0:
+        raise ValueError(f"memory={memory!r} cannot be used; give bytes, at least 0")
     values, _ = ingest("x", x)
     layer(values)
     forward, step = {}, {}

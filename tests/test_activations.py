@@ -231,3 +231,9 @@ def test_a_custom_activation_may_use_its_own_buffer_again():
     first = layer(np.ones((1, 3, 3, 1)))
     layer(np.zeros((1, 3, 3, 1)))
     np.testing.assert_array_equal(first, 16)
+
+
+@pytest.mark.parametrize("axis", [0, 1, None, "-1", np.array([]), np.array([-1, -1])])
+def test_softmax_is_over_the_channels(axis):
+    with pytest.raises((TypeError, ValueError), match="axis="):
+        activations.Softmax(axis)

@@ -340,3 +340,19 @@ def test_a_loss_beyond_all_bounds_is_an_error(rng):
     X = 1e30 * rng.standard_normal((20, 5)).astype(np.float32)
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"the loss became .*; scale X and y to about 1"):
         LocallyConnectedRegressor().fit(X, X[:, 0])
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"filters": np.array(3)},
+        {"image_shape": np.array(16)},
+        {"image_shape": np.ones((2, 2))},
+        {"warm_start": np.array([])},
+        {"tol": np.timedelta64(1, "s")},
+    ],
+)
+def test_arrays_where_numbers_are_wanted(settings):
+    [name] = settings
+    with pytest.raises((TypeError, ValueError), match=f"{name}="):
+        LocallyConnectedRegressor(**settings).fit(np.ones((6, 16)), np.arange(6.0))

@@ -96,3 +96,15 @@ def test_gradients_of_unknown_kind():
     for function in (gradients.global_norm, lambda g: gradients.clip_by_value(g, 1.0)):
         with pytest.raises(TypeError, match="gradients of str cannot be accumulated or clipped"):
             function(["a"])
+
+
+def test_gradients_are_real_numbers():
+    for function in (
+        gradients.global_norm,
+        lambda g: gradients.clip_by_norm(g, 1.0),
+        lambda g: gradients.clip_by_value(g, 1.0),
+    ):
+        for array in (np.array("a"), np.array([None]), np.array([1j])):
+            with pytest.raises(TypeError, match="grads has dtype"):
+                function([array])
+    np.testing.assert_allclose(gradients.clip_by_norm([np.array([3, 4])], 1.0)[0], [0.6, 0.8])  # of integers, too

@@ -185,3 +185,8 @@ def test_an_initializer_that_uses_its_layer_is_an_error_and_no_deadlock():
     with pytest.raises(RuntimeError, match="must not use the layer it initializes"):
         layer(np.ones((1, 6, 6, 1)))
     assert not layer.built
+
+
+def test_a_mode_is_a_word():
+    with pytest.raises(ValueError, match="mode=array"):
+        initializers.VarianceScaling(mode=np.array([]))
