@@ -5,8 +5,15 @@ import pytest
 from hypothesis import settings
 
 # Compiling a kernel may take seconds inside the first example of a test.
-settings.register_profile("lcnumba", deadline=None, derandomize=True, max_examples=60)
-settings.load_profile("lcnumba")
+settings.register_profile("lcnumba", deadline=None, derandomize=True, max_examples=60, stateful_step_count=30)
+# To search for hours: pytest --hypothesis-profile=deep tests/test_fuzz.py
+settings.register_profile("deep", deadline=None, max_examples=2000, print_blob=True)
+
+
+def pytest_configure(config):
+    """Take the quick profile unless the command line asks for another."""
+    if not config.getoption("--hypothesis-profile"):
+        settings.load_profile("lcnumba")
 
 
 # A shell that starts the tests in the background lets them ignore Ctrl-C.
