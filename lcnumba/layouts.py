@@ -186,7 +186,8 @@ def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data
     if implementation == 1:
         if not first:
             return kernel.copy()
-        return kernel.reshape(g.positions, -1, g.channels, g.filters).transpose(0, 2, 1, 3).reshape(g.kernel_shape)
+        turned = kernel.reshape(g.positions, -1, g.channels, g.filters).transpose(0, 2, 1, 3)
+        return turned.copy().reshape(g.kernel_shape)
     if implementation == 2:
         dense = np.zeros((g.inputs, g.positions, g.filters), kernel.dtype)
         for p in range(g.positions):
@@ -260,7 +261,7 @@ def bias_to_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
     """
     if data_format != "channels_first":
         return bias.copy()
-    return np.ascontiguousarray(np.moveaxis(bias, -1, 0)).reshape(geometry.bias_shape)
+    return np.moveaxis(bias, -1, 0).copy().reshape(geometry.bias_shape)
 
 
 def _sparse_order(array: Array, g: Geometry, first: bool) -> Array:
