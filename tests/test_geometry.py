@@ -9,7 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lcnumba import reference
-from lcnumba.geometry import BAND_COLUMNS, TASKS, Geometry
+from lcnumba.geometry import BAND_COLUMNS, TASKS, Geometry, paddings
 from lcnumba.testing import PROBLEMS
 
 
@@ -131,6 +131,7 @@ def test_bands_stay_between_their_edges(g):
         assert (g.bands.first_input[part] >= g.band_edges[band]).all()
         assert (g.bands.first_input[part] + g.bands.taps[part] <= g.band_edges[band + 1]).all()
         assert (np.diff(g.bands.column[part]) >= 0).all()
+    assert (g.bands.taps > 0).all()
     assert g.band_edges[0] == 0
     assert g.band_edges[-1] == g.input_size[-1]
 
@@ -148,10 +149,13 @@ def test_readers_are_the_taps_that_read_a_column(g):
 
 @given(geometries())
 def test_lines_that_are_needed_at_once_have_places_of_their_own(g):
+    """And no more places than it takes."""
     for triples, cycle in ((g.by_input, g.output_cycle), (g.by_output, g.input_cycle)):
-        for a, b in itertools.pairwise(triples.start):
-            lines = np.unique(triples.line[a:b])
-            assert len(np.unique(lines % cycle)) == len(lines)
+        groups = [set(triples.line[a:b].tolist()) for a, b in itertools.pairwise(triples.start)]
+        fits = (
+            n for n in itertools.count(1) if all(len({line % n for line in group}) == len(group) for group in groups)
+        )
+        assert cycle == next(fits)
 
 
 def test_few_lines_are_cut_into_bands_and_many_are_not():
@@ -162,6 +166,14 @@ def test_few_lines_are_cut_into_bands_and_many_are_not():
     # Many channels make long parts of few columns, and a line too long for a cache is cut anyway.
     assert len(Geometry((7, 7), 1024, 1, 3).band_edges) - 1 == 7
     assert len(Geometry((100, 1000), 16, 1, 3).band_edges) - 1 == 4
+
+
+def test_the_sparse_form_counts_in_64_bits_where_32_would_overflow():
+    """Indices up to 2^31 - 1 fit; of inputs alone, since so many weights would take too long."""
+    for size, dtype in ((2**31, np.int32), (2**31 + 1, np.int64), (2**32, np.int64)):
+        g = Geometry((size - 1,), 1, 1, 1, strides=2**30)
+        assert [array.dtype for array in g.csr_index()] == [dtype, dtype]
+        np.testing.assert_array_equal(g.csr_index()[1], np.arange(0, size - 1, 2**30))
 
 
 def test_documented_example():
@@ -226,6 +238,19 @@ def test_bad_parameters(changes, error, message):
     settings = {"input_size": (6, 5), "channels": 2, "filters": 3, "kernel_size": (3, 3)} | changes
     with pytest.raises(error, match=message):
         Geometry(**settings)
+
+
+@pytest.mark.parametrize(
+    ("padding", "rank", "error", "message"),
+    [
+        (((1, 1), 1), 2, TypeError, "holds what is no pair"),
+        (((1, 1), 1), 1, ValueError, "give 'valid', 'same', or 1 pairs"),
+        ((), 1, ValueError, r"padding=\(\) has 0 entries"),
+    ],
+)
+def test_paddings_that_are_no_pairs(padding, rank, error, message):
+    with pytest.raises(error, match=message):
+        paddings(padding, rank)
 
 
 def test_any_integral_type_is_welcome():
