@@ -1,6 +1,7 @@
 """Memory that is not there is refused before it is asked for."""
 
 import math
+import os
 import subprocess
 import sys
 import textwrap
@@ -114,11 +115,22 @@ def test_what_is_not_there_is_refused(monkeypatch):
     limits.require(10**30, "it", "no")
 
 
+def test_what_the_process_has_of_its_address_space_does_not_count_again(tmp_path, monkeypatch):
+    resource = pytest.importorskip("resource")
+    root = machine(tmp_path, {"proc/self/statm": "1000 500 100 1 0 400 0\n"})
+    limit = {resource.RLIMIT_AS: (2**40, resource.RLIM_INFINITY)}
+    monkeypatch.setattr(resource, "getrlimit", limit.__getitem__)
+    expected = 2**40 - 1000 * os.sysconf("SC_PAGE_SIZE")
+    assert limits.available(root) == (expected, "the limit of address space (RLIMIT_AS)")
+    assert limits.available(tmp_path / "nothing") is None
+    limit[resource.RLIMIT_AS] = (resource.RLIM_INFINITY, 2**40)
+    assert limits.available(root) is None
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is not honoured elsewhere")
 def test_the_limit_of_address_space_counts(tmp_path):
     """On a machine of which nothing else is known: what is free there changes from one look to the next."""
     root = machine(tmp_path, {"proc/self/statm": "1000 500 100 1 0 400 0\n"})
-    assert limits.available(root) is None
     code = """
         import os, pathlib, resource, sys
         from lcnumba import limits
