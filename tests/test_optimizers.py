@@ -31,6 +31,14 @@ def formula_adam(p, gradients, lr, beta_1, beta_2, epsilon, weight_decay=0):
     return p
 
 
+def formula_rmsprop(p, gradients, lr, rho, epsilon):
+    v = np.zeros_like(p)
+    for g in gradients:
+        v = rho * v + (1 - rho) * g * g
+        p = p - lr * g / (np.sqrt(v) + epsilon)
+    return p
+
+
 CASES = [
     (SGD(), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.0, False)),
     (SGD(momentum=0.9), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.9, False)),
@@ -39,6 +47,8 @@ CASES = [
     (AdamW(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7, 0.004)),
     (AdamW(0.5, 0.8, 0.1, 0.5), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1, 0.5)),
     (Adam(beta_1=0.5, beta_2=0.8, epsilon=0.1), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1)),
+    (RMSprop(), lambda p, gs, lr: formula_rmsprop(p, gs, lr, 0.9, 1e-7)),
+    (RMSprop(0.5, 0.1), lambda p, gs, lr: formula_rmsprop(p, gs, lr, 0.5, 0.1)),
 ]
 
 
@@ -75,6 +85,8 @@ def test_names_and_configs():
     again = optimizers.get({"class_name": "AdamW", "config": AdamW(weight_decay=0.5).get_config()})
     assert again == AdamW(weight_decay=0.5) != AdamW()
     assert optimizers.get("AdamW") == optimizers.get("adamw") == AdamW()
+    again = optimizers.get({"class_name": "RMSprop", "config": RMSprop(0.5, 0.25).get_config()})
+    assert again == RMSprop(0.5, 0.25) != RMSprop()
     assert optimizers.is_built_in(SGD())
     assert optimizers.is_built_in(AdamW())
 
@@ -104,11 +116,36 @@ def test_usual_rates_are_those_of_keras():
         (lambda: AdamW(beta_1=1), "beta_1=1"),
         (lambda: Adam(epsilon=1e-50), "epsilon=1e-50 cannot be used; .* float32"),
         (lambda: Adam(epsilon=math.inf), "epsilon=inf"),
+        (lambda: RMSprop(rho=1), "rho=1 cannot be used"),
+        (lambda: RMSprop(epsilon=0), "epsilon=0 cannot be used"),
     ],
 )
 def test_bad_settings(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_settings_at_their_limits():
+    assert AdamW(0, 0, 1e-37, 0) == AdamW(beta_1=0, beta_2=0, epsilon=1e-37, weight_decay=0)
+    assert RMSprop(rho=0, epsilon=1e-37).rho == 0
+    with pytest.raises(TypeError, match="nesterov=1 is a int"):
+        SGD(0.5, nesterov=1)
+
+
+class OnlyInit:
+    def init(self, param):
+        return None
+
+
+class OnlyUpdate:
+    def update(self, param, grad, state, lr):
+        pass
+
+
+@pytest.mark.parametrize("identifier", [3, OnlyInit(), OnlyUpdate()], ids=lambda v: type(v).__name__)
+def test_what_is_no_optimizer(identifier):
+    with pytest.raises(TypeError, match=r"optimizer=.* has no init\(param\) and update.*adam, adamw, rmsprop, sgd"):
+        optimizers.get(identifier)
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,11 @@ def test_penalties(identifier, expected):
     assert regularizer.gradient(W)[0, 1, 0] == 0
 
 
+def test_no_factor_is_a_factor_of_0():
+    """As in configs of Keras."""
+    assert regularizers.L1L2(None, 0.5).get_config() == {"l1": 0, "l2": 0.5}
+
+
 def test_penalties_of_large_arrays_need_no_memory_of_their_size(monkeypatch):
     whole = regularizers.L1L2(0.5, 0.25)(W)
     monkeypatch.setattr(regularizers, "BLOCK", 3)
