@@ -263,8 +263,3 @@ def test_a_shared_bias_of_one_filter_is_read_as_one(implementation):
     )
     for _ in range(5):
         np.testing.assert_array_equal(layer(np.zeros((2, 50, 1))), 1)
-
-
-def test_the_number_of_threads_is_within_reason():
-    with pytest.raises(ValueError, match="n_threads=1000000 is too large; give at most 4096"):
-        lc.LocallyConnected2D(1, 1, n_threads=10**6)

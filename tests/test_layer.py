@@ -263,6 +263,27 @@ def test_config_round_trip():
     assert "batch_input_shape" not in make().get_config()
 
 
+def test_defaults_are_those_of_keras():
+    config = lc.LocallyConnected2D(4, 3).get_config()
+    assert config | {"name": "lc"} == {
+        "name": "lc", "trainable": True, "dtype": "float32", "filters": 4, "kernel_size": (3, 3), "strides": (1, 1),
+        "padding": "valid", "data_format": "channels_last", "activation": "linear", "use_bias": True,
+        "kernel_initializer": {"class_name": "GlorotUniform", "config": {"seed": None}},
+        "bias_initializer": {"class_name": "Zeros", "config": {}}, "kernel_regularizer": None,
+        "bias_regularizer": None, "activity_regularizer": None, "kernel_constraint": None, "bias_constraint": None,
+        "implementation": 1,
+    }  # fmt: skip
+
+
+def test_the_number_of_threads_is_kept_and_handed_over():
+    layer = make(n_threads=4096)
+    assert layer.n_threads == layer.with_implementation(2).n_threads == 4096
+    layer.n_threads = None
+    assert layer.n_threads is make().n_threads is None
+    with pytest.raises(ValueError, match="n_threads=4097 is too large; give at most 4096"):
+        layer.n_threads = 4097
+
+
 def test_the_batch_size_is_kept_in_the_config_and_binds_nobody():
     layer = make(input_shape=(6, 5, 3), batch_size=7)
     config = layer.get_config()
