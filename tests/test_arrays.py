@@ -1,6 +1,7 @@
 import sys
 import tempfile
 import types
+import warnings
 
 import array_api_strict
 import numpy as np
@@ -149,6 +150,12 @@ class FakeWrapper(FakeTensor):
         raise AssertionError
 
 
+# SciPy lets NumPy's warning pass, but only where these tests are the first to import it.
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", PendingDeprecationWarning)
+    MATRIX = np.matrix([[1.0]])
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -157,7 +164,7 @@ class FakeWrapper(FakeTensor):
         ([[1.0, np.ma.masked]], r"x holds a numpy MaskedConstant; its mask would be ignored"),
         (([np.ones(2)], [np.ma.masked_array([1, 2], [0, 1])]), r"x holds a numpy MaskedArray"),
         ([[FakeDask()]], r"x holds a dask FakeDask; it would be computed as a whole"),
-        (np.matrix([[1.0]]), r"x is a numpy matrix; convert it with np.asarray"),
+        (MATRIX, r"x is a numpy matrix; convert it with np.asarray"),
         (scipy.sparse.csr_array(np.eye(3)), r"x is a scipy csr_array; make it dense with .toarray"),
         (FakeDask(), r"x is a dask FakeDask; it would be computed as a whole; .*map_blocks"),
         (FakeTensor(requires_grad=True), r"requires a gradient; pass .detach\(\)"),
