@@ -341,6 +341,35 @@ def test_evaluation_counts_the_penalty_of_its_own_call(monkeypatch):
         model.value_and_gradient(x, y, "mse")
 
 
+def test_constraints_have_defaults_of_keras_and_settings_at_their_limits():
+    assert constraints.NonNeg().get_config() == {}
+    assert constraints.MaxNorm().get_config() == {"max_value": 2, "axis": 0}
+    assert constraints.UnitNorm().get_config() == {"axis": 0}
+    assert constraints.MinMaxNorm().get_config() == {"min_value": 0, "max_value": 1, "rate": 1, "axis": 0}
+    assert constraints.MinMaxNorm(1, 1, rate=0).get_config() == {"min_value": 1, "max_value": 1, "rate": 0, "axis": 0}
+    np.testing.assert_allclose(constraints.MinMaxNorm(1, 1, rate=0)(W), W, rtol=1e-6)  # no change
+    with pytest.raises(ValueError, match=r"rate=1\.5"):
+        constraints.MinMaxNorm(rate=1.5)
+
+
+@pytest.mark.parametrize(("axis", "exists"), [(2, True), (3, False), (-3, True), (-4, False), ([0, 3], False)])
+def test_axes_must_exist(axis, exists):
+    constraint = constraints.UnitNorm(axis)
+    if exists:
+        constraint.check("kernel_constraint", W.shape)
+    else:
+        with pytest.raises(ValueError, match=r"of kernel_constraint does not exist in weights of shape \(2, 2, 2\)"):
+            constraint.check("kernel_constraint", W.shape)
+
+
+def test_the_librarys_own_can_be_fused():
+    for module, mine in ((regularizers, Cubic()), (constraints, abs)):
+        assert module.is_built_in(None) is True
+        assert module.is_built_in(module.get("l1" if module is regularizers else "non_neg")) is True
+        assert module.is_built_in(mine) is False
+        assert module.serialize(None) is None
+
+
 def test_axes_are_the_constraints_own():
     axes = [0, 1]
     constraint = constraints.MaxNorm(axis=axes)
