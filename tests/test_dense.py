@@ -51,6 +51,7 @@ def test_surface():
     [
         (lambda: lc.Dense(0), ValueError, "units=0"),
         (lambda: lc.Dense(3, input_shape=(2, 2)), ValueError, r"give 1: \(features\), without the batch"),
+        (lambda: lc.Dense(3)(np.ones(4)), ValueError, r"Dense needs 2: \(batch, features\); put a Flatten"),
         (lambda: lc.Dense(3)(np.ones((2, 3, 4))), ValueError, r"Dense needs 2: \(batch, features\); put a Flatten"),
         (lambda: lc.Dense(3).build((None, None)), ValueError, "input_shape"),
         (lambda: lc.Dense(3, input_shape=(4,)).step((np.ones(1),), 0.1), RuntimeError, "step before build"),

@@ -199,6 +199,16 @@ def test_the_activity_penalty_joins_backward(implementation, data_format, activa
     np.testing.assert_array_equal(twin.forward(x)[1].step(dy, lr=0.1), dx)
 
 
+def test_the_activity_penalty_of_nothing_is_0():
+    plain, penalised = lc.LocallyConnected2D(1, 2), lc.LocallyConnected2D(1, 2, activity_regularizer="l2")
+    assert plain.forward(np.ones((2, 3, 3, 1)))[1].activity_loss == 0
+    y, backward = penalised.forward(np.ones((0, 3, 3, 1)))
+    assert backward.activity_loss == 0
+    dx, grads = backward(y)
+    assert dx.shape == (0, 3, 3, 1)
+    assert not grads.kernel.any()
+
+
 def test_losses_are_those_of_keras():
     """Two after build, three after a call: activity, kernel, bias."""
     layer = lc.LocallyConnected2D(
