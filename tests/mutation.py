@@ -52,7 +52,7 @@ TESTS = {
     "layer": "layer beyond fused restraints planning initializers keras_parity defaults limits",
     "optimizers": "optimizers fused restraints keras_parity", "constraints": "restraints beyond layer keras_parity",
     "regularizers": "restraints flat layer keras_parity",
-    "parameters": "layer restraints flat fused beyond limits checkpoints arrays",
+    "parameters": "layer restraints flat fused beyond limits checkpoints arrays training",
     "trainable": "layer beyond restraints flat limits keras_own sequential dense checkpoints",
     "backward": "layer restraints fused arrays flat", "limits": "limits", "locks": "locks layer interrupts",
     "checks": "layer geometry optimizers restraints arrays beyond dense planning sequential",

@@ -126,6 +126,7 @@ def test_connections_that_do_not_exist_are_not_counted_and_stay_zero(rng):
     layer.step((np.full_like(layer.kernel, np.nan), np.zeros_like(layer.bias)), lr=0.1)
     np.testing.assert_array_equal(np.isnan(layer.kernel), exists)
     layer.build(INPUT)
+    layer.step((np.where(exists, 0, 1).astype(np.float32), np.zeros_like(layer.bias)), lr=0.1)
     assert not layer.kernel[~exists].any()
 
 
@@ -225,6 +226,19 @@ def test_trainable_false_freezes_step(rng):
     assert len(layer.non_trainable_weights) == 2
     with pytest.raises(TypeError, match="trainable=1 is a int"):
         layer.trainable = 1
+
+
+def test_a_frozen_layer_needs_no_gradients_but_checks_those_that_come(rng):
+    layer, _ = filled(rng, trainable=False)
+    before = layer.get_weights()
+    layer.step(None, lr=0.5)
+    layer.step([np.ones_like(w) for w in before], lr=0.5)
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+    with pytest.raises(ValueError, match="lr=nan"):
+        layer.step(None, lr=np.nan)
+    with pytest.raises(ValueError, match="grads has 1 arrays"):
+        layer.step([before[0]], lr=0.5)
 
 
 def test_names_are_unique_by_default():
@@ -818,6 +832,35 @@ def test_a_custom_optimizer_may_look_at_its_layer(rng):
     thread.join(30)
     assert not thread.is_alive(), "deadlock"
     assert layer._parameters.version == version + 1
+
+
+def test_a_custom_penalty_may_change_its_layer_and_is_of_one_moment():
+    """It is called outside the layer's lock, with a copy."""
+
+    class Clears(regularizers.L2):
+        def __call__(self, values):
+            layer.set_weights([np.zeros(w.shape) for w in layer.weights])
+            return float(values.sum())
+
+    layer = lc.Dense(2, kernel_initializer="ones", kernel_regularizer=Clears())
+    layer.build((None, 3))
+    found = []
+    thread = threading.Thread(target=lambda: found.extend(layer.losses), daemon=True)
+    thread.start()
+    thread.join(30)
+    assert not thread.is_alive(), "deadlock"
+    assert found == [6]
+    assert not layer.kernel.any()
+
+
+def test_a_state_of_no_steps_is_taken_over(rng):
+    one, other = (filled(rng, optimizer="adam")[0] for _ in range(2))
+    other.set_weights(one.get_weights())
+    other.prepare_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
+    for layer in (one, other):
+        layer.step([np.ones_like(w) for w in layer.weights], lr=0.5)
+    for a, b in zip(one.weights, other.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
 
 
 def test_steps_of_a_custom_optimizer_from_many_threads_all_count(rng):
