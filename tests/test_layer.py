@@ -4,6 +4,7 @@ import itertools
 import pickle
 import threading
 import time
+import tracemalloc
 
 import array_api_strict
 import numpy as np
@@ -950,6 +951,18 @@ def test_set_weights_waits_for_calls(rng):
 
 
 # --- arrays
+
+
+def test_a_plain_call_keeps_nothing_for_a_gradient():
+    """Which of an activation such as gelu would be an array as large as the output."""
+    layer = make(filters=16, activation="gelu")
+    x = np.ones((64, 20, 20, 1), np.float32)
+    layer(x)
+    tracemalloc.start()
+    y = layer(x)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1.5 * y.nbytes
 
 
 def test_outputs_are_of_the_kind_of_the_input(rng):
