@@ -29,6 +29,15 @@ def machine(root, files):
         ({}, None),
         ({"proc/meminfo": "MemTotal: 8000 kB\n"}, None),
         ({"proc/meminfo": MEMINFO}, (6000 * 1024, "the memory of this machine")),
+        ({"proc/meminfo": "MemAvailable: 5 kB\n"}, (5 * 1024, "the memory of this machine")),
+        (
+            {  # a name with colons
+                "proc/self/cgroup": "0::/a:b\n",
+                "sys/fs/cgroup/a:b/memory.max": "5000\n",
+                "sys/fs/cgroup/a:b/memory.current": "3000\n",
+            },
+            (2000, "the limit of this control group"),
+        ),
         (
             {
                 "proc/meminfo": MEMINFO,

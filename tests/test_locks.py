@@ -1,5 +1,6 @@
 import _thread
 import copy
+import os
 import signal
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_a_copy_is_free():
     lock = SharedLock()
     with lock.exclusive(), copy.deepcopy(lock).exclusive():
         pass
+
+
+@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+def test_a_forked_child_knows_nothing_of_the_parents_threads(kind):
+    lock = SharedLock()
+    lock._writer = -1  # a thread of the parent
+    lock._process -= 1
+
+    def work():
+        with getattr(lock, kind)():
+            pass
+
+    thread = started(work)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert lock._process == os.getpid()
 
 
 def test_a_looping_writer_does_not_starve_readers():
