@@ -287,3 +287,40 @@ def test_waiting_for_the_lock_can_be_interrupted():
     thread.join()
     assert (lock._readers, lock._writer, lock._writers_waiting) == (set(), None, 0)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_readers_that_waited_for_a_writer_that_gave_up_come_in():
+    """While another one still reads."""
+    lock, inside, entered, leave = SharedLock(), threading.Event(), threading.Event(), threading.Event()
+
+    def read():
+        with lock.shared():
+            inside.set()
+            leave.wait()
+
+    def read_later():
+        with lock.shared():
+            entered.set()
+
+    def interrupt():
+        while not lock._writers_waiting:
+            time.sleep(0.001)
+        threads.append(started(read_later))
+        while not lock._readers_waiting:
+            time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+
+    threads = [started(read)]
+    inside.wait()
+    threads.append(started(interrupt))
+    try:
+        with pytest.raises(KeyboardInterrupt), lock.exclusive():
+            pytest.fail("it was not to be had")
+        assert entered.wait(10)
+    finally:
+        leave.set()
+    for thread in threads:
+        thread.join(10)
+    assert lock._writers_waiting == lock._readers_waiting == 0
+    with lock.exclusive():
+        pass
