@@ -267,7 +267,8 @@ def test_live_readers_are_waited_for_whoever_started_them(monkeypatch):
     assert done == ["read", "alone"]
 
 
-def test_waiting_for_the_lock_can_be_interrupted():
+def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
+    monkeypatch.setattr("lcnumba.locks.PATIENCE", 0.01)
     lock, leave = SharedLock(), threading.Event()
     inside = threading.Event()
 
@@ -289,8 +290,9 @@ def test_waiting_for_the_lock_can_be_interrupted():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_readers_that_waited_for_a_writer_that_gave_up_come_in():
+def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
     """While another one still reads."""
+    monkeypatch.setattr("lcnumba.locks.PATIENCE", 0.01)
     lock, inside, entered, leave = SharedLock(), threading.Event(), threading.Event(), threading.Event()
 
     def read():
