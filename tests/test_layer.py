@@ -486,6 +486,16 @@ def test_step_takes_a_tuple_and_moves_downhill(rng):
     np.testing.assert_array_equal(layer.bias, bias - 1)
 
 
+def test_learning_rates_at_their_limits(rng):
+    layer, _ = filled(rng)
+    before = layer.get_weights()
+    most = float(np.finfo(np.float32).max)
+    layer.step([np.ones_like(w) for w in before], lr=0)
+    layer.step([np.zeros_like(w) for w in before], lr=most)
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 def test_backward_refuses_to_run_after_the_weights_changed(rng):
     layer, x = filled(rng)
     y, backward = layer.forward(x)
