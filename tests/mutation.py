@@ -58,10 +58,10 @@ TESTS = {
     "checks": "layer geometry optimizers restraints arrays beyond dense planning sequential",
     "arrays": "arrays layer restraints data", "implementations": "implementations",
     "implementations.cache": "implementations layer", "implementations.dense": "implementations beyond tile limits",
-    "implementations.loop": "implementations tile fused beyond limits layer", "implementations.masked": "beyond",
-    "implementations.matrix": "implementations fused beyond", "implementations.memory": "implementations limits tile",
-    "implementations.sparse": "implementations beyond limits", "kernels.update": "optimizers",
-    "kernels.plain": "implementations",
+    "implementations.loop": "implementations tile fused beyond limits layer", "implementations.masked": "beyond layer",
+    "implementations.matrix": "implementations layer fused beyond",
+    "implementations.memory": "implementations limits tile", "implementations.sparse": "implementations beyond limits",
+    "kernels.update": "optimizers", "kernels.plain": "implementations",
 }  # fmt: skip
 
 SWAPS = {

@@ -231,6 +231,29 @@ def test_nothing_passes_where_nothing_exists_not_even_nan(implementation, bad, r
     assert not layer.kernel[~np.broadcast_to(exists, layer.kernel.shape)].any()
 
 
+@pytest.mark.parametrize("implementation", [1, 3])
+def test_nothing_passes_a_mask_of_whole_windows(implementation):
+    """Where all connections exist but for the mask."""
+    mask = np.array([[True, False], [True, True]])
+    layer = lc.LocallyConnected1D(1, 2, kernel_mask=mask, kernel_initializer="ones", implementation=implementation)
+    y, backward = layer.forward([[[1.0], [np.nan], [2.0]]])
+    np.testing.assert_array_equal(y[0, :, 0], [1, np.nan])
+    dx, _ = backward([[[np.nan], [1.0]]])
+    np.testing.assert_array_equal(dx[0, :, 0], [np.nan, 1, 1])
+
+
+@implementations
+def test_a_frozen_masked_layer_gives_dx_alone(implementation, rng):
+    layer, _, x = masked(rng, implementation, per_filter=False)
+    y, backward = layer.forward(x)
+    dy, before = integers(rng, y.shape), layer.get_weights()
+    expected, _ = backward(dy)
+    layer.trainable = False
+    np.testing.assert_array_equal(backward.step(dy, lr=0.5), expected)
+    for a, b in zip(before, layer.weights, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
 @pytest.mark.parametrize("per_filter", [False, True])
 def test_masked_layers_are_saved_copied_and_described(per_filter, rng, tmp_path):
     layer, _, x = masked(rng, 1, per_filter)

@@ -10,7 +10,7 @@ from oracle import check_against_reference, run
 
 from lcnumba import kernels, reference
 from lcnumba.implementations import IMPLEMENTATIONS, create
-from lcnumba.testing import PROBLEMS, Problem, adjoint_sums
+from lcnumba.testing import PROBLEMS, Problem, adjoint_sums, integers
 
 # Also run with every index checked, and interpreted instead of compiled.
 pytestmark = pytest.mark.kernels
@@ -76,6 +76,23 @@ def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng)
     for a, b in zip(clean, garbage, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not clean[2][~g.exists].any()
+
+
+@pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters", "batch_1"])
+@implementations
+def test_dy_counts_where_a_rectifiers_output_is_above_0(name, number, rng):
+    problem = next(p for p in PROBLEMS if p.name == name)
+    g, implementation = problem.geometry, create(number, problem.geometry)
+    x, kernel, _, dy = problem.data(rng)
+    x, dy = x.reshape(len(x), -1), dy.reshape(len(dy), g.positions, g.filters)
+    y = np.maximum(integers(rng, dy.shape), 0)
+    dx, dkernel = implementation.backward(x, kernel, dy, 0, y=y)
+    expected_dx, expected = implementation.backward(x, kernel, np.where(y > 0, dy, 0), 0)
+    np.testing.assert_array_equal(dx, expected_dx)
+    np.testing.assert_array_equal(dkernel, expected)
+    none, dkernel = implementation.backward(x, kernel, dy, 0, y=y, wants_dx=False)
+    assert none is None
+    np.testing.assert_array_equal(dkernel, expected)
 
 
 @implementations

@@ -68,6 +68,21 @@ def test_updates_follow_the_formula(optimizer, formula, shape, dtype, tolerance,
     np.testing.assert_allclose(param, expected, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("optimizer", [optimizer for optimizer, _ in CASES], ids=repr)
+@pytest.mark.parametrize("nonnegative", [False, True])
+def test_penalties_are_gradients_and_bounds_come_last(optimizer, nonnegative):
+    """l1 by the sign, 0 at 0, and l2 twice; powers of two, so that all sums are exact."""
+    param = np.array([-2, -1, -0.5, 0, 0.5, 1, 2])
+    grad = np.array([0.5, -1, 2, 0.25, -2, 1, -0.5])
+    plain, state, plain_state = param.copy(), optimizer.init(param), optimizer.init(param)
+    optimizers.run(optimizer, plain, grad + 0.5 * np.sign(param) + 2 * 0.25 * param, plain_state, 0.5)
+    optimizers.run(optimizer, param, grad, state, 0.5, 1, lambda rule: rule.restrained(0.5, 0.25, nonnegative))
+    np.testing.assert_array_equal(param, np.maximum(plain, 0) if nonnegative else plain)
+    assert plain.min() < 0 < plain.max()
+    for name in state:
+        np.testing.assert_array_equal(state[name], plain_state[name])
+
+
 def test_sgd_is_exact_and_needs_no_state():
     param = np.array([1.0, 2.0, 3.0], np.float32)
     assert SGD().init(param) == {}
