@@ -10,6 +10,7 @@ from oracle import check_against_reference, run
 
 from lcnumba import kernels, reference
 from lcnumba.implementations import IMPLEMENTATIONS, create
+from lcnumba.kernels import vectors
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums, integers
 
 # Also run with every index checked, and interpreted instead of compiled.
@@ -76,6 +77,22 @@ def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng)
     for a, b in zip(clean, garbage, strict=True):
         np.testing.assert_array_equal(a, b)
     assert not clean[2][~g.exists].any()
+
+
+@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters"])
+@implementations
+def test_forward_with_a_bias_and_a_rectifier(name, number, rectify, tiled, rng, monkeypatch):
+    monkeypatch.setattr(vectors, "TILED", tiled)
+    problem = next(p for p in PROBLEMS if p.name == name)
+    g = problem.geometry
+    x, kernel, bias, _ = problem.data(rng)
+    for b in (bias, None):
+        row = None if b is None else b.reshape(g.positions, -1)
+        y = create(number, g).forward(x.reshape(len(x), -1), kernel, row, 0, rectify=rectify)
+        expected = reference.forward(x, kernel, b, **problem.settings).reshape(y.shape)
+        np.testing.assert_array_equal(y, np.maximum(expected, 0) if rectify else expected)
 
 
 @pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters", "batch_1"])
