@@ -60,8 +60,9 @@ TESTS = {
     "implementations.cache": "implementations layer", "implementations.dense": "implementations beyond tile limits",
     "implementations.loop": "implementations tile fused beyond limits layer", "implementations.masked": "beyond layer",
     "implementations.matrix": "implementations layer fused beyond",
-    "implementations.memory": "memory implementations limits", "implementations.sparse": "implementations beyond limits",
-    "kernels.update": "optimizers", "kernels.plain": "implementations",
+    "implementations.memory": "memory implementations limits",
+    "implementations.sparse": "implementations beyond limits", "kernels.update": "optimizers",
+    "kernels.plain": "implementations",
 }  # fmt: skip
 
 SWAPS = {

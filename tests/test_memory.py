@@ -23,6 +23,7 @@ def test_aligned_arrays_are_ordinary_and_the_large_ones_begin_with_a_cache_line(
 def test_scratch_arrays_lie_apart_and_begin_with_a_cache_line():
     shapes = [(3,), (0, 5), (40, 7, 3), (2, 2)]
     made = memory.scratch(np.dtype(np.float64), *shapes)
+    assert made[0].base.nbytes <= sum(array.nbytes for array in made) + memory.LINE_BYTES * (len(made) + 1)
     for number, (array, shape) in enumerate(zip(made, shapes, strict=True)):
         assert array.shape == shape
         assert array.ctypes.data % memory.LINE_BYTES == 0
