@@ -3,23 +3,64 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all test-interop lint format bench clean
+.PHONY: demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons stress lint format bench clean
 
 # Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
 demo: .venv/demo/ready
 	.venv/demo/bin/python -P -m lcnumba train --output demo-output
 
-# The whole suite, against the installed wheel rather than the checkout.
+# The quick suite, against the installed wheel rather than the checkout.
 test: .venv/test/ready
-	.venv/test/bin/pytest --cov --cov-report=term --cov-fail-under=90
+	.venv/test/bin/pytest -n auto --dist worksteal --cov --cov-report=term --cov-fail-under=90
 
-# The slow tests too: all of scikit-learn's checks, the examples on real data, a killed training, compiled code on disk.
-test-all: .venv/test/ready
-	.venv/test/bin/pytest -m "slow or not slow" --durations=20
-
-# Arrays of torch, JAX, pandas, xarray, Dask and sparse; a library that is missing is a failure here.
+# Arrays of torch, JAX, pandas, xarray, Dask and sparse, and threads with TBB; what is missing is a failure here.
 test-interop: .venv/interop/ready
-	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest tests/interop
+	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/test_threads.py
+
+# Everything: the parts below, one after the other, and what each of them took. An hour or more.
+test-all:
+	$(PYTHON) tests/parts.py $(ALL)
+
+ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-lowest test-pythons stress
+
+# The whole suite: also all of scikit-learn's checks, the examples on real data, a killed training, large arrays.
+test-slow: .venv/test/ready
+	.venv/test/bin/pytest -n auto --dist worksteal -m "slow or not slow" --durations=10
+
+# The kernels with every index checked; and by Python, without compilation. Each has its own folder of compiled code.
+test-checked: .venv/test/ready
+	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/.venv/checked .venv/test/bin/pytest -n auto -m "kernels and not slow"
+
+test-interpreted: .venv/test/ready
+	NUMBA_DISABLE_JIT=1 .venv/test/bin/pytest -n auto -m "kernels and not slow" -W ignore::RuntimeWarning \
+		--ignore=tests/test_fused.py
+
+# Random tests at length.
+test-deep: .venv/test/ready
+	.venv/test/bin/pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
+
+# The quick suite with the lowest versions that are promised.
+test-lowest: .venv/lowest/ready
+	.venv/lowest/bin/pytest -n auto --dist worksteal
+
+# The quick suite with every other Python that is there: make test-pythons PYTHONS="python3.12 /opt/python/bin/python3.13"
+OWN_PYTHON := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+PYTHONS := $(foreach p,$(filter-out $(OWN_PYTHON),python3.11 python3.12 python3.13 python3.14),$(shell $(p) -c 'print("$(p)")' 2>/dev/null))
+test-pythons: $(foreach p,$(PYTHONS),test-with-$(notdir $(p)))
+	@echo "tested with: $(PYTHONS)"
+
+define TEST_WITH
+.PHONY: test-with-$(notdir $(1))
+test-with-$(notdir $(1)):
+	$(MAKE) PYTHON=$(1) .venv/$(notdir $(1))/ready
+	.venv/$(notdir $(1))/bin/pytest -n auto --dist worksteal
+endef
+$(foreach p,$(PYTHONS),$(eval $(call TEST_WITH,$(p))))
+
+# Everything at once on each threading layer, for MINUTES each.
+MINUTES = 1
+stress: .venv/interop/ready
+	.venv/interop/bin/python -m bench.stress --minutes $(MINUTES)
 
 lint: .venv/lint/ready
 	.venv/lint/bin/ruff check
@@ -40,9 +81,17 @@ clean:
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]
 .venv/test/made: EXTRAS = .[demo] --group test
-.venv/interop/made: EXTRAS = . --group interop
+.venv/interop/made: EXTRAS = .[threads] --group interop
+$(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 .venv/lint/made: EXTRAS = --group lint
 .venv/bench/made: EXTRAS = . --group bench --group peers
+
+# The lowest versions come by uv, which can be asked for them. Matplotlib's lowest warns with newer pyparsing.
+.venv/lowest/made: pyproject.toml
+	$(PYTHON) -m venv --clear $(@D)
+	$(PIP) install --quiet uv
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct '.[demo]' --group test 'pyparsing<3.2'
+	touch $@
 
 .venv/%/made: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -52,8 +101,13 @@ clean:
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-.venv/demo/ready .venv/test/ready .venv/interop/ready .venv/bench/ready: %/ready: %/made $(SOURCES)
+READY = $(foreach e,demo test interop bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+$(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
+	touch $@
+
+.venv/lowest/ready: .venv/lowest/made $(SOURCES)
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --no-deps --reinstall-package lcnumba .
 	touch $@
 
 .venv/lint/ready: .venv/lint/made

@@ -4,6 +4,7 @@ import copy
 import json
 import pickle
 
+import numba
 import numpy as np
 import pytest
 
@@ -126,6 +127,8 @@ def test_a_mask_must_fit_the_kernel():
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("size", [(5, 6), (2, 3)], ids=str)
 def test_a_bias_may_be_shared_by_all_positions(size, tiled, implementation, rng, monkeypatch):
+    if tiled and numba.config.DISABLE_JIT:
+        pytest.skip("tiles are compiled code alone")
     monkeypatch.setattr(vectors, "TILED", tiled)
     shared, own = (
         lc.LocallyConnected2D(3, (2, 3), bias_sharing=sharing, implementation=implementation)

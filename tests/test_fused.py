@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 
@@ -47,6 +48,8 @@ def twins(rng, shape, optimizer, implementation, dtype="float32"):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("tiled", [True, False])
 def test_fused_steps_equal_unfused_ones(implementation, shape, optimizer, tiled, rng, monkeypatch):
+    if tiled and numba.config.DISABLE_JIT:
+        pytest.skip("tiles are compiled code alone")
     monkeypatch.setattr(vectors, "TILED", tiled)
     fused, unfused, x = twins(rng, shape, optimizer, implementation)
     exact = isinstance(optimizer, lc.SGD) and shape.get("activation") != "tanh"

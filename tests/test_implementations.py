@@ -2,6 +2,7 @@ import concurrent.futures
 import time
 import tracemalloc
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -223,6 +224,7 @@ def test_concurrent_calls_agree(number, rng):
             np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="a large layer")
 def test_the_sparse_form_of_a_published_size_is_small():
     """14.5 million weights: Keras' implementation 3 takes more than 8 GB to build them."""
     problem = Problem("seed2", "", 1, (30, 30), 64, 32, (3, 3), (1, 1))
