@@ -1,6 +1,8 @@
 """The benchmarks' answers, limits and tables; never their times."""
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from bench import (  # noqa: E402
     answers,
     compare,
     environment,
+    launch,
     measure,
     memory,
     overhead,
@@ -27,6 +30,7 @@ from bench import (  # noqa: E402
     peers,
     selection,
     startup,
+    stress,
     tables,
     training,
 )
@@ -485,3 +489,48 @@ def test_training_is_compared_by_the_same_losses(tmp_path, monkeypatch):
     assert "not installed" in rows[2].get("reason", "not installed")
     shares = training.profile(8)
     assert 0 < shares["layer"] < shares["compiled"] < 1
+
+
+def test_tables_of_threading_layers(capsys, monkeypatch):
+    monkeypatch.setattr(launch, "_measured", lambda layer: {"forward": [1.0, 2, 3], "step": [10.0, 20, 30]})
+    monkeypatch.setattr(launch, "installed", lambda layer: layer != "tbb")
+    monkeypatch.setattr(launch, "usable_processors", lambda: 0)
+    assert launch.main(["--turns", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].startswith("| Numba's, omp | 2 (")
+    assert lines[3].startswith("| Python's (for workqueue) | 2 (")
+    assert len(lines) == 4
+
+
+@pytest.fixture
+def stressed():
+    return stress.Stress()
+
+
+def test_stress_finds_wrong_answers_everywhere(stressed, monkeypatch):
+    problem = stressed.problems[0]
+    assert problem.answers()
+    assert problem.trains()
+    assert stressed.look(0)
+    assert stressed.own(0)
+    stressed.shared.set_weights([np.eye(27, 32, dtype=np.float32)[None].repeat(196, 0)])
+    assert not stressed.look(0)
+    for wrong in ("y", "dx"):
+        with monkeypatch.context() as context:
+            context.setattr(problem, wrong, getattr(problem, wrong) + 1)
+            assert not problem.answers()
+    monkeypatch.setattr(problem, "trained", problem.trained[::-1])
+    assert not problem.trains()
+    if hasattr(os, "fork"):
+        assert not stressed.fork(0)
+        assert stressed.fork(1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])
+def test_stress_for_seconds(layer):
+    command = [sys.executable, "-m", "bench.stress", "--minutes", "0.1", "--layers", layer]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
+    assert result.returncode == 0, result.stderr
+    assert f"{layer}: ended well" in result.stdout
+    assert " 0 wrong" in result.stdout
