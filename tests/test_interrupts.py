@@ -123,6 +123,7 @@ TRAINING = """
         found = snapshot(layer)
         assert found in path[done : done + 2], f"half a step after {done}"
         done += path[done : done + 2].index(found)
+    signal.setitimer(signal.ITIMER_REAL, 0)
     print(interrupted)
 """
 
