@@ -90,7 +90,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 .venv/lowest/made: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(PIP) install --quiet uv
-	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct '.[demo]' --group test 'pyparsing<3.2'
+	$(@D)/bin/uv pip install --quiet --python $(@D)/bin/python --resolution lowest-direct '.[demo]' --group test 'pyparsing==3.1.*'
 	touch $@
 
 .venv/%/made: pyproject.toml
