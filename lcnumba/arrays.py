@@ -110,7 +110,7 @@ def reads_lazily(array: Any) -> bool:
 
     Arrays in memory do not, whatever their library, and neither do pandas' tables, whose ``[...]`` means labels.
     """
-    if isinstance(array, np.ndarray | np.generic | list | tuple | int | float) or hasattr(array, "iloc"):
+    if isinstance(array, np.ndarray | np.generic | list | tuple | int | float | type) or hasattr(array, "iloc"):
         return False
     if not all(hasattr(array, member) for member in ("shape", "dtype", "__getitem__")):
         return False

@@ -164,7 +164,15 @@ def clip_by_value(grads: Any, limit: float) -> Any:
     [array([ 1. , -0.5]), None]
     """
     largest = _limit("limit", limit)
-    return _mapped(lambda array: np.clip(array, -largest, largest), grads)
+
+    def clipped(array: Array) -> Array:
+        if array.dtype.kind != "f":
+            return np.clip(array, -largest, largest)
+        # A number of the array's type, since NumPy 1.26 takes a wider one for a bound beyond it.
+        bound = array.dtype.type(largest if largest <= np.finfo(array.dtype).max else np.inf)
+        return np.clip(array, -bound, bound)
+
+    return _mapped(clipped, grads)
 
 
 def _limit(name: str, value: Any) -> float:

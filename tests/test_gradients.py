@@ -108,3 +108,10 @@ def test_gradients_are_real_numbers():
             with pytest.raises(TypeError, match="grads has dtype"):
                 function([array])
     np.testing.assert_allclose(gradients.clip_by_norm([np.array([3, 4])], 1.0)[0], [0.6, 0.8])  # of integers, too
+
+
+def test_bounds_beyond_the_type_change_neither_values_nor_type():
+    grads = [np.array([3.0, -3e38, np.inf], np.float32)]
+    clipped = gradients.clip_by_value(grads, 1e300)
+    assert clipped[0].dtype == np.float32
+    np.testing.assert_array_equal(clipped[0], grads[0])

@@ -110,7 +110,8 @@ def test_forked_children_compute_after_their_parents_did(layer, tmp_path):
             assert all(pool.map(right, range(4)))
             print(forked(lambda: right() and right()))
     """
-    assert run(code, tmp_path, layer) == ["0", "0", "0"]
+    codes = [word for word in run(code, tmp_path, layer) if word.lstrip("-").isdigit()]  # TBB prints words of its own
+    assert codes == ["0", "0", "0"]
 
 
 @FORKS
@@ -130,6 +131,7 @@ def test_worker_processes_of_every_kind(used, tmp_path):
 
 
 @FORKS
+@pytest.mark.parametrize("layer", ["omp", "workqueue"])  # without the library, Numba does not find TBB
 def test_a_child_that_was_forked_by_a_user_of_numba_alone(layer, tmp_path):
     """The library is imported in the child; the parent's threads began without its knowing."""
     code = """
