@@ -169,7 +169,7 @@ def clip_by_value(grads: Any, limit: float) -> Any:
         if array.dtype.kind != "f":
             return np.clip(array, -largest, largest)
         # A number of the array's type, since NumPy 1.26 takes a wider one for a bound beyond it.
-        bound = array.dtype.type(largest if largest <= np.finfo(array.dtype).max else np.inf)
+        bound = array.dtype.type(largest if largest <= float(np.finfo(array.dtype).max) else np.inf)
         return np.clip(array, -bound, bound)
 
     return _mapped(clipped, grads)
