@@ -170,3 +170,13 @@ def test_migrating(run, tmp_path):
     np.testing.assert_allclose(names["model"](x), y, atol=1e-5)
     np.testing.assert_allclose(lc.load(tmp_path / "model.npz")(x), y, atol=1e-5)
     np.testing.assert_array_equal(names["layer"].kernel, snps.kernel)
+
+
+def test_the_tests_that_hold_promises_exist():
+    text = (DOCS / "reliability.md").read_text()
+    named = set(re.findall(r"`((?:interop/)?\w+\.py)`", text))
+    assert len(named) > 10
+    assert not [name for name in named if not (DOCS.parent / "tests" / name).is_file()]
+    targets = set(re.findall(r"`make ([\w-]+)`", text))
+    assert targets
+    assert targets <= set(re.findall(r"^([\w-]+):", (DOCS.parent / "Makefile").read_text(), re.MULTILINE))
