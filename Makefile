@@ -52,7 +52,7 @@ test-pythons: $(foreach p,$(PYTHONS),test-with-$(notdir $(p)))
 define TEST_WITH
 .PHONY: test-with-$(notdir $(1))
 test-with-$(notdir $(1)):
-	$(MAKE) PYTHON=$(1) .venv/$(notdir $(1))/ready
+	$(MAKE) PYTHON=$(1) PYTHONS=$(1) .venv/$(notdir $(1))/ready
 	.venv/$(notdir $(1))/bin/pytest -n auto --dist worksteal
 endef
 $(foreach p,$(PYTHONS),$(eval $(call TEST_WITH,$(p))))
