@@ -3,12 +3,11 @@
 import datetime
 import platform
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from bench.peers import PEERS
 from bench.process import available_memory
-from lcnumba.environment import processor, usable_processors
+from lcnumba.environment import processor, usable_processors, versions
 
 __all__ = ["describe"]
 
@@ -25,15 +24,5 @@ def describe(threads: int, command: Sequence[str]) -> dict[str, Any]:
         "threads": threads,
         "memory_gb": None if memory is None else round(memory / 1e9, 1),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {"python": platform.python_version(), **_versions([*packages, "scipy"])},
+        "versions": {"python": platform.python_version(), **versions([*packages, "scipy"])},
     }
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for package in packages:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -5,7 +5,6 @@ quartiles in microseconds. Busy means that one process for each processor counts
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import statistics
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import lcnumba as lc
-from lcnumba.environment import usable_processors
+from lcnumba.environment import usable_processors, versions
 
 __all__ = ["LAYERS", "installed", "main"]
 
@@ -28,10 +27,7 @@ ROUNDS, CALLS = 20, 25
 
 def installed(layer: str) -> bool:
     """Whether Numba can have this threading layer here; TBB alone is a package of its own."""
-    try:
-        return layer != "tbb" or bool(importlib.metadata.version("tbb"))
-    except importlib.metadata.PackageNotFoundError:
-        return False
+    return layer != "tbb" or bool(versions([layer]))
 
 
 def _times() -> dict[str, list[float]]:

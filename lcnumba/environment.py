@@ -4,14 +4,14 @@ import os
 import platform
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
 from lcnumba import limits, threads
 
-__all__ = ["Environment", "look", "processor", "usable_processors"]
+__all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
 
 NEEDED = ("numba", "llvmlite", "numpy", "scipy", "array-api-compat")
 OPTIONAL = ("tbb", "h5py", "matplotlib", "scikit-learn", "tqdm", "torch", "jax")
@@ -49,8 +49,7 @@ def look() -> Environment:
     facts = {
         "lcnumba": version("lcnumba"),
         "Python": f"{platform.python_version()} {platform.python_implementation()}{_free_threaded()}",
-        **{name: version(name) for name in NEEDED},
-        **dict(_installed(OPTIONAL)),
+        **versions([*NEEDED, *OPTIONAL]),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "processor": processor(),
         **_vectors(),
@@ -95,12 +94,22 @@ def processor() -> str:
     return [*names, platform.processor(), platform.machine(), "unknown"][0] or "unknown"
 
 
-def _installed(packages: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed.
+
+    Examples
+    --------
+    >>> from lcnumba.environment import versions
+    >>> list(versions(["numpy", "no such package"]))
+    ['numpy']
+    """
+    found = {}
     for package in packages:
         try:
-            yield package, version(package)
+            found[package] = version(package)
         except PackageNotFoundError:
             continue
+    return found
 
 
 def _free_threaded() -> str:
@@ -200,7 +209,7 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
         yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
     if numba.config.BOUNDSCHECK:
         yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
-    if not threads.numba_is_safe():
+    if threads.layer() == "workqueue":
         yield (
             "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
             "Python's threads instead, which begin more slowly. pip install 'lcnumba[threads]', or the system's OpenMP"

@@ -227,17 +227,22 @@ class _CheckedFile(IndexDataCacheFile):  # type: ignore[misc]
         return _digest(data) + data
 
     def _checked(self, path: str) -> bytes:
-        content = Path(path).read_bytes()
-        digest, data = content[:32], content[32:]
-        if _digest(data) != digest:
+        data = _read(Path(path))
+        if data is None:
             raise OSError(f"{path} is damaged, or of another version")  # which the cache takes for a missing file
         return data
 
 
 def is_usable(file: Path) -> bool:
     """Whether a file of compiled code is whole, and of this version."""
+    return _read(file) is not None
+
+
+def _read(file: Path) -> bytes | None:
+    """What a file holds behind its checksum; None if it is damaged, or of another version."""
     content = file.read_bytes()
-    return _digest(content[32:]) == content[:32]
+    digest, data = content[:32], content[32:]
+    return data if digest == _digest(data) else None
 
 
 def _digest(data: bytes) -> bytes:
