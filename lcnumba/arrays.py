@@ -34,6 +34,8 @@ _REFUSED = {
 }
 # What nested lists hold that needs no look of its own.
 _PLAIN = {bool, int, float, np.ndarray}
+# Lists in lists: as many as NumPy's arrays have axes, at most.
+_DEEPEST = 64
 
 
 def float_dtype(dtype: Any) -> np.dtype[Any]:
@@ -74,7 +76,7 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     """
     if type(array) is np.ndarray:
         return array, _unchanged
-    for entry in _held(array) if isinstance(array, list | tuple) else (array,):
+    for entry in _held(name, array) if isinstance(array, list | tuple) else (array,):
         _check_kind(name, entry, "is" if entry is array else "holds")
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
         return _as_numpy(name, array), _unchanged
@@ -195,13 +197,15 @@ def _as_numpy(name: str, array: Any) -> Array:
     return values
 
 
-def _held(nested: list[Any] | tuple[Any, ...]) -> Iterator[Any]:
+def _held(name: str, nested: list[Any] | tuple[Any, ...], depth: int = 1) -> Iterator[Any]:
     """What nested lists hold, but for plain numbers and arrays."""
+    if depth > _DEEPEST:
+        raise TypeError(f"{name} is nested more than {_DEEPEST} lists deep, or holds itself; give an array")
     if set(map(type, nested)) <= _PLAIN:
         return
     for entry in nested:
         if isinstance(entry, list | tuple):
-            yield from _held(entry)
+            yield from _held(name, entry, depth + 1)
         else:
             yield entry
 

@@ -751,8 +751,13 @@ def _figures(model: Any, activity: float, batch: Batch, prediction: Array, recip
     only read them.
     """
     y, view = frozen(batch.y), frozen(prediction)
-    value, dy = recipe.loss(y, view) if batch.weights is None else recipe.loss(y, view, batch.weights)
-    total = float(value) + model.penalties() + activity
+    found: Any = recipe.loss(y, view) if batch.weights is None else recipe.loss(y, view, batch.weights)
+    try:
+        value, dy = found
+        value = float(value)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"loss {recipe.loss!r} returned {found!r:.80}; return a pair (value, dy_pred)") from error
+    total = value + model.penalties() + activity
     return {"loss": total} | {name: float(metric(y, view)) for name, metric in recipe.metrics.items()}, dy
 
 

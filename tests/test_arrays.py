@@ -156,6 +156,10 @@ with warnings.catch_warnings():
     MATRIX = np.matrix([[1.0]])
 
 
+ENDLESS: list[object] = [1.0]
+ENDLESS.append(ENDLESS)
+
+
 @pytest.mark.parametrize(
     ("x", "message"),
     [
@@ -179,6 +183,7 @@ with warnings.catch_warnings():
         (X.astype("M8[s]"), "x has dtype datetime64"),
         (X.astype([("a", "f4")]), "x has dtype"),
         ([[1, 2], [3]], "x is a list that is no array of numbers"),
+        (ENDLESS, "x is nested more than 64 lists deep, or holds itself"),
         ({"a": 1}, "x is a dict that is no array of numbers"),
         ("text", "x has dtype <U4|x is a str"),
         (None, "x is a NoneType"),

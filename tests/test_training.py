@@ -124,8 +124,10 @@ def test_progress_without_tqdm_is_a_line_an_epoch(data, capsys, monkeypatch):
         ({"y": np.array([0] * 89 + [3]), "shuffle": False}, ValueError, "labels from 0 to 3"),
         ({"x": np.zeros((90, 5, 5, 1), complex)}, TypeError, "x has dtype complex128"),
         ({"metrics": [lambda a, b: None]}, TypeError, "NoneType"),
-        ({"loss": lambda a, b: (None, b)}, TypeError, "NoneType"),
-        ({"loss": lambda a, b: (np.ones(3), b)}, TypeError, "scalar"),
+        *(
+            ({"loss": lambda a, b, it=it: it}, TypeError, r"loss <function .*> returned .*; return a pair")
+            for it in (None, 3, (1.0,), ("a", 0), (None, 0), (np.ones(3), 0))
+        ),
         ({"rng": "x"}, TypeError, "rng='x'"),
     ],
 )
