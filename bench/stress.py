@@ -232,7 +232,7 @@ def stress(seconds: float) -> int:
     for thread in running:
         thread.join()
     where = "Numba's" if threads.numba_is_safe() else "Python's"
-    print(f"{threads.layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} threads at once:")
+    print(f"{threads.threading_layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} threads at once:")
     for name in sorted(done):
         print(f"  {name:8s} {done[name]:8,d} done, {wrong[name]} wrong")
     print(f"  resident memory {early:.0f} MB early, {resident():.0f} MB at the end", flush=True)

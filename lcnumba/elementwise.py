@@ -223,7 +223,7 @@ class Dropout(Weightless):
             If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
         """
         values, like = _floats(x)
-        with self._drawing:
+        with self._drawing.lock:
             kept = self._rng.random(values.shape, np.float32) >= self.rate
         factor = values.dtype.type(1 / (1 - self.rate))
 

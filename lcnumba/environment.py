@@ -135,7 +135,7 @@ def _processors() -> str:
 
 
 def _threads() -> str:
-    layer = threads.layer()
+    layer = threads.threading_layer()
     return f"{threads.count()}, " + (f"Numba's {layer}" if threads.numba_is_safe() else f"Python's for Numba's {layer}")
 
 
@@ -209,7 +209,7 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
         yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
     if numba.config.BOUNDSCHECK:
         yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
-    if threads.layer() == "workqueue":
+    if threads.threading_layer() == "workqueue":
         yield (
             "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
             "Python's threads instead, which begin more slowly. pip install 'lcnumba[threads]', or the system's OpenMP"

@@ -1,38 +1,38 @@
-"""Locks that a forked child finds free, whoever held them in its parent."""
+"""Locks that are free in a forked child, whoever held them in its parent."""
 
-import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
+from lcnumba.forks import in_children
 from lcnumba.interrupts import deferred
 
 __all__ = ["Mutex", "SharedLock"]
 
 
-# Seconds after which a writer looks whether those it waits for still live.
-PATIENCE = 1.0
+# Seconds after which a thread that waits looks whether Ctrl-C came, and whether those it waits for still live.
+PATIENCE = 0.1
+
+_locks: weakref.WeakSet["Mutex | SharedLock"] = weakref.WeakSet()
 
 
 class Mutex:
-    """A reentrant lock for a with statement: `threading.RLock`, free in a forked child, in a copy and in a pickle.
+    """A reentrant lock, `with mutex.lock:`, that is free in a forked child, in a copy and in a pickle.
 
     In a child the thread that held it does not exist, and would never let go of it. What that thread had half done is
-    seen there, so only what can be begun again may happen under it.
+    seen there, so only what can be begun again may happen under it. The lock itself stands in the with statement
+    because no interrupt comes between its entering and leaving and those of the block.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
-        self._process = os.getpid()
+        self.free()
+        _locks.add(self)
 
-    def __enter__(self) -> None:
-        if self._process != os.getpid():
-            self.__init__()  # type: ignore[misc]
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def free(self) -> None:
+        """Forget who holds it."""
+        self.lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type["Mutex"], tuple[()]]:
         """Copy and pickle as a fresh, free lock: a lock belongs to one process and one object."""
@@ -52,19 +52,26 @@ class SharedLock:
     """
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._changed = threading.Condition(self._mutex)
         self._readers: set[int] = set()  # threads
         self._writer: int | None = None  # the thread that holds the lock alone
         self._guard = deferred()  # of that thread
-        self._writers_waiting = 0
-        self._readers_waiting = 0  # for the present or next writer to finish
-        self._admitted = 0  # readers whose writer has finished, and who have not come in yet
         self._writes = 0
-        self._process = os.getpid()
+        self.free()
         # Held by every call of a layer, so made once; generators would take several microseconds a call.
         self._shared = _Holder(self._enter_shared, self._leave_shared)
         self._exclusive = _Holder(self._enter_exclusive, self._leave_exclusive)
+        _locks.add(self)
+
+    def free(self) -> None:
+        """Forget all threads but this one."""
+        me = threading.get_ident()
+        self._mutex = threading.Lock()
+        self._changed = threading.Condition(self._mutex)
+        self._readers &= {me}
+        self._writer = me if self._writer == me else None
+        self._writers_waiting = 0
+        self._readers_waiting = 0  # for the present or next writer to finish
+        self._admitted = 0  # readers whose writer has finished, and who have not come in yet
 
     def shared(self) -> AbstractContextManager[None]:
         """Hold the lock together with other readers, in a with statement."""
@@ -75,12 +82,12 @@ class SharedLock:
         return self._exclusive
 
     def _enter_shared(self) -> None:
-        self._forget_other_processes()
         with self._mutex:
             self._refuse_reentry()
             if self._writer is not None or self._writers_waiting:
                 self._readers.discard(threading.get_ident())
-                self._wait_for_a_writer()
+                with deferred() as guard:
+                    self._wait_for_a_writer(guard)
             self._readers.add(threading.get_ident())
 
     def _leave_shared(self) -> None:
@@ -91,20 +98,16 @@ class SharedLock:
 
     def _enter_exclusive(self) -> None:
         guard = deferred()
-        self._forget_other_processes()
-        with self._mutex:
-            self._refuse_reentry()
-            self._readers.discard(threading.get_ident())
-            self._writers_waiting += 1
-            try:
-                while self._writer is not None or self._readers or self._admitted:
-                    if not self._changed.wait(PATIENCE):
-                        self._readers &= set(sys._current_frames())  # all threads that live, whoever started them
-                guard.__enter__()  # from here on Ctrl-C waits; it may end the waiting
+        guard.__enter__()
+        try:
+            with self._mutex:
+                self._refuse_reentry()
+                self._readers.discard(threading.get_ident())
+                self._wait_for_all(guard)
                 self._writer, self._guard = threading.get_ident(), guard
-            finally:
-                self._writers_waiting -= 1
-                self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
+        except BaseException:
+            guard.__exit__()
+            raise
 
     def _leave_exclusive(self) -> None:
         guard = self._guard
@@ -115,23 +118,32 @@ class SharedLock:
             self._changed.notify_all()
         guard.__exit__()
 
-    def _wait_for_a_writer(self) -> None:
+    # An interrupt in a condition's wait could leave it without its mutex, so it waits there, and ends the waiting here.
+
+    def _wait_for_all(self, guard: deferred) -> None:
+        self._writers_waiting += 1
+        try:
+            while self._writer is not None or self._readers or self._admitted:
+                if not self._changed.wait(PATIENCE):
+                    self._readers &= set(sys._current_frames())  # all threads that live, whoever started them
+                guard.deliver()
+        finally:
+            self._writers_waiting -= 1
+            self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
+
+    def _wait_for_a_writer(self, guard: deferred) -> None:
         writes = self._writes
         self._readers_waiting += 1
         try:
             while self._writer is not None or (self._writers_waiting and self._writes == writes):
-                self._changed.wait()
+                self._changed.wait(PATIENCE)
+                guard.deliver()
         finally:
             if self._writes == writes:
                 self._readers_waiting -= 1
             else:
                 self._admitted -= 1
                 self._changed.notify_all()
-
-    def _forget_other_processes(self) -> None:
-        """In a forked child: threads that held the lock in the parent do not exist here."""
-        if self._process != os.getpid():
-            self.__init__()  # type: ignore[misc]
 
     def _refuse_reentry(self) -> None:
         if self._writer == threading.get_ident():
@@ -156,3 +168,10 @@ class _Holder(AbstractContextManager[None]):
 
     def __exit__(self, *_: object) -> None:
         self._leave()
+
+
+@in_children
+def _free_all() -> None:
+    """Free the locks of a forked child: the threads that held them are not there."""
+    for lock in _locks:
+        lock.free()

@@ -15,7 +15,7 @@ def layer_name(name: Any, default: str) -> str:
     """Return `name`, or for None the next default name that no layer of this process has had."""
     if name is not None and (not isinstance(name, str) or not name):
         raise TypeError(f"name={name!r} must be a non-empty string")
-    with _lock:
+    with _lock.lock:
         if name is None:
             number = _next.get(default, 0)
             name = f"{default}_{number}" if number else default

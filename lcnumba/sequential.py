@@ -138,7 +138,7 @@ class Sequential:
         shapes: list[Shape] = [(None, *(n if n is None else integer("input_shape", n) for n in input_shape[1:]))]
         for layer in self._layers:
             shapes.append(_fitting(layer, shapes[-1]))
-        with self._building:
+        with self._building.lock:
             for layer, shape in zip(self._layers, shapes, strict=False):
                 self._build_missing(layer, shape)
             self._input_shape, self._output_shape = shapes[0], shapes[-1]
@@ -502,7 +502,7 @@ class Sequential:
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; give the batch first")
         if self._input_shape is None:
-            with self._building:
+            with self._building.lock:
                 if self._input_shape is None:  # another thread may have come first
                     self.build(values.shape)
         elif values.shape[1:] != self._input_shape[1:]:

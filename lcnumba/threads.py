@@ -4,7 +4,6 @@ import ctypes
 import functools
 import importlib.metadata
 import math
-import multiprocessing
 import os
 import sys
 import threading
@@ -13,39 +12,55 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from lcnumba.forks import in_children
 from lcnumba.interrupts import deferred
 from lcnumba.limits import processors
 
-__all__ = ["count", "layer", "numba_is_safe", "share"]
+__all__ = ["count", "numba_is_safe", "share", "threading_layer"]
+
+
+def _numba_has_begun() -> bool:
+    parallel = sys.modules.get("numba.np.ufunc.parallel")
+    return bool(getattr(parallel, "_is_initialized", parallel is not None))
 
 
 class _Process:
-    """What is known of threads in one process; a forked child begins anew."""
+    """What is known of threads in this process."""
 
     def __init__(self) -> None:
-        self.number = os.getpid()
+        # Threads that had begun before this library saw the process may have begun in a parent.
+        self.inherited = _numba_has_begun()
         self.deciding = threading.Lock()
         self.safe: bool | None = None  # whether kernels may run on Numba's threads, once that is decided
         self.crew: ThreadPoolExecutor | None = None
 
 
 _process = _Process()
-_imported_in = os.getpid()
-_begun_in: int | None = None  # the process in which Numba's threads began, once that is known; 0 for some parent
 
 
-def layer() -> str:
+@in_children
+def _begin_anew() -> None:
+    global _process
+    _process = _Process()
+
+
+def threading_layer() -> str:
     """Return the threading layer that Numba has taken in this process: tbb, omp or workqueue. It begins by this call.
+
+    Raises
+    ------
+    RuntimeError
+        If Numba cannot load the one that was chosen.
 
     Examples
     --------
     >>> from lcnumba import threads
-    >>> threads.layer() in ("tbb", "omp", "workqueue")
+    >>> threads.threading_layer() in ("tbb", "omp", "workqueue")
     True
     """
     import numba
 
-    _begin()
+    _start_numbas()
     return str(numba.threading_layer())
 
 
@@ -63,7 +78,7 @@ def count() -> int:
     """
     import numba
 
-    threads = _begin()
+    threads = _start_numbas()
     return min(threads, _allowed()) if threads == numba.config.NUMBA_NUM_THREADS else threads
 
 
@@ -72,7 +87,8 @@ def numba_is_safe() -> bool:
 
     Not on those of its workqueue layer, which ends the process where two parallel functions run at once, be the other
     one a user's. And not in a child that was forked from a process in which they had begun: GNU OpenMP ends such a
-    child, and TBB does not vouch for one that was forked by another than the main thread.
+    child, and TBB does not vouch for one that was forked by another than the main thread. If they had begun before the
+    library was imported, it cannot be known in which process.
 
     Examples
     --------
@@ -80,13 +96,11 @@ def numba_is_safe() -> bool:
     >>> threads.numba_is_safe() in (True, False)
     True
     """
-    global _process
-    if _process.number != os.getpid():
-        _process = _Process()
-    if _process.safe is None:
-        with _process.deciding:
-            _process.safe = _decide()
-    return _process.safe
+    process = _process
+    if process.safe is None:
+        with process.deciding:
+            process.safe = not process.inherited and threading_layer() != "workqueue"
+    return process.safe
 
 
 def share(kernel: Callable[..., None], slots: int, *arguments: Any) -> None:
@@ -116,37 +130,46 @@ def share(kernel: Callable[..., None], slots: int, *arguments: Any) -> None:
 
 
 def _helpers(kernel: Callable[..., None], slots: int, arguments: tuple[Any, ...]) -> list[Future[None]]:
+    process = _process
     helpers: list[Future[None]] = []
     try:
-        crew = _process.crew
+        crew = process.crew
         if crew is None:
-            with _process.deciding:
-                crew = _process.crew = _process.crew or ThreadPoolExecutor(os.cpu_count(), "lcnumba")
+            with process.deciding:
+                crew = process.crew = process.crew or ThreadPoolExecutor(os.cpu_count(), "lcnumba")
         for slot in range(1, slots):
-            helpers.append(crew.submit(kernel, slot, *arguments))
-    except RuntimeError:
-        pass  # no more threads to be had, or the interpreter is about to end: those that there are do it all
+            # Made here, since what could not be begun stays in the line of work: whoever takes it up must be told.
+            helper: Future[None] = Future()
+            helpers.append(helper)
+            crew.submit(_help, helper, kernel, slot, arguments)
+    except RuntimeError:  # no more threads to be had, or the interpreter is about to end: those that there are do it
+        process.crew = None  # with its line of work, which holds arrays
     return helpers
 
 
-def _begin() -> int:
-    """Let Numba's threads begin, notice whether they had in a parent of this process, and return how many there are."""
-    global _begun_in
-    if _begun_in is None:
-        import numba
-        from numba.np.ufunc import parallel
-
-        forked = _imported_in != os.getpid() or multiprocessing.parent_process() is not None
-        inherited = forked and getattr(parallel, "_is_initialized", False)
-        _offer_tbb()
-        threads = int(numba.get_num_threads())
-        _begun_in = 0 if inherited else os.getpid()
-        return threads
-    return int(sys.modules["numba"].get_num_threads())
+def _help(helper: Future[None], kernel: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
+    if not helper.set_running_or_notify_cancel():
+        return
+    try:
+        kernel(slot, *arguments)
+    except BaseException as error:  # noqa: BLE001 - it is raised where the kernel was shared
+        helper.set_exception(error)
+    else:
+        helper.set_result(None)
 
 
-def _decide() -> bool:
-    return layer() != "workqueue" and _begun_in == os.getpid()
+def _start_numbas() -> int:
+    """Let Numba's threads begin, unless they have, and return how many there are."""
+    import numba
+
+    _offer_tbb()
+    try:
+        return int(numba.get_num_threads())
+    except ValueError as error:
+        raise RuntimeError(
+            f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, which was chosen by "
+            "NUMBA_THREADING_LAYER or numba.config; choose none, or install it (tbb: pip install 'lcnumba[threads]')"
+        ) from error
 
 
 @functools.cache

@@ -17,7 +17,8 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
-    {"interrupts", "lazy", "limits"},
+    {"forks", "lazy", "limits"},
+    {"interrupts"},
     {"locks", "threads"},
     {
         "arrays",

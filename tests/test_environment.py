@@ -40,7 +40,7 @@ def test_answers_are_compared_with_the_definition(monkeypatch):
         (lambda m: m.setattr("numba.config.DISABLE_JIT", 1), "unset it"),
         (lambda m: m.setattr("numba.config.BOUNDSCHECK", 1), "NUMBA_BOUNDSCHECK is set"),
         (lambda m: m.setattr(vectors, "TILED", False), "LCNUMBA_TILE=0 is set"),
-        (lambda m: m.setattr(threads, "layer", lambda: "workqueue"), "lcnumba[threads]"),
+        (lambda m: m.setattr(threads, "threading_layer", lambda: "workqueue"), "lcnumba[threads]"),
         (lambda m: m.setattr(threads, "count", lambda: 10_000), "10000 threads share"),
         (lambda m: m.setattr(environment, "_cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
     ],

@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -12,14 +13,10 @@ from lcnumba.interrupts import deferred
 def test_an_interrupt_waits_for_the_end():
     done = []
 
-    @deferred()
-    def work():
+    with pytest.raises(KeyboardInterrupt), deferred():  # noqa: PT012
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)
         done.append(1)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
     assert done == [1]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
@@ -27,14 +24,10 @@ def test_an_interrupt_waits_for_the_end():
 def test_nested_blocks_wait_for_the_outer_one():
     done = []
 
-    @deferred()
-    def work():
+    with pytest.raises(KeyboardInterrupt), deferred():  # noqa: PT012
         with deferred():
             signal.raise_signal(signal.SIGINT)
         done.append(1)
-
-    with pytest.raises(KeyboardInterrupt):
-        work()
     assert done == [1]
 
 
@@ -135,3 +128,40 @@ def test_a_step_interrupted_at_any_moment_is_done_or_not_begun(implementation, t
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 20
+
+
+FORKED = """
+import os, signal, threading, warnings
+from lcnumba.interrupts import deferred
+warnings.simplefilter("ignore")
+
+def fork():
+    global code
+    child = os.fork()
+    if not child:
+        try:
+            signal.alarm(60)
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt:
+            os._exit(7)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with deferred(), deferred():
+    thread = threading.Thread(target=fork)
+    thread.start()
+    thread.join()
+    signal.raise_signal(signal.SIGINT)  # still held back here
+    print(code)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_child_that_another_thread_forks_meanwhile_can_be_interrupted():
+    """Its only thread is not the one that holds Ctrl-C back."""
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", FORKED], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert result.stdout == "7\n", result.stderr

@@ -76,7 +76,7 @@ def test_a_child_forked_meanwhile_does_not_wait_for_ever(tmp_path):
                 return 1
 
         def hold():
-            with mutex:
+            with mutex.lock:
                 table.value
 
         table, mutex, inside, go = Table(), Mutex(), threading.Event(), threading.Event()
@@ -88,7 +88,7 @@ def test_a_child_forked_meanwhile_does_not_wait_for_ever(tmp_path):
             signal.alarm(20)
             go = threading.Event()
             go.set()
-            with mutex, mutex:
+            with mutex.lock, mutex.lock:
                 os._exit(table.value)
         go.set()
         thread.join()

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from lcnumba import locks
 from lcnumba.locks import SharedLock
 
 
@@ -91,7 +92,7 @@ def test_a_copy_is_free():
 def test_a_forked_child_knows_nothing_of_the_parents_threads(kind):
     lock = SharedLock()
     lock._writer = -1  # a thread of the parent
-    lock._process -= 1
+    locks._free_all()
 
     def work():
         with getattr(lock, kind)():
@@ -100,7 +101,6 @@ def test_a_forked_child_knows_nothing_of_the_parents_threads(kind):
     thread = started(work)
     thread.join(10)
     assert not thread.is_alive()
-    assert lock._process == os.getpid()
 
 
 def test_a_looping_writer_does_not_starve_readers():
@@ -219,13 +219,13 @@ def test_an_interrupt_waits_for_the_end_of_an_exclusive_block():
 
 
 INTERRUPTS = """
-import signal
-from lcnumba.locks import SharedLock
+import signal, threading
+from lcnumba.locks import Mutex, SharedLock
 
 def interrupt(*_):
     raise KeyboardInterrupt
 
-lock, interrupted = SharedLock(), 0
+lock, mutex, free, interrupted = SharedLock(), Mutex(), [], 0
 signal.signal(signal.SIGINT, interrupt)
 signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
 for n in range(300):
@@ -234,13 +234,123 @@ for n in range(300):
         for _ in range(100_000):
             with lock.shared():
                 pass
+            with mutex.lock:
+                pass
     except KeyboardInterrupt:
         interrupted += 1
     with lock.exclusive():
         pass
+    thread = threading.Thread(target=lambda: free.append(mutex.lock.acquire(timeout=10)))
+    thread.start()
+    thread.join()
+    assert free.pop()
+    mutex.free()  # of a thread that has ended
 assert not lock._readers
 assert interrupted > 290, interrupted
 """
+
+
+# Threads that want the lock all the time, so that the main thread waits for it most of its own.
+INTERRUPTED_WAITING = """
+import os, signal, sys, threading, time
+from lcnumba.locks import SharedLock
+
+sys.setswitchinterval(1e-5)
+lock, done, armed, interrupted = SharedLock(), threading.Event(), False, 0
+
+def interrupt(*_):
+    global armed, interrupted
+    if armed:
+        armed, interrupted = False, interrupted + 1
+        raise KeyboardInterrupt
+
+def compete(holding):
+    while not done.is_set():
+        with holding():
+            pass
+
+def shoot():
+    while not done.wait(0.002):
+        os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, interrupt)
+others = [threading.Thread(target=compete, args=(holding,)) for holding in (lock.shared, lock.exclusive)]
+for thread in others:
+    thread.start()
+threading.Thread(target=shoot).start()
+while interrupted < 300:
+    try:
+        armed = True
+        while True:
+            with lock.exclusive():
+                pass
+            with lock.shared():
+                pass
+    except KeyboardInterrupt:
+        pass
+done.set()
+for thread in others:
+    thread.join()
+with lock.exclusive():
+    assert lock._writers_waiting == lock._readers_waiting == lock._admitted == 0
+"""
+
+# The threads of a forked child all come at once to locks that their parent held.
+CHILDREN = """
+import os, signal, sys, threading, warnings
+from lcnumba.locks import Mutex, SharedLock
+
+warnings.simplefilter("ignore")  # Python's own, of forks beside threads
+sys.setswitchinterval(1e-6)
+lock, mutex, inside, go = SharedLock(), Mutex(), threading.Event(), threading.Event()
+
+def hold():
+    with lock.shared(), mutex.lock:
+        inside.set()
+        go.wait(60)
+
+def work(alone, begin, wrong):
+    begin.wait()
+    try:
+        for _ in range(30):
+            with lock.exclusive() if alone else lock.shared():
+                pass
+            with mutex.lock:
+                pass
+    except BaseException as error:
+        wrong.append(error)
+
+def works():
+    begin, wrong = threading.Barrier(6), []
+    threads = [threading.Thread(target=work, args=(n % 2, begin, wrong), daemon=True) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return not wrong and not any(thread.is_alive() for thread in threads)
+
+holder = threading.Thread(target=hold)
+holder.start()
+inside.wait()
+for _ in range(60):
+    child = os.fork()
+    if not child:
+        os._exit(0 if works() else 3)
+    assert os.waitpid(child, 0)[1] == 0
+go.set()
+"""
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        pytest.param(INTERRUPTED_WAITING, id="waiting"),
+        pytest.param(CHILDREN, id="children", marks=pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")),
+    ],
+)
+def test_a_lock_bears(code):
+    """Interrupts while a thread waits for it; and the threads of a forked child, all at once."""
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, timeout=200)
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of signals")

@@ -135,25 +135,17 @@ def test_worker_processes_of_every_kind(used, tmp_path):
 def test_a_child_that_was_forked_by_a_user_of_numba_alone(layer, tmp_path):
     """The library is imported in the child; the parent's threads began without its knowing."""
     code = """
-        import multiprocessing
-
-        def work(into):
-            "Tell whether it was right, from the child, which has the library anew."
-            for name in [name for name in sys.modules if name.startswith("lcnumba")]:
-                del sys.modules[name]
+        def work():
             import lcnumba
-            twin = lcnumba.LocallyConnected2D(32, 3, kernel_initializer="ones")
-            into.put(bool((twin(x) == 27).all()))
+            twin = lcnumba.LocallyConnected2D(32, 3, kernel_initializer="ones", n_threads=2)
+            return bool((twin(x) == 27).all())
 
         own(np.zeros(9))
-        context = multiprocessing.get_context("fork")
-        answers = context.SimpleQueue()
-        child = context.Process(target=work, args=(answers,))
-        child.start()
-        child.join(100)
-        print(child.exitcode, answers.get() if child.exitcode == 0 else None)
+        for name in [name for name in sys.modules if name.startswith("lcnumba")]:
+            del sys.modules[name]
+        print(forked(work), forked(lambda: forked(work) == 0))
     """
-    assert run(code, tmp_path, layer) == ["0", "True"]
+    assert run(code, tmp_path, layer) == ["0", "0"]
 
 
 def test_dask_threads_and_joblib(layer, tmp_path):
@@ -193,11 +185,21 @@ def test_a_child_forked_in_the_middle_of_a_call_can_change_its_weights(tmp_path)
             thread.join()
             return True
 
+        def call():
+            with layer._parameters.lock.shared():
+                inside.set()
+                leave.wait(60)
+
         layer = lc.Dense(3)
         layer.build((None, 2))
-        with layer._parameters.lock.shared():
-            weights = [w.copy() for w in layer.weights]
-            print(forked(change))
+        weights = layer.get_weights()
+        inside, leave = threading.Event(), threading.Event()
+        calling = threading.Thread(target=call)
+        calling.start()
+        inside.wait(60)
+        print(forked(change))
+        leave.set()
+        calling.join()
     """
     assert run(code, tmp_path) == ["0"]
 
@@ -225,10 +227,21 @@ def test_it_works_while_the_interpreter_ends(layer, tmp_path):
 def test_tbb_is_loaded_unless_another_layer_was_chosen(tmp_path):
     if NO_TBB:
         pytest.skip("tbb is not installed")
-    code = "from lcnumba import threads; print(threads.layer(), threads.numba_is_safe())"
+    code = "from lcnumba import threads; print(threads.threading_layer(), threads.numba_is_safe())"
     assert run(code, tmp_path) == ["tbb", "True"]
     assert run(code, tmp_path, "workqueue") == ["workqueue", "False"]
     assert run("numba.config.THREADING_LAYER = 'omp'; " + code, tmp_path) == ["omp", "True"]
+
+
+def test_a_threading_layer_that_numba_cannot_load(monkeypatch):
+    numba = pytest.importorskip("numba")
+
+    def refuse():
+        raise ValueError("No threading layer could be loaded.")
+
+    monkeypatch.setattr(numba, "get_num_threads", refuse)
+    with pytest.raises(RuntimeError, match=r"cannot load the threading layer .*; choose none, or install it"):
+        threads.count()
 
 
 def test_threads_are_no_more_than_control_groups_allow(monkeypatch):
@@ -301,6 +314,27 @@ def test_no_more_threads_to_be_had(monkeypatch):
     kernel = Kernel(5)
     threads.share(kernel, 4, 0)
     assert [slot for _, slot in kernel.done] == [0] * 5
+
+
+def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch):
+    """Python's pool has it in its line by then, and a thread that is busy elsewhere would take it up."""
+    crew, gate = ThreadPoolExecutor(2), threading.Event()
+    monkeypatch.setattr(threads, "_process", threads._Process())
+    threads._process.crew = crew
+    crew.submit(gate.wait, 60)
+
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        kernel = Kernel(5)
+        threads.share(kernel, 2, 0)
+    assert threads._process.crew is None  # nor does a line that nobody takes anything from grow
+    kernel.left = [5]
+    gate.set()
+    crew.shutdown()
+    assert len(kernel.done) == 5
 
 
 @pytest.mark.parametrize("failing", [0, 1])

@@ -24,7 +24,7 @@ class FormCache(Generic[Form]):
 
     def get(self, version: int, fill: Callable[[Form | None], Form]) -> Form:
         """Return the form of this version; `fill` takes the old form, or None the first time."""
-        with self._lock:
+        with self._lock.lock:
             if self._form is None or self._version != version:
                 self._version = None  # a fill that fails half-way leaves nothing valid behind
                 self._form = fill(self._form)
