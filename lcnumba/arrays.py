@@ -137,7 +137,7 @@ def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:
     check_dtype(name, values, dtype)
     if not (values.dtype == dtype and flags.c_contiguous and flags.aligned):
         size = values.size * dtype.itemsize
-        require(size, f"a copy of {name}", f"give it C-contiguous and of dtype {dtype}, or fewer samples at a time")
+        require(size, f"a copy of {name}", f"give it C-contiguous and of dtype {dtype}")
     return np.require(values, dtype=dtype, requirements=("C", "A"))
 
 
@@ -161,7 +161,10 @@ def check_exact(name: str, values: Array, shape: tuple[int, ...], dtype: np.dtyp
 
 def fresh(result: Array, given: Array) -> Array:
     """The result, or a copy where it is a view of what was given."""
-    return result.copy() if np.may_share_memory(result, given) else result
+    if not np.may_share_memory(result, given):
+        return result
+    require(result.nbytes, "a copy of the output", "give fewer samples at a time")
+    return result.copy()
 
 
 def frozen(array: Array) -> Array:

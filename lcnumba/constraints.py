@@ -5,6 +5,7 @@ kernel (P, K, F) and of the bias: by axis 0, Keras' default, a norm runs over po
 each unit's weights.
 """
 
+import math
 import string
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -22,6 +23,8 @@ Constraint = Callable[[Array], Array]
 
 # Keeps quotients finite, as in Keras.
 EPSILON = 1e-7
+# Of weights in place at a time.
+NORMS = 1 << 16
 
 
 class NonNeg:
@@ -60,6 +63,19 @@ class Norm:
         """Raise unless weights of this shape have the axes."""
         if not all(-len(shape) <= axis < len(shape) for axis in self._axes):
             raise ValueError(f"axis={self.axis!r} of {name} does not exist in weights of shape {shape}")
+
+    def apply(self, weights: Array) -> None:
+        """Multiply weights by the factor of their norm, in place.
+
+        So many norms at a time that memory for them is always to be had: there is no way back from the middle.
+        """
+        over = {axis % weights.ndim for axis in self._axes}
+        sizes = [1 if axis in over else size for axis, size in enumerate(weights.shape)]
+        axis = int(np.argmax(sizes))
+        length = max(1, NORMS * sizes[axis] // max(1, math.prod(sizes)))
+        for begin in range(0, sizes[axis], length):
+            part = weights[(slice(None),) * axis + (slice(begin, begin + length),)] if axis not in over else weights
+            part *= self.factors(part)
 
     def factors(self, weights: Array) -> Array:
         """What weights are multiplied by, of their dtype, 1 long along the axes."""

@@ -54,6 +54,7 @@ class Dense(Trainable):
 
     _default_name = "dense"
     _shape_hint = "; put a Flatten before Dense"
+    _lighter = "give it fewer inputs, or take fewer units"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "units": lambda _, v: integer("units", v),

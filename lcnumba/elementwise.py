@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lcnumba import activations, checkpoints
 from lcnumba.arrays import fresh, ingest, normalise
 from lcnumba.checks import generator, integer, real
+from lcnumba.limits import require
 from lcnumba.locks import Mutex
 from lcnumba.weightless import Weightless
 
@@ -21,7 +22,9 @@ def _floats(x: Any) -> tuple[Array, Callable[[Array], Any]]:
     """The input as float32 or, if it is that, float64."""
     given, like = ingest("x", x)
     double = given.dtype.newbyteorder("=") == np.float64
-    return normalise("x", given, np.dtype(np.float64 if double else np.float32)), like
+    values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
+    require(2 * values.nbytes, "the output, and what is kept for the gradient,", "give fewer samples at a time")
+    return values, like
 
 
 class _Pullback:

@@ -16,6 +16,7 @@ from lcnumba.defaults import FORMATS, data_format
 from lcnumba.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
 from lcnumba.kernels import Rule
+from lcnumba.limits import require
 from lcnumba.parameters import Gradients
 from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
@@ -57,6 +58,7 @@ class LocallyConnected(Trainable):
 
     # Every entry of get_config but name and trainable, with its check: the same one whether the
     # value comes through the constructor or is assigned before the layer is built.
+    _lighter = "every position has its own weights: take larger strides, fewer filters, or a convolution"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "filters": lambda _, v: integer("filters", v),
@@ -476,14 +478,20 @@ class LocallyConnected(Trainable):
     def _inward(self, array: Array) -> Array:
         """An array in the layer's data format as contiguous channels-last."""
         if self.data_format == "channels_first":
-            return np.ascontiguousarray(np.moveaxis(array, 1, -1))
+            return _moved(array, 1, -1)
         return array
 
     def _outward(self, array: Array) -> Array:
         """A channels-last array as a contiguous one in the layer's data format."""
         if self.data_format == "channels_first":
-            return np.ascontiguousarray(np.moveaxis(array, -1, 1))
+            return _moved(array, -1, 1)
         return array
+
+
+def _moved(array: Array, source: int, destination: int) -> Array:
+    """A contiguous array with one axis elsewhere."""
+    require(array.nbytes, "an array with its channels moved", "give fewer samples at a time")
+    return np.ascontiguousarray(np.moveaxis(array, source, destination))
 
 
 class _Derivatives:

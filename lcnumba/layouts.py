@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.geometry import Geometry
+from lcnumba.limits import require
 
 __all__ = [
     "bias_from_keras",
@@ -189,6 +190,10 @@ def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data
         turned = kernel.reshape(g.positions, -1, g.channels, g.filters).transpose(0, 2, 1, 3)
         return turned.copy().reshape(g.kernel_shape)
     if implementation == 2:
+        require(
+            g.inputs * g.positions * g.filters * kernel.itemsize * (2 if first else 1), "a kernel of implementation 2",
+            f"implementation=1 holds the same weights in {kernel.nbytes / 1e9:.3g} GB",
+        )  # fmt: skip
         dense = np.zeros((g.inputs, g.positions, g.filters), kernel.dtype)
         for p in range(g.positions):
             there = g.exists[p]

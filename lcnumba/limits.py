@@ -84,15 +84,15 @@ def _machine(root: Path) -> Iterator[Limit]:
 def _groups(root: Path) -> Iterator[Limit]:
     """What each control group above the process leaves, as far as this container sees them."""
     files = {
-        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-        2: ("memory.max", "memory.current", "inactive_file"),
+        1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
+        2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
     }
     for group, version in _control_groups(root, "memory"):
-        limit, usage, cache = files[version]
+        limit, usage, caches = files[version]
         most, used = _number(group / limit), _number(group / usage)
         if most is not None and used is not None:
-            cached = _table(group / "memory.stat", separator=" ").get(cache, 0)
-            yield most - used + cached, "the limit of this control group"
+            table = _table(group / "memory.stat", separator=" ")
+            yield most - used + sum(table.get(cache, 0) for cache in caches), "the limit of this control group"
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:

@@ -16,8 +16,21 @@ import numpy.typing as npt
 from lcnumba import kernels, named
 from lcnumba.checks import boolean, real
 from lcnumba.kernels import Rule
+from lcnumba.limits import require
 
-__all__ = ["SGD", "Adam", "AdamW", "BuiltIn", "Optimizer", "RMSprop", "default_rate", "get", "is_built_in", "run"]
+__all__ = [
+    "SGD",
+    "Adam",
+    "AdamW",
+    "BuiltIn",
+    "Optimizer",
+    "RMSprop",
+    "default_rate",
+    "get",
+    "is_built_in",
+    "prepare",
+    "run",
+]
 
 Array = npt.NDArray[Any]
 State = dict[str, Array]
@@ -72,7 +85,7 @@ class SGD:
 
     def init(self, param: Array) -> State:
         """Return the velocity, 0 at first; nothing without momentum."""
-        return {"velocity": np.zeros_like(param)} if self.momentum else {}
+        return {"velocity": _zeros(param, 1)[0]} if self.momentum else {}
 
     def rule(self, state: State, lr: float) -> Rule:
         """Return the formula of the next step."""
@@ -126,7 +139,8 @@ class Adam:
 
     def init(self, param: Array) -> State:
         """Return the two moments and the step count, all 0."""
-        return {"m": np.zeros_like(param), "v": np.zeros_like(param), "t": np.zeros((), np.int64)}
+        m, v = _zeros(param, 2)
+        return {"m": m, "v": v, "t": np.zeros((), np.int64)}
 
     def rule(self, state: State, lr: float) -> Rule:
         """Return the formula of the next step."""
@@ -219,7 +233,7 @@ class RMSprop:
 
     def init(self, param: Array) -> State:
         """Return the mean square, 0 at first."""
-        return {"v": np.zeros_like(param)}
+        return {"v": _zeros(param, 1)[0]}
 
     def rule(self, state: State, lr: float) -> Rule:
         """Return the formula of the next step."""
@@ -313,6 +327,26 @@ def run(
 
     update.run(rule, param, grad, threads)
     optimizer.advance(state)
+
+
+def prepare(param: Array, threads: int | None = None) -> None:
+    """Raise what `run` would raise for want of memory to compile; then it does not.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.optimizers.prepare(np.ones(2), threads=1)
+    """
+    from lcnumba.kernels import update
+
+    update.prepare(param, threads)
+
+
+def _zeros(param: Array, count: int) -> list[Array]:
+    """So many arrays of the parameter's shape."""
+    require(count * param.nbytes, "the optimizer's state", "SGD without momentum has none")
+    return [np.zeros_like(param) for _ in range(count)]
 
 
 def _fraction(name: str, value: Any) -> float:

@@ -132,7 +132,7 @@ class Restraint:
     def finish(self, array: Array) -> None:
         """Bring norms back, in place, after a step by `on`."""
         if isinstance(self.constraint, constraints.Norm):
-            array *= self.constraint.factors(array)
+            self.constraint.apply(array)
 
     def total(self, array: Array, grad: Array) -> Array:
         """Return the gradient of loss and penalty, whoever wrote the penalty."""
@@ -441,6 +441,8 @@ class Parameters:
             # All memory is asked for before anything changes.
             states = {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
             rule = self._restraint("kernel").on(optimizer.rule(states["kernel"], lr))
+            for name in others:
+                optimizers.prepare(self._arrays[name], self.threads)
             self.version += 1
             try:
                 result = update(self._arrays["kernel"], rule)
@@ -520,11 +522,15 @@ class Parameters:
         with self.lock.exclusive():
             if self.version != change.version or self._states is not change.base:
                 return False
+            if change.values is None:
+                for array in self._arrays.values():
+                    optimizers.prepare(array, self.threads)
             self.version += 1
             for name, array in self._arrays.items():
                 if change.values is not None:
                     np.copyto(array, change.values[name])
-                elif optimizers.is_built_in(change.optimizer):
+                else:
+                    assert optimizers.is_built_in(change.optimizer)
                     self._run(change.optimizer, name, change.gradients[name], change.states[name], change.lr)
             self._states = change.states
             return True

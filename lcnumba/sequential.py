@@ -17,6 +17,7 @@ from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+from lcnumba.limits import require
 from lcnumba.locks import Mutex
 from lcnumba.naming import layer_name
 from lcnumba.parameters import as_vector
@@ -267,12 +268,21 @@ class Sequential:
         size = integer("batch_size", batch_size)
         if reads_lazily(x):
             source = data.rows("x", x)
-            starts = range(0, source.shape[0] or 1, size)
-            return np.concatenate([self(source.take(slice(at, at + size))) for at in starts])
+            return self._predicted(source.take, source.shape[0], size)
         values, like = self._ingest(x)
-        if len(values) <= size:
-            return like(self(values))
-        return like(np.concatenate([self(values[at : at + size]) for at in range(0, len(values), size)]))
+        return like(self._predicted(values.__getitem__, len(values), size))
+
+    def _predicted(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
+        """The outputs for all samples, of which `take` gives a slice."""
+        first: Array = self(take(slice(0, size)))
+        if samples <= size:
+            return first
+        require(first.nbytes // len(first) * samples, "the output for all samples", "predict some at a time")
+        y = np.empty((samples, *first.shape[1:]), first.dtype)
+        y[:size] = first
+        for at in range(size, samples, size):
+            y[at : at + size] = self(take(slice(at, at + size)))
+        return y
 
     def get_weights(self) -> list[Array]:
         """Return copies of the weights of all layers, in order."""

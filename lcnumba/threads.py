@@ -31,11 +31,14 @@ class _Process:
         # Threads that had begun before this library saw the process may have begun in a parent.
         self.inherited = _numba_has_begun()
         self.deciding = threading.Lock()
-        self.safe: bool | None = None  # whether kernels may run on Numba's threads, once that is decided
+        self.startable: bool | None = None  # whether Numba's threads can begin, once that is known
+        self.safe: bool | None = None  # whether kernels may run on them, once that is decided
+        self.by_caller = False  # whether each thread that calls has some of its own
         self.crew: ThreadPoolExecutor | None = None
 
 
 _process = _Process()
+_caller = threading.local()
 
 
 @in_children
@@ -47,6 +50,8 @@ def _begin_anew() -> None:
 def threading_layer() -> str:
     """Return the threading layer that Numba has taken in this process: tbb, omp or workqueue. It begins by this call.
 
+    "none" if no threads can be started.
+
     Raises
     ------
     RuntimeError
@@ -55,13 +60,13 @@ def threading_layer() -> str:
     Examples
     --------
     >>> from lcnumba import threads
-    >>> threads.threading_layer() in ("tbb", "omp", "workqueue")
+    >>> threads.threading_layer() in ("tbb", "omp", "workqueue", "none")
     True
     """
     import numba
 
     _start_numbas()
-    return str(numba.threading_layer())
+    return str(numba.threading_layer()) if _numba_has_begun() else "none"
 
 
 def count() -> int:
@@ -88,7 +93,8 @@ def numba_is_safe() -> bool:
     Not on those of its workqueue layer, which ends the process where two parallel functions run at once, be the other
     one a user's. And not in a child that was forked from a process in which they had begun: GNU OpenMP ends such a
     child, and TBB does not vouch for one that was forked by another than the main thread. If they had begun before the
-    library was imported, it cannot be known in which process.
+    library was imported, it cannot be known in which process. And not where they cannot be started: GNU OpenMP, which
+    has other ones for each thread that calls, ends a process that has no more threads to give.
 
     Examples
     --------
@@ -99,8 +105,10 @@ def numba_is_safe() -> bool:
     process = _process
     if process.safe is None:
         with process.deciding:
-            process.safe = not process.inherited and threading_layer() != "workqueue"
-    return process.safe
+            layer = threading_layer()
+            process.by_caller = layer == "omp"
+            process.safe = not process.inherited and layer in ("omp", "tbb")
+    return process.safe and (not process.by_caller or _has_threads(process))
 
 
 def share(kernel: Callable[..., None], slots: int, *arguments: Any) -> None:
@@ -162,6 +170,12 @@ def _start_numbas() -> int:
     """Let Numba's threads begin, unless they have, and return how many there are."""
     import numba
 
+    process = _process
+    if not _numba_has_begun():
+        if process.startable is None:
+            process.startable = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
+        if not process.startable:
+            return int(numba.config.NUMBA_NUM_THREADS)
     _offer_tbb()
     try:
         return int(numba.get_num_threads())
@@ -170,6 +184,35 @@ def _start_numbas() -> int:
             f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, which was chosen by "
             "NUMBA_THREADING_LAYER or numba.config; choose none, or install it (tbb: pip install 'lcnumba[threads]')"
         ) from error
+
+
+def _has_threads(process: _Process) -> bool:
+    """Whether the thread that calls has OpenMP's threads, or can have them."""
+    if getattr(_caller, "process", None) is not process:
+        import numba
+
+        if not _can_be_started(numba.config.NUMBA_NUM_THREADS - 1):
+            return False
+        _caller.process = process
+    return True
+
+
+def _can_be_started(number: int) -> bool:
+    """Whether there can be so many threads more, which is tried out."""
+    gate, started = threading.Event(), []
+    with deferred():
+        try:
+            for _ in range(number):
+                thread = threading.Thread(target=gate.wait)
+                thread.start()
+                started.append(thread)
+        except RuntimeError:
+            return False
+        finally:
+            gate.set()
+            for thread in started:
+                thread.join()
+    return True
 
 
 @functools.cache

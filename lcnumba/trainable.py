@@ -47,6 +47,7 @@ class Trainable:
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
     _default_name: ClassVar[str]
     _shape_hint: ClassVar[str] = ""  # what messages say of a wrong rank
+    _lighter: ClassVar[str]  # and of too many weights
 
     name: str
     dtype: str
@@ -242,8 +243,8 @@ class Trainable:
             arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
         else:
             require(
-                sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"the weights of {self.name!r}",
-                "every position has its own: take larger strides, fewer filters, or a convolution",
+                sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"building {self.name!r}",
+                self._lighter,
             )  # fmt: skip
         attributes, exists = self._parts(shape)
         if self._initial_weights is None:

@@ -189,13 +189,14 @@ def test_a_step_without_a_workspace_changes_nothing(implementation, optimizer, r
     """And its pullback is as good as before."""
     x = rng.standard_normal((8, 12, 12, 3), np.float32)
     layers = [lc.LocallyConnected2D(8, 3, input_shape=(12, 12, 3), optimizer=optimizer, implementation=implementation,
-                                    rng=0) for _ in range(2)]  # fmt: skip
-    (y, backward), (_, other) = (layer.forward(x) for layer in layers)
+                                    rng=0) for _ in range(3)]  # fmt: skip
+    (y, backward), (_, other), (_, first) = (layer.forward(x) for layer in layers)
+    first.step(np.ones_like(y), lr=0.1)  # has code compiled, which takes memory too
     with monkeypatch.context() as context:
         context.setattr(limits, "SMALL", 1000)
         context.setattr(limits, "available", lambda: (1000, "the machine"))
         before = layers[0].get_weights()
-        with pytest.raises(MemoryError, match="workspace of this call"):
+        with pytest.raises(MemoryError, match=r"workspace of this call|the optimizer's state"):
             backward.step(np.ones_like(y), lr=0.1)
         for a, b in zip(layers[0].weights, before, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -207,7 +208,7 @@ def test_a_step_without_a_workspace_changes_nothing(implementation, optimizer, r
 
 def test_weights_and_workspaces_are_refused(little):
     layer = lc.LocallyConnected2D(64, 5, input_shape=(300, 300, 32), name="huge")
-    with pytest.raises(MemoryError, match=r"the weights of 'huge' needs 18 GB, .* every position has its own"):
+    with pytest.raises(MemoryError, match=r"building 'huge' needs 18 GB, .* every position has its own"):
         layer.build((None, 300, 300, 32))
     assert not layer.built
     small = lc.LocallyConnected2D(8, 1, input_shape=(20, 20, 1))
@@ -217,6 +218,63 @@ def test_weights_and_workspaces_are_refused(little):
     limits_seen = small(np.ones((100, 20, 20, 1), np.float32))
     assert limits_seen.shape == (100, 20, 20, 8)
     np.testing.assert_array_equal(small.get_weights()[0], before[0])
+
+
+def channels_first(samples):
+    layer = lc.LocallyConnected2D(1, 3, strides=3, data_format="channels_first", input_shape=(3, 30, 30))
+    return layer(np.ones((samples, 3, 30, 30), np.float32))
+
+
+def training(samples, fused=True, **settings):
+    """A step of a layer of 100 kB of weights, or its gradients alone; made by the first call."""
+    layer = lc.LocallyConnected2D(1, 5, input_shape=(36, 36, 1), use_bias=False, **settings)
+
+    def work():
+        y, backward = layer.forward(np.ones((samples, 36, 36, 1), np.float32))
+        if fused:
+            layer.optimizer = layer.optimizer  # with fresh state
+            backward.step(y, 0.1)
+        else:
+            backward(y)
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("work", "limit", "message"),
+    [
+        (lambda: channels_first(8), 60_000, "channels moved needs .* fewer samples"),
+        (training(1, optimizer="adam"), 150_000, "the optimizer's state needs .* without momentum has none"),
+        (training(1, optimizer=lc.SGD(0.5)), 150_000, None),
+        (training(1, fused=False), 101_000, "the gradient of the weights needs .* backward.step"),
+        (training(99, implementation=3), 500_000, "workspace of this call needs .* fewer samples"),
+        (lambda: lc.Dropout(0.5).forward(np.ones(1000)), 15_000, "the output, and what is kept .* fewer samples"),
+        (lambda: lc.Activation("relu")(np.ones(1000)), 15_000, "the output, and what is kept .* fewer samples"),
+        (lambda: lc.Flatten()(np.ones((10, 10, 10))), 7000, "a copy of the output needs .* fewer samples"),
+        (lambda: lc.Sequential([lc.Dense(9, input_shape=(1,))]).predict(np.ones((9000, 1))), 300_000,
+         "the output for all samples needs .* predict some at a time"),
+        (lambda: lc.Dense(10**3).build((None, 10**3)), 10**6, "building 'dense.*' needs .* fewer units"),
+    ],
+    ids=["channels_first", "adam", "momentum", "gradient", "sparse", "dropout", "activation", "flatten", "predict",
+         "dense"],
+)  # fmt: skip
+def test_what_else_needs_much_memory_is_refused(work, limit, message, monkeypatch):
+    monkeypatch.setattr(limits, "SMALL", 1000)
+    monkeypatch.setattr(limits, "available", lambda: (10**9, "the machine"))
+    work()
+    monkeypatch.setattr(limits, "available", lambda: (limit, "the machine"))
+    if message is None:
+        work()
+        return
+    with pytest.raises(MemoryError, match=message):
+        work()
+
+
+def test_an_export_for_implementation_2_is_refused_before_it_is_made(little):
+    layer = lc.LocallyConnected2D(6, 3, input_shape=(60, 60, 1))
+    layer.build((None, 60, 60, 1))
+    with pytest.raises(MemoryError, match=r"a kernel of implementation 2 needs 0\.291 GB, .* implementation=1 holds"):
+        lc.export_weights(layer, 2)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is not honoured elsewhere")
@@ -230,7 +288,7 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
         x = np.ones((4, 16, 16, 3), np.float32)
         layer = lc.LocallyConnected2D(8, 3, kernel_initializer="ones")
         layer(x)
-        size = 4096 * int(open("/proc/self/statm").read().split()[0])
+        size = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
         resource.setrlimit(resource.RLIMIT_AS, (size + 2**28, resource.RLIM_INFINITY))
 
         def refused(work, *words):
@@ -245,10 +303,20 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
         wide = lc.LocallyConnected2D(8, 3, implementation=2, kernel_initializer="ones")
         wide.build(large.shape)
         refused(lambda: wide(large), "implementation 2", "implementation=1")
-        refused(lambda: lc.LocallyConnected2D(64, 9)(large[..., :1].repeat(64, axis=3)), "the weights", "strides")
-        refused(lambda: layer(many), "a copy of x", "fewer samples")
+        refused(lambda: lc.LocallyConnected2D(64, 9)(large[..., :1].repeat(64, axis=3)), "building", "strides")
+        refused(lambda: layer(many), "a copy of x", "give it C-contiguous")
         few = np.ones((40_000, 16, 16, 3), np.float32)
         refused(lambda: layer(few), "workspace of this call", "fewer samples")
+        del few
+        # Norms of single weights, as many as there are weights: 32 MB each time that they are all in memory.
+        single = lc.LocallyConnected2D(16, 1, use_bias=False, kernel_constraint=lc.constraints.MaxNorm(axis=1), rng=0)
+        y, backward = single.forward(np.ones((1, 500, 500, 1), np.float32))
+        backward.step(np.zeros_like(y), 0.0)
+        _, backward = single.forward(np.ones((1, 500, 500, 1), np.float32))
+        layer.with_implementation(1).forward(x)[1].step(np.ones((4, 14, 14, 8)), 1.0)  # loads what is compiled
+        size = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, resource.RLIM_INFINITY))
+        backward.step(np.zeros_like(y), 0.0)
         y, backward = layer.forward(x)
         assert (layer(x) == 27).all() and (wide.with_implementation(1)(large) == 9).all()
         backward.step(np.ones_like(y), 1.0)
@@ -256,8 +324,9 @@ def test_a_process_of_limited_size_is_refused_and_goes_on(tmp_path):
         print("goes on")
     """
     result = subprocess.run(
-        [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+        [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True,
+        timeout=240, check=False, env={**os.environ, "NUMBA_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert result.stdout.splitlines() == ["refused"] * 4 + ["goes on"]
 

@@ -274,10 +274,10 @@ def shoot():
         os.kill(os.getpid(), signal.SIGINT)
 
 signal.signal(signal.SIGINT, interrupt)
-others = [threading.Thread(target=compete, args=(holding,)) for holding in (lock.shared, lock.exclusive)]
+others = [threading.Thread(target=compete, args=(holding,), daemon=True) for holding in (lock.shared, lock.exclusive)]
 for thread in others:
     thread.start()
-threading.Thread(target=shoot).start()
+threading.Thread(target=shoot, daemon=True).start()
 while interrupted < 300:
     try:
         armed = True

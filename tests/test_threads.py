@@ -306,6 +306,28 @@ def test_nobody_waits_for_threads_that_are_busy_elsewhere():
         hung.result(60)
 
 
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RLIMIT_AS is not honoured elsewhere")
+@pytest.mark.parametrize("before", ["", "assert right()"], ids=["at first", "later"])
+def test_a_process_that_may_have_no_more_threads_computes(layer, before, tmp_path):
+    """Address space for threads runs out, whose stacks are large; GNU OpenMP would end the process."""
+    code = f"""
+        import resource
+        if resource.getrlimit(resource.RLIMIT_STACK)[0] != 2**30:
+            resource.setrlimit(resource.RLIMIT_STACK, (2**30, resource.RLIM_INFINITY))
+            os.execv(sys.executable, sys.orig_argv)
+        twin = layer.with_implementation(1)
+        {before}
+        size = resource.getpagesize() * int(open("/proc/self/statm").read().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (size + 2**29, resource.RLIM_INFINITY))
+        threading.stack_size(2**20)
+        with ThreadPoolExecutor(1) as pool:  # a thread that has none of OpenMP's
+            pool.submit(int).result()
+            threading.stack_size(0)
+            print(pool.submit(right).result(), right())
+    """
+    assert run(code, tmp_path, layer, OPENBLAS_NUM_THREADS="1") == ["True", "True"]
+
+
 def test_no_more_threads_to_be_had(monkeypatch):
     def refuse(*_):
         raise RuntimeError("can't start new thread")

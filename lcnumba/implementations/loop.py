@@ -13,6 +13,7 @@ from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, plain, slot
 from lcnumba.kernels import loop as tiled
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.lazy import cached_property
+from lcnumba.limits import require
 
 __all__ = ["Loops", "bias_gradient"]
 
@@ -168,6 +169,7 @@ class Loops:
         threads: int | None = None,
     ) -> tuple[Array | None, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
+        require(kernel.nbytes, "the gradient of the weights", "backward.step(dy, lr) makes none")
         # The kernels write existing connections only, so the others must be 0 beforehand.
         dkernel = np.empty_like(kernel) if self._geometry.complete and len(x) else np.zeros_like(kernel)
         rule = Rule(GRADIENT, (), ())

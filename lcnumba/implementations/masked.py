@@ -31,7 +31,8 @@ class Masked:
 
     def __init__(self, geometry: Geometry, mask: npt.NDArray[np.bool_], inner: Implementation) -> None:
         self._inner = inner
-        self._exact = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask)
+        remedy = "a mask takes it for batches that are not finite: others need the weights alone"
+        self._exact = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask, remedy)
         self._absent = np.atleast_3d(~mask)
 
     def forward(

@@ -5,6 +5,7 @@ import numpy as np
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.loop import Loops
+from lcnumba.implementations.memory import aligned
 from lcnumba.kernels import Rule
 
 __all__ = ["MatrixForm"]
@@ -40,7 +41,11 @@ class MatrixForm:
         return dx
 
     def _dx(self, x: Array, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
-        dz = dy if y is None else np.where(y > 0, dy, dy.dtype.type(0))
+        dz = dy
+        if y is not None:
+            dz = aligned(dy.shape, dy.dtype)
+            dz.fill(0)
+            np.copyto(dz, dy, where=y > 0)
         return self._input_gradient(
             x, kernel, dz.reshape(len(dy), self._geometry.positions * self._geometry.filters), version, threads
         )

@@ -9,6 +9,7 @@ from lcnumba.geometry import TASKS, Geometry
 from lcnumba.implementations.base import Array
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.implementations.memory import aligned
 from lcnumba.kernels import slots
 from lcnumba.kernels.sparse import product
 from lcnumba.lazy import cached_property
@@ -23,9 +24,16 @@ class SparseMatrix(MatrixForm):
     The products are our own, over SciPy's arrays: SciPy's use one thread.
     """
 
-    def __init__(self, geometry: Geometry, mask: npt.NDArray[np.bool_] | None = None) -> None:
-        """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it."""
+    def __init__(
+        self, geometry: Geometry, mask: npt.NDArray[np.bool_] | None = None,
+        remedy: str = "implementation=1 computes the same with the weights alone",
+    ) -> None:  # fmt: skip
+        """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it.
+
+        The remedy is what a message says to do if there is no memory for it.
+        """
         super().__init__(geometry)
+        self._remedy = remedy
         self._mask = mask
         self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
 
@@ -38,16 +46,16 @@ class SparseMatrix(MatrixForm):
         matrix = self._matrix(kernel, version)
         own_order = np.empty(0, matrix.indices.dtype)
         yt = _product(matrix.indptr, matrix.indices, own_order, matrix.data, x, threads)
-        y = np.ascontiguousarray(yt.T).reshape(len(x), g.positions, g.filters)
+        y = _turned(yt).reshape(len(x), g.positions, g.filters)
         if bias is not None:
             y += bias
         return np.maximum(y, 0, out=y) if rectify else y
 
     def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
-        return np.ascontiguousarray(_product(*self._turned, self._matrix(kernel, version).data, dz, threads).T)
+        return _turned(_product(*self._transposed, self._matrix(kernel, version).data, dz, threads))
 
     @cached_property
-    def _turned(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The transposed matrix: indptr, indices, and where each of its values lies in the matrix's data."""
         g = self._geometry
         indptr, indices = g.csr_index(self._pattern)
@@ -83,7 +91,7 @@ class SparseMatrix(MatrixForm):
             # Values and indices, and as many indices again, and numbers of them, when they are turned.
             require(
                 kernel.size * (kernel.itemsize + 4 * 8), "the sparse matrix of implementation 3, while it is made",
-                f"implementation=1 computes the same with the weights alone, {kernel.nbytes / 1e9:.3g} GB",
+                f"{self._remedy}, {kernel.nbytes / 1e9:.3g} GB",
             )  # fmt: skip
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
             values = weights.flatten() if pattern is None else weights[pattern]
@@ -94,11 +102,17 @@ class SparseMatrix(MatrixForm):
         return self._cache.get(version, fill)
 
 
+def _turned(array: Array) -> Array:
+    """A contiguous copy with its two axes exchanged."""
+    turned = aligned(array.shape[::-1], array.dtype)
+    turned[...] = array.T
+    return turned
+
+
 def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
     """The product of a sparse matrix, whose values lie at data[order], and x.T."""
-    out = np.empty((len(indptr) - 1, len(x)), x.dtype)
+    out = aligned((len(indptr) - 1, len(x)), x.dtype)
     pattern = (frozen(indptr), frozen(indices), frozen(order), frozen(data))
     chunk = -(-len(out) // TASKS)
-    dense = frozen(np.ascontiguousarray(x.T))
-    product(*pattern, dense, chunk, out, threads=slots(len(x) * len(indices), threads))
+    product(*pattern, frozen(_turned(x)), chunk, out, threads=slots(len(x) * len(indices), threads))
     return out

@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
+from lcnumba.limits import require
 from lcnumba.threads import numba_is_safe, share
 
 __all__ = ["array_at", "compiled", "is_usable", "next_task", "specialised", "tasks"]
@@ -30,6 +31,9 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 # Numbers between the counters of two slots, so that they share no cache line.
 PADDING = 16
+
+# What loading or compiling a kernel may take.
+LLVM_BYTES = 64 << 20
 
 
 def tasks(function: Callable[..., None]) -> Callable[..., None]:
@@ -132,10 +136,10 @@ def next_task(counter, slot, tasks):
     """Return a task, of 0 to tasks - 1, that nobody has taken, from the slot's own share first; or -1."""
     slots = len(counter)
     for turn in range(slots):
-        share = (slot + turn) % slots
-        begin, end = share * tasks // slots, (share + 1) * tasks // slots
-        if counter[share, 0] < end - begin:
-            task = begin + _fetch_and_add(counter.ctypes.data + share * PADDING * 8)
+        owner = (slot + turn) % slots
+        begin, end = owner * tasks // slots, (owner + 1) * tasks // slots
+        if counter[owner, 0] < end - begin:
+            task = begin + _fetch_and_add(counter.ctypes.data + owner * PADDING * 8)
             if task < end:
                 return task
     return -1
@@ -187,6 +191,11 @@ class _Cache(FunctionCache):  # type: ignore[misc]
         # Numba adds the bytecode and closure cells; dispatchers in cells make that new every time.
         # The stamp covers the code, and the name the constants that the function closes over.
         return self._py_func.__qualname__, sig, codegen.magic_tuple()
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        # LLVM, which is asked next, ends the process where it gets no memory.
+        require(LLVM_BYTES, "compiling", "free some, or call the layer once before memory is short")
+        return super().load_overload(sig, target_context)
 
     def _save_overload(self, sig: Any, data: Any) -> None:
         try:

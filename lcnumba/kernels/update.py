@@ -6,6 +6,7 @@ are the optimizer's arrays, of the shape of the parameter, or empty where it has
 parameter's dtype (a Python float would promote float32 sums to float64).
 """
 
+import functools
 from typing import Any
 
 import numba
@@ -87,5 +88,20 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
     empty = np.empty(0, param.dtype)
     states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
     numbers = rule.packed(param.dtype)
-    slots = 1 if param.size <= CHUNK else threads or count()
+    slots = _slots(param, threads)
     whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)
+
+
+def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
+    """Have compiled what `run` takes for such a parameter: for want of memory that may fail, which `run` must not."""
+    _compile(param.dtype, min(2, _slots(param, threads)))
+
+
+@functools.cache
+def _compile(dtype: np.dtype[Any], slots: int) -> None:
+    empty = np.empty(0, dtype)
+    whole(SGD, empty, frozen(empty), empty, empty, empty, threads=slots)
+
+
+def _slots(param: npt.NDArray[Any], threads: int | None) -> int:
+    return 1 if param.size <= CHUNK else threads or count()
