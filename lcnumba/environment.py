@@ -45,7 +45,11 @@ def look() -> Environment:
     >>> found.facts["answers"]
     'right'
     """
-    right = _answers()  # first, so that compiled code is there to be told of
+    right, problem = False, None
+    try:
+        right = _answers()  # first, so that compiled code is there to be told of
+    except RuntimeError as error:  # of threads that cannot begin
+        problem = str(error)
     facts = {
         "lcnumba": version("lcnumba"),
         "Python": f"{platform.python_version()} {platform.python_implementation()}{_free_threaded()}",
@@ -54,13 +58,14 @@ def look() -> Environment:
         "processor": processor(),
         **_vectors(),
         "processors": _processors(),
-        "threads": _threads(),
+        "threads": "none" if problem else _threads(),
         "memory": _memory(),
         "compiled code": _cache(),
         "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if _matters(name)) or "none",
-        "answers": "right" if right else "WRONG",
+        "answers": "none" if problem else "right" if right else "WRONG",
     }
-    return Environment(facts, list(_warnings(facts)))
+    found = [problem] if problem else list(_warnings_of_threads())
+    return Environment(facts, [*found, *_warnings(facts)])
 
 
 def usable_processors() -> int:
@@ -151,8 +156,8 @@ def _matters(variable: str) -> bool:
 def _cache_folder() -> Path | None:
     from lcnumba.kernels import update
 
-    folder = update.whole.compiled[0].stats.cache_path  # type: ignore[attr-defined]
-    return None if folder is None else Path(folder)
+    stats = getattr(update.whole.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
+    return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 
 def _cache() -> str:
@@ -161,11 +166,18 @@ def _cache() -> str:
     folder = _cache_folder()
     if folder is None:
         return "not kept"
-    files = [file for file in folder.glob("*") if file.suffix in (".nbi", ".nbc")] if folder.is_dir() else []
-    usable = sum(map(is_usable, files))
-    size = sum(file.stat().st_size for file in files)
-    others = f", {len(files) - usable} of other versions or damaged" if len(files) > usable else ""
-    return f"{folder}, {usable} files{others}, {size / 1e6:.1f} MB"
+    usable = others = size = 0
+    for file in folder.glob("*.nb[ic]"):
+        try:
+            size += file.stat().st_size
+            if is_usable(file):
+                usable += 1
+            else:
+                others += 1
+        except OSError:  # another process replaces it
+            continue
+    rest = f", {others} of other versions or damaged" if others else ""
+    return f"{folder}, {usable} files{rest}, {size / 1e6:.1f} MB"
 
 
 def _answers() -> bool:
@@ -201,7 +213,7 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
 
     from lcnumba.kernels import vectors
 
-    if facts["answers"] != "right":
+    if facts["answers"] == "WRONG":
         yield "answers are wrong: do not use this installation; tell the developers what is above"
     if numba.config.DISABLE_JIT:
         yield "NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
@@ -209,6 +221,20 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
         yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
     if numba.config.BOUNDSCHECK:
         yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
+    folder = _cache_folder()
+    if folder is None and not numba.config.DISABLE_JIT:
+        yield "compiled code is not kept, so each process compiles anew; set NUMBA_CACHE_DIR to a folder of yours"
+    elif folder is not None and folder.is_dir():
+        if not os.access(folder, os.W_OK):
+            yield f"{folder} cannot be written to: what is not there is compiled anew each time; set NUMBA_CACHE_DIR"
+        if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+            yield (
+                f"everybody can write to {folder}, and what lies there is run as code; set NUMBA_CACHE_DIR to a folder "
+                "of yours"
+            )
+
+
+def _warnings_of_threads() -> Iterator[str]:
     if threads.threading_layer() == "workqueue":
         yield (
             "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
@@ -219,14 +245,3 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
             f"{threads.count()} threads share {usable_processors()} processors and wait for each other; set "
             "NUMBA_NUM_THREADS to fewer"
         )
-    folder = _cache_folder()
-    if folder is None:
-        yield "compiled code is not kept, so each process compiles anew; set NUMBA_CACHE_DIR to a folder of yours"
-    elif folder.is_dir():
-        if not os.access(folder, os.W_OK):
-            yield f"{folder} cannot be written to: what is not there is compiled anew each time; set NUMBA_CACHE_DIR"
-        if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
-            yield (
-                f"everybody can write to {folder}, and what lies there is run as code; set NUMBA_CACHE_DIR to a folder "
-                "of yours"
-            )

@@ -16,6 +16,7 @@ from lcnumba.checks import any_shape, arguments, integer, is_iterable, learning_
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.limits import require
 from lcnumba.locks import Mutex
@@ -298,16 +299,17 @@ class Sequential:
         if len(weights) != sum(map(len, old)):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(map(len, old))}")
         rest, changed = list(weights), []
-        try:
-            for layer, before in zip(self._layers, old, strict=True):
-                if before:
-                    mine, rest = rest[: len(before)], rest[len(before) :]
-                    layer.set_weights(mine)  # type: ignore[attr-defined]
-                    changed.append((layer, before))
-        except Exception:
-            for layer, before in changed:
-                layer.set_weights(before)  # type: ignore[attr-defined]
-            raise
+        with deferred():
+            try:
+                for layer, before in zip(self._layers, old, strict=True):
+                    if before:
+                        mine, rest = rest[: len(before)], rest[len(before) :]
+                        layer.set_weights(mine)  # type: ignore[attr-defined]
+                        changed.append((layer, before))
+            except Exception:
+                for layer, before in changed:
+                    layer.set_weights(before)  # type: ignore[attr-defined]
+                raise
 
     def live_weights(self) -> list[Array]:
         """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
@@ -334,8 +336,9 @@ class Sequential:
         prepared = [layer.prepare_training_state(mine) for layer, mine in pairs if mine is not None]  # type: ignore[attr-defined]
 
         def commit() -> None:
-            for take_over in prepared:
-                take_over()
+            with deferred():
+                for take_over in prepared:
+                    take_over()
 
         return commit
 
@@ -350,8 +353,9 @@ class Sequential:
         values = as_vector(vector)
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
-        for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
-            layer.set_flat(part)
+        with deferred():
+            for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
+                layer.set_flat(part)
 
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
         """Return the loss on data, penalties included, and its gradient by `get_flat`.
@@ -648,8 +652,9 @@ class SequentialBackward:
         def carry_out(dy: Any, wants_dx: bool) -> Any:
             given, like = ingest("dy", dy)
             values = given
-            for number in reversed(range(len(plans))):
-                values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
+            with deferred():  # all layers step or none
+                for number in reversed(range(len(plans))):
+                    values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
             return like(fresh(values, given)) if wants_dx else None
 
         return carry_out
@@ -673,8 +678,9 @@ def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence
             unchecked.append(partial(layer.step, grad, lr))
 
     def commit() -> None:
-        for carry_out in checked + unchecked:
-            carry_out()
+        with deferred():
+            for carry_out in checked + unchecked:
+                carry_out()
 
     return commit
 

@@ -1,11 +1,21 @@
 """What ``python -m lcnumba info`` tells."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from lcnumba import __main__ as command_line
 from lcnumba import environment, limits, threads
 from lcnumba.kernels import vectors
 from lcnumba.kernels.jit import is_usable
+
+
+@pytest.fixture(autouse=True)
+def usual(monkeypatch):
+    """Whatever threads this process has."""
+    monkeypatch.setattr(threads, "threading_layer", lambda: "omp")
 
 
 def warnings():
@@ -34,6 +44,27 @@ def test_answers_are_compared_with_the_definition(monkeypatch):
     assert not environment._answers()
 
 
+def test_it_tells_why_there_are_no_answers(capsys, monkeypatch):
+    def refuse(*_):
+        raise RuntimeError("Numba cannot load the threading layer 'tbb', ...")
+
+    monkeypatch.setattr(environment, "_answers", refuse)
+    assert command_line.main(["info"]) == 1
+    out = capsys.readouterr().out
+    assert "warning: Numba cannot load the threading layer 'tbb', ..." in out
+    assert "WRONG" not in out
+    assert "do not use" not in out
+
+
+def test_it_tells_that_nothing_is_compiled(tmp_path):
+    command = [sys.executable, "-P", "-m", "lcnumba", "info"]
+    environ = os.environ | {"NUMBA_DISABLE_JIT": "1"}
+    found = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=True)
+    assert [line for line in found.stdout.splitlines() if line.startswith("warning")] == [
+        "warning: NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
+    ]
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -53,6 +84,7 @@ def test_what_is_wrong_is_said(change, words, monkeypatch):
 
 
 def test_the_folder_of_compiled_code(tmp_path, monkeypatch):
+    environment._answers()  # so that there is something
     monkeypatch.setattr(environment, "_answers", lambda: True)
     folder = environment._cache_folder()
     good = next(file for file in folder.glob("*.nbi") if is_usable(file))
@@ -61,6 +93,7 @@ def test_the_folder_of_compiled_code(tmp_path, monkeypatch):
     (tmp_path / "a.nbi").write_bytes(content)
     (tmp_path / "b.nbc").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (tmp_path / "c.py").touch()
+    (tmp_path / "d.nbi").symlink_to(tmp_path / "nowhere")  # as if another process had just replaced it
     found = environment.look()
     assert "1 files, 1 of other versions or damaged" in found.facts["compiled code"]
     assert str(tmp_path) not in " ".join(found.warnings)

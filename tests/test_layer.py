@@ -687,26 +687,38 @@ def test_setting_an_optimizer_forgets_the_state(rng):
     assert layer.optimizer.beta_1 == 0.5
 
 
-def test_calls_and_steps_from_many_threads_never_see_half_a_step():
-    """All weights are equal at any time, so an output that mixes two versions would show."""
-    layer = make(filters=8, kernel_size=3, kernel_initializer="ones", use_bias=False)
-    x = np.ones((4, 16, 16, 3), np.float32)
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+def test_calls_and_steps_from_many_threads_never_see_half_a_step(implementation):
+    """All weights are equal at any time, so an output that mixes two versions would show; forms of them too."""
+    layer = lc.LocallyConnected2D(
+        32, 3, kernel_initializer="zeros", use_bias=False, implementation=implementation, input_shape=(16, 16, 8)
+    )
+    x = np.ones((2, 16, 16, 8), np.float32)
     layer(x)
     grads = (np.ones_like(layer.kernel),)
+    seen, done = [], threading.Event()
 
-    def call(_):
-        y = layer(x)
-        return float(y.min()), float(y.max())
+    def call():
+        while not done.is_set():
+            y = layer(x)
+            seen.append((float(y.min()), float(y.max())))
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        seen = [pool.submit(call, n) for n in range(40)]
-        steps = [pool.submit(layer.step, grads, 1.0) for _ in range(20)]
-        for step in steps:
-            step.result()
-        for future in seen:
-            low, high = future.result()
-            assert low == high
-    np.testing.assert_array_equal(layer.kernel, -19)
+    with concurrent.futures.ThreadPoolExecutor(3) as pool:
+        calls = [pool.submit(call) for _ in range(3)]
+        try:
+            for turn in range(150):
+                if turn % 2:
+                    layer.step(grads, 1.0)
+                else:
+                    _, backward = layer.forward(x)
+                    backward.step(np.full((2, 14, 14, 32), 0.5, np.float32), 1.0)
+        finally:
+            done.set()
+        for future in calls:
+            future.result()
+    np.testing.assert_array_equal(layer.kernel, -150)
+    assert all(low == high for low, high in seen)
+    assert len({low for low, _ in seen}) > 10  # calls came in between
 
 
 def slow_ones(shape, dtype, rng):

@@ -389,7 +389,13 @@ def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
 
     thread = started(read)
     inside.wait()
-    threading.Timer(0.05, lambda: signal.raise_signal(signal.SIGINT)).start()
+
+    def interrupt():
+        while not lock._writers_waiting:
+            time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+
+    started(interrupt)
     try:
         with pytest.raises(KeyboardInterrupt), lock.exclusive():
             pytest.fail("it was not to be had")
