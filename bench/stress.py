@@ -4,13 +4,13 @@
 
 - call shared layers of all implementations, and take their gradients,
 - train models of their own, whose weights after each round are known beforehand,
-- call a layer whose weights another thread changes meanwhile (an answer must be that of weights that were there),
+- call layers whose weights another thread sets and steps meanwhile (an answer must be that of weights that were there),
 - run a parallel Numba function of the user's own,
 - fork children, one in the middle of all this every moment, which compute, train, and fork in turn,
 - start worker processes by fork and spawn, which get layers and give answers.
 
 It prints how often each was done, how often an answer was wrong or a child ended badly, and how resident memory went.
-The exit code is 1 if anything went wrong.
+The exit code is 1 if anything went wrong, was never done, or hangs.
 """
 
 import argparse
@@ -110,8 +110,9 @@ class Stress:
             Problem(3, (12, 12, 8), 3, 33, strides=2),
             Problem(4, (5, 5, 2), 4, 2),
         ]
-        self.shared = lc.LocallyConnected2D(32, 3, input_shape=(16, 16, 3), kernel_initializer="zeros", use_bias=False)
-        self.shared.build((None, 16, 16, 3))
+        first = lc.LocallyConnected2D(32, 3, input_shape=(16, 16, 3), kernel_initializer="zeros", use_bias=False)
+        first.build((None, 16, 16, 3))
+        self.shared = [first, *(first.with_implementation(i) for i in (2, 3))]
         self.ones = np.ones((4, 16, 16, 3), np.float32)
 
         @numba.njit(parallel=True)
@@ -133,14 +134,22 @@ class Stress:
         return bool((a == 1).all())
 
     def change(self, turn: int) -> bool:
-        """Give the shared layer other weights: all of them the same number."""
-        self.shared.set_weights([np.full_like(self.shared.kernel, turn % 8)])
+        """Give a shared layer other weights, all of them the same number: set, or by a step of either kind."""
+        layer = self.shared[turn % 3]
+        match turn // 3 % 3:
+            case 0:
+                layer.set_weights([np.full_like(layer.kernel, turn % 8)])
+            case 1:
+                layer.step((np.ones_like(layer.kernel),), lr=1.0)
+            case 2:
+                y, backward = layer.forward(self.ones)
+                backward.step(np.full_like(y, 1 / len(y)), lr=1.0)
         time.sleep(0.001)
         return True
 
-    def look(self, _: int) -> bool:
-        """Whether a call of the shared layer saw weights of one time only."""
-        y = self.shared(self.ones)
+    def look(self, turn: int) -> bool:
+        """Whether a call of a shared layer saw weights of one time only."""
+        y = self.shared[turn % 3](self.ones)
         return bool((y == y.flat[0]).all()) and y.flat[0] % 27 == 0
 
     def fork(self, turn: int) -> bool:
@@ -199,6 +208,7 @@ def stress(seconds: float) -> int:
     """Do everything at once for so long; print what was done; return how much went wrong."""
     from lcnumba import threads
 
+    faulthandler.dump_traceback_later(seconds + 3 * PATIENCE, exit=True)
     warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: they are the point
     work = Stress()
     for problem in work.problems:  # code is compiled before anything is forked
@@ -227,16 +237,19 @@ def stress(seconds: float) -> int:
     running = [threading.Thread(target=go, args=(name, seed)) for seed, name in enumerate(activities)]
     for thread in running:
         thread.start()
-    time.sleep(min(20, seconds / 3))
-    early = resident()
+    sizes = []
+    while any(thread.is_alive() for thread in running):
+        sizes.append(resident())
+        time.sleep(min(20, seconds / 3))
     for thread in running:
         thread.join()
+    faulthandler.cancel_dump_traceback_later()
     where = "Numba's" if threads.numba_is_safe() else "Python's"
     print(f"{threads.threading_layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} threads at once:")
-    for name in sorted(done):
+    for name in sorted(set(activities)):
         print(f"  {name:8s} {done[name]:8,d} done, {wrong[name]} wrong")
-    print(f"  resident memory {early:.0f} MB early, {resident():.0f} MB at the end", flush=True)
-    return sum(wrong.values())
+    print("  resident memory, MB:", *(f"{size:.0f}" for size in (*sizes, resident())), flush=True)
+    return sum(wrong.values()) + len(set(activities) - set(done))
 
 
 def main(arguments: list[str] | None = None) -> int:
