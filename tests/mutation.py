@@ -181,7 +181,8 @@ class Plugin:
     def pytest_collection_modifyitems(self, items):
         if self.names is not None:
             found = {item.nodeid: item for item in items}
-            items[:] = [found[name] for name in self.names]
+            # Some names hold values of what was changed.
+            items[:] = [found[name] for name in self.names if name in found]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
@@ -234,7 +235,10 @@ class Module:
         if not found:
             os.waitpid(child, 0)
             return "hung"
-        return {0: "survived", 1: "failed"}.get(os.waitstatus_to_exitcode(status), f"died ({status})")
+        code = os.waitstatus_to_exitcode(status)
+        # 2 is a module that cannot be imported; 3 to 5 are pytest's own errors, which say nothing of the tests.
+        ends = {0: "survived", 1: "failed", 2: "failed", 3: "unknown", 4: "unknown", 5: "unknown"}
+        return ends.get(code, f"died ({code})")
 
     def be_a_child(self, code, plugin, files):
         """Run tests, and end the process."""

@@ -149,3 +149,19 @@ def test_public_names():
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_locks_are_those_that_forked_children_find_free(path):
+    """Of threading's own, a child waits for ever for one that another thread held; so for functools.cached_property."""
+    if room(path) in ("locks", "threads"):
+        return
+    names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    imported = {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.module in ("threading", "functools")
+        for alias in node.names
+    }
+    found = (names | imported) & {"Lock", "RLock", "Condition", "Semaphore", "Event", "Barrier", "cached_property"}
+    assert not found, "use lcnumba.locks and lcnumba.lazy"

@@ -73,7 +73,7 @@ def test_a_child_forked_meanwhile_does_not_wait_for_ever(tmp_path):
             def value(self):
                 inside.set()
                 go.wait(60)
-                return 1
+                return 42
 
         def hold():
             with mutex.lock:
@@ -96,4 +96,4 @@ def test_a_child_forked_meanwhile_does_not_wait_for_ever(tmp_path):
     """
     command = [sys.executable, "-P", "-c", textwrap.dedent(code)]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=True)
-    assert result.stdout.strip() == "1", result.stderr
+    assert result.stdout.strip() == "42", result.stderr

@@ -591,7 +591,18 @@ def test_shapes_beyond_2_31_are_counted_exactly():
             layer.build((None, 8192, 8192, 3))
 
 
+@pytest.fixture
+def alone(tmp_path_factory):
+    """Wait for other processes of this run that need as much memory."""
+    fcntl = pytest.importorskip("fcntl")
+    folder = tmp_path_factory.getbasetemp()
+    with (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder).joinpath("large").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("geometry", "batch"), [(BY_COLUMNS, 5), (BY_BLOCKS, 1), (BY_BLOCKS, 5)])
 def test_a_kernel_beyond_2_31_elements_is_changed_where_it_lies(geometry, batch):
     """8.7 GB of weights, all of which a fused step writes."""

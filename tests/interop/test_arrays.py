@@ -36,8 +36,9 @@ def jax():
 
 
 def pandas_table(pandas, array):
-    """A table for what has two dimensions; there are no others."""
-    return pandas.DataFrame(array) if array.ndim == 2 else array
+    """A table for what has two dimensions, a series for what has one; there are no others."""
+    kinds = {1: pandas.Series, 2: pandas.DataFrame}
+    return kinds[array.ndim](array) if array.ndim in kinds else array
 
 
 # For each library that is welcome: how its arrays are made, the class of results, and the address of their memory.
