@@ -170,12 +170,16 @@ def _start_numbas() -> int:
     """Let Numba's threads begin, unless they have, and return how many there are."""
     import numba
 
+    if _numba_has_begun():
+        # numba.get_num_threads takes two locks each time. In a forked child one of them may be held by a thread that is
+        # not there; the other one is shared by all forked processes, and one that is killed meanwhile holds it for ever.
+        parallel = sys.modules["numba.np.ufunc.parallel"]
+        return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
     process = _process
-    if not _numba_has_begun():
-        if process.startable is None:
-            process.startable = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
-        if not process.startable:
-            return int(numba.config.NUMBA_NUM_THREADS)
+    if process.startable is None:
+        process.startable = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
+    if not process.startable:
+        return int(numba.config.NUMBA_NUM_THREADS)
     _offer_tbb()
     try:
         return int(numba.get_num_threads())

@@ -115,6 +115,28 @@ def test_forked_children_compute_after_their_parents_did(layer, tmp_path):
 
 
 @FORKS
+def test_nobody_waits_for_the_locks_of_numba(layer, tmp_path):
+    """It takes them when asked for its number of threads; a thread or process that holds them may be no more."""
+    code = """
+        from numba.np.ufunc import parallel
+        assert right()
+
+        def hold():
+            with parallel._backend_init_process_lock, parallel._backend_init_thread_lock:
+                inside.set()
+                leave.wait(100)
+
+        inside, leave = threading.Event(), threading.Event()
+        holder = threading.Thread(target=hold)
+        holder.start()
+        inside.wait(60)
+        print(forked(right), right())
+        leave.set()
+    """
+    assert [word for word in run(code, tmp_path, layer) if word in ("0", "True")] == ["0", "True"]
+
+
+@FORKS
 @pytest.mark.parametrize("used", ["right()", "own(np.zeros(9))", "layer.build((None, 16, 16, 3))"])
 def test_worker_processes_of_every_kind(used, layer, tmp_path):
     """After first use, after the first use of Numba's threads by others, and before any."""
@@ -243,6 +265,7 @@ def test_a_threading_layer_that_numba_cannot_load(monkeypatch):
         raise ValueError("No threading layer could be loaded.")
 
     monkeypatch.setattr(numba, "get_num_threads", refuse)
+    monkeypatch.setattr(threads, "_numba_has_begun", lambda: False)
     with pytest.raises(RuntimeError, match=r"cannot load the threading layer .*; choose none, or install it"):
         threads.count()
 
@@ -260,7 +283,7 @@ def test_a_threading_layer_that_numba_cannot_load(monkeypatch):
 def test_threads_are_no_more_than_control_groups_allow(allowed, chosen, environment, expected, monkeypatch):
     threads.count()  # begins Numba's threads, as many as there are here
     monkeypatch.setattr("numba.config.NUMBA_NUM_THREADS", 8)
-    monkeypatch.setattr("numba.get_num_threads", lambda: chosen)
+    monkeypatch.setattr("numba.np.ufunc.parallel._get_num_threads", lambda: chosen)
     monkeypatch.setattr(threads, "processors", lambda: allowed)
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     if environment:
