@@ -172,7 +172,7 @@ def _start_numbas() -> int:
 
     if _numba_has_begun():
         # numba.get_num_threads takes two locks each time. In a forked child one of them may be held by a thread that is
-        # not there; the other one is shared by all forked processes, and one that is killed meanwhile holds it for ever.
+        # not there; the other is shared by all forked processes, and one that is killed meanwhile holds it for ever.
         parallel = sys.modules["numba.np.ufunc.parallel"]
         return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
     process = _process
