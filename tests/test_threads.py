@@ -137,7 +137,10 @@ def test_nobody_waits_for_the_locks_of_numba(layer, tmp_path):
 
 
 @FORKS
-@pytest.mark.parametrize("used", ["right()", "own(np.zeros(9))", "layer.build((None, 16, 16, 3))"])
+@pytest.mark.parametrize(
+    "used",
+    ["right()", "layer.build((None, 16, 16, 3))", pytest.param("own(np.zeros(9))", marks=pytest.mark.slow)],
+)
 def test_worker_processes_of_every_kind(used, layer, tmp_path):
     """After first use, after the first use of Numba's threads by others, and before any."""
     code = f"""
@@ -186,6 +189,7 @@ def test_dask_threads_and_joblib(layer, tmp_path):
     assert run(code, tmp_path, layer) == ["True"] * 3
 
 
+@pytest.mark.slow
 def test_it_works_with_one_thread_and_a_fresh_cache(tmp_path):
     code = """
         from lcnumba import threads
