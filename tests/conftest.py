@@ -12,7 +12,7 @@ settings.register_profile("deep", deadline=None, max_examples=2000, print_blob=T
 
 def pytest_configure(config):
     """Take the quick profile unless the command line asks for another."""
-    if not config.getoption("--hypothesis-profile"):
+    if not config.getoption("--hypothesis-profile", None):
         settings.load_profile("lcnumba")
 
 
