@@ -27,7 +27,7 @@ ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-l
 test-slow: .venv/test/ready
 	.venv/test/bin/pytest -n auto --dist worksteal -m "slow or not slow" --durations=10
 
-# The kernels with every index checked; and by Python, without compilation. Each has its own folder of compiled code.
+# The kernels with every index checked, in a folder of compiled code of their own; and by Python, without compilation.
 test-checked: .venv/test/ready
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/.venv/checked .venv/test/bin/pytest -n auto -m "kernels and not slow"
 

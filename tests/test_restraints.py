@@ -387,3 +387,14 @@ def test_axes_are_the_constraints_own():
     assert constraint.get_config()["axis"] == [0, 1]
     with pytest.raises(ValueError, match="rate=5"):
         constraints.MinMaxNorm(rate=5)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1, [0, 1], [1, 2], [0, 2], [0, 1, 2]], ids=str)
+@pytest.mark.parametrize("norms", [1, 7, 1000])
+def test_norms_are_applied_in_blocks_as_at_once(axis, norms, rng, monkeypatch):
+    monkeypatch.setattr(constraints, "NORMS", norms)
+    weights = rng.standard_normal((5, 6, 4))
+    constraint = constraints.MaxNorm(0.5, axis=axis)
+    expected = constraint(weights)
+    constraint.apply(weights)
+    np.testing.assert_allclose(weights, expected, rtol=1e-14)
