@@ -48,7 +48,7 @@ MEMORY = 12 << 30  # bytes of address space of a child, so that a wrong size is 
 
 # What most likely notices a change of each module, beside the module's own examples.
 TESTS = {
-    "geometry": "geometry beyond implementations", "layouts": "layouts keras_io keras_parity",
+    "geometry": "geometry beyond implementations", "layouts": "layouts keras_io keras_parity limits",
     "layer": "layer beyond fused restraints planning initializers keras_parity defaults limits",
     "optimizers": "optimizers fused restraints keras_parity limits", "constraints": "restraints beyond layer keras_parity",
     "regularizers": "restraints flat layer keras_parity",
