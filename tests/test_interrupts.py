@@ -89,7 +89,8 @@ TRAINING = """
             armed = False
             signal.raise_signal(signal.SIGINT)
 
-    kind, steps = sys.argv[1], 600
+    kind = sys.argv[1]
+    steps = 600 if kind.isdigit() else 200
     rng, chance, armed = np.random.default_rng(0), random.Random(0), False
     x, dy = rng.standard_normal((6, 12, 12, 3), np.float32), rng.standard_normal((6, 10, 10, 8), np.float32)
     first = lc.LocallyConnected2D(8, 3, input_shape=(12, 12, 3), optimizer="adam", rng=0,
