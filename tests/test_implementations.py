@@ -80,7 +80,7 @@ def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng)
     assert not clean[2][~g.exists].any()
 
 
-@pytest.mark.parametrize("tiled", [True, False])
+@pytest.mark.parametrize("tiled", sorted({vectors.TILED, False}))
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters"])
 @implementations
