@@ -50,7 +50,8 @@ MEMORY = 12 << 30  # bytes of address space of a child, so that a wrong size is 
 TESTS = {
     "geometry": "geometry beyond implementations", "layouts": "layouts keras_io keras_parity limits",
     "layer": "layer beyond fused restraints planning initializers keras_parity defaults limits",
-    "optimizers": "optimizers fused restraints keras_parity limits", "constraints": "restraints beyond layer keras_parity",
+    "optimizers": "optimizers fused restraints keras_parity limits",
+    "constraints": "restraints beyond layer keras_parity",
     "regularizers": "restraints flat layer keras_parity",
     "parameters": "layer restraints flat fused beyond limits checkpoints arrays training",
     "trainable": "layer beyond restraints flat limits keras_own sequential dense checkpoints",
