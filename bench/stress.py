@@ -173,8 +173,14 @@ class Stress:
         """Whether processes of multiprocessing's answer as they must."""
         problem = self.problems[turn % len(self.problems)]
         context = multiprocessing.get_context(("fork", "spawn", "forkserver")[turn % 3])
-        with context.Pool(2) as pool:
-            ys = pool.map_async(problem.layers[turn % 3], [problem.x] * 6).get(PATIENCE)
+        with context.Pool(2, faulthandler.register, (signal.SIGUSR1,)) as pool:
+            try:
+                ys = pool.map_async(problem.layers[turn % 3], [problem.x] * 6).get(PATIENCE)
+            except multiprocessing.TimeoutError:
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGUSR1)  # to tell where it hangs
+                time.sleep(1)
+                raise
         return all(np.array_equal(y, problem.y) for y in ys)
 
 
@@ -208,6 +214,7 @@ def stress(seconds: float) -> int:
     """Do everything at once for so long; print what was done; return how much went wrong."""
     from lcnumba import threads
 
+    faulthandler.register(signal.SIGUSR1)  # for children, which have it from here
     faulthandler.dump_traceback_later(seconds + 3 * PATIENCE, exit=True)
     warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: they are the point
     work = Stress()

@@ -1,14 +1,13 @@
 """Ctrl-C that waits until what must not be cut in half is done."""
 
 import signal
+import sys
 import threading
 from typing import Any, Self
 
 from lcnumba.forks import in_children
 
 __all__ = ["deferred"]
-
-_active: list["deferred"] = []  # of the main thread, the innermost last
 
 
 class deferred:  # noqa: N801 - it is used like a function
@@ -39,29 +38,46 @@ class deferred:  # noqa: N801 - it is used like a function
         if callable(previous) and threading.current_thread() is threading.main_thread():
             self._previous = previous
             signal.signal(signal.SIGINT, self._note)
-            _active.append(self)
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._previous is not None:
-            _active.remove(self)
             signal.signal(signal.SIGINT, self._previous)
-            self.deliver()
+            if self._pending:
+                self._previous(*self._pending[-1])
 
-    def deliver(self) -> None:
-        """Let whoever handled SIGINT before handle it now, if it came: where nothing is half done."""
-        if self._pending:
-            event = self._pending[-1]
-            self._pending.clear()
-            self._previous(*event)
+    @property
+    def came(self) -> bool:
+        """Whether SIGINT came and is held back."""
+        return bool(self._pending)
 
     def _note(self, *event: Any) -> None:
         self._pending.append(event)
 
 
 @in_children
-def _forget_the_parents() -> None:
-    """Give SIGINT back in a child that another thread than the main one forked: the blocks are none of its own."""
-    if _active and _active[0]._thread != threading.get_ident():
-        signal.signal(signal.SIGINT, _active[0]._previous)
-        _active.clear()
+def _leave_blocks() -> None:
+    """Give SIGINT back in a child that is in no block: another thread than the main one has forked it.
+
+    A worker process of multiprocessing's never comes to the end of a block that it was forked in, either.
+    """
+    block = _innermost()
+    if block is None:
+        return
+    if block._thread != threading.get_ident():
+        _give_back(block)
+    elif "multiprocessing.util" in sys.modules:
+        sys.modules["multiprocessing.util"].register_after_fork(block, _give_back)
+
+
+def _innermost() -> deferred | None:
+    """The block that SIGINT is handled by, if any."""
+    block = getattr(signal.getsignal(signal.SIGINT), "__self__", None)
+    return block if isinstance(block, deferred) else None
+
+
+def _give_back(block: deferred | None) -> None:
+    """Let whoever handled SIGINT before all blocks handle it again."""
+    while block is not None:
+        signal.signal(signal.SIGINT, block._previous)
+        block = _innermost()

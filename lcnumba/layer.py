@@ -56,9 +56,9 @@ class LocallyConnected(Trainable):
 
     rank: ClassVar[int]
 
+    _lighter = "every position has its own weights: take larger strides, fewer filters, or a convolution"
     # Every entry of get_config but name and trainable, with its check: the same one whether the
     # value comes through the constructor or is assigned before the layer is built.
-    _lighter = "every position has its own weights: take larger strides, fewer filters, or a convolution"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "filters": lambda _, v: integer("filters", v),
@@ -490,8 +490,11 @@ class LocallyConnected(Trainable):
 
 def _moved(array: Array, source: int, destination: int) -> Array:
     """A contiguous array with one axis elsewhere."""
+    moved = np.moveaxis(array, source, destination)
+    if moved.flags.c_contiguous:
+        return moved
     require(array.nbytes, "an array with its channels moved", "give fewer samples at a time")
-    return np.ascontiguousarray(np.moveaxis(array, source, destination))
+    return np.ascontiguousarray(moved)
 
 
 class _Derivatives:
@@ -515,15 +518,23 @@ class _Derivatives:
         return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
 
     def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
+        from lcnumba.implementations.memory import aligned
+
         layer = self._layer
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
+        # Its memory is there before the weights change.
+        turned = wants_dx and layer.data_format == "channels_first"
+        outward = aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
             dx = layer._implementation.update(
                 self._x, kernel, dz, self._version, rule, y=y, wants_dx=wants_dx, threads=layer.n_threads
             )
-            return None if dx is None else self._outward(dx)
+            if dx is None or outward is None:
+                return None if dx is None else dx.reshape(self._x_shape)
+            np.copyto(outward, np.moveaxis(dx.reshape(self._x_shape), -1, 1))
+            return outward
 
         return update, {} if dbias is None else {"bias": dbias}
 

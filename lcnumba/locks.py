@@ -82,13 +82,18 @@ class SharedLock:
         return self._exclusive
 
     def _enter_shared(self) -> None:
-        with self._mutex:
-            self._refuse_reentry()
-            if self._writer is not None or self._writers_waiting:
-                self._readers.discard(threading.get_ident())
-                with deferred() as guard:
-                    self._wait_for_a_writer(guard)
-            self._readers.add(threading.get_ident())
+        me = threading.get_ident()
+        while True:
+            with self._mutex:
+                self._refuse_reentry()
+                if self._writer is None and not self._writers_waiting:
+                    self._readers.add(me)
+                    return
+            with deferred() as guard, self._mutex:
+                self._readers.discard(me)
+                if self._wait_for_a_writer(guard):
+                    self._readers.add(me)
+                    return
 
     def _leave_shared(self) -> None:
         with self._mutex:
@@ -97,17 +102,21 @@ class SharedLock:
                 self._changed.notify_all()
 
     def _enter_exclusive(self) -> None:
-        guard = deferred()
-        guard.__enter__()
-        try:
-            with self._mutex:
-                self._refuse_reentry()
-                self._readers.discard(threading.get_ident())
-                self._wait_for_all(guard)
-                self._writer, self._guard = threading.get_ident(), guard
-        except BaseException:
+        me = threading.get_ident()
+        while True:
+            guard = deferred()
+            guard.__enter__()
+            try:
+                with self._mutex:
+                    self._refuse_reentry()
+                    self._readers.discard(me)
+                    if self._wait_for_all(guard):
+                        self._writer, self._guard = me, guard
+                        return
+            except BaseException:
+                guard.__exit__()
+                raise
             guard.__exit__()
-            raise
 
     def _leave_exclusive(self) -> None:
         guard = self._guard
@@ -118,26 +127,33 @@ class SharedLock:
             self._changed.notify_all()
         guard.__exit__()
 
-    # An interrupt in a condition's wait could leave it without its mutex, so it waits there, and ends the waiting here.
+    # An interrupt in a condition's wait could leave it without its mutex. So it waits, and ends the waiting; whoever
+    # handles it does so without the mutex, and if he returns, the waiting begins anew.
 
-    def _wait_for_all(self, guard: deferred) -> None:
+    def _wait_for_all(self, guard: deferred) -> bool:
+        """Whether the lock is free, and no interrupt came."""
         self._writers_waiting += 1
         try:
             while self._writer is not None or self._readers or self._admitted:
                 if not self._changed.wait(PATIENCE):
                     self._readers &= set(sys._current_frames())  # all threads that live, whoever started them
-                guard.deliver()
+                if guard.came:
+                    return False
+            return True
         finally:
             self._writers_waiting -= 1
             self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
 
-    def _wait_for_a_writer(self, guard: deferred) -> None:
+    def _wait_for_a_writer(self, guard: deferred) -> bool:
+        """Whether readers may come in, and no interrupt came."""
         writes = self._writes
         self._readers_waiting += 1
         try:
             while self._writer is not None or (self._writers_waiting and self._writes == writes):
                 self._changed.wait(PATIENCE)
-                guard.deliver()
+                if guard.came:
+                    return False
+            return True
         finally:
             if self._writes == writes:
                 self._readers_waiting -= 1

@@ -497,6 +497,8 @@ class Parameters:
             if self.fuses and optimizers.is_built_in(optimizer):
                 # All memory is asked for before anything changes.
                 states = {n: self._states.get(n) or optimizer.init(a) for n, a in self._arrays.items()}
+                for array in self._arrays.values():
+                    optimizers.prepare(array, self.threads)
                 return _Change(version, self._states, optimizer, rate, states, gradients, None)
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             base, states = self._states, copy.deepcopy(self._states)
@@ -522,9 +524,6 @@ class Parameters:
         with self.lock.exclusive():
             if self.version != change.version or self._states is not change.base:
                 return False
-            if change.values is None:
-                for array in self._arrays.values():
-                    optimizers.prepare(array, self.threads)
             self.version += 1
             for name, array in self._arrays.items():
                 if change.values is not None:

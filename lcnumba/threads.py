@@ -195,10 +195,10 @@ def _has_threads(process: _Process) -> bool:
     if getattr(_caller, "process", None) is not process:
         import numba
 
-        if not _can_be_started(numba.config.NUMBA_NUM_THREADS - 1):
-            return False
+        # Also remembered where they cannot be: trying takes all threads that there are to be had.
+        _caller.can = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
         _caller.process = process
-    return True
+    return bool(_caller.can)
 
 
 def _can_be_started(number: int) -> bool:

@@ -169,7 +169,7 @@ class Loops:
         threads: int | None = None,
     ) -> tuple[Array | None, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        require(kernel.nbytes, "the gradient of the weights", "backward.step(dy, lr) makes none")
+        require(kernel.nbytes, "the gradient of the weights", "backward.step makes none for a built-in optimizer")
         # The kernels write existing connections only, so the others must be 0 beforehand.
         dkernel = np.empty_like(kernel) if self._geometry.complete and len(x) else np.zeros_like(kernel)
         rule = Rule(GRADIENT, (), ())
