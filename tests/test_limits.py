@@ -12,6 +12,7 @@ import pytest
 
 import lcnumba as lc
 from lcnumba import limits
+from lcnumba.kernels import update
 
 MEMINFO = "MemTotal: 8000 kB\nMemFree: 10 kB\nMemAvailable: 5000 kB\nSwapFree: 1000 kB\nHugePages_Total: 0\n"
 
@@ -268,6 +269,74 @@ def test_what_else_needs_much_memory_is_refused(work, limit, message, monkeypatc
         return
     with pytest.raises(MemoryError, match=message):
         work()
+
+
+def layer_of(**settings):
+    def make():
+        layer = lc.LocallyConnected2D(4, 3, optimizer="adam", rng=0, **settings)
+        layer.build((None, 6, 6, 6))
+        return layer
+
+    return make
+
+
+def model():
+    layers = [lc.LocallyConnected2D(4, 3, optimizer=optimizer, rng=0) for optimizer in ("adam", "rmsprop")]
+    found = lc.Sequential(layers)
+    found.build((None, 6, 6, 6))
+    return found
+
+
+@pytest.mark.parametrize("fused", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        layer_of(), layer_of(implementation=2), layer_of(implementation=3), layer_of(data_format="channels_first"),
+        layer_of(activation="relu", padding="same", kernel_constraint="max_norm"),
+        layer_of(kernel_mask=np.arange(16 * 54).reshape(16, 54) % 3 > 0), model,
+    ],
+    ids=["1", "2", "3", "channels_first", "restrained", "masked", "model"],
+)  # fmt: skip
+def test_whatever_is_refused_first_a_step_changes_nothing(make, fused, rng, monkeypatch):
+    """Each request for memory in turn, and each for compiled code, is the one that fails."""
+    if fused and make is model:
+        pytest.skip("its layers step one after the other")
+    x = rng.standard_normal((3, 6, 6, 6), np.float32)
+    taught = make()
+    y, backward = taught.forward(x)
+    backward.step(np.ones_like(y), 0.1)
+    real, left = update.prepare, [0]
+
+    def request():
+        left[0] -= 1
+        return left[0] != -1
+
+    def prepare(*arguments):
+        if not request():
+            raise MemoryError("no code")
+        real(*arguments)
+
+    monkeypatch.setattr(limits, "SMALL", 1)
+    monkeypatch.setattr(limits, "available", lambda: (10**9 if request() else 0, "the machine"))
+    monkeypatch.setattr(update, "prepare", prepare)
+    for number in range(100):
+        left[0] = 10**6
+        mine = make()
+        y, backward = mine.forward(x)
+        dy = np.ones_like(y)
+        grads = None if fused else backward(dy)[1]
+        before = mine.get_weights()
+        left[0] = number
+        try:
+            backward.step(dy, 0.1) if fused else mine.step(grads, 0.1)
+        except MemoryError:
+            assert all(map(np.array_equal, mine.get_weights(), before))
+            left[0] = 10**6
+            backward.step(dy, 0.1) if fused else mine.step(grads, 0.1)
+        else:
+            break
+        assert all(map(np.array_equal, mine.get_weights(), taught.get_weights()))
+    assert 3 < number < 99
 
 
 def test_an_export_for_implementation_2_is_refused_before_it_is_made(little):

@@ -442,3 +442,38 @@ def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
     assert lock._writers_waiting == lock._readers_waiting == 0
     with lock.exclusive():
         pass
+
+
+def test_a_handler_of_interrupts_may_use_what_is_waited_for(monkeypatch):
+    """As one does that saves a model on Ctrl-C, and lets the program go on."""
+    lock, inside, leave, seen = SharedLock(), threading.Event(), threading.Event(), []
+
+    def read():
+        with lock.shared():
+            inside.set()
+            leave.wait()
+
+    def interrupt():
+        while not lock._writers_waiting:
+            time.sleep(0.001)
+        signal.raise_signal(signal.SIGINT)
+
+    def handle(*_):
+        with lock.shared():
+            seen.append("handled")
+        leave.set()
+
+    threads = [started(read)]
+    inside.wait()
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        threads.append(started(interrupt))
+        with lock.exclusive():
+            seen.append("alone")
+        assert signal.getsignal(signal.SIGINT) is handle
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        leave.set()
+    assert seen == ["handled", "alone"]
+    for thread in threads:
+        thread.join(10)

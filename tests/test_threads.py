@@ -378,6 +378,16 @@ def test_no_more_threads_to_be_had(monkeypatch):
     assert [slot for _, slot in kernel.done] == [0] * 5
 
 
+def test_threads_that_cannot_be_had_are_asked_for_once(monkeypatch):
+    """Trying takes all there are, which others may want."""
+    tried = []
+    monkeypatch.setattr(threads, "_can_be_started", lambda number: tried.append(number))
+    monkeypatch.setattr(threads, "_caller", threading.local())
+    assert not threads._has_threads(threads._process)
+    assert not threads._has_threads(threads._process)
+    assert len(tried) == 1
+
+
 def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch):
     """Python's pool has it in its line by then, and a thread that is busy elsewhere would take it up."""
     crew, gate = ThreadPoolExecutor(2), threading.Event()
