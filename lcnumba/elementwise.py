@@ -18,12 +18,12 @@ __all__ = ["Activation", "Dropout"]
 Array = npt.NDArray[Any]
 
 
-def _floats(x: Any) -> tuple[Array, Callable[[Array], Any]]:
-    """The input as float32 or, if it is that, float64."""
+def _floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
+    """The input as float32 or, if it is that, float64, of which there is memory for so many copies."""
     given, like = ingest("x", x)
     double = given.dtype.newbyteorder("=") == np.float64
     values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
-    require(2 * values.nbytes, "the output, and what is kept for the gradient,", "give fewer samples at a time")
+    require(copies * values.nbytes, "the output, with what it takes,", "give fewer samples at a time")
     return values, like
 
 
@@ -121,7 +121,7 @@ class Activation(Weightless):
         TypeError
             If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
         """
-        values, like = _floats(x)
+        values, like = _floats(x, 2 if getattr(self.activation, "uses_input", False) else 1)
         y, kept = activations.apply(self.activation, np.array(values, order="C"), keeps=True)
 
         def pull(dy: Array) -> Array:
@@ -225,7 +225,7 @@ class Dropout(Weightless):
         TypeError
             If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
         """
-        values, like = _floats(x)
+        values, like = _floats(x, 2)
         with self._drawing.lock:
             kept = self._rng.random(values.shape, np.float32) >= self.rate
         factor = values.dtype.type(1 / (1 - self.rate))
