@@ -7,7 +7,7 @@
 - call layers whose weights another thread sets and steps meanwhile (an answer must be that of weights that were there),
 - run a parallel Numba function of the user's own,
 - fork children, one in the middle of all this every moment, which compute, train, and fork in turn,
-- start worker processes by fork and spawn, which get layers and give answers.
+- start worker processes by fork, spawn and forkserver, which get layers and give answers.
 
 It prints how often each was done, how often an answer was wrong or a child ended badly, and how resident memory went.
 The exit code is 1 if anything went wrong, was never done, or hangs.
