@@ -6,7 +6,7 @@
 - train models of their own, whose weights after each round are known beforehand,
 - call layers whose weights another thread sets and steps meanwhile (an answer must be that of weights that were there),
 - run a parallel Numba function of the user's own,
-- fork children, one in the middle of all this every moment, which compute, train, and fork in turn,
+- fork children, one in the middle of all this every moment, which compile, compute, train, and fork in turn,
 - start worker processes by fork, spawn and forkserver, which get layers and give answers.
 
 It prints how often each was done, how often an answer was wrong or a child ended badly, and how resident memory went.
@@ -160,14 +160,24 @@ class Stress:
 
     def _child(self, turn: int, generations: int) -> bool:
         problem = self.problems[turn % len(self.problems)]
-        if not (problem.answers() and problem.trains()):
+        if not (self._compiles(turn) and problem.answers() and problem.trains()):
             return False
         if generations > 1:
+            # Here, since Numba keeps what it has compiled: in the process itself, memory would grow by it.
+            thread = threading.Thread(target=self._compiles, args=(turn,))
+            thread.start()
             child = os.fork()
             if not child:
                 _end(lambda: self._child(turn + 1, generations - 1))
+            thread.join()
             return _ended_well(child)
         return True
+
+    def _compiles(self, turn: int) -> bool:
+        """Whether a function that nobody has compiled before does what it should."""
+        import numba
+
+        return bool(numba.njit(lambda a: a + turn)(1) == 1 + turn)
 
     def workers(self, turn: int) -> bool:
         """Whether processes of multiprocessing's answer as they must."""
@@ -218,7 +228,7 @@ def stress(seconds: float) -> int:
     faulthandler.dump_traceback_later(seconds + 3 * PATIENCE, exit=True)
     warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: they are the point
     work = Stress()
-    for problem in work.problems:  # code is compiled before anything is forked
+    for problem in work.problems:
         if not (problem.answers() and problem.trains()):
             raise ArithmeticError("wrong answers before anything happened at once")
     activities = [*["infer"] * CALLERS, "train", "train", "own", "change", "look", "look", "fork", "workers"]

@@ -7,6 +7,8 @@ by the first layer that computes.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from lcnumba import forks  # noqa: F401 - a fork waits for what is imported from here on
+
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
     from lcnumba.elementwise import Activation, Dropout

@@ -16,6 +16,7 @@ from lcnumba.kernels.jit import is_usable
 def usual(monkeypatch):
     """Whatever threads this process has."""
     monkeypatch.setattr(threads, "threading_layer", lambda: "omp")
+    monkeypatch.setattr(threads, "numba_is_safe", lambda: True)
 
 
 def warnings():
@@ -72,6 +73,8 @@ def test_it_tells_that_nothing_is_compiled(tmp_path):
         (lambda m: m.setattr("numba.config.BOUNDSCHECK", 1), "NUMBA_BOUNDSCHECK is set"),
         (lambda m: m.setattr(vectors, "TILED", False), "LCNUMBA_TILE=0 is set"),
         (lambda m: m.setattr(threads, "threading_layer", lambda: "workqueue"), "lcnumba[threads]"),
+        (lambda m: m.setattr(threads, "threading_layer", lambda: "none"), "no threads can be started"),
+        (lambda m: m.setattr(threads, "numba_is_safe", lambda: False), "kernels run on Python's threads"),
         (lambda m: m.setattr(threads, "count", lambda: 10_000), "10000 threads share"),
         (lambda m: m.setattr(environment, "_cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
     ],

@@ -444,36 +444,40 @@ def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
         pass
 
 
-def test_a_handler_of_interrupts_may_use_what_is_waited_for(monkeypatch):
-    """As one does that saves a model on Ctrl-C, and lets the program go on."""
+@pytest.mark.parametrize("alone", [True, False])
+def test_a_handler_of_interrupts_may_use_what_is_waited_for(alone, monkeypatch):
+    """As one does that saves a model on Ctrl-C, and lets the program go on; and at once, not when the waiting ends."""
     lock, inside, leave, seen = SharedLock(), threading.Event(), threading.Event(), []
+    theirs, ours = (lock.shared, lock.exclusive) if alone else (lock.exclusive, lock.shared)
 
-    def read():
-        with lock.shared():
+    def hold():
+        with theirs():
             inside.set()
-            leave.wait()
+            seen.append("left" if leave.wait(20) else "waited in vain")
 
     def interrupt():
-        while not lock._writers_waiting:
+        while not (lock._writers_waiting or lock._readers_waiting):
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
     def handle(*_):
+        if not alone:
+            leave.set()
         with lock.shared():
             seen.append("handled")
         leave.set()
 
-    threads = [started(read)]
+    threads = [started(hold)]
     inside.wait()
     previous = signal.signal(signal.SIGINT, handle)
     try:
         threads.append(started(interrupt))
-        with lock.exclusive():
-            seen.append("alone")
+        with ours():
+            seen.append("ours")
         assert signal.getsignal(signal.SIGINT) is handle
     finally:
         signal.signal(signal.SIGINT, previous)
         leave.set()
-    assert seen == ["handled", "alone"]
+    assert seen == (["handled", "left", "ours"] if alone else ["left", "handled", "ours"])
     for thread in threads:
         thread.join(10)

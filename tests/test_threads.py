@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
+import numba
 import pytest
 
 from lcnumba import threads
@@ -381,11 +382,15 @@ def test_no_more_threads_to_be_had(monkeypatch):
 def test_threads_that_cannot_be_had_are_asked_for_once(monkeypatch):
     """Trying takes all there are, which others may want."""
     tried = []
-    monkeypatch.setattr(threads, "_can_be_started", lambda number: tried.append(number))
+    monkeypatch.setattr(threads, "_can_be_started", lambda number: bool(tried.append(number)))
     monkeypatch.setattr(threads, "_caller", threading.local())
+    monkeypatch.setattr(threads, "_process", threads._Process())
     assert not threads._has_threads(threads._process)
     assert not threads._has_threads(threads._process)
     assert len(tried) == 1
+    monkeypatch.setattr(threads, "_numba_has_begun", lambda: False)
+    assert threads._start_numbas() == threads._start_numbas() == numba.config.NUMBA_NUM_THREADS
+    assert len(tried) == 2
 
 
 def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch):
