@@ -238,15 +238,15 @@ def _warnings_of_threads() -> Iterator[str]:
     layer = threads.threading_layer()
     if layer == "none":
         yield "no threads can be started: a limit of the system or a container's (ulimit -u, -v, pids) is too low"
-    elif layer != "workqueue" and not threads.numba_is_safe():
-        yield (
-            "kernels run on Python's threads, which begin more slowly than Numba's: those may have begun in a parent "
-            "of this process. Import lcnumba before the first parallel function runs; forked children have no remedy"
-        )
-    if layer == "workqueue":
+    elif layer == "workqueue":
         yield (
             "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
             "Python's threads instead, which begin more slowly. pip install 'lcnumba[threads]', or the system's OpenMP"
+        )
+    elif not threads.numba_is_safe():
+        yield (
+            "kernels run on Python's threads, which begin more slowly than Numba's: those may have begun in a parent "
+            "of this process. Import lcnumba before the first parallel function runs; forked children have no remedy"
         )
     if threads.count() > usable_processors():
         yield (

@@ -445,7 +445,7 @@ def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
 
 
 @pytest.mark.parametrize("alone", [True, False])
-def test_a_handler_of_interrupts_may_use_what_is_waited_for(alone, monkeypatch):
+def test_a_handler_of_interrupts_may_use_what_is_waited_for(alone):
     """As one does that saves a model on Ctrl-C, and lets the program go on; and at once, not when the waiting ends."""
     lock, inside, leave, seen = SharedLock(), threading.Event(), threading.Event(), []
     theirs, ours = (lock.shared, lock.exclusive) if alone else (lock.exclusive, lock.shared)
