@@ -5,6 +5,7 @@ by the first layer that computes.
 """
 
 import importlib
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lcnumba import forks  # noqa: F401 - a fork waits for what is imported from here on
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from lcnumba.flatten import Flatten
     from lcnumba.keras_io import export_weights, import_weights, load_keras, load_keras_weights, save_keras_weights
     from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+    from lcnumba.masks import kernel_mask_from
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.parameters import Gradients
     from lcnumba.sequential import Sequential, load
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
     "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
-    "import_weights", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
+    "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
 ]  # fmt: skip
 
 _HOMES = {
@@ -45,6 +47,7 @@ _HOMES = {
     "Tuning": "tuning",
     "export_weights": "keras_io",
     "import_weights": "keras_io",
+    "kernel_mask_from": "masks",
     "load": "sequential",
     "load_keras": "keras_io",
     "load_keras_weights": "keras_io",
@@ -55,8 +58,8 @@ _HOMES = {
 
 # Modules that are used by name: lcnumba.regularizers.L2(0.1).
 _MODULES = (
-    "activations", "callbacks", "constraints", "gradients", "initializers", "losses", "metrics", "optimizers",
-    "plotting", "regularizers", "schedules", "testing",
+    "activations", "callbacks", "constraints", "estimators", "gradients", "initializers", "losses", "metrics",
+    "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
 )  # fmt: skip
 
 
@@ -76,4 +79,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, *_MODULES, "__version__"]
+    # What cannot be had without scikit-learn would break whoever asks for every name, as help() does.
+    modules = [name for name in _MODULES if name != "estimators" or find_spec("sklearn") is not None]
+    return [*__all__, *modules, "__version__"]

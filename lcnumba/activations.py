@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lcnumba import named
 from lcnumba.arrays import frozen, like_model
 from lcnumba.checks import MAXIMUM, integer, real
+from lcnumba.messages import public_class
 
 __all__ = [
     "ELU",
@@ -163,6 +164,7 @@ class Linear(_BuiltIn):
         return dy
 
 
+@public_class
 class ReLU(_BuiltIn):
     """y = z above the threshold, at most max_value; alpha * (z - threshold) below. NaN stays NaN.
 
@@ -190,7 +192,7 @@ class ReLU(_BuiltIn):
     array([-1.,  1.,  3.])
     """
 
-    def __init__(self, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> None:
+    def __init__(self, *, alpha: float = 0.0, max_value: float | None = None, threshold: float = 0.0) -> None:
         self.alpha = _not_negative("alpha", alpha)
         self.max_value = None if max_value is None else _not_negative("max_value", max_value)
         self.threshold = _not_negative("threshold", threshold)
@@ -244,6 +246,7 @@ class ReLU6(_BuiltIn):
         return np.where((y > 0) & (y < 6), dy, dy.dtype.type(0))
 
 
+@public_class
 class LeakyReLU(_BuiltIn):
     """y = z above 0, and alpha * z below; the gradient at 0 is alpha.
 
@@ -282,6 +285,7 @@ class LeakyReLU(_BuiltIn):
         return np.where(y > 0, dy, dy * dy.dtype.type(self._slope))
 
 
+@public_class
 class ThresholdedReLU(_BuiltIn):
     """y = z above theta, else 0.
 
@@ -315,6 +319,7 @@ class ThresholdedReLU(_BuiltIn):
         return np.where(y > 0, dy, dy.dtype.type(0))
 
 
+@public_class
 class ELU(_BuiltIn):
     """y = z above 0, and alpha * (exp(z) - 1) below (Clevert et al., 2016); the slope at 0 is alpha.
 
@@ -564,6 +569,7 @@ class Mish(_BuiltIn):
         return dy * (t + y * (1 - t * t) * _expit(y))
 
 
+@public_class
 class Softmax(_BuiltIn):
     """y = exp(z) / sum(exp(z)) over the last axis, the channels, in either data format.
 
@@ -785,3 +791,7 @@ def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
     with np.errstate(all="ignore"):
         for begin in range(0, len(flat[0]), rows):
             function(*(array[begin : begin + rows] for array in flat))
+
+
+def __dir__() -> list[str]:
+    return __all__

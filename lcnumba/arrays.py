@@ -34,6 +34,7 @@ _REFUSED = {
 }
 # What nested lists hold that needs no look of its own.
 _PLAIN = {bool, int, float, np.ndarray}
+_REAL = " after taking its real part"
 # Lists in lists: as many as NumPy's arrays have axes, at most.
 _DEEPEST = 64
 
@@ -48,7 +49,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     return FLOATS[wanted]
 
 
-def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
+def ingest(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Callable[[Array], Any]]:
     """Bring a caller's array in.
 
     Parameters
@@ -58,6 +59,8 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     array : array_like
         NumPy arrays of any form, nested lists, arrays of an array-API library on the CPU, and
         objects that NumPy can read (xarray, pandas).
+    any_dtype : bool, default False
+        Whether dtypes that are not computed in may pass: of targets, masks, and what is only reshaped.
 
     Returns
     -------
@@ -72,7 +75,7 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     TypeError
         For what would be misread in silence or computed elsewhere: masked arrays, np.matrix,
         sparse, object and Dask arrays, also inside of lists, arrays on other devices, tensors that carry a
-        gradient, and those that wrap others.
+        gradient, those that wrap others, and those of other dtypes than `normalise` takes.
     """
     if type(array) is np.ndarray:
         return array, _unchanged
@@ -86,15 +89,18 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     if not array_api_compat.is_array_api_obj(array):
         return _as_numpy(name, array), _unchanged
     if getattr(array, "requires_grad", False):
-        _refuse(name, array, "it requires a gradient; pass .detach()")
+        _refuse(
+            name, array, "it requires a gradient; pass .detach(). Autograd sees nothing of this library: for training, "
+            "call y, backward = layer.forward(x) and dx, grads = backward(dy) in a torch.autograd.Function, as "
+            "docs/torch.md does"
+        )  # fmt: skip
     if isinstance(getattr(type(array), "__torch_dispatch__", None), types.MethodType):
         _refuse(name, array, "it wraps other tensors, whose mask or the like would be ignored; pass a plain tensor")
     device = array_api_compat.device(array)
     kind = str(getattr(device, "type", getattr(device, "platform", device))).lower()
     if "cpu" not in kind:
         _refuse(name, array, f"it lives on device {device!r}; move it to the CPU first")
-    if "bfloat16" in str(array.dtype):
-        _refuse(name, array, "its dtype is bfloat16; cast it to float32")
+    _check_tensor_dtype(name, array, any_dtype)
     xp = array_api_compat.array_namespace(array)
     # JAX leaves arrays that nobody placed free to go along with others.
     like = partial(xp.asarray, device=device if getattr(array, "committed", True) else None)
@@ -147,7 +153,7 @@ def check_dtype(name: str, values: Array, dtype: np.dtype[Any] = FLOATS[0]) -> N
     if given.kind not in "biu" and given.newbyteorder("=") not in FLOATS:
         raise TypeError(
             f"{name} has dtype {given}, which is not computed in; cast it with .astype({dtype.name!r})"
-            + (" after taking its real part" if given.kind == "c" else "")
+            + (_REAL if given.kind == "c" else "")
         )
 
 
@@ -156,7 +162,10 @@ def check_exact(name: str, values: Array, shape: tuple[int, ...], dtype: np.dtyp
     if values.shape != shape:
         raise ValueError(f"{name} has shape {values.shape}; give shape {shape}")
     if values.dtype != dtype and values.dtype.newbyteorder("=") != dtype:
-        raise TypeError(f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r})")
+        tensor = ".double()" if dtype == np.float64 else ".float()"
+        raise TypeError(
+            f"{name} has dtype {values.dtype}; cast it with .astype({dtype.name!r}), or {tensor} of a torch tensor"
+        )
 
 
 def fresh(result: Array, given: Array) -> Array:
@@ -182,6 +191,25 @@ def like_model(what: str, result: Any, model: Array) -> Array:
     if values.shape != model.shape:
         raise ValueError(f"{what} has shape {values.shape}, not {model.shape}; return an array of the same shape")
     return values
+
+
+def _check_tensor_dtype(name: str, array: Any, any_dtype: bool) -> None:
+    """Raise for a dtype that NumPy lacks or, unless any will do, is not computed in; name the cast of the library."""
+    given = str(array.dtype).rpartition(".")[2]
+    if given == "bfloat16":
+        _refuse(name, array, f"its dtype is bfloat16; cast it to float32 with {_cast(array)}")
+    if not any_dtype and ("complex" in given or given in ("float16", "half") or given.startswith("float8")):
+        raise TypeError(
+            f"{name} has dtype {given}, which is not computed in; cast it with {_cast(array)}"
+            + (_REAL if "complex" in given else "")
+        )
+
+
+def _cast(array: Any) -> str:
+    """How an array becomes float32, in the words of its library."""
+    if hasattr(array, "float"):
+        return ".float()"
+    return ".astype('float32')" if hasattr(array, "astype") else "astype(x, float32) of its namespace"
 
 
 def _unchanged(array: Array) -> Array:
@@ -231,7 +259,10 @@ def _remedy(array: Any) -> str | None:
     if isinstance(array, np.ndarray):
         return None
     if isinstance(array, getattr(sys.modules.get("jax.core"), "Tracer", ())):
-        return "it is a tracer inside a JAX transformation; call the layer outside of jax.jit"
+        return (
+            "it is a tracer inside a JAX transformation; call the layer outside of jax.jit and jax.grad: its own "
+            "gradients are y, backward = layer.forward(x) and dx, grads = backward(dy)"
+        )
     sparse = "make it dense with .todense()" if hasattr(type(array), "todense") else None
     return _REFUSED.get(type(array).__module__.partition(".")[0], sparse)
 

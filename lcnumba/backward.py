@@ -9,6 +9,7 @@ import numpy.typing as npt
 from lcnumba import regularizers
 from lcnumba.arrays import frozen, ingest, like_model, normalise
 from lcnumba.kernels import Rule
+from lcnumba.messages import public
 from lcnumba.parameters import Gradients, Parameters
 
 __all__ = ["Activity", "Backward", "Derivatives"]
@@ -105,6 +106,7 @@ class Backward:
         """The penalty of the output of this call, divided by the batch; 0 without one."""
         return 0.0 if self._activity is None else self._activity.loss
 
+    @public
     def __call__(self, dy: Any) -> tuple[Any, Gradients]:
         """Return the derivatives of ``sum(dy * y) + activity_loss``.
 
@@ -139,6 +141,7 @@ class Backward:
         dx, grads = self._derivatives.gradients(values)
         return like(dx), grads
 
+    @public
     def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the layer's `step` in one: return dx, and change the parameters.
 

@@ -13,21 +13,39 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
 
-from lcnumba import io
+from lcnumba import compiling, io
 from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
 from lcnumba.interrupts import deferred
+from lcnumba.messages import public_class
 
-__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress", "TerminateOnNaN",
-           "figures_text"]  # fmt: skip
+__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress",
+           "ReduceLROnPlateau", "TerminateOnNaN", "figures_text"]  # fmt: skip
 
 Figures = dict[str, float]
 PathLike = str | os.PathLike[str]
 
 _log = logging.getLogger("lcnumba")
+
+_COMPILING = "compiling kernels (seconds, once; the code is kept on disk)"
+# Keras' moments that are called otherwise here: a method of that name would never be called.
+_KERAS_MOMENTS = {
+    "on_batch_begin": "before_step(run, figures)",
+    "on_train_batch_begin": "before_step(run, figures)",
+    "on_train_batch_end": "on_batch_end(run, figures)",
+    "on_test_begin": "on_epoch_end(run, figures), after the validation",
+    "on_test_end": "on_epoch_end(run, figures), after the validation",
+    "on_test_batch_begin": "on_epoch_end(run, figures), after the validation",
+    "on_test_batch_end": "on_epoch_end(run, figures), after the validation",
+    "on_predict_begin": "nothing: predict has no callbacks",
+    "on_predict_end": "nothing: predict has no callbacks",
+    "on_predict_batch_begin": "nothing: predict has no callbacks",
+    "on_predict_batch_end": "nothing: predict has no callbacks",
+}
 
 
 class Callback:
@@ -52,6 +70,12 @@ class Callback:
     >>> len(history.epoch)
     2
     """
+
+    def __init_subclass__(cls) -> None:
+        """Refuse methods with names of Keras' that would never be called."""
+        super().__init_subclass__()
+        for name in _KERAS_MOMENTS.keys() & vars(cls).keys():
+            raise TypeError(f"{cls.__name__}.{name} would never be called; here it is {_KERAS_MOMENTS[name]}")
 
     def on_train_begin(self, run: Any) -> None:
         """Before everything else, and before a checkpoint is read; to forget what an earlier training left behind."""
@@ -110,7 +134,7 @@ class _Watch:
     def improved(self, figures: Figures) -> bool:
         """Whether the figure is the best so far, which it then becomes."""
         value = figures[self.monitor]
-        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith("accuracy"))
+        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith(("accuracy", "auc")))
         gain = -math.inf if math.isnan(value) else value if upward else -value
         so_far = -math.inf if self.best is None else self.best if upward else -self.best
         better = gain > so_far + (self._min_delta if self.best is not None else 0)
@@ -119,6 +143,7 @@ class _Watch:
         return better
 
 
+@public_class
 class EarlyStopping(Callback):
     """End the training when a figure has not become better for a while, and go back to the best weights.
 
@@ -131,7 +156,7 @@ class EarlyStopping(Callback):
     min_delta : float, default 0
         The least difference that is a gain.
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto": accuracies larger, all else smaller.
+        Whether smaller or larger is better; "auto": accuracies and "auc" larger, all else smaller.
     restore_best : bool, default True
         Whether the weights of the best epoch are taken at the end, also if all epochs were run. They are kept as a
         copy in memory meanwhile.
@@ -158,6 +183,7 @@ class EarlyStopping(Callback):
     def __init__(
         self,
         monitor: str = "val_loss",
+        *,
         patience: int = 0,
         min_delta: float = 0.0,
         mode: str = "auto",
@@ -214,6 +240,7 @@ class EarlyStopping(Callback):
         self._watch.best, self.best_epoch, self._waited, self._weights = best, epoch, waited, weights
 
 
+@public_class
 class Checkpoint(Callback):
     """Write the training to a file, from which ``fit(resume=path)`` goes on bit for bit.
 
@@ -261,6 +288,7 @@ class Checkpoint(Callback):
     def __init__(
         self,
         path: PathLike,
+        *,
         every: int = 1,
         every_batches: int | None = None,
         monitor: str | None = None,
@@ -340,6 +368,7 @@ class Checkpoint(Callback):
             self._watch.best = state["best"]
 
 
+@public_class
 class CSVLogger(Callback):
     """Write the history to a table of comma-separated values, a line an epoch.
 
@@ -396,6 +425,7 @@ class CSVLogger(Callback):
             )
 
 
+@public_class
 class LearningRate(Callback):
     """Set the learning rate at the beginning of each epoch.
 
@@ -424,6 +454,98 @@ class LearningRate(Callback):
         """Set it, but for the rest of an epoch, whose rate has been set."""
         if not run.batch:
             run.lr = learning_rate(self._schedule(run.epoch, run.lr))
+
+
+@public_class
+class ReduceLROnPlateau(Callback):
+    """Lower the learning rate when a figure has not become better for a while, as Keras' callback of this name.
+
+    A schedule that was given as `lr` ends when the rate is lowered for the first time.
+
+    Parameters
+    ----------
+    monitor : str, default "val_loss"
+        The figure.
+    factor : float, default 0.1
+        What the rate is multiplied by; above 0 and below 1.
+    patience : int, default 10
+        So many epochs in a row without a gain lower the rate.
+    min_delta : float, default 1e-4
+        Differences up to it are no gain.
+    cooldown : int, default 0
+        Epochs after a reduction that are not counted.
+    min_lr : float, default 0
+        The lowest rate.
+    mode : {"auto", "min", "max"}
+        As for `EarlyStopping`.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting cannot be used; by `fit` if there is no such figure.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+    >>> lowering = lc.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1)
+    >>> x, y = np.ones((4, 1)), np.ones((4, 1))
+    >>> history = model.fit(x, y, loss="mse", epochs=3, lr=0.5, callbacks=[lowering], progress=False)
+    >>> lowering.lr  # the first epoch gains, against nothing
+    0.125
+    """
+
+    def __init__(
+        self,
+        monitor: str = "val_loss",
+        *,
+        factor: float = 0.1,
+        patience: int = 10,
+        min_delta: float = 1e-4,
+        cooldown: int = 0,
+        min_lr: float = 0.0,
+        mode: str = "auto",
+    ) -> None:
+        self._watch = _Watch(monitor, mode, min_delta)
+        self._factor, self._least = real("factor", factor), learning_rate(min_lr)
+        if not 0 < self._factor < 1:
+            raise ValueError(f"factor={factor!r} cannot be used; give a number above 0 and below 1")
+        self._patience, self._cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)
+        self._waited = self._cooling = 0
+        self.lr: float | None = None  # the last rate that was set
+
+    def on_train_begin(self, run: Any) -> None:
+        """Begin anew."""
+        self._watch.check(run)
+        self._watch.best, self._waited, self._cooling, self.lr = None, 0, 0, None
+
+    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+        """Count the epochs without a gain, and lower the rate."""
+        if self._cooling:
+            self._cooling -= 1
+            self._waited = 0
+        if self._watch.improved(figures):
+            self._waited = 0
+            return
+        if self._cooling:
+            return
+        self._waited += 1
+        if self._waited >= self._patience and run.lr > self._least:
+            self.lr = run.lr = max(run.lr * self._factor, self._least)
+            self._waited, self._cooling = 0, self._cooldown
+            _log.info("%s has not improved; lr is %g from epoch %d on", self._watch.monitor, self.lr, run.epoch + 2)
+
+    def get_state(self) -> Any:
+        """Return the best figure and what has been counted; the rate is the run's."""
+        return {"best": self._watch.best, "waited": self._waited, "cooling": self._cooling, "lr": self.lr}
+
+    def set_state(self, state: Any) -> None:
+        """Go on from there."""
+        best, waited, cooling, lr = (state[name] for name in ("best", "waited", "cooling", "lr"))
+        if not (_is_figure(best) and _is_figure(lr) and isinstance(waited, int) and isinstance(cooling, int)):
+            raise ValueError(f"{state!r} is no state of ReduceLROnPlateau")
+        self._watch.best, self._waited, self._cooling, self.lr = best, waited, cooling, lr
 
 
 class TerminateOnNaN(Callback):
@@ -455,7 +577,7 @@ class TerminateOnNaN(Callback):
 class Progress(Callback):
     """A bar an epoch on the standard error stream, in notebooks a widget, by tqdm; a line an epoch without it.
 
-    `fit` adds it unless ``progress=False``.
+    It says so while kernels are being compiled. `fit` adds it unless ``progress=False``.
 
     Examples
     --------
@@ -465,6 +587,21 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self._bar: Any = None
+        self._title, self._compiles = "", False
+        self._listening = ExitStack()
+
+    def on_train_begin(self, run: Any) -> None:
+        """Listen for kernels that are compiled."""
+        self._compiles = False
+        self._listening.enter_context(compiling.told(self._tell_compiling))
+
+    def _tell_compiling(self) -> None:
+        """Say why nothing moves: once for a training, or as the title of the bar until a batch is done."""
+        if self._bar is not None:
+            self._bar.set_description(f"{self._title}, {_COMPILING}")
+        elif not self._compiles:
+            print(_COMPILING, file=sys.stderr)
+        self._compiles = True
 
     def on_epoch_begin(self, run: Any) -> None:
         """Show an empty bar."""
@@ -472,12 +609,15 @@ class Progress(Callback):
             from tqdm.auto import tqdm
         except ImportError:
             return
-        title = f"epoch {run.epoch + 1}/{run.epochs}"
-        self._bar = tqdm(total=run.batches or None, initial=run.batch, desc=title, unit="batch")
+        self._title = f"epoch {run.epoch + 1}/{run.epochs}"
+        self._bar = tqdm(total=run.batches or None, initial=run.batch, desc=self._title, unit="batch")
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
         """Let the bar grow."""
         if self._bar is not None:
+            if self._compiles:
+                self._bar.set_description(self._title, refresh=False)
+                self._compiles = False
             self._bar.set_postfix_str(figures_text(figures), refresh=False)
             self._bar.update()
 
@@ -487,10 +627,14 @@ class Progress(Callback):
             print(f"epoch {run.epoch + 1}/{run.epochs}: {figures_text(figures)}", file=sys.stderr)
         else:
             self._bar.set_postfix_str(figures_text(figures))
-            self.close()
+            self._close_bar()
 
     def close(self) -> None:
         """Leave the bar as it is."""
+        self._close_bar()
+        self._listening.close()
+
+    def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
@@ -510,3 +654,7 @@ def figures_text(figures: Figures) -> str:
     'loss 0.5000, accuracy 1.0000'
     """
     return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+
+
+def __dir__() -> list[str]:
+    return __all__

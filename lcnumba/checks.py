@@ -13,6 +13,7 @@ import numpy as np
 __all__ = [
     "any_shape",
     "arguments",
+    "axes_hint",
     "boolean",
     "choice",
     "file_path",
@@ -83,6 +84,51 @@ def sample_shape(shape: Any, axes: tuple[str, ...]) -> tuple[int | None, ...]:
     """Return None, for the batch, and the shape of a sample; `axes` has the batch first."""
     _entries(shape, axes[1:], ", without the batch")
     return None, *_sample(shape, shape)
+
+
+def axes_hint(name: str, shape: tuple[int, ...], wanted: tuple[Any, ...]) -> str:
+    """Return what messages say of an array of another shape than is wanted, if it holds the same in another order.
+
+    Parameters
+    ----------
+    name : str
+        What the array is called.
+    shape, wanted : tuple of int
+        What it has, and what it should have, the batch (of any size) first.
+
+    Returns
+    -------
+    str
+        Text to append, with the call that makes the one of the other; empty if there is none.
+
+    Examples
+    --------
+    >>> from lcnumba.checks import axes_hint
+    >>> axes_hint("y", (32,), (None, 1))
+    '; y[:, None] has that shape'
+    """
+    given, sample = shape[1:], tuple(wanted[1:])
+    if len(given) == len(sample) > 1:
+        if (*given[1:], given[0]) == sample:
+            return (
+                f"; its channels come first: np.moveaxis({name}, 1, -1), or {name}.movedim(1, -1) of torch, puts them "
+                "last, and a layer with data_format='channels_first' takes them as they are"
+            )
+        if (given[-1], *given[:-1]) == sample:
+            return (
+                f"; its channels come last: np.moveaxis({name}, -1, 1), or {name}.movedim(-1, 1) of torch, puts them "
+                "first, and a layer with data_format='channels_last' takes them as they are"
+            )
+    view = ""
+    if (*given, 1) == sample:
+        view = f"{name}[:, None]" if len(given) == 0 else f"{name}[..., None]"
+    elif given == (*sample, 1):
+        view = f"{name}[:, 0]" if len(sample) == 0 else f"{name}[..., 0]"
+    elif tuple(shape) == sample:
+        return f"; {name}[None] adds the batch"
+    elif min(len(given), len(sample)) == 1 and None not in sample and math.prod(given) == math.prod(sample):
+        view = f"{name}.reshape({', '.join(map(str, (-1, *sample)))})"
+    return f"; {view} has that shape" if view else ""
 
 
 def _entries(shape: Any, axes: tuple[str, ...], hint: str) -> None:

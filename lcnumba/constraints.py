@@ -6,7 +6,6 @@ each unit's weights.
 """
 
 import math
-import string
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +14,8 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.checks import integer, real
+from lcnumba.messages import public_class
+from lcnumba.norms import norms_over
 
 __all__ = ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "get"]
 
@@ -57,7 +58,9 @@ class Norm:
 
     def __call__(self, weights: Array) -> Array:
         """Return the weights times the factor of their norm."""
-        return weights * self.factors(weights)
+        result = weights.copy()
+        _multiply(result, self.factors(weights))
+        return result
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
         """Raise unless weights of this shape have the axes."""
@@ -75,22 +78,17 @@ class Norm:
         length = max(1, NORMS * sizes[axis] // max(1, math.prod(sizes)))
         for begin in range(0, sizes[axis], length):
             part = weights[(slice(None),) * axis + (slice(begin, begin + length),)] if axis not in over else weights
-            part *= self.factors(part)
+            _multiply(part, self.factors(part))
 
     def factors(self, weights: Array) -> Array:
-        """What weights are multiplied by, of their dtype, 1 long along the axes."""
-        over = {axis % weights.ndim for axis in self._axes}
-        letters = string.ascii_lowercase[: weights.ndim]
-        kept = "".join(letter for axis, letter in enumerate(letters) if axis not in over)
-        # Without a square as large as the weights.
-        squares = np.einsum(f"{letters},{letters}->{kept}", weights, weights, dtype=np.float64)
-        factors = self._factors(np.sqrt(np.expand_dims(squares, tuple(sorted(over)))))
-        return factors.astype(weights.dtype)
+        """What weights are multiplied by, in float64, 1 long along the axes."""
+        return self._factors(norms_over(weights, self._axes))
 
     def _factors(self, norms: Array) -> Array:
         raise NotImplementedError
 
 
+@public_class
 class MaxNorm(Norm):
     """Norms above `max_value` become `max_value`.
 
@@ -128,6 +126,7 @@ class MaxNorm(Norm):
         return {"max_value": self.max_value, "axis": self.axis}
 
 
+@public_class
 class UnitNorm(Norm):
     """Norms become 1.
 
@@ -162,6 +161,7 @@ class UnitNorm(Norm):
         return {"axis": self.axis}
 
 
+@public_class
 class MinMaxNorm(Norm):
     """Norms go the share `rate` of the way into [min_value, max_value].
 
@@ -209,6 +209,16 @@ class MinMaxNorm(Norm):
         return {
             "min_value": self.min_value, "max_value": self.max_value, "rate": self.rate, "axis": self.axis,
         }  # fmt: skip
+
+
+def _multiply(weights: Array, factors: Array) -> None:
+    """Multiply weights by factors of float64, in place; in the type of the weights if that holds them all."""
+    narrow = factors.astype(weights.dtype)
+    tiny = np.finfo(weights.dtype).tiny
+    if np.any((narrow < tiny) & (factors > 0)):
+        weights[...] = weights * factors
+    else:
+        weights *= narrow
 
 
 def _radial(**_: Any) -> None:
@@ -283,3 +293,7 @@ def _bound(name: str, value: Any) -> float:
     if number < 0:
         raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
     return number
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -84,8 +84,10 @@ class _Lazy:
         return ingest(self._name, np.asarray(part))[0]
 
 
-def rows(name: str, array: Any) -> Rows:
+def rows(name: str, array: Any, *, any_dtype: bool = False) -> Rows:
     """Return the samples of an array of any kind, or of an object that reads lazily.
+
+    Targets may be of any dtype: their loss knows which it takes.
 
     Examples
     --------
@@ -95,7 +97,7 @@ def rows(name: str, array: Any) -> Rows:
     array([[2, 3],
            [4, 5]])
     """
-    found: Rows = _Lazy(name, array) if reads_lazily(array) else _InMemory(ingest(name, array)[0])
+    found: Rows = _Lazy(name, array) if reads_lazily(array) else _InMemory(ingest(name, array, any_dtype=any_dtype)[0])
     if not found.shape:
         raise ValueError(f"{name} has 0 dimensions; give samples along the first axis")
     return found
@@ -123,7 +125,7 @@ class Samples:
     x, y : arrays, or objects that read lazily
         Of one length, at least 1.
     weights : array, optional
-        A weight for each sample, finite and at least 0.
+        A weight for each sample, or each position of it, finite and at least 0.
     batch_size : int or None
         Samples of a batch; the last one may be smaller. None: all of them are one.
     check : callable
@@ -134,7 +136,7 @@ class Samples:
     def __init__(self, x: Any, y: Any, weights: Any, batch_size: int | None, check: Check) -> None:
         if y is None:
             raise TypeError("y is missing; give targets, as many as inputs")
-        self._x, self._y, self._check = rows("x", x), rows("y", y), check
+        self._x, self._y, self._check = rows("x", x), rows("y", y, any_dtype=True), check
         self.samples, self.sample = self._x.shape[0], tuple(self._x.shape[1:])
         self._batch_size = batch_size or max(1, self.samples)
         if self.samples != self._y.shape[0]:
@@ -264,7 +266,7 @@ class Batches:
             raise TypeError(
                 f"batch {number} is a {type(given).__name__}{many}; an iterable must give (x, y) or (x, y, weights)"
             )
-        x, y = (ingest(name, part)[0] for name, part in zip(("x", "y"), given, strict=False))
+        x, y = ingest("x", given[0])[0], ingest("y", given[1], any_dtype=True)[0]
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
             raise ValueError(
                 f"batch {number} has x of shape {x.shape} and y of shape {y.shape}; give as many of both, at least one"
@@ -275,9 +277,9 @@ class Batches:
 
 
 def sample_weights(weights: Any, samples: int) -> Array:
-    """Return weights of samples as an array, or an error."""
+    """Return weights of samples, or of positions of them, as an array, or an error."""
     values, _ = ingest("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
-    if values.shape != (samples,):
+    if values.shape[:1] != (samples,):
         raise ValueError(f"sample_weight has shape {values.shape}; give one weight for each of {samples} samples")
     check_dtype("sample_weight", values)
     if not np.all((values >= 0) & np.isfinite(values)):

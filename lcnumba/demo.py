@@ -70,7 +70,7 @@ def network(input_shape: tuple[int, int, int], implementation: int, seed: int) -
         8, 5 if large else 3, strides=2 if large else 1, input_shape=input_shape, **settings, name="local_1"
     )
     second = LocallyConnected2D(16, 3, **settings, name="local_2")
-    return Sequential([first, second, Flatten("flatten"), Dense(10, rng=rng, name="logits")], name="digits")
+    return Sequential([first, second, Flatten(name="flatten"), Dense(10, rng=rng, name="logits")], name="digits")
 
 
 def run(

@@ -9,6 +9,7 @@ from lcnumba import activations, initializers
 from lcnumba.arrays import ingest
 from lcnumba.backward import Backward
 from lcnumba.checks import boolean, integer
+from lcnumba.messages import public, public_class
 from lcnumba.parameters import Gradients
 from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
@@ -18,6 +19,7 @@ Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
 
+@public_class
 class Dense(Trainable):
     r"""Fully connected layer: ``y = activation(x @ kernel + bias)``.
 
@@ -93,6 +95,7 @@ class Dense(Trainable):
     ) -> None:
         super().__init__(locals())
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return y for inference; may be called from several threads.
 
@@ -118,6 +121,7 @@ class Dense(Trainable):
         self._activity(y)
         return like(y)
 
+    @public
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call, for training.
 

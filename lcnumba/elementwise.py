@@ -11,6 +11,7 @@ from lcnumba.arrays import fresh, ingest, normalise
 from lcnumba.checks import generator, integer, real
 from lcnumba.limits import require
 from lcnumba.locks import Mutex
+from lcnumba.messages import public, public_class
 from lcnumba.weightless import Weightless
 
 __all__ = ["Activation", "Dropout"]
@@ -47,6 +48,7 @@ class _Pullback:
         return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None
 
 
+@public_class
 class Activation(Weightless):
     """y = activation(x), over the last axis where it is a softmax.
 
@@ -72,7 +74,7 @@ class Activation(Weightless):
     (array([[0., 7.]]), None)
     """
 
-    def __init__(self, activation: Any, name: str | None = None) -> None:
+    def __init__(self, activation: Any, *, name: str | None = None) -> None:
         super().__init__(name, "activation")
         self._activation = activations.get(activation)
 
@@ -81,6 +83,7 @@ class Activation(Weightless):
         """The function, fixed by the constructor."""
         return self._activation
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return y, for inference.
 
@@ -101,6 +104,7 @@ class Activation(Weightless):
         """
         return self.forward(x)[0]
 
+    @public
     def forward(self, x: Any) -> tuple[Any, _Pullback]:
         """Return y and the pullback of this very call, for training; leave y unchanged until it has run.
 
@@ -139,6 +143,7 @@ class Activation(Weightless):
         return {"name": self.name, "activation": activations.serialize(self.activation)}
 
 
+@public_class
 class Dropout(Weightless):
     """In training, each number is dropped with probability `rate`, and the others grow by 1 / (1 - rate).
 
@@ -170,7 +175,7 @@ class Dropout(Weightless):
     (True, True)
     """
 
-    def __init__(self, rate: float, seed: int | None = None, name: str | None = None) -> None:
+    def __init__(self, rate: float, *, seed: int | None = None, name: str | None = None) -> None:
         super().__init__(name, "dropout")
         self._rate = real("rate", rate)
         if not 0 <= self._rate < 1:
@@ -184,6 +189,7 @@ class Dropout(Weightless):
         """The probability, fixed by the constructor."""
         return self._rate
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return x, for inference.
 
@@ -205,6 +211,7 @@ class Dropout(Weightless):
         values, like = _floats(x)
         return like(values.copy())
 
+    @public
     def forward(self, x: Any) -> tuple[Any, _Pullback]:
         """Return y and the pullback of this very call, which drops the same numbers, for training.
 

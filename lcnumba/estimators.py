@@ -278,7 +278,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             )
             for number, count in enumerate(hidden)
         ]  # fmt: skip
-        layers += [Flatten("flatten"), Dense(outputs, name="output", **settings)]
+        layers += [Flatten(name="flatten"), Dense(outputs, name="output", **settings)]
         model = Sequential(layers, name=type(self).__name__)
         model.build((None, *shape))
         model.set_optimizer(self._optimizer())
@@ -295,10 +295,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return self.solver
         solver = choice("solver", self.solver, ("adam", "sgd"))
         if solver == "adam":
-            return optimizers.Adam(self.beta_1, self.beta_2, self.epsilon)
-        return optimizers.SGD(
-            self.momentum, boolean("nesterovs_momentum", self.nesterovs_momentum) and self.momentum > 0
-        )
+            return optimizers.Adam(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
+        nesterov = boolean("nesterovs_momentum", self.nesterovs_momentum) and self.momentum > 0
+        return optimizers.SGD(momentum=self.momentum, nesterov=nesterov)
 
     # --- samples and their shapes
 

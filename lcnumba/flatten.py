@@ -9,6 +9,7 @@ import numpy as np
 from lcnumba import defaults
 from lcnumba.arrays import fresh, ingest
 from lcnumba.checks import any_shape, choice
+from lcnumba.messages import public, public_class
 from lcnumba.weightless import Weightless
 
 __all__ = ["Flatten"]
@@ -16,6 +17,7 @@ __all__ = ["Flatten"]
 Shape = tuple[int | None, ...]
 
 
+@public_class
 class Flatten(Weightless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
@@ -43,7 +45,7 @@ class Flatten(Weightless):
     ((2, 48), (2, 4, 4, 3))
     """
 
-    def __init__(self, name: str | None = None, data_format: str | None = None) -> None:
+    def __init__(self, *, name: str | None = None, data_format: str | None = None) -> None:
         super().__init__(name, "flatten")
         self._data_format = choice(
             "data_format", defaults.data_format() if data_format is None else data_format, defaults.FORMATS
@@ -78,6 +80,7 @@ class Flatten(Weightless):
             raise ValueError(f"input_shape={input_shape} must be fully defined but for the batch")
         return batch, math.prod(entry or 0 for entry in sizes)
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return x reshaped.
 
@@ -100,6 +103,7 @@ class Flatten(Weightless):
         """
         return self.forward(x)[0]
 
+    @public
     def forward(self, x: Any) -> tuple[Any, "FlattenBackward"]:
         """Return x reshaped, and the pullback, which reshapes back.
 
@@ -126,7 +130,7 @@ class Flatten(Weightless):
 
     def reshaped(self, x: Any, copies: bool = False) -> tuple[Any, "FlattenBackward"]:
         """Return what `forward` does, but views where that is possible, also of dy."""
-        values, like = ingest("x", x)
+        values, like = ingest("x", x, any_dtype=True)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
         shape = values.shape
@@ -154,7 +158,7 @@ class FlattenBackward:
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dy reshaped to the shape of x, and no gradients."""
-        given, like = ingest("dy", dy)
+        given, like = ingest("dy", dy, any_dtype=True)
         if given.shape != self._y_shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._y_shape}")
         if self._moved:

@@ -4,19 +4,19 @@ Everything here takes what a pullback returns beside dx: `Gradients`, arrays, No
 lists, tuples and dicts of these, as a `Sequential` and layers of users' own give them.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import regularizers
 from lcnumba.arrays import check_dtype
 from lcnumba.checks import real
+from lcnumba.messages import public
+from lcnumba.norms import norm_of_all
 from lcnumba.parameters import Gradients
 
-__all__ = ["Accumulator", "clip_by_norm", "clip_by_value", "global_norm"]
+__all__ = ["Accumulator", "add", "clip_by_norm", "clip_by_value", "global_norm"]
 
 Array = npt.NDArray[Any]
 
@@ -108,10 +108,11 @@ def global_norm(grads: Any) -> float:
     >>> lc.gradients.global_norm([np.array([3.0]), None, (np.array([0.0, 4.0]),)])
     5.0
     """
-    squares = regularizers.L2(1.0)
-    return math.sqrt(sum(squares(array) for array in _arrays(grads)))
+    scale, norm = norm_of_all(list(_arrays(grads)))
+    return scale * norm
 
 
+@public
 def clip_by_norm(grads: Any, limit: float) -> Any:
     """Return the gradients, scaled down together if their global norm exceeds a limit; the same object if not.
 
@@ -134,13 +135,57 @@ def clip_by_norm(grads: Any, limit: float) -> Any:
     >>> lc.gradients.clip_by_norm([np.array([3.0]), np.array([4.0])], 1.0)
     [array([0.6]), array([0.8])]
     """
-    largest, norm = _limit("limit", limit), global_norm(grads)
-    if norm <= largest:
+    largest, (scale, norm) = _limit("limit", limit), norm_of_all(list(_arrays(grads)))
+    if scale * norm <= largest:
         return grads
-    with np.errstate(invalid="ignore"):  # 0 * inf: what is not finite stays so
-        return _mapped(lambda array: array * array.dtype.type(largest / norm), grads)
+    factor = largest / (scale * norm)
+
+    def clipped(array: Array) -> Array:
+        number = array.dtype.type
+        if scale == 1 and not 0 < factor < np.finfo(array.dtype).tiny:
+            return array * number(factor)
+        # The factor alone may be below what the type holds, and its product with the gradient is not.
+        top = np.max(np.abs(array), initial=0)
+        if not 0 < top < np.inf:
+            return array * number(factor)
+        return (array / top) * number(largest / norm * (float(top) / scale))
+
+    with np.errstate(invalid="ignore", under="ignore"):  # 0 * inf: what is not finite stays so
+        return _mapped(clipped, grads)
 
 
+def add(*grads: Any) -> Any:
+    """Return the sum of gradients of the same layer or model: of several forward calls before one step.
+
+    Parameters
+    ----------
+    *grads : gradients
+        At least one, all of one form.
+
+    Returns
+    -------
+    gradients
+        Of the same form.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.Dense(1, kernel_initializer="ones", use_bias=False)
+    >>> (_, first), (_, second) = layer.forward([[1.0, 2.0]]), layer.forward([[5.0, 6.0]])
+    >>> total = lc.gradients.add(first([[1.0]])[1], second([[-1.0]])[1])
+    >>> total.kernel[:, 0]
+    array([-4., -4.], dtype=float32)
+    """
+    if not grads:
+        raise TypeError("add() lacks gradients; give at least one")
+    total = grads[0]
+    for more in grads[1:]:
+        total = _mapped(np.add, total, more)
+    return total
+
+
+@public
 def clip_by_value(grads: Any, limit: float) -> Any:
     """Return the gradients with every number cut to -limit ... limit; NaN stays NaN.
 
@@ -227,3 +272,7 @@ def _unknown(grads: Any) -> TypeError:
         f"gradients of {type(grads).__name__} cannot be accumulated or clipped; a layer's pullback must return "
         "Gradients, NumPy arrays or None, or lists, tuples or dicts of them"
     )
+
+
+def __dir__() -> list[str]:
+    return __all__

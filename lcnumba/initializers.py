@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.checks import choice, integer, real
+from lcnumba.messages import public_class
 
 __all__ = [
     "Constant",
@@ -164,6 +165,7 @@ class Ones(Initializer):
         return np.ones(shape, dtype)
 
 
+@public_class
 class Constant(Initializer):
     """All of one value.
 
@@ -195,6 +197,7 @@ class Constant(Initializer):
         return np.full(shape, self.value, dtype)
 
 
+@public_class
 class Identity(Initializer):
     """The identity matrix times gain: for weights of two dimensions, such as those of `Dense`, alone.
 
@@ -231,6 +234,7 @@ class Identity(Initializer):
         return np.eye(*shape, dtype=dtype) * dtype.type(self.gain)
 
 
+@public_class
 class RandomNormal(Initializer):
     """Normal distribution of the given mean and standard deviation.
 
@@ -297,6 +301,7 @@ class TruncatedNormal(RandomNormal):
         return values
 
 
+@public_class
 class RandomUniform(Initializer):
     """Uniform distribution over [minval, maxval).
 
@@ -330,6 +335,7 @@ class RandomUniform(Initializer):
         return _uniform(shape, dtype, rng, self.minval, self.maxval)
 
 
+@public_class
 class VarianceScaling(Initializer):
     """Values whose variance is scale / n, n being a fan of the weight.
 
@@ -548,6 +554,7 @@ class LecunNormal(_Named):
     _rule = (1.0, "fan_in", "truncated_normal")
 
 
+@public_class
 class Orthogonal(Initializer):
     """Orthonormal columns, or rows if they are fewer, times gain, of the weight as a matrix of its last axis.
 
@@ -684,3 +691,7 @@ def draw(
 def serialize(initializer: Callable[..., Array]) -> Any:
     """The config dict of a built-in initializer; a custom one, which has none, stays itself."""
     return named.config_of(initializer) if type(initializer) in _BY_NAME.values() else initializer
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -11,12 +11,13 @@ import numpy.typing as npt
 from lcnumba import activations, initializers, masks, planning
 from lcnumba.arrays import frozen, ingest
 from lcnumba.backward import Backward
-from lcnumba.checks import boolean, choice, int_tuple, integer
+from lcnumba.checks import axes_hint, boolean, choice, int_tuple, integer
 from lcnumba.defaults import FORMATS, data_format
 from lcnumba.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
+from lcnumba.messages import public, public_class
 from lcnumba.parameters import Gradients
 from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
@@ -51,6 +52,7 @@ _BEYOND: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
 }
 
 
+@public_class
 class LocallyConnected(Trainable):
     """The layer of any spatial rank; the public classes fix the rank and give it Keras' signature."""
 
@@ -135,6 +137,7 @@ class LocallyConnected(Trainable):
         if self.kernel_mask is not None:
             self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return y for inference; may be called from several threads.
 
@@ -167,6 +170,7 @@ class LocallyConnected(Trainable):
         self._activity(y)
         return like(y)
 
+    @public
     def forward(self, x: Any) -> tuple[Any, Backward]:
         """Return y and the pullback of this very call, for training.
 
@@ -430,9 +434,10 @@ class LocallyConnected(Trainable):
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
             if x.shape[1:] != (*geometry.input_size, geometry.channels):
+                shape = self._outer_shape(x.shape)
                 raise ValueError(
-                    f"x has shape {self._outer_shape(x.shape)}; {self.name!r} was built for {self.input_shape}: its "
-                    "weights belong to positions, so every sample must have that shape"
+                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: its weights belong to "
+                    f"positions, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
                 )
             bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
             flat, rectify = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)

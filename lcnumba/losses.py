@@ -1,9 +1,9 @@
 """Losses, each with its gradient: ``loss(y_true, y_pred) -> (value, dy_pred)``.
 
 The value is the mean over the samples of a batch, and over all else that a sample holds. With a third argument, a
-weight for each sample, each one's part is multiplied by its weight before that mean is taken (as Keras does: the
-weights are not normalised). A loss may also bring ``check(y_true, shape)``, which raises unless the targets fit
-predictions of that shape: `fit` asks it before the first step.
+weight for each sample or each position, each one's part is multiplied by its weight before that mean is taken (as
+Keras does: the weights are not normalised). A loss may also bring ``check(y_true, shape)``, which raises unless the
+targets fit predictions of that shape: `fit` asks it before the first step.
 """
 
 import inspect
@@ -16,13 +16,15 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.arrays import FLOATS, normalise
-from lcnumba.checks import boolean, real
+from lcnumba.checks import MAXIMUM, axes_hint, boolean, integer, real
 from lcnumba.kernels import ABSOLUTE, HUBER, SQUARED
+from lcnumba.messages import public_class
 
 __all__ = [
     "BinaryCrossentropy",
     "CategoricalCrossentropy",
     "Huber",
+    "Masked",
     "MeanAbsoluteError",
     "MeanSquaredError",
     "SoftmaxCrossEntropy",
@@ -36,6 +38,8 @@ Loss = Callable[..., tuple[float, Array]]
 
 # Numbers that are worked on at a time: what lies in between stays in a core's cache.
 BLOCK = 1 << 13
+# How far probabilities, and sums of them, may be from what they should be: no rounding is as large.
+TOLERANCE = 1e-3
 
 
 class _Mean:
@@ -49,9 +53,20 @@ class _Mean:
         """The terms of some predictions; their derivative by p goes into `slope`."""
         raise NotImplementedError
 
-    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
-        """Targets and predictions as arrays whose first axis is cut into blocks; perhaps samples are kept apart."""
+    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
+        """Targets and predictions as arrays whose first axis is cut into blocks, and divides by the weights if any."""
         raise NotImplementedError
+
+    def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes of predictions along which there may be weights."""
+        return shape
+
+    def _refuse_logits(self, y_pred: Array) -> None:
+        """Raise if predictions are to be probabilities and cannot be."""
+
+    def doubt(self, y_pred: Array) -> str | None:
+        """Return what to warn of predictions that can be computed with, and may not be what was meant."""
+        return None
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
         """Return the loss and its gradient by y_pred.
@@ -62,8 +77,8 @@ class _Mean:
             Targets, as the class says.
         y_pred : (N, ...) array
             Predictions.
-        weights : (N,) array, optional
-            A weight for each sample.
+        weights : (N,) array, or (N, ...) by position, optional
+            A weight for each sample or, of the shape of the first axes of y_pred, for each position.
 
         Returns
         -------
@@ -75,17 +90,18 @@ class _Mean:
         Raises
         ------
         ValueError, TypeError
-            If the targets or weights do not fit the predictions.
+            If the targets or weights do not fit the predictions, or these cannot be probabilities.
         """
         self.check(y_true, y_pred.shape)
-        y_pred, weights = _floats(y_pred), _one_each(weights, y_pred)
-        targets, rows = self._rows(y_true, y_pred, weights is not None)
+        self._refuse_logits(y_pred)
+        y_pred, weights = _floats(y_pred), _flat_weights(weights, self._places(y_pred.shape))
+        targets, rows = self._rows(y_true, y_pred, 0 if weights is None else weights.size)
         gradient = np.empty(y_pred.shape, y_pred.dtype)
         slopes = gradient.reshape(rows.shape)
         at_once = max(1, BLOCK * len(rows) // max(1, rows.size))
         total, terms = 0.0, max(1, self._count(rows))
         if weights is not None:
-            weights = np.repeat(weights, len(rows) // max(1, len(y_pred))).astype(y_pred.dtype, copy=False)
+            weights = np.repeat(weights, len(rows) // max(1, weights.size)).astype(y_pred.dtype, copy=False)
         for begin in range(0, len(rows), at_once):
             part = slice(begin, begin + at_once)
             slope = slopes[part]
@@ -105,7 +121,9 @@ class _Mean:
 def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
     """Raise unless targets are numbers, of the shape of the predictions."""
     if y_true.shape != shape:
-        raise ValueError(f"y has shape {y_true.shape}; the model predicts shape {shape}")
+        raise ValueError(
+            f"y has shape {y_true.shape}; the model predicts shape {shape}{axes_hint('y', y_true.shape, shape)}"
+        )
     if y_true.dtype.kind not in "biuf":
         raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
 
@@ -116,14 +134,25 @@ def _floats(y_pred: Array) -> Array:
     return normalise("y_pred", y_pred, native if native in FLOATS else FLOATS[1])
 
 
-def _one_each(weights: Any, y_pred: Array) -> Array | None:
-    """The weights of samples, if there are as many; kernels trust their number."""
+def _flat_weights(weights: Any, shape: tuple[int, ...]) -> Array | None:
+    """The weights of samples or positions as a vector, if there are as many; kernels trust their number."""
     if weights is None:
         return None
     values = np.asarray(weights)
-    if values.shape != y_pred.shape[:1]:
-        raise ValueError(f"weights has shape {values.shape}; give one weight for each of {len(y_pred)} samples")
-    return normalise("weights", values, FLOATS[1])
+    if not values.ndim or values.shape != shape[: values.ndim]:
+        raise ValueError(
+            f"weights has shape {values.shape}; give one weight for each of {shape[0]} samples"
+            + (f", or for each position, up to {shape}" if len(shape) > 1 else "")
+        )
+    return normalise("weights", values, FLOATS[1]).reshape(-1)
+
+
+def _refused(predicted: float, loss: str, activation: str, instead: str) -> ValueError:
+    """What is wrong with a prediction that is no probability."""
+    return ValueError(
+        f"the model predicts {predicted:.4g}, and {loss} takes probabilities from 0 to 1; let the model end in "
+        f"activation={activation!r}, or give {instead}, which takes what a last layer without activation returns"
+    )
 
 
 class _OfDifferences:
@@ -144,8 +173,8 @@ class _OfDifferences:
             Targets, as the class says.
         y_pred : (N, ...) array
             Predictions.
-        weights : (N,) array, optional
-            A weight for each sample.
+        weights : (N,) array, or (N, ...) by position, optional
+            A weight for each sample or, of the shape of the first axes of y_pred, for each position.
 
         Returns
         -------
@@ -159,9 +188,10 @@ class _OfDifferences:
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
-        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _one_each(weights, p))
+        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _flat_weights(weights, p.shape))
 
 
+@public_class
 @dataclass(frozen=True)
 class MeanSquaredError(_OfDifferences):
     """Mean of (y_pred - y_true)^2 over all numbers of the batch.
@@ -178,6 +208,7 @@ class MeanSquaredError(_OfDifferences):
     _kind: ClassVar[int] = SQUARED
 
 
+@public_class
 @dataclass(frozen=True)
 class MeanAbsoluteError(_OfDifferences):
     """Mean of abs(y_pred - y_true) over all numbers of the batch; its slope is 0 where they agree.
@@ -193,6 +224,7 @@ class MeanAbsoluteError(_OfDifferences):
     _kind: ClassVar[int] = ABSOLUTE
 
 
+@public_class
 @dataclass(frozen=True)
 class Huber(_OfDifferences):
     """Half the square of a difference up to `delta`, and a straight line beyond: its mean over all numbers.
@@ -230,6 +262,7 @@ class Huber(_OfDifferences):
         return asdict(self)
 
 
+@public_class
 @dataclass(frozen=True)
 class BinaryCrossentropy(_Mean):
     """Cross-entropy of yes and no, one pair for each number of the prediction: its mean over all of them.
@@ -273,8 +306,16 @@ class BinaryCrossentropy(_Mean):
         if y_true.size and not (y_true.min() >= 0 and y_true.max() <= 1):
             raise ValueError("y holds numbers outside of 0 to 1; binary cross-entropy needs probabilities")
 
-    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
-        shape = (len(y_pred), y_pred.size // max(1, len(y_pred))) if by_sample else (y_pred.size,)
+    def _refuse_logits(self, y_pred: Array) -> None:
+        if self.from_logits or not y_pred.size:
+            return
+        for value in (y_pred.min(), y_pred.max()):
+            if value < 0 or value > 1 + TOLERANCE:
+                instead = "lcnumba.losses.BinaryCrossentropy(from_logits=True)"
+                raise _refused(value, "binary cross-entropy", "sigmoid", instead)
+
+    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
+        shape = (weights, y_pred.size // max(1, weights)) if weights else (y_pred.size,)
         return y_true.reshape(shape), y_pred.reshape(shape)
 
     def _count(self, rows: Array) -> int:
@@ -291,6 +332,7 @@ class BinaryCrossentropy(_Mean):
         return -(t * np.log(yes) + (1 - t) * np.log(no))
 
 
+@public_class
 @dataclass(frozen=True)
 class _Categorical(_Mean):
     """Cross-entropy of classes, along the last axis: its mean over all other axes."""
@@ -315,7 +357,7 @@ class _Categorical(_Mean):
         wanted = {f"labels {tuple(places)}": (*places,)} if self.takes_labels else {}
         wanted |= {f"probabilities {shape}": shape} if self.takes_rows else {}
         if y_true.shape not in wanted.values():
-            raise ValueError(f"y has shape {y_true.shape}; give {' or '.join(wanted)}")
+            raise ValueError(f"y has shape {y_true.shape}{self._hint(y_true, shape)}; give {' or '.join(wanted)}")
         if y_true.ndim == len(shape):
             if y_true.dtype.kind not in "biuf" or (y_true.size and not y_true.min() >= 0):
                 raise ValueError("y holds rows that are no probabilities; give numbers of at least 0")
@@ -324,7 +366,42 @@ class _Categorical(_Mean):
         elif y_true.size and not (y_true.min() >= 0 and y_true.max() < classes):
             raise ValueError(f"y holds labels from {y_true.min()} to {y_true.max()}; give 0 to {classes - 1}")
 
-    def _rows(self, y_true: Array, y_pred: Array, by_sample: bool) -> tuple[Array, Array]:
+    def _hint(self, y_true: Array, shape: tuple[int, ...]) -> str:
+        """What the targets may be instead."""
+        *places, classes = shape
+        if y_true.shape == shape:
+            return "; rows are for 'categorical_crossentropy', and y.argmax(axis=-1) makes labels of them"
+        if y_true.shape == (*places,):
+            return f"; labels are for 'sparse_categorical_crossentropy', and np.eye({classes})[y] makes rows of them"
+        return axes_hint("y", y_true.shape, (*places,) if self.takes_labels else shape)
+
+    def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        return shape[:-1]
+
+    def _refuse_logits(self, y_pred: Array) -> None:
+        if not self.from_logits and y_pred.size and (value := y_pred.min()) < 0:
+            raise _refused(value, "categorical cross-entropy", "softmax", f"loss={self._from_logits()}")
+
+    def _from_logits(self) -> str:
+        """The loss that takes logits and the same targets."""
+        if not self.takes_rows:
+            return "'softmax_cross_entropy'"
+        return f"lcnumba.losses.{type(self).__name__}(from_logits=True)"
+
+    def doubt(self, y_pred: Array) -> str | None:
+        """Return what to warn of if rows are no probabilities: their sum is not 1."""
+        if self.from_logits or not y_pred.size:
+            return None
+        sums = y_pred.sum(axis=-1, dtype=np.float64)
+        if not np.any(np.abs(sums - 1) > TOLERANCE):
+            return None
+        return (
+            f"predictions sum to {sums.min():.4g} ... {sums.max():.4g} over the classes, and are divided by their sum, "
+            f"as Keras does; let the model end in activation='softmax', or give loss={self._from_logits()} with a last "
+            "layer without activation"
+        )
+
+    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
         rows = y_pred.reshape(-1, y_pred.shape[-1])
         return (y_true.reshape(rows.shape) if y_true.ndim == y_pred.ndim else y_true.reshape(-1)), rows
 
@@ -352,6 +429,7 @@ class _Categorical(_Mean):
         return np.sum(target * np.where(target > 0, logarithm, 0), axis=-1)
 
 
+@public_class
 class SoftmaxCrossEntropy(_Categorical):
     """Cross-entropy of the softmax of y_pred (logits: the last layer has no activation), for labels or probabilities.
 
@@ -428,12 +506,125 @@ def _positive(p: Array) -> Array:
     return np.maximum(p, np.finfo(p.dtype).tiny)
 
 
+@public_class
+@dataclass(frozen=True)
+class Masked:
+    """Another loss over what is known: targets that are NaN (land in a field of the sea) are left out.
+
+    The value is the mean over the numbers, or for categorical losses the positions, whose target is known; the
+    gradient is 0 at the others. Where nothing is known, the value is 0.
+
+    Parameters
+    ----------
+    loss : str, dict or callable
+        As for `get`. A function of one's own is given the known targets and predictions as vectors.
+    ignore_class : int, optional
+        A label, or number, that stands for an unknown target, too: integers have no NaN.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If there is no such loss.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> value, dy = lc.losses.Masked("mse")(np.array([[1.0, np.nan]]), np.array([[3.0, 5.0]]))
+    >>> value, dy
+    (4.0, array([[4., 0.]]))
+    """
+
+    loss: Any
+    ignore_class: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        label = self.ignore_class
+        if label is not None:
+            label = integer("ignore_class", label, -MAXIMUM)
+        self.__dict__.update(loss=get(self.loss), ignore_class=label)
+
+    def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
+        """Raise unless the known targets fit predictions of this shape."""
+        check = getattr(self.loss, "check", None)
+        if check is None:
+            return
+        places = self._places(shape)
+        if y_true.shape in (shape, places):
+            known, targets = self._known(y_true, y_true.ndim == len(places))
+            many = int(np.count_nonzero(known))
+            check(targets[known], (many, *shape[len(places) :]))
+        else:
+            check(y_true, shape)  # which says what is wrong with it
+
+    def doubt(self, y_pred: Array) -> str | None:
+        """Return what the loss would warn of."""
+        look = getattr(self.loss, "doubt", None)
+        return None if look is None else look(y_pred)
+
+    def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
+        """Return the loss of what is known, and its gradient by y_pred.
+
+        Parameters
+        ----------
+        y_true, y_pred, weights
+            As the loss takes them; targets may be NaN.
+
+        Returns
+        -------
+        value : float
+        dy_pred : array
+            Of the shape of y_pred.
+        """
+        self.check(y_true, y_pred.shape)
+        y_pred = _floats(y_pred)
+        places = self._places(y_pred.shape)
+        known, targets = self._known(y_true, y_true.ndim == len(places))
+        gradient = np.zeros(y_pred.shape, y_pred.dtype)
+        if not known.any():
+            return 0.0, gradient
+        given = [targets[known], y_pred[known]]
+        if weights is not None:
+            each = np.asarray(weights)
+            _flat_weights(each, places)
+            each = each.reshape(each.shape + (1,) * (len(places) - each.ndim))
+            given.append(np.broadcast_to(each, places)[known])
+        value, gradient[known] = self.loss(*given)
+        return value, gradient
+
+    def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The axes along which there are targets: without that of classes."""
+        return shape[:-1] if isinstance(self.loss, _Categorical) else shape
+
+    def _known(self, y_true: Array, single: bool) -> tuple[npt.NDArray[np.bool_], Array]:
+        """Which targets are known, by place; and the targets, labels as integers."""
+        known: npt.NDArray[np.bool_] = np.ones(y_true.shape, bool)
+        if y_true.dtype.kind == "f":
+            known &= ~np.isnan(y_true)
+        if self.ignore_class is not None:
+            known &= y_true != self.ignore_class
+        if not single:
+            known = np.asarray(known.all(axis=-1))
+            return known, y_true
+        if isinstance(self.loss, _Categorical) and y_true.dtype.kind == "f":
+            labels = np.where(known, y_true, 0).astype(np.int64)
+            if np.array_equal(labels[known], y_true[known]):
+                return known, labels
+        return known, y_true
+
+    def get_config(self) -> dict[str, Any]:
+        """Arguments that make an equal loss, unless it is a function of one's own."""
+        return {"loss": named.config_of(self.loss), "ignore_class": self.ignore_class}
+
+
 _BY_NAME: dict[str, Callable[..., Loss]] = {
     "mse": MeanSquaredError,
     "mean_squared_error": MeanSquaredError,
     "mae": MeanAbsoluteError,
     "mean_absolute_error": MeanAbsoluteError,
     "huber": Huber,
+    "masked": Masked,
     "binary_crossentropy": BinaryCrossentropy,
     "categorical_crossentropy": CategoricalCrossentropy,
     "sparse_categorical_crossentropy": SparseCategoricalCrossentropy,
@@ -471,7 +662,7 @@ def get(identifier: Any) -> Loss:
 
 
 def takes_weights(loss: Loss) -> bool:
-    """Whether a loss can be called with a third argument, a weight for each sample.
+    """Whether a loss can be called with a third argument, a weight for each sample or position.
 
     Of a function of one's own, the third parameter must be called "weights" or "sample_weight", or have no default.
 
@@ -490,6 +681,8 @@ def takes_weights(loss: Loss) -> bool:
     >>> lc.losses.takes_weights(lc.losses.get("mse"))
     True
     """
+    if isinstance(loss, Masked):
+        return takes_weights(loss.loss)
     if isinstance(loss, _Mean | _OfDifferences):
         return True
     try:
@@ -499,3 +692,7 @@ def takes_weights(loss: Loss) -> bool:
         return False
     third = [*signature.parameters.values(), None, None][2]
     return third is None or third.name in ("weights", "sample_weight") or third.default is third.empty
+
+
+def __dir__() -> list[str]:
+    return __all__

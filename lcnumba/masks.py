@@ -11,8 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.arrays import frozen, ingest
+from lcnumba.checks import int_tuple, integer
+from lcnumba.geometry import Geometry, padding_modes, paddings
+from lcnumba.messages import public
 
-__all__ = ["check", "get", "serialize"]
+__all__ = ["check", "get", "kernel_mask_from", "serialize"]
 
 Mask = npt.NDArray[np.bool_]
 
@@ -49,7 +52,7 @@ def get(identifier: Any) -> Mask | None:
         return None
     if isinstance(identifier, Mapping):
         return frozen(_decoded(identifier))
-    values, _ = ingest("kernel_mask", identifier)
+    values, _ = ingest("kernel_mask", identifier, any_dtype=True)
     if values.dtype != np.bool_:
         raise TypeError(f"kernel_mask has dtype {values.dtype}; give booleans, such as kernel_mask != 0")
     if values.ndim not in (2, 3):
@@ -89,6 +92,78 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
             f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
             f"{kernel_shape}"
         )
+
+
+@public
+def kernel_mask_from(
+    valid: Any,
+    kernel_size: int | tuple[int, ...],
+    strides: int | tuple[int, ...] = 1,
+    padding: Any = "valid",
+    *,
+    dilation_rate: int | tuple[int, ...] = 1,
+    padding_mode: str | tuple[str, ...] = "zeros",
+    channels: int = 1,
+) -> Mask:
+    """Return the mask of a layer that reads none of some inputs: land in a field of the sea, dead pixels of a detector.
+
+    Parameters
+    ----------
+    valid : bool array, (H, W), or (H, W, C) where channels differ
+        Which inputs are to be read; of as many dimensions as the layer has, or one more for the channels.
+    kernel_size, strides, padding, dilation_rate, padding_mode
+        As of the layer, in channels_last order. An integer `kernel_size` is meant for all axes of `valid`; give a tuple
+        where the last axis is that of channels.
+    channels : int, default 1
+        Channels of the input, if `valid` is the same for all of them.
+
+    Returns
+    -------
+    bool array, (P, K)
+        For ``kernel_mask=``: whether each window entry (row, column, channel) of each position lies on a valid input.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `valid` holds no booleans, or the windows do not fit it.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> sea = np.array([[True, True, False], [True, True, True]])
+    >>> mask = lc.kernel_mask_from(sea, (2, 2))
+    >>> mask.astype(int)  # two positions, each with its four entries
+    array([[1, 1, 1, 1],
+           [1, 0, 1, 1]])
+    >>> layer = lc.LocallyConnected2D(4, (2, 2), kernel_mask=mask, input_shape=(2, 3, 1))
+    """
+    values, _ = ingest("valid", valid, any_dtype=True)
+    if values.dtype != np.bool_:
+        raise TypeError(f"valid has dtype {values.dtype}; give booleans, such as np.isfinite(field)")
+    rank = len(kernel_size) if isinstance(kernel_size, list | tuple) else values.ndim
+    if not 1 <= rank <= 3 or values.ndim not in (rank, rank + 1):
+        raise ValueError(
+            f"valid has shape {values.shape} and kernel_size={kernel_size!r} has {rank} dimensions; give an array of "
+            "as many dimensions, 1 to 3, or with a last axis of channels"
+        )
+    many = integer("channels", channels)
+    if values.ndim > rank:
+        if many not in (1, values.shape[-1]):
+            raise ValueError(f"channels={channels!r}, and valid has {values.shape[-1]} of them; leave channels out")
+    else:
+        values = np.repeat(values[..., None], many, axis=-1)
+    geometry = Geometry(
+        values.shape[:-1],
+        values.shape[-1],
+        1,
+        int_tuple("kernel_size", kernel_size, rank),
+        int_tuple("strides", strides, rank),
+        int_tuple("dilation_rate", dilation_rate, rank),
+        paddings(padding, rank),
+        padding_modes(padding_mode, rank),
+    )
+    return geometry.exists & values.reshape(-1)[geometry.input_index]
 
 
 def serialize(mask: Mask | None) -> dict[str, Any] | None:

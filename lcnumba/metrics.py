@@ -1,12 +1,20 @@
-"""Figures of merit of predictions: ``metric(y_true, y_pred) -> mean over the batch``."""
+"""Figures of merit of predictions: ``metric(y_true, y_pred) -> float``.
 
+Over an epoch, numbers of batches are averaged by samples. A metric that is no such mean, as `AUC`, is an object that
+also brings ``collect(y_true, y_pred) -> tuple of arrays``, what is to be kept of a batch, samples first, and
+``compute(*arrays) -> float``, which gets what was kept of all batches, joined.
+"""
+
+import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["accuracy", "binary_accuracy", "get", "mae", "mse"]
+from lcnumba.messages import public_class
+
+__all__ = ["AUC", "accuracy", "binary_accuracy", "get", "mae", "mse"]
 
 Array = npt.NDArray[Any]
 Metric = Callable[[Array, Array], float]
@@ -102,13 +110,97 @@ def mse(y_true: Array, y_pred: Array) -> float:
     return float(np.mean(np.square(np.subtract(y_pred, y_true, dtype=np.float64))))
 
 
+@public_class
+class AUC:
+    """Area under the ROC curve: the probability that a case is ranked above a control, ties counted half.
+
+    Over an epoch it is that of all samples together, not a mean over batches; it is known at the end of the epoch.
+    Predictions may be probabilities or logits, since their order alone counts. Targets that are NaN are left out.
+    ``metrics=["auc"]`` is the same with the name "auc".
+
+    Parameters
+    ----------
+    name : str, default "auc"
+        What the figure is called.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.metrics.AUC()(np.array([0, 0, 1, 1]), np.array([[0.1], [0.4], [0.4], [0.8]])[:, 0])
+    0.875
+    >>> lc.metrics.AUC()(np.array([0, 1]), np.array([[2.0, 1.0], [0.0, 3.0]]))  # labels, and two outputs
+    1.0
+    """
+
+    def __init__(self, name: str = "auc") -> None:
+        given: Any = name
+        if not isinstance(given, str):
+            raise TypeError(f"name={name!r} is a {type(name).__name__}; give a str")
+        self.__name__ = name
+
+    def collect(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Return what is to be kept of a batch: which are cases, and scores.
+
+        Parameters
+        ----------
+        y_true : array
+            0 or 1, of the shape of y_pred; or labels 0 and 1 without its last axis, which then has length 2.
+        y_pred : (N, ...) array
+            Predictions.
+
+        Returns
+        -------
+        cases : (M,) bool array
+        scores : (M,) array
+        """
+        if y_true.shape == y_pred.shape:
+            truth, scores = y_true.reshape(-1), y_pred.reshape(-1)
+        elif y_pred.shape == (*y_true.shape, 2):
+            truth, scores = y_true.reshape(-1), (y_pred[..., 1] - y_pred[..., 0]).reshape(-1)
+        else:
+            raise ValueError(
+                f"y has shape {y_true.shape} and the prediction {y_pred.shape}; AUC is of two classes: it needs "
+                "targets 0 or 1 of the shape of the prediction, or labels and two outputs each"
+            )
+        if truth.dtype.kind == "f":
+            known = ~np.isnan(truth)
+            truth, scores = truth[known], scores[known]
+        if truth.size and not (truth.min() >= 0 and truth.max() <= 1):
+            raise ValueError(f"y holds numbers from {truth.min()} to {truth.max()}; AUC needs 0 and 1")
+        return truth > 0.5, np.array(scores)
+
+    def compute(self, cases: Array, scores: Array) -> float:
+        """Return the area for what `collect` returned, of one batch or of several, joined; NaN without both classes."""
+        from scipy.stats import rankdata
+
+        many = int(np.count_nonzero(cases))
+        pairs = many * (len(cases) - many)
+        if not pairs or np.isnan(scores).any():
+            return math.nan
+        return float((rankdata(scores)[cases].sum() - many * (many + 1) / 2) / pairs)
+
+    def __call__(self, y_true: Array, y_pred: Array) -> float:
+        """Return the area for these predictions."""
+        return self.compute(*self.collect(y_true, y_pred))
+
+    def __repr__(self) -> str:
+        """The class and the name."""
+        return f"AUC(name={self.__name__!r})"
+
+
+def is_of_all(metric: Any) -> TypeGuard[AUC]:
+    """Whether a metric is of all samples together: it has `collect` and `compute`."""
+    return callable(getattr(metric, "collect", None)) and callable(getattr(metric, "compute", None))
+
+
 def _alike(name: str, y_true: Array, y_pred: Array) -> None:
     if y_true.shape != y_pred.shape:
         raise ValueError(f"y has shape {y_true.shape} and the prediction {y_pred.shape}; {name} needs equal shapes")
 
 
-_BY_NAME = {function.__name__: function for function in (accuracy, binary_accuracy, mae, mse)}
-_BY_NAME |= {"mean_absolute_error": mae, "mean_squared_error": mse}
+_BY_NAME: dict[str, Metric] = {function.__name__: function for function in (accuracy, binary_accuracy, mae, mse)}
+_BY_NAME |= {"auc": AUC(), "AUC": AUC(), "mean_absolute_error": mae, "mean_squared_error": mse}
 
 
 def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
@@ -143,12 +235,16 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     found: dict[str, Metric] = {}
     for metric in given:
         if isinstance(metric, str) and metric in _BY_NAME:
-            name, function = metric, _BY_NAME[metric]
-        elif callable(metric):
+            name, function = metric.lower(), _BY_NAME[metric]
+        elif callable(metric) and not isinstance(metric, type):
             name, function = getattr(metric, "__name__", type(metric).__name__), metric
         else:
-            raise ValueError(f"metric={metric!r} is not known; give {', '.join(_BY_NAME)} or a callable")
+            raise ValueError(f"metric={metric!r} is not known; give {', '.join(_BY_NAME)} or a function")
         if name in found or name == "loss":
             raise ValueError(f"two figures would be called {name!r}; give each metric a __name__ of its own")
         found[name] = function
     return found
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -17,6 +17,7 @@ from lcnumba import kernels, named
 from lcnumba.checks import boolean, real
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
+from lcnumba.messages import RATE, public_class
 
 __all__ = [
     "SGD",
@@ -48,7 +49,8 @@ class Optimizer(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@public_class(note=RATE)
+@dataclass(frozen=True, kw_only=True)
 class SGD:
     """Stochastic gradient descent, with momentum and Nesterov's look-ahead if wanted.
 
@@ -105,7 +107,8 @@ class SGD:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@public_class(note=RATE)
+@dataclass(frozen=True, kw_only=True)
 class Adam:
     """Adam (Kingma and Ba, 2015) as Keras computes it.
 
@@ -166,7 +169,8 @@ class Adam:
         return asdict(self)
 
 
-@dataclass(frozen=True)
+@public_class(note=RATE)
+@dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019) as Keras computes it.
 
@@ -203,7 +207,8 @@ class AdamW(Adam):
         return lr * self.weight_decay
 
 
-@dataclass(frozen=True)
+@public_class(note=RATE)
+@dataclass(frozen=True, kw_only=True)
 class RMSprop:
     """RMSprop (Hinton, 2012) as Keras computes it, without momentum.
 
@@ -361,3 +366,7 @@ def _epsilon(value: Any) -> float:
     if number < 1e-37:
         raise ValueError(f"epsilon={value!r} cannot be used; give at least 1e-37, so that float32 holds it")
     return number
+
+
+def __dir__() -> list[str]:
+    return __all__

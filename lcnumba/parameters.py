@@ -13,6 +13,7 @@ from lcnumba.arrays import check_dtype, check_exact, frozen, ingest, like_model,
 from lcnumba.checks import learning_rate, real
 from lcnumba.kernels import Rule
 from lcnumba.locks import SharedLock
+from lcnumba.messages import public_class
 
 __all__ = ["Gradients", "Parameters", "Restraint", "as_vector"]
 
@@ -20,6 +21,7 @@ Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 
 
+@public_class
 @dataclass(frozen=True, eq=False)
 class Gradients:
     """Gradients of a layer with a kernel and, unless ``use_bias=False``, a bias.
@@ -85,6 +87,11 @@ def as_vector(vector: Any) -> Array:
     values, _ = ingest("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
+
+
+def _bits(array: Array) -> Array:
+    """The numbers as integers, by which NaN and the sign of 0 can be compared."""
+    return array.view(f"u{array.itemsize}")
 
 
 def _writable(array: Array) -> Array:
@@ -306,13 +313,18 @@ class Parameters:
             )
 
     def set(self, weights: Any) -> None:
-        """Replace all values at once, or none if any has the wrong shape or dtype."""
+        """Replace all values at once, or none if any has the wrong shape or dtype.
+
+        Equal values are no change, after which a pullback would refuse to run.
+        """
         given = self.ingested(weights)
         self.require_built("set_weights")
         with self.lock.exclusive():
             shapes = {name: array.shape for name, array in self._arrays.items()}
             dtype = next(iter(self._arrays.values())).dtype
             new = {n: self._apart(self._existing(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
+            if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
+                return  # pullbacks of these very values stay right
             self.version += 1
             for name, values in new.items():
                 np.copyto(self._arrays[name], values)
@@ -507,7 +519,14 @@ class Parameters:
             if name not in states:
                 states[name] = optimizer.init(frozen(array))
             restraint = self._restraint(name)
-            optimizer.update(array, frozen(restraint.total(array, gradients[name])), states[name], rate)
+            returned: Any = optimizer.update(  # type: ignore[func-returns-value]
+                array, frozen(restraint.total(array, gradients[name])), states[name], rate
+            )
+            if returned is not None:
+                raise TypeError(
+                    f"update of optimizer {optimizer!r} returned a {type(returned).__name__}; it must change param and "
+                    "state in place, such as param -= lr * grad, and return None"
+                )
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
                     f"optimizer {optimizer!r} made {name} of shape {shape} an array of shape {array.shape}; "

@@ -11,6 +11,7 @@ from lcnumba.arrays import ingest
 from lcnumba.checks import choice, integer
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.layer import LocallyConnected, LocallyConnected2D
+from lcnumba.norms import norms_over
 from lcnumba.sequential import Sequential
 from lcnumba.training import History
 
@@ -188,7 +189,7 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
     _check_layer(layer)
     number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
     kernel = layer.kernel if number is None else layer.kernel[:, :, number, None]
-    norms = np.linalg.norm(kernel, axis=(1, 2)).reshape(_output_size(layer))
+    norms = norms_over(kernel, (1, 2)).reshape(_output_size(layer))
     of = "all filters" if number is None else f"filter {number}"
     return _by_position(ax, norms, f"{layer.name}: weights of {of}", "norm of the weights", "output")
 
@@ -543,3 +544,7 @@ def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     if not isinstance(ax, Axes):
         raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, such as figure.subplots() returns")
     return ax
+
+
+def __dir__() -> list[str]:
+    return __all__

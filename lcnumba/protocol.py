@@ -65,3 +65,7 @@ class Layer(Protocol):
     def get_config(self) -> dict[str, Any]:
         """Return arguments, JSON values only, that make an equal layer."""
         ...
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -188,3 +188,7 @@ def backward(
         dkernel[p, k] += x[at].T @ dy[out]
     dbias: Any = dy.sum(axis=0)
     return dx, dkernel, dbias
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.checks import real
+from lcnumba.messages import public_class
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
@@ -68,6 +69,7 @@ class Regularizer(Protocol):
         ...
 
 
+@public_class
 class L1L2:
     """l1 * sum |w| + l2 * sum w^2, without a half.
 
@@ -125,6 +127,7 @@ class L1L2:
         return f"{type(self).__name__}({settings})"
 
 
+@public_class
 class L1(L1L2):
     """l1 * sum |w|.
 
@@ -154,6 +157,7 @@ class L1(L1L2):
         return {"l1": self.l1}
 
 
+@public_class
 class L2(L1L2):
     """l2 * sum w^2, without a half.
 
@@ -251,3 +255,7 @@ def _factor(name: str, value: Any) -> float:
     if number < 0:
         raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
     return number
+
+
+def __dir__() -> list[str]:
+    return __all__

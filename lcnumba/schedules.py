@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
-from lcnumba.checks import integer, learning_rate, real
+from lcnumba.checks import boolean, integer, learning_rate, real
+from lcnumba.messages import public_class
 
-__all__ = ["CosineDecay", "Schedule", "StepDecay"]
+__all__ = ["CosineDecay", "ExponentialDecay", "Schedule", "StepDecay"]
 
 Schedule = Callable[[int], float]
 
 
+@public_class
 @dataclass(frozen=True)
 class CosineDecay:
     """From `lr` down to `final` along half a cosine (Loshchilov and Hutter, 2017), after a linear warm-up if wanted.
@@ -41,6 +43,7 @@ class CosineDecay:
 
     lr: float
     steps: int
+    _: KW_ONLY
     warmup: int = 0
     final: float = 0.0
 
@@ -61,6 +64,57 @@ class CosineDecay:
         return self.final + (self.lr - self.final) * (1 + math.cos(math.pi * done)) / 2
 
 
+@public_class
+@dataclass(frozen=True)
+class ExponentialDecay:
+    """`lr` times `rate` to the power of ``step / steps``: a fall by `rate` in so many steps, as Keras' schedule.
+
+    Parameters
+    ----------
+    lr : float
+        The first rate.
+    steps : int
+        Steps in which the rate falls by `rate` once.
+    rate : float
+        What it is multiplied by in so many steps; above 0.
+    staircase : bool, default False
+        Whether the power is of whole numbers, so that the rate falls once after every so many steps.
+
+    Raises
+    ------
+    ValueError, TypeError
+        If a setting cannot be used.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> schedule = lc.schedules.ExponentialDecay(1.0, 2, 0.25)
+    >>> [schedule(step) for step in range(5)]
+    [1.0, 0.5, 0.25, 0.125, 0.0625]
+    """
+
+    lr: float
+    steps: int
+    rate: float
+    staircase: bool = False
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        lr, steps, rate = learning_rate(self.lr), integer("steps", self.steps), real("rate", self.rate)
+        if rate <= 0:
+            raise ValueError(f"rate={self.rate!r} cannot be used; give a number above 0")
+        self.__dict__.update(lr=lr, steps=steps, rate=rate, staircase=boolean("staircase", self.staircase))
+
+    def __call__(self, step: int) -> float:
+        """Return the rate of a step; inf, which no training takes, where that is too large for a float."""
+        power = step // self.steps if self.staircase else step / self.steps
+        try:
+            return self.lr * self.rate**power
+        except OverflowError:
+            return math.inf
+
+
+@public_class
 @dataclass(frozen=True)
 class StepDecay:
     """`lr`, multiplied by `factor` after every so many steps.
@@ -89,6 +143,7 @@ class StepDecay:
 
     lr: float
     every: int
+    _: KW_ONLY
     factor: float = 0.1
 
     def __post_init__(self) -> None:
@@ -105,3 +160,7 @@ class StepDecay:
             return self.lr * self.factor ** (step // self.every)
         except OverflowError:
             return math.inf
+
+
+def __dir__() -> list[str]:
+    return __all__

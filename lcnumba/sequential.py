@@ -12,7 +12,7 @@ import numpy.typing as npt
 from lcnumba import data, io, named, optimizers, training
 from lcnumba.arrays import check_dtype, fresh, ingest, reads_lazily
 from lcnumba.backward import Activity
-from lcnumba.checks import any_shape, arguments, integer, is_iterable, learning_rate
+from lcnumba.checks import any_shape, arguments, axes_hint, integer, is_iterable, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
@@ -20,6 +20,7 @@ from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.limits import require
 from lcnumba.locks import Mutex
+from lcnumba.messages import public, public_class
 from lcnumba.naming import layer_name
 from lcnumba.parameters import as_vector
 from lcnumba.protocol import Layer, Pullback
@@ -31,6 +32,7 @@ Array = npt.NDArray[Any]
 Shape = tuple[int | None, ...]
 
 
+@public_class
 class Sequential:
     """Layers applied in order.
 
@@ -57,7 +59,7 @@ class Sequential:
     """
 
     def __init__(self, layers: Iterable[Layer] = (), name: str | None = None) -> None:
-        if not is_iterable(layers):
+        if not is_iterable(layers) or isinstance(layers, Sequential):
             raise TypeError(f"layers={layers!r} is a {type(layers).__name__}; give a list of layers")
         self.name = layer_name(name, "sequential")
         self._layers: list[Layer] = []
@@ -77,6 +79,67 @@ class Sequential:
         """The layers, in order."""
         return tuple(self._layers)
 
+    def __len__(self) -> int:
+        """How many layers there are."""
+        return len(self._layers)
+
+    def __bool__(self) -> bool:
+        """A model is one also without layers."""
+        return True
+
+    def __iter__(self) -> Iterator[Layer]:
+        """The layers, in order."""
+        return iter(self.layers)
+
+    def __getitem__(self, index: int | slice | str) -> Any:
+        """The layer of a number or name, or the layers of a slice, as a tuple: ``model[0]``, ``model["scores"]``."""
+        if isinstance(index, str):
+            return self.get_layer(index)
+        return self.layers[index]
+
+    @public
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return a layer by its name or its number.
+
+        Parameters
+        ----------
+        name : str, optional
+            Its name; of a layer within an inner model, the names on the way: "inner/scores".
+        index : int, optional
+            Its number, from 0; negative from the end. Either this or a name is given.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer; the message lists those that there are.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Flatten(), lc.Dense(3, name="scores")])
+        >>> model.get_layer("scores").units, model[-1].units, len(model)
+        (3, 3, 2)
+        """
+        if (name is None) == (index is None):
+            raise ValueError(f"give either name or index; name={name!r}, index={index!r}")
+        if index is not None:
+            number = integer("index", index, -len(self._layers))
+            if number >= len(self._layers):
+                raise ValueError(f"index={index!r} is too large; {self.name!r} has {len(self._layers)} layers")
+            return self._layers[number]
+        own = {layer.name: layer for layer in self._layers}
+        if name in own:
+            return own[name]
+        first, _, rest = str(name).partition("/")
+        if rest and isinstance(inner := own.get(first), Sequential):
+            return inner.get_layer(rest)
+        raise ValueError(f"name={name!r} is no layer of {self.name!r}; it has {', '.join(own) or 'none'}")
+
+    @public
     def add(self, layer: Layer) -> None:
         """Append a layer, and build it if the shape of its input is known.
 
@@ -127,6 +190,7 @@ class Sequential:
         """Whether the model knows its shapes, and its layers have their weights."""
         return self._input_shape is not None
 
+    @public
     def build(self, input_shape: Any) -> None:
         """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
 
@@ -174,6 +238,7 @@ class Sequential:
             shape = tuple(layer.compute_output_shape(shape))
         return shape
 
+    @public
     def __call__(self, x: Any) -> Any:
         """Return the output for inference, an array of the kind of x."""
         values, like = self._ingest(x)
@@ -199,6 +264,7 @@ class Sequential:
             total += 0.0 if regularizer is None else Activity(regularizer, y).loss
         return like(fresh(y, values)), total
 
+    @public
     def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
         """Return the output and the pullback of this very call, for training.
 
@@ -211,6 +277,7 @@ class Sequential:
             pullbacks.append(pullback)
         return like(fresh(y, values)), SequentialBackward(self.layers, pullbacks)
 
+    @public
     def step(self, grads: Sequence[Any], lr: float) -> None:
         """Step every layer, given the list of their gradients in order; all layers or none.
 
@@ -241,6 +308,7 @@ class Sequential:
     evaluate = training.evaluate
     train_on_batch = training.train_on_batch
 
+    @public
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Return the output, computed in batches.
 
@@ -357,6 +425,7 @@ class Sequential:
             for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
                 layer.set_flat(part)
 
+    @public
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
         """Return the loss on data, penalties included, and its gradient by `get_flat`.
 
@@ -406,6 +475,7 @@ class Sequential:
         """Return the number of weights of all layers."""
         return sum(layer.count_params() for layer in self._layers if hasattr(layer, "count_params"))
 
+    @public
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers, their output shapes and numbers of parameters."""
         rows, shape = [], self.input_shape
@@ -471,6 +541,7 @@ class Sequential:
             model._append(layer)
         return model
 
+    @public
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write structure and weights to one file, which `lcnumba.load` reads.
 
@@ -520,10 +591,14 @@ class Sequential:
                 if self._input_shape is None:  # another thread may have come first
                     self.build(values.shape)
         elif values.shape[1:] != self._input_shape[1:]:
-            raise ValueError(f"x has shape {values.shape}; {self.name!r} was built for {self._input_shape}")
+            raise ValueError(
+                f"x has shape {values.shape}; {self.name!r} was built for {self._input_shape}"
+                + axes_hint("x", values.shape, self._input_shape)
+            )
         return values, like
 
 
+@public
 def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) -> Sequential:
     """Read a model that `Sequential.save` wrote.
 
@@ -607,6 +682,7 @@ class SequentialBackward:
         """The penalties of all layers' outputs in this call."""
         return sum(getattr(pullback, "activity_loss", 0.0) for pullback in self._pullbacks)
 
+    @public
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
         """Return dx, of the kind of dy, and the list of the layers' gradients."""
         given, like = ingest("dy", dy)
@@ -616,6 +692,7 @@ class SequentialBackward:
             grads.append(grad)
         return like(fresh(values, given)), grads[::-1]
 
+    @public
     def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the model's `step` in one: return dx, and change the parameters.
 

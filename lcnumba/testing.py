@@ -254,3 +254,7 @@ def numerical_gradient(function: Any, at: Array, step: float = 1e-5) -> Array:
         below[index] -= step
         gradient[index] = (function(above) - function(below)) / (2 * step)
     return gradient
+
+
+def __dir__() -> list[str]:
+    return __all__

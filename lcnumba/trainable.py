@@ -13,6 +13,7 @@ from lcnumba.arrays import float_dtype, normalise
 from lcnumba.backward import Activity
 from lcnumba.checks import arguments, boolean, generator, integer
 from lcnumba.limits import require
+from lcnumba.messages import public
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
 from lcnumba.parameters import Gradients, Parameters, Restraint
@@ -162,6 +163,7 @@ class Trainable:
         """Whether the layer has weights."""
         return "_parameters" in self.__dict__ and self._parameters.built
 
+    @public
     def build(self, input_shape: Shape) -> None:
         """Make fresh weights for an input shape. The first call of a layer does so by itself.
 
@@ -300,8 +302,9 @@ class Trainable:
         """The input in the layer's dtype; the layer is built if need be."""
         axes = self._axes()
         if x.ndim != len(axes):
-            hint = self._shape_hint
-            if x.ndim == len(axes) - 1 > 1:
+            known = self._built_input_shape or self._given_input_shape
+            hint = (known and checks.axes_hint("x", x.shape, known)) or self._shape_hint
+            if hint == self._shape_hint and x.ndim == len(axes) - 1 > 1:
                 hint = "; x[None] adds the batch, x[..., None] the channels"
             raise ValueError(
                 f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs {len(axes)}: "
@@ -403,6 +406,7 @@ class Trainable:
     def optimizer(self, value: Any) -> None:
         self._parameters.optimizer = value
 
+    @public
     def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
         """Let the optimizer change the weights: the one place where training changes them.
 

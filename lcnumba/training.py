@@ -4,24 +4,27 @@ import dataclasses
 import logging
 import math
 import os
-import warnings
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import checkpoints, gradients, losses, optimizers
+from lcnumba import activations, checkpoints, gradients, losses, optimizers
 from lcnumba.arrays import check_dtype, frozen, reads_lazily
 from lcnumba.callbacks import Callback, Progress, figures_text
-from lcnumba.checks import boolean, choice, file_path, generator, integer, is_iterable, learning_rate, real
+from lcnumba.checks import axes_hint, boolean, choice, file_path, generator, integer, is_iterable, learning_rate, real
 from lcnumba.data import Batch, Batches, Samples, class_weights
+from lcnumba.elementwise import Dropout
+from lcnumba.flatten import Flatten
 from lcnumba.interrupts import deferred
-from lcnumba.metrics import Metric
+from lcnumba.messages import public, warn
+from lcnumba.metrics import Metric, binary_accuracy, is_of_all
 from lcnumba.metrics import get as get_metrics
 from lcnumba.schedules import Schedule
 
@@ -33,6 +36,12 @@ Data = Samples | Batches
 
 _log = logging.getLogger("lcnumba")
 _log.addHandler(logging.NullHandler())
+
+# How many times the loss penalties may be before somebody is told that they drown it.
+DROWNING = 100
+
+# Functions of a model, which is not told of: they are called as its methods.
+_method = partial(partial, public, method=True)
 
 
 @dataclass
@@ -68,20 +77,57 @@ class History:
         self.epoch.append(epoch)
 
 
-class _Mean:
-    """Running means of figures, weighted by the number of samples."""
+class _Seen(NamedTuple):
+    """What a batch tells: figures to be averaged, what metrics of all samples keep of it, and the penalties."""
 
-    def __init__(self, samples: int = 0, sums: Figures | None = None) -> None:
+    figures: Figures
+    kept: dict[str, tuple[Array, ...]]
+    penalty: float
+
+    def of_batch(self, metrics: Mapping[str, Metric]) -> Figures:
+        """The figures of this batch alone, all metrics included."""
+        return self.figures | _of_all(metrics, self.kept)
+
+
+class _Mean:
+    """Running means of figures, weighted by the number of samples, and what metrics of all samples have kept."""
+
+    def __init__(
+        self, samples: int = 0, sums: Figures | None = None, kept: dict[str, tuple[Array, ...]] | None = None
+    ) -> None:
         self.samples = samples
         self.sums = sums or {}
+        self.penalty = 0.0
+        self._kept = {name: [arrays] for name, arrays in (kept or {}).items()}
 
-    def add(self, samples: int, figures: Figures) -> None:
+    def add(self, samples: int, seen: _Seen) -> None:
         self.samples += samples
-        for name, value in figures.items():
+        self.penalty += seen.penalty * samples
+        for name, value in seen.figures.items():
             self.sums[name] = self.sums.get(name, 0.0) + value * samples
+        for name, arrays in seen.kept.items():
+            self._kept.setdefault(name, []).append(arrays)
 
-    def result(self) -> Figures:
-        return {name: total / self.samples for name, total in self.sums.items()}
+    def kept(self) -> dict[str, tuple[Array, ...]]:
+        """What metrics of all samples have kept of all batches, joined."""
+        return {
+            name: tuple(np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+            for name, parts in self._kept.items()
+        }
+
+    def result(self, metrics: Mapping[str, Metric] | None = None) -> Figures:
+        """The means; at the end, given the metrics, with those of all samples."""
+        means = {name: total / self.samples for name, total in self.sums.items()}
+        return means if metrics is None else means | _of_all(metrics, self.kept())
+
+
+def _of_all(metrics: Mapping[str, Metric], kept: Mapping[str, tuple[Array, ...]]) -> Figures:
+    """The figures of metrics of all samples."""
+    found: Figures = {}
+    for name, metric in metrics.items():
+        if name in kept and is_of_all(metric):
+            found[name] = float(metric.compute(*kept[name]))
+    return found
 
 
 @dataclass(frozen=True)
@@ -123,6 +169,7 @@ class Recipe:
         return self.accumulate == 1 and self.clip_value is None and self.clip_norm is None
 
 
+@_method(name="compile")
 def compile_model(
     model: Any,
     optimizer: Any = None,
@@ -146,7 +193,7 @@ def compile_model(
         object of `lcnumba.losses`, ``lc.losses.BinaryCrossentropy(from_logits=True)`` for instance; or
         ``loss(y_true, y_pred) -> (value, dy_pred)``.
     metrics : iterable of str or callable
-        "accuracy", "binary_accuracy", "mae", "mse", or ``metric(y_true, y_pred) -> float``.
+        "accuracy", "binary_accuracy", "auc", "mae", "mse", or ``metric(y_true, y_pred) -> float``.
     lr : float or callable, optional
         Learning rate, or a schedule ``lr(step)``; by default Keras' for the optimizer: 0.01 for SGD, 0.001 for
         the others.
@@ -162,10 +209,17 @@ def compile_model(
     ValueError, TypeError
         If anything cannot be used; nothing has changed then.
 
+    Warns
+    -----
+    RuntimeWarning
+        If the model ends in a softmax or sigmoid and the loss is from logits, which would apply it once more.
+
     Notes
     -----
-    Gradients are clipped before the penalties of weights are added to them (Keras: afterwards). Clipping and
-    accumulation need the gradients of all layers at once, where a plain step takes them a block at a time.
+    Penalties of weights (regularizers) are sums over all weights, while a loss is a mean over samples and positions: a
+    factor that is usual elsewhere may drown the loss of a grid. Gradients are clipped before the penalties of weights
+    are added to them (Keras: afterwards). Clipping and accumulation need the gradients of all layers at once, where a
+    plain step takes them a block at a time.
 
     Examples
     --------
@@ -187,6 +241,7 @@ def compile_model(
     if optimizer is not None:
         model.set_optimizer(optimizer)
     model.recipe, model.steps_taken = recipe, 0
+    _doubt_ending(model, recipe)
 
 
 class Run:
@@ -298,8 +353,8 @@ class Run:
     def _progress(self, epoch: int, batch: int, mean: _Mean, random: Any) -> dict[str, Any]:
         """What a checkpoint must hold beside the model."""
         return {
-            "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "rng": random,
-            "step": self.step, "lr": self._set_rate, "finished": self.finished and not batch,
+            "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "kept": mean.kept(),
+            "rng": random, "step": self.step, "lr": self._set_rate, "finished": self.finished and not batch,
             "settings": self._settings, "history": self.history.history, "epochs": self.history.epoch,
             "callbacks": {name: callback.get_state() for name, callback in self._named()},
         }  # fmt: skip
@@ -320,7 +375,7 @@ class Run:
         self.epoch, self.batch, self.step = (progress[name] for name in ("epoch", "batch", "step"))
         self.stopped = self.finished = progress["finished"]
         self._set_rate, self.history = progress["lr"], History(progress["history"], progress["epochs"])
-        return self.batch, _Mean(progress["samples"], dict(progress["sums"]))
+        return self.batch, _Mean(progress["samples"], dict(progress["sums"]), progress.get("kept"))
 
     def _named(self) -> Iterator[tuple[str, Callback]]:
         """The callbacks, each under its class and its number among those of that class."""
@@ -331,6 +386,7 @@ class Run:
             yield f"{kind} {seen[kind]}", callback
 
 
+@_method()
 def fit(
     model: Any,
     x: Any,
@@ -370,8 +426,9 @@ def fit(
         Number of the last epoch; with `initial_epoch` 0, how many there are.
     batch_size : int
         Samples of a step; the last batch of an epoch may be smaller.
-    sample_weight : array, (N,), optional
-        Each sample's part of the loss is multiplied by its weight. Metrics are not weighted.
+    sample_weight : array, (N,) or (N, ...) by position, optional
+        Each sample's part of the loss is multiplied by its weight; of the shape of the first axes of the output, such
+        as (N, H, W), each position's is. Metrics are not weighted.
     class_weight : dict of int to float, optional
         Weights by label, 1 where there is none.
     validation_data : (x, y), (x, y, weights) or iterable of such batches, optional
@@ -412,8 +469,9 @@ def fit(
     Warns
     -----
     RuntimeWarning
-        Once, if the loss is not finite: the weights are then lost, or will be. And if an iterable ends before its
-        epochs do, which ends the training.
+        Once, if the loss is not finite: the weights are then lost, or will be. If an iterable ends before its epochs
+        do, which ends the training. If penalties exceed the loss a hundredfold in the first epoch. And if the loss does
+        not fit what the model ends in.
 
     Examples
     --------
@@ -433,6 +491,8 @@ def fit(
     size = integer("batch_size", batch_size)
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
+    if loss is not None:
+        _doubt_ending(model, recipe)
     weigh = _by_class(recipe, class_weight)
     hooks = _hooks(callbacks, boolean("progress", progress))
     data, validation = _data_and_validation(
@@ -462,11 +522,15 @@ def fit(
         for hook in hooks:
             hook.on_train_begin(run)
         done, mean = (0, _Mean()) if resume is None else _resumed(run, resume, data)
+        if resume is not None and (run.stopped or run.epoch >= epochs):
+            _tell_nothing_is_left(run, os.fspath(resume))
         while run.epoch < epochs and not run.stopped:
             mean = _epoch(run, stepper, data, shuffle, done, mean)
             if not mean.samples:
                 break
-            figures, broken_off = mean.result(), run.stopped
+            figures, broken_off = mean.result(recipe.metrics), run.stopped
+            if not run.history.epoch:
+                _compare_penalties(mean, figures["loss"])
             if validation is not None:
                 figures |= {f"val_{name}": value for name, value in _evaluate(model, validation, recipe).items()}
             with deferred():
@@ -485,11 +549,9 @@ def fit(
                 break
             run.epoch += 1
         if isinstance(data, Batches) and data.ended:
-            warnings.warn(
+            warn(
                 f"x ended in epoch {run.epoch + 1} of {epochs}, after {run.batch} of {len(data)} batches; "
-                "so does the training",
-                RuntimeWarning,
-                stacklevel=2,
+                "so does the training"
             )
         for hook in hooks:
             hook.on_train_end(run)
@@ -518,9 +580,29 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _
     except Exception as error:
         raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
-    if run.stopped:
-        _log.info("that training had come to its end")
     return done, mean
+
+
+def _tell_nothing_is_left(run: Run, path: str) -> None:
+    """Say that `fit` returns at once, in the log and where the progress would be."""
+    if run.stopped:
+        text = f"the training in {path!r} was ended by a callback after epoch {run.epoch}: nothing is left to do"
+    else:
+        text = f"all {run.epochs} epochs are done in {path!r}: nothing is left to do; more epochs would go on"
+    _log.info("%s", text)
+    if any(isinstance(hook, Progress) for hook in run._callbacks):
+        print(text, file=sys.stderr)
+
+
+def _compare_penalties(mean: _Mean, loss: float) -> None:
+    """Warn if the penalties of the first epoch drown its loss."""
+    penalty = mean.penalty / mean.samples
+    rest = loss - penalty
+    if math.isfinite(rest) and penalty > DROWNING * abs(rest):
+        warn(
+            f"penalties are {penalty:.3g} in the first epoch, and the loss without them is {rest:.3g}: penalties are "
+            "sums over all weights, a loss is a mean over samples and positions; lower the factors of the regularizers"
+        )
 
 
 def _epoch(run: Run, stepper: "_Stepper", data: Data, shuffle: Any, done: int, mean: _Mean) -> _Mean:
@@ -560,23 +642,26 @@ class _Stepper:
         self._model, self._recipe, self._run, self._weigh = model, recipe, run, weigh
         self._gradients = gradients.Accumulator()
         self._warned = False
-        self._frames = 5 if run.epochs else 4  # between the warning and the caller of fit, or of train_on_batch
+        self._first = True
 
     @property
     def waiting(self) -> bool:
         """Whether gradients wait for those of more batches."""
         return self._gradients.count > 0
 
-    def train(self, batch: Batch) -> Figures:
+    def train(self, batch: Batch) -> _Seen:
         """Take part of a step, or a whole one, on a batch; return its figures."""
         if self._weigh is not None:
             weights = self._weigh(batch.y)
-            batch = batch._replace(weights=weights if batch.weights is None else weights * batch.weights)
+            if batch.weights is not None:
+                weights = weights.reshape(-1, *[1] * (batch.weights.ndim - 1)) * batch.weights
+            batch = batch._replace(weights=weights)
         prediction, backward = self._model.forward(batch.x)
-        figures, dy = _figures(self._model, backward.activity_loss, batch, prediction, self._recipe)
-        self._look_at(figures)
+        seen, dy = _figures(self._model, backward.activity_loss, batch, prediction, self._recipe, first=self._first)
+        self._first = False
+        self._look_at(seen.figures)
         for hook in self._run._callbacks:
-            hook.before_step(self._run, dict(figures))
+            hook.before_step(self._run, dict(seen.figures))
         if self._run.stopped:
             self._gradients = gradients.Accumulator()
         elif self._recipe.plain:
@@ -586,11 +671,11 @@ class _Stepper:
             grads = _of_trainable(self._model, backward(dy)[1])
             if self._recipe.accumulate == 1:
                 self._step(grads)
-                return figures
+                return seen
             self._gradients.add(grads, len(batch.x))
             if self._gradients.count >= self._recipe.accumulate:
                 self.finish()
-        return figures
+        return seen
 
     def finish(self) -> None:
         """Make the step of the gradients that wait, if there are any."""
@@ -609,14 +694,13 @@ class _Stepper:
         if self._warned or math.isfinite(figures["loss"]):
             return
         self._warned = True
-        warnings.warn(
+        warn(
             f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; look for "
-            "non-finite inputs, or lower lr",
-            RuntimeWarning,
-            stacklevel=self._frames,
+            "non-finite inputs, or lower lr"
         )
 
 
+@_method()
 def evaluate(
     model: Any,
     x: Any,
@@ -653,10 +737,13 @@ def evaluate(
     {'loss': 5.0, 'mae': 2.0}
     """
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, None))
+    if loss is not None:
+        _doubt_ending(model, recipe)
     size = integer("batch_size", batch_size)
-    return _evaluate(model, _dataset(model, recipe, x, y, sample_weight, size, None), recipe)
+    return _evaluate(model, _dataset(model, recipe, x, y, sample_weight, size, None), recipe, doubts=True)
 
 
+@_method()
 def train_on_batch(
     model: Any,
     x: Any,
@@ -697,6 +784,8 @@ def train_on_batch(
     {'loss': 4.0}
     """
     recipe = _complete(model, _recipe(model.recipe, loss, metrics, lr))
+    if loss is not None:
+        _doubt_ending(model, recipe)
     if y is None:
         raise TypeError("y is missing; give targets, as many as inputs")
     data = _dataset(model, recipe, x, y, sample_weight, None, None)
@@ -706,9 +795,9 @@ def train_on_batch(
     stepper = _Stepper(model, dataclasses.replace(recipe, accumulate=1), run, weigh)
     [batch] = data.batches()
     with deferred():
-        figures = stepper.train(batch)
+        seen = stepper.train(batch)
         model.steps_taken = run.step
-    return figures
+    return seen.of_batch(recipe.metrics)
 
 
 def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
@@ -740,12 +829,16 @@ def value_and_gradients(model: Any, x: Any, y: Any, loss: Any) -> tuple[float, l
     recipe = _complete(model, _recipe(model.recipe, loss, (), None))
     [batch] = _dataset(model, recipe, x, y, None, None, None).batches()
     prediction, backward = model.forward(batch.x)
-    figures, dy = _figures(model, backward.activity_loss, batch, prediction, recipe)
-    return figures["loss"], backward(dy)[1]
+    seen, dy = _figures(model, backward.activity_loss, batch, prediction, recipe)
+    return seen.figures["loss"], backward(dy)[1]
 
 
-def _figures(model: Any, activity: float, batch: Batch, prediction: Array, recipe: Recipe) -> tuple[Figures, Array]:
+def _figures(
+    model: Any, activity: float, batch: Batch, prediction: Array, recipe: Recipe, first: bool = False
+) -> tuple[_Seen, Array]:
     """Loss, penalties included, and metrics of a batch, and the gradient of the loss alone by the prediction.
+
+    At the first batch of several, what the loss doubts of the prediction is a warning.
 
     The prediction is what backward refers to, and y may be the caller's own: loss and metrics may
     only read them.
@@ -757,18 +850,64 @@ def _figures(model: Any, activity: float, batch: Batch, prediction: Array, recip
         value = float(value)
     except (TypeError, ValueError) as error:
         raise TypeError(f"loss {recipe.loss!r} returned {found!r:.80}; return a pair (value, dy_pred)") from error
-    total = value + model.penalties() + activity
-    return {"loss": total} | {name: float(metric(y, view)) for name, metric in recipe.metrics.items()}, dy
+    doubt = getattr(recipe.loss, "doubt", None) if first else None
+    if doubt is not None and (text := doubt(view)) is not None:
+        warn(text)
+    penalty = model.penalties() + activity
+    figures, kept = {"loss": value + penalty}, {}
+    for name, metric in recipe.metrics.items():
+        if is_of_all(metric):
+            kept[name] = tuple(metric.collect(y, view))
+            continue
+        found = metric(y, view)
+        try:
+            figures[name] = float(found)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"metric {name!r} returned {found!r:.80}, a {type(found).__name__}; return one number"
+            ) from error
+    return _Seen(figures, kept, penalty), dy
 
 
-def _evaluate(model: Any, data: Data, recipe: Recipe) -> Figures:
+def _evaluate(model: Any, data: Data, recipe: Recipe, doubts: bool = False) -> Figures:
     mean = _Mean()
     for batch in data.batches():
         prediction, activity = model.call_penalised(batch.x)
-        mean.add(len(batch.x), _figures(model, activity, batch, prediction, recipe)[0])
+        first = doubts and not mean.samples
+        mean.add(len(batch.x), _figures(model, activity, batch, prediction, recipe, first=first)[0])
     if not mean.samples:
         raise ValueError("the data to evaluate on gave no batches; give at least one")
-    return mean.result()
+    return mean.result(recipe.metrics)
+
+
+def _doubt_ending(model: Any, recipe: Recipe) -> None:
+    """Warn of a last layer that has done what the loss does once more, and of a metric that is not for logits."""
+    if not getattr(recipe.loss, "from_logits", getattr(getattr(recipe.loss, "loss", None), "from_logits", False)):
+        return
+    ending = _last_activation(model)
+    if ending is not None:
+        warn(
+            f"the model ends in activation={ending!r}, and {recipe.loss!r} applies it once more: let the last layer "
+            "end without an activation, or give the loss from probabilities"
+        )
+    elif recipe.metrics.get("binary_accuracy") is binary_accuracy:
+        warn(
+            "binary_accuracy takes probabilities, and the loss is from logits: give a metric of your own, a function "
+            "that returns lcnumba.metrics.binary_accuracy(y_true, y_pred, threshold=0)"
+        )
+
+
+def _last_activation(model: Any) -> str | None:
+    """The softmax or sigmoid that a model ends in, if it does."""
+    for layer in reversed(model.layers):
+        if hasattr(layer, "layers"):
+            return _last_activation(layer)
+        activation = getattr(layer, "activation", None)
+        if isinstance(activation, activations.Softmax | activations.Sigmoid):
+            return type(activation).__name__.lower()
+        if not isinstance(layer, Flatten | Dropout):
+            return None
+    return None
 
 
 def _recipe(given: Recipe, loss: Any, wanted: Iterable[Any] | None, lr: Any) -> Recipe:
@@ -897,7 +1036,10 @@ def _check(
     """Raise unless inputs and targets fit the model and the loss, and targets have classes to be weighed by."""
     check_dtype("x", inputs)
     if model.built and inputs.shape[1:] != model.input_shape[1:]:
-        raise ValueError(f"x has shape {inputs.shape}; the model was built for {model.input_shape}")
+        raise ValueError(
+            f"x has shape {inputs.shape}; the model was built for {model.input_shape}"
+            + axes_hint("x", inputs.shape, model.input_shape)
+        )
     check = getattr(loss, "check", None)
     if check is not None:
         check(targets, tuple(model.compute_output_shape(inputs.shape)))

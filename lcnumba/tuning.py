@@ -9,6 +9,7 @@ import numpy as np
 from lcnumba.arrays import ingest
 from lcnumba.checks import real
 from lcnumba.layer import LocallyConnected
+from lcnumba.messages import public
 
 __all__ = ["Tuning", "tune"]
 
@@ -36,6 +37,7 @@ class Tuning(NamedTuple):
     step: dict[int, float]
 
 
+@public
 def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> Tuning:
     """Measure each implementation on a batch, and return the quickest for training.
 

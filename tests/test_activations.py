@@ -8,7 +8,8 @@ from lcnumba.testing import numerical_gradient
 NAMES = list(activations._BY_NAME)
 CLASSES = list(activations._CLASSES.values())
 OTHERS = [
-    activations.ReLU(0.25, 1.5, 0.5), activations.ReLU(max_value=1.0), activations.ReLU(threshold=0.5),
+    activations.ReLU(alpha=0.25, max_value=1.5, threshold=0.5), activations.ReLU(max_value=1.0),
+    activations.ReLU(threshold=0.5),
     activations.ELU(0.5), activations.LeakyReLU(0.0), activations.ThresholdedReLU(0.25),
 ]  # fmt: skip
 ALL = [*NAMES, *OTHERS]
@@ -78,7 +79,8 @@ def test_known_values():
         ("relu", [0], [0]), ("leaky_relu", [0], [np.float32(0.2)]),
         ("LeakyReLU", [0], [np.float32(0.3)]), ("relu6", [0, 6], [0, 0]),
         ("elu", [0], [1]), ("selu", [0], [1.0507009873554805]), ("hard_sigmoid", [-2.5, 2.5], [0.2, 0.2]),
-        ("hard_sigmoid", [-2.6, 2.6], [0, 0]), (activations.ReLU(0.5, 2.0, 1.0), [1, 2, 2.5], [0.5, 1, 0]),
+        ("hard_sigmoid", [-2.6, 2.6], [0, 0]),
+        (activations.ReLU(alpha=0.5, max_value=2.0, threshold=1.0), [1, 2, 2.5], [0.5, 1, 0]),
         ("ThresholdedReLU", [1, 1.5], [0, 1]), ("softplus", [0], [0.5]),
     ],
 )  # fmt: skip
@@ -113,7 +115,7 @@ def test_configs_come_back_and_keras_own_are_read():
     layer = {"name": "re_lu", "trainable": True, "dtype": "float32"}
     for config, expected in (
         ({"class_name": "ReLU", "config": layer | {"max_value": 6.0, "negative_slope": 0.1, "threshold": 0.0}},
-         activations.ReLU(0.1, 6.0)),
+         activations.ReLU(alpha=0.1, max_value=6.0)),
         ({"module": "keras.layers", "class_name": "LeakyReLU", "config": layer | {"alpha": 0.5}},
          activations.LeakyReLU(0.5)),
         ({"module": "builtins", "class_name": "function", "config": "gelu", "registered_name": "function"},
@@ -131,7 +133,7 @@ def test_configs_come_back_and_keras_own_are_read():
 
 
 @pytest.mark.parametrize("make", [lambda a: lc.LocallyConnected2D(2, 2, activation=a), lambda a: lc.Dense(2, a)])
-@pytest.mark.parametrize("name", ["gelu", "softplus", activations.ReLU(0.5, 1.0)], ids=repr)
+@pytest.mark.parametrize("name", ["gelu", "softplus", activations.ReLU(alpha=0.5, max_value=1.0)], ids=repr)
 def test_layers_differentiate_through_them(name, make, rng):
     """Also through those whose gradient asks for z; a call for inference gives the same y."""
     layer = make(name)

@@ -17,7 +17,7 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
-    {"forks", "lazy", "limits"},
+    {"compiling", "forks", "lazy", "limits", "messages", "norms"},
     {"interrupts"},
     {"locks", "threads"},
     {
@@ -37,14 +37,13 @@ ROWS = [
         "constraints",
         "io",
         "initializers",
-        "masks",
         "protocol",
         "regularizers",
         "schedules",
         "weightless",
         "kernels",
     },
-    {"checkpoints", "layouts", "testing", "planning", "kernels.jit", "kernels.vectors"},
+    {"checkpoints", "layouts", "masks", "testing", "planning", "kernels.jit", "kernels.vectors"},
     {
         "kernels.tile",
         "kernels.dense",

@@ -92,7 +92,7 @@ def test_a_resumed_training_equals_an_unbroken_one(every, after, shuffle, data, 
     equal(fit(again, data, path, every=every, shuffle=shuffle), whole)
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", lc.SGD(0.5), "rmsprop", "adamw"])
+@pytest.mark.parametrize("optimizer", ["sgd", lc.SGD(momentum=0.5), "rmsprop", "adamw"])
 def test_every_optimizer_goes_on(optimizer, data, tmp_path):
     first = net(optimizer=optimizer)
     whole = fit(copied(first), data, tmp_path / "whole.npz")

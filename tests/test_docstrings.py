@@ -1,5 +1,6 @@
 """Every public class and function has an example in its docstring; `test_architecture` runs them."""
 
+import doctest
 import importlib
 import inspect
 
@@ -39,3 +40,11 @@ def test_there_is_an_example(name):
 
 def test_exempt_names_exist():
     assert set(PUBLIC) >= EXEMPT
+
+
+@pytest.mark.parametrize("name", sorted(set(PUBLIC) - EXEMPT))
+def test_examples_are_among_those_that_are_run(name):
+    """Doctest passes over what it takes for another module's: a function whose globals are not those of its module."""
+    module, _, last = name.rpartition(".")
+    found = doctest.DocTestFinder().find(importlib.import_module(f"lcnumba.{module}"))
+    assert any(test.name == f"lcnumba.{name}" and test.examples for test in found), last

@@ -192,7 +192,7 @@ def test_rates(digits, monkeypatch):
                        n_iter_no_change=1).fit(X, y)  # fmt: skip
     assert sorted(set(rates), reverse=True) == pytest.approx([1e-4, 2e-5, 4e-6, 8e-7]), "as MLPClassifier does"
     assert model.n_iter_ < 100
-    for solver in (lc.SGD(0.5), lc.RMSprop()):
+    for solver in (lc.SGD(momentum=0.5), lc.RMSprop()):
         assert classifier(max_iter=1, solver=solver).fit(X, y).model_.layers[0].optimizer == solver
     assert classifier(max_iter=1, solver="sgd", momentum=0.0).fit(X, y).model_.layers[0].optimizer == lc.SGD()
 

@@ -15,8 +15,9 @@ from lcnumba.testing import integers
 pytestmark = pytest.mark.kernels
 
 OPTIMIZERS = [
-    lc.SGD(), lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True), lc.Adam(), lc.Adam(0.5, 0.75, 0.125),
-    lc.RMSprop(), lc.RMSprop(0.5, 0.25), lc.AdamW(weight_decay=0.25),
+    lc.SGD(), lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True), lc.Adam(),
+    lc.Adam(beta_1=0.5, beta_2=0.75, epsilon=0.125),
+    lc.RMSprop(), lc.RMSprop(rho=0.5, epsilon=0.25), lc.AdamW(weight_decay=0.25),
 ]  # fmt: skip
 SHAPES = [
     {"filters": 19, "kernel_size": (2, 3), "strides": (1, 2), "batch": 17},

@@ -471,7 +471,7 @@ USUAL = {
     ),
     "kernel_mask": (np.ones((4, 4), bool), np.zeros((12, 8, 2), bool)),
     "input_shape": ((5, 2), (5, 4, 2), (3,), (2**30, 2**30)),
-    "optimizer": ("adam", lc.SGD(0.5, nesterov=True)),
+    "optimizer": ("adam", lc.SGD(momentum=0.5, nesterov=True)),
     "n_threads": (1, 4096),
     "trainable": (False,),
     "rng": (1,),
@@ -598,7 +598,7 @@ SHAPES = (
     (3, (3, 2, 3, 1), {"filters": 2, "kernel_size": 2, "use_bias": False}),
 )
 CLASSES = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D, 3: lc.LocallyConnected3D}
-OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", lc.SGD(0.5), lc.SGD(0.5, nesterov=True))
+OPTIMIZERS = ("sgd", "adam", "adamw", "rmsprop", lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True))
 
 
 def whole_numbers(shape, dtype, rng):
@@ -1001,7 +1001,7 @@ def labels(kind, n, form):
 def classifier():
     """A small model with a little of everything."""
     layers = [
-        lc.LocallyConnected2D(2, 2, activation="relu", name="local", rng=0), lc.Flatten("flat"),
+        lc.LocallyConnected2D(2, 2, activation="relu", name="local", rng=0), lc.Flatten(name="flat"),
         lc.Dropout(0.0, name="dropout"), lc.Dense(3, name="out", rng=1),
     ]  # fmt: skip
     model = lc.Sequential(layers)

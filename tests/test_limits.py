@@ -246,7 +246,7 @@ def training(samples, fused=True, **settings):
     [
         (lambda: channels_first(8), 60_000, "channels moved needs .* fewer samples"),
         (training(1, optimizer="adam"), 150_000, "the optimizer's state needs .* without momentum has none"),
-        (training(1, optimizer=lc.SGD(0.5)), 150_000, None),
+        (training(1, optimizer=lc.SGD(momentum=0.5)), 150_000, None),
         (training(1, fused=False), 101_000, "the gradient of the weights needs .* backward.step"),
         (training(99, implementation=3), 500_000, "workspace of this call needs .* fewer samples"),
         (lambda: lc.Dropout(0.5).forward(np.ones(1000)), 15_000, "the output, with what it takes, .* fewer samples"),

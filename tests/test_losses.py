@@ -286,3 +286,140 @@ def test_predictions_of_other_dtypes():
 def test_metrics_in_an_array_without_dimensions_are_no_list():
     with pytest.raises(ValueError, match=r"metric=array\(3\) is not known"):
         metrics.get(np.array(3))
+
+
+# --- predictions that are no probabilities
+
+
+@pytest.mark.parametrize(
+    ("loss", "y_true", "predicted", "instead"),
+    [
+        ("sparse_categorical_crossentropy", np.array([0, 1]), [[0.5, -1.5], [2.0, 0.1]], "'softmax_cross_entropy'"),
+        ("categorical_crossentropy", np.eye(2), [[0.5, -1.5], [2.0, 0.1]], r"CategoricalCrossentropy\(from_logits=True"),
+        ("binary_crossentropy", np.array([[0], [1]]), [[-0.1], [0.5]], r"BinaryCrossentropy\(from_logits=True\)"),
+        ("binary_crossentropy", np.array([[0], [1]]), [[0.5], [1.01]], r"BinaryCrossentropy\(from_logits=True\)"),
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_logits_are_no_probabilities(loss, y_true, predicted, instead, masked):
+    found = losses.Masked(loss) if masked else losses.get(loss)
+    with pytest.raises(ValueError, match=f"takes probabilities from 0 to 1; let the model end in .*{instead}"):
+        found(y_true, np.array(predicted))
+
+
+def test_rounding_is_no_reason_to_refuse_probabilities():
+    value, _ = losses.get("binary_crossentropy")(np.array([[1.0]]), np.array([[1 + 5e-4]]))
+    assert value == pytest.approx(0, abs=1e-3)
+    rows = np.array([[0.5, 0.5004]])
+    assert losses.get("sparse_categorical_crossentropy").doubt(rows) is None
+
+
+def test_rows_that_do_not_sum_to_1_are_doubted():
+    doubt = losses.get("sparse_categorical_crossentropy").doubt(np.array([[1.0, 2.0], [0.5, 0.5]]))
+    assert "predictions sum to 1 ... 3 over the classes, and are divided by their sum" in doubt
+    assert losses.get("softmax_cross_entropy").doubt(np.array([[1.0, 2.0]])) is None
+    assert losses.Masked("categorical_crossentropy").doubt(np.array([[1.0, 2.0]])) is not None
+    assert losses.Masked("mse").doubt(np.array([[1.0, 2.0]])) is None
+
+
+# --- weights by position, and targets that are unknown
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber", "binary_crossentropy"])
+@pytest.mark.parametrize("axes", [1, 2, 3, 4])
+def test_weights_by_position(name, axes, rng):
+    shape = (3, 4, 5, 2)
+    y_true, y_pred = rng.random(shape), rng.random(shape)
+    weights = rng.integers(0, 4, shape[:axes]).astype(float)
+    loss = losses.get(name)
+    value, slope = loss(y_true, y_pred, weights)
+    each = np.broadcast_to(weights.reshape(weights.shape + (1,) * (4 - axes)), shape)
+    terms = np.array([loss(t[None], p[None])[0] for t, p in zip(y_true.ravel(), y_pred.ravel(), strict=True)])
+    assert value == pytest.approx(np.mean(terms * each.ravel()))
+    np.testing.assert_allclose(slope, loss(y_true, y_pred)[1] * each, rtol=1e-12)
+
+
+def test_weights_by_position_of_classes(rng):
+    y_true, y_pred = rng.integers(0, 3, (2, 4, 5)), rng.standard_normal((2, 4, 5, 3))
+    weights = rng.integers(0, 3, (2, 4, 5)).astype(float)
+    loss = losses.get("softmax_cross_entropy")
+    value, slope = loss(y_true, y_pred, weights)
+    parts = [loss(t[None], p[None])[0] for t, p in zip(y_true.ravel(), y_pred.reshape(-1, 3), strict=True)]
+    assert value == pytest.approx(np.mean(parts * weights.ravel()))
+    np.testing.assert_allclose(slope, loss(y_true, y_pred)[1] * weights[..., None], rtol=1e-12)
+    with pytest.raises(ValueError, match=r"weights has shape \(2, 4, 5, 3\); give one weight for each of 2 samples"):
+        loss(y_true, y_pred, np.ones((2, 4, 5, 3)))
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (), (4, 2), (1, 4)])
+def test_weights_of_another_shape_are_refused(shape):
+    for loss in (losses.get("mse"), losses.get("binary_crossentropy"), losses.Masked("mse")):
+        with pytest.raises(ValueError, match="give one weight for each of 2 samples, or for each position"):
+            loss(np.ones((2, 4)), np.ones((2, 4)), np.ones(shape))
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber", "binary_crossentropy"])
+def test_unknown_targets_are_left_out(name, rng):
+    y_true, y_pred = rng.random((4, 5, 2)), rng.random((4, 5, 2))
+    known = rng.random(y_true.shape) < 0.6
+    loss, masked = losses.get(name), losses.Masked(name)
+    value, slope = masked(np.where(known, y_true, np.nan), y_pred)
+    expected, dense = loss(y_true[known], y_pred[known])
+    assert value == expected
+    np.testing.assert_array_equal(slope[known], dense)
+    assert not slope[~known].any()
+    weights = rng.random((4, 5))
+    value, slope = masked(np.where(known, y_true, np.nan), y_pred, weights)
+    each = np.broadcast_to(weights[..., None], y_true.shape)[known]
+    assert value == loss(y_true[known], y_pred[known], each)[0]
+    assert losses.takes_weights(masked)
+
+
+@pytest.mark.parametrize("form", ["integers", "floats", "rows"])
+def test_unknown_classes_are_left_out(form, rng):
+    labels, y_pred = rng.integers(0, 3, (4, 5)), rng.standard_normal((4, 5, 3))
+    known = rng.random(labels.shape) < 0.6
+    masked = losses.Masked("softmax_cross_entropy", ignore_class=-1 if form == "integers" else None)
+    y_true = np.where(known, labels, -1 if form == "integers" else np.nan)
+    if form == "rows":
+        y_true = np.where(known[..., None], np.eye(3)[labels], np.nan)
+    value, slope = masked(y_true, y_pred)
+    expected, dense = losses.get("softmax_cross_entropy")(labels[known], y_pred[known])
+    assert value == pytest.approx(expected, rel=1e-12)
+    np.testing.assert_allclose(slope[known], dense)
+    assert not slope[~known].any()
+
+
+def test_nothing_known_is_no_loss():
+    value, slope = losses.Masked("mse")(np.full((2, 3), np.nan), np.ones((2, 3), np.float32))
+    assert value == 0
+    assert slope.dtype == np.float32
+    assert not slope.any()
+
+
+def test_masked_losses_check_what_they_mask():
+    with pytest.raises(ValueError, match=r"y has shape \(2,\); the model predicts shape \(2, 1\); y\[:, None\] has that"):
+        losses.Masked("mse").check(np.ones(2), (2, 1))
+    with pytest.raises(ValueError, match="labels from 0 to 5"):
+        losses.Masked("softmax_cross_entropy", ignore_class=-1).check(np.array([0, 5, -1]), (3, 3))
+    with pytest.raises(ValueError, match="loss='nope' is not known"):
+        losses.Masked("nope")
+    again = losses.get({"class_name": "Masked", "config": losses.Masked("huber", ignore_class=9).get_config()})
+    assert again == losses.Masked(losses.Huber(), ignore_class=9)
+
+
+@pytest.mark.parametrize(
+    ("loss", "y_true", "shape", "remedy"),
+    [
+        ("mse", np.ones(4), (4, 1), r"y\[:, None\] has that shape"),
+        ("mse", np.ones((4, 1)), (4,), r"y\[:, 0\] has that shape"),
+        ("mse", np.ones((4, 5, 6)), (4, 5, 6, 1), r"y\[\.\.\., None\] has that shape"),
+        ("mse", np.ones((4, 2, 5, 6)), (4, 5, 6, 2), r"np\.moveaxis\(y, 1, -1\)"),
+        ("sparse_categorical_crossentropy", np.ones((4, 1), int), (4, 3), r"y\[:, 0\] has that shape"),
+        ("sparse_categorical_crossentropy", np.eye(3), (3, 3), r"y\.argmax\(axis=-1\) makes labels"),
+        ("categorical_crossentropy", np.ones(4, int), (4, 3), r"np\.eye\(3\)\[y\] makes rows"),
+    ],
+)
+def test_targets_in_another_form_are_told_the_right_one(loss, y_true, shape, remedy):
+    with pytest.raises(ValueError, match=remedy):
+        losses.get(loss).check(y_true, shape)

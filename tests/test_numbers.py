@@ -257,7 +257,9 @@ def test_weights_that_have_become_bad_stay_where_they_are(implementation, rng):
     equal(everything(layer, x, dy), expected_of(problem, x, kernel, bias, dy))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", lc.SGD(momentum=0.5), lc.SGD(0.5, nesterov=True), "adam", "rmsprop"])
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True), "adam", "rmsprop"]
+)
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("constrained", [{}, {"kernel_constraint": "non_neg", "kernel_regularizer": "l1_l2"}])
 def test_every_optimizer_keeps_bad_gradients_to_their_weights(constrained, fused, optimizer, rng):

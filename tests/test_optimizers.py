@@ -45,10 +45,13 @@ CASES = [
     (SGD(momentum=0.5, nesterov=True), lambda p, gs, lr: formula_sgd(p, gs, lr, 0.5, True)),
     (Adam(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7)),
     (AdamW(), lambda p, gs, lr: formula_adam(p, gs, lr, 0.9, 0.999, 1e-7, 0.004)),
-    (AdamW(0.5, 0.8, 0.1, 0.5), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1, 0.5)),
+    (
+        AdamW(beta_1=0.5, beta_2=0.8, epsilon=0.1, weight_decay=0.5),
+        lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1, 0.5),
+    ),
     (Adam(beta_1=0.5, beta_2=0.8, epsilon=0.1), lambda p, gs, lr: formula_adam(p, gs, lr, 0.5, 0.8, 0.1)),
     (RMSprop(), lambda p, gs, lr: formula_rmsprop(p, gs, lr, 0.9, 1e-7)),
-    (RMSprop(0.5, 0.1), lambda p, gs, lr: formula_rmsprop(p, gs, lr, 0.5, 0.1)),
+    (RMSprop(rho=0.5, epsilon=0.1), lambda p, gs, lr: formula_rmsprop(p, gs, lr, 0.5, 0.1)),
 ]
 
 
@@ -93,15 +96,15 @@ def test_sgd_is_exact_and_needs_no_state():
 def test_names_and_configs():
     assert isinstance(optimizers.get("SGD"), SGD)
     assert isinstance(optimizers.get("adam"), Adam)
-    again = optimizers.get({"class_name": "SGD", "config": SGD(0.9, True).get_config()})
+    again = optimizers.get({"class_name": "SGD", "config": SGD(momentum=0.9, nesterov=True).get_config()})
     assert (again.momentum, again.nesterov) == (0.9, True)
-    again = optimizers.get({"class_name": "Adam", "config": Adam(0.5).get_config()})
+    again = optimizers.get({"class_name": "Adam", "config": Adam(beta_1=0.5).get_config()})
     assert again.beta_1 == 0.5
     again = optimizers.get({"class_name": "AdamW", "config": AdamW(weight_decay=0.5).get_config()})
     assert again == AdamW(weight_decay=0.5) != AdamW()
     assert optimizers.get("AdamW") == optimizers.get("adamw") == AdamW()
-    again = optimizers.get({"class_name": "RMSprop", "config": RMSprop(0.5, 0.25).get_config()})
-    assert again == RMSprop(0.5, 0.25) != RMSprop()
+    again = optimizers.get({"class_name": "RMSprop", "config": RMSprop(rho=0.5, epsilon=0.25).get_config()})
+    assert again == RMSprop(rho=0.5, epsilon=0.25) != RMSprop()
     assert optimizers.is_built_in(SGD())
     assert optimizers.is_built_in(AdamW())
 
@@ -112,7 +115,7 @@ def test_names_and_configs():
 
 
 def test_usual_rates_are_those_of_keras():
-    rates = {type(o).__name__: optimizers.default_rate(o) for o in (SGD(0.9), Adam(), AdamW(), RMSprop())}
+    rates = {type(o).__name__: optimizers.default_rate(o) for o in (SGD(momentum=0.9), Adam(), AdamW(), RMSprop())}
     assert rates == {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.001, "RMSprop": 0.001}
     assert optimizers.default_rate(object()) is None
     assert "usual_rate" not in SGD().get_config()
@@ -141,10 +144,12 @@ def test_bad_settings(make, message):
 
 
 def test_settings_at_their_limits():
-    assert AdamW(0, 0, 1e-37, 0) == AdamW(beta_1=0, beta_2=0, epsilon=1e-37, weight_decay=0)
+    assert AdamW(beta_1=0, beta_2=0, epsilon=1e-37, weight_decay=0) == AdamW(
+        beta_1=0.0, beta_2=0.0, epsilon=1e-37, weight_decay=0.0
+    )
     assert RMSprop(rho=0, epsilon=1e-37).rho == 0
     with pytest.raises(TypeError, match="nesterov=1 is a int"):
-        SGD(0.5, nesterov=1)
+        SGD(momentum=0.5, nesterov=1)
 
 
 class OnlyInit:
@@ -169,7 +174,12 @@ def test_what_is_no_optimizer(identifier):
         (SGD(), np.zeros((4, 4), "f4")[:, ::2], np.zeros((4, 2), "f4"), {}),  # the update would be lost
         (SGD(), np.zeros(10, "f4"), np.zeros(3, "f4"), {}),  # would be read past its end
         (SGD(), np.zeros(10, "f4"), np.zeros(10), {}),
-        (SGD(0.9), np.zeros(10, "f4"), np.zeros(10, "f4"), {"velocity": np.zeros(1, "f4")}),  # written past its end
+        (
+            SGD(momentum=0.9),
+            np.zeros(10, "f4"),
+            np.zeros(10, "f4"),
+            {"velocity": np.zeros(1, "f4")},
+        ),  # written past its end
         (Adam(), np.zeros(9, "f4"), np.zeros(9, "f4"), {"m": np.zeros(9), "v": np.zeros(9), "t": np.zeros((), int)}),
     ],
 )
@@ -182,11 +192,17 @@ def test_arrays_that_do_not_match_are_refused(optimizer, param, grad, state):
 def test_settings_cannot_change_under_their_state():
     with pytest.raises(AttributeError):
         SGD().momentum = 0.9
-    assert SGD(0.9) == SGD(momentum=0.9)
+    assert SGD(momentum=0.9) == SGD(momentum=np.float64(0.9))
 
 
 @pytest.mark.parametrize(
-    "make", [lambda number: Adam(number, number), lambda number: AdamW(weight_decay=number), RMSprop, SGD]
+    "make",
+    [
+        lambda number: Adam(beta_1=number, beta_2=number),
+        lambda number: AdamW(weight_decay=number),
+        lambda number: RMSprop(rho=number),
+        lambda number: SGD(momentum=number),
+    ],
 )
 def test_settings_are_kept_as_pythons_numbers(make):
     """NumPy's would decide the precision of the formula, and no file of JSON would hold them."""

@@ -41,7 +41,7 @@ def test_bad_settings(make, message):
 def test_settings_of_other_number_types_are_pythons_numbers():
     """A power of an integer would have as many digits as there are steps, and int8 does not hold the steps."""
     assert StepDecay(1.0, every=1, factor=10)(10**9) == math.inf
-    assert StepDecay(1, np.int8(5), np.float32(0.5))(10**9) == 0
-    assert CosineDecay(np.float32(0.5), np.int8(100), np.int8(3))(10**9) == 0
+    assert StepDecay(1, np.int8(5), factor=np.float32(0.5))(10**9) == 0
+    assert CosineDecay(np.float32(0.5), np.int8(100), warmup=np.int8(3))(10**9) == 0
     with pytest.raises(TypeError, match=r"final=.* is a timedelta64"):
         CosineDecay(1.0, 5, final=np.timedelta64(0, "s"))

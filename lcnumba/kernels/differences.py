@@ -43,7 +43,7 @@ def _stretch(kind, delta, factor, one, t, p, slope):
 def whole(slot, counter, kind, delta, scale, one, weights, width, t, p, slope, sums):
     """Go over flat targets and predictions, CHUNK numbers a task; each leaves its weighted sum in `sums`.
 
-    A sample is `width` numbers and has a weight, unless `width` is 0. All scalars are of the dtype of p (Numba makes
+    Every `width` numbers have a weight, unless `width` is 0. All scalars are of the dtype of p (Numba makes
     float64 of float32 times an integer).
     """
     size = len(p)
@@ -71,12 +71,15 @@ def run(
     p: npt.NDArray[Any],
     weights: npt.NDArray[Any] | None = None,
 ) -> tuple[float, npt.NDArray[Any]]:
-    """Return the mean of the terms and its gradient by p; t and p are of one shape and dtype, samples first."""
+    """Return the mean of the terms and its gradient by p; t and p are of one shape and dtype.
+
+    `weights`, if there are any, are as many as p has entries along its first axes, in their order.
+    """
     number = p.dtype.type
     slope, sums = np.empty(p.shape, p.dtype), np.zeros(-(-p.size // CHUNK))
     count = max(1, p.size)
     each = np.empty(0, p.dtype) if weights is None else weights.astype(p.dtype)
-    width = 0 if weights is None else max(1, p.size // max(1, len(p)))
+    width = 0 if weights is None else max(1, p.size // max(1, weights.size))
     flat = (np.ascontiguousarray(array).reshape(-1) for array in (t, p))
     whole(
         kind, number(delta), number(1 / count), number(1), frozen(each), width,

@@ -15,10 +15,11 @@ import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
+from numba.core import cgutils, event
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
+from lcnumba import compiling
 from lcnumba.limits import require
 from lcnumba.threads import numba_is_safe, share
 
@@ -256,3 +257,22 @@ def _read(file: Path) -> bytes | None:
 
 def _digest(data: bytes) -> bytes:
     return hashlib.sha256(_stamp() + data).digest()
+
+
+class _Compilations(event.Listener):  # type: ignore[misc]
+    """Tells of kernels that are compiled; what Numba compiles for others is none of its business."""
+
+    def on_start(self, event: Any) -> None:
+        if _is_ours(event):
+            compiling.began(event.data["dispatcher"].py_func.__name__)
+
+    def on_end(self, event: Any) -> None:
+        if _is_ours(event):
+            compiling.ended(event.data["dispatcher"].py_func.__name__)
+
+
+def _is_ours(event: Any) -> bool:
+    return str(event.data["dispatcher"].py_func.__module__).startswith("lcnumba.")
+
+
+event.register("numba:compile", _Compilations())

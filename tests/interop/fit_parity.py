@@ -43,18 +43,19 @@ LOSSES = {
 OPTIMIZERS = {
     "sgd": (lambda: "sgd", lambda **clip: tf_keras.optimizers.SGD(RATE, **clip)),
     "nesterov": (
-        lambda: lc.SGD(0.5, True), lambda **clip: tf_keras.optimizers.SGD(RATE, momentum=0.5, nesterov=True, **clip)
+        lambda: lc.SGD(momentum=0.5, nesterov=True),
+        lambda **clip: tf_keras.optimizers.SGD(RATE, momentum=0.5, nesterov=True, **clip)
     ),
     "adam": (
-        lambda: lc.Adam(0.875, 0.96875, EPSILON),
+        lambda: lc.Adam(beta_1=0.875, beta_2=0.96875, epsilon=EPSILON),
         lambda **clip: tf_keras.optimizers.Adam(RATE, 0.875, 0.96875, EPSILON, **clip),
     ),
     "adamw": (
-        lambda: lc.AdamW(0.875, 0.96875, EPSILON, 0.25),
+        lambda: lc.AdamW(beta_1=0.875, beta_2=0.96875, epsilon=EPSILON, weight_decay=0.25),
         lambda **clip: tf_keras.optimizers.AdamW(RATE, 0.25, 0.875, 0.96875, EPSILON, **clip),
     ),
     "rmsprop": (
-        lambda: lc.RMSprop(0.875, EPSILON),
+        lambda: lc.RMSprop(rho=0.875, epsilon=EPSILON),
         lambda **clip: tf_keras.optimizers.legacy.RMSprop(RATE, 0.875, epsilon=EPSILON, **clip),
     ),
 }  # fmt: skip

@@ -54,9 +54,12 @@ OPTIMIZERS = (
     ("sgd", lambda: tf_keras.optimizers.SGD(RATE)),
     (lc.SGD(momentum=0.5), lambda: tf_keras.optimizers.SGD(RATE, momentum=0.5)),
     (lc.SGD(momentum=0.5, nesterov=True), lambda: tf_keras.optimizers.SGD(RATE, momentum=0.5, nesterov=True)),
-    (lc.Adam(0.875, 0.96875, EPSILON), lambda: tf_keras.optimizers.Adam(RATE, 0.875, 0.96875, EPSILON)),
+    (
+        lc.Adam(beta_1=0.875, beta_2=0.96875, epsilon=EPSILON),
+        lambda: tf_keras.optimizers.Adam(RATE, 0.875, 0.96875, EPSILON),
+    ),
     # The formula of TensorFlow 2.3; the present RMSprop adds epsilon below the root.
-    (lc.RMSprop(0.875, EPSILON), lambda: tf_keras.optimizers.legacy.RMSprop(RATE, 0.875, epsilon=EPSILON)),
+    (lc.RMSprop(rho=0.875, epsilon=EPSILON), lambda: tf_keras.optimizers.legacy.RMSprop(RATE, 0.875, epsilon=EPSILON)),
 )
 
 
