@@ -641,3 +641,7 @@ def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
             "of channels, or with a depth before them"
         )
     return values.reshape(len(values), -1), values.shape[1:]
+
+
+def __dir__() -> list[str]:
+    return __all__

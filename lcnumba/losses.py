@@ -141,7 +141,7 @@ def _flat_weights(weights: Any, shape: tuple[int, ...]) -> Array | None:
     values = np.asarray(weights)
     if not values.ndim or values.shape != shape[: values.ndim]:
         raise ValueError(
-            f"weights has shape {values.shape}; give one weight for each of {shape[0]} samples"
+            f"sample_weight or weights has shape {values.shape}; give one weight for each of {shape[0]} samples"
             + (f", or for each position, up to {shape}" if len(shape) > 1 else "")
         )
     return normalise("weights", values, FLOATS[1]).reshape(-1)

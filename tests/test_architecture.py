@@ -164,3 +164,24 @@ def test_locks_are_those_that_forked_children_find_free(path):
     }
     found = (names | imported) & {"Lock", "RLock", "Condition", "Semaphore", "Event", "Barrier", "cached_property"}
     assert not found, "use lcnumba.locks and lcnumba.lazy"
+
+
+def test_namespaces_are_attributes_and_show_public_names_alone():
+    pytest.importorskip("sklearn")
+    code = "import lcnumba; assert lcnumba.estimators.LocallyConnectedClassifier; assert lcnumba.protocol.Layer"
+    run(code, PACKAGE.parent)
+    for name in lcnumba._MODULES:
+        assert name in dir(lcnumba)
+        module = getattr(lcnumba, name)
+        assert dir(module) == sorted(module.__all__)
+    assert not [name for name in dir(lcnumba) if name.startswith("_") and name != "__version__"]
+
+
+def test_help_works_without_scikit_learn(tmp_path):
+    code = (
+        "import sys, importlib.util as util; found = util.find_spec; sys.modules['sklearn'] = None\n"
+        "util.find_spec = lambda name, *rest: None if name == 'sklearn' else found(name, *rest)\n"
+        "import lcnumba, inspect; names = [name for name, _ in inspect.getmembers(lcnumba)]\n"
+        "assert 'losses' in names and 'estimators' not in names"
+    )
+    run(code, tmp_path)

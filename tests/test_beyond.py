@@ -289,3 +289,50 @@ def test_a_shared_bias_of_one_filter_is_read_as_one(implementation):
     )
     for _ in range(5):
         np.testing.assert_array_equal(layer(np.zeros((2, 50, 1))), 1)
+
+
+# --- masks from valid inputs
+
+
+@pytest.mark.parametrize("padding", ["valid", "same"])
+@pytest.mark.parametrize("mode", ["zeros", "circular"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_masks_of_valid_inputs(padding, mode, channels, rng):
+    """What is not valid has no influence, and all else has."""
+    valid = rng.random((6, 7)) < 0.7
+    settings = {"strides": (1, 2), "padding": padding, "padding_mode": mode, "dilation_rate": (1, 2)}
+    mask = lc.kernel_mask_from(valid, (3, 2), channels=channels, **settings)
+    layer = lc.LocallyConnected2D(2, (3, 2), kernel_mask=mask, input_shape=(6, 7, channels), **settings)
+    full = lc.LocallyConnected2D(2, (3, 2), input_shape=(6, 7, channels), **settings)
+    for each in (layer, full):
+        each.build((None, 6, 7, channels))
+    x = integers(rng, (2, 6, 7, channels))
+    kernel = integers(rng, layer.kernel.shape)
+    full.set_weights([kernel, full.bias])
+    layer.set_weights([kernel, layer.bias])
+    np.testing.assert_array_equal(layer(np.where(valid[..., None], x, np.nan)), full(np.where(valid[..., None], x, 0)))
+    by_channel = lc.kernel_mask_from(np.repeat(valid[..., None], channels, axis=-1), (3, 2), **settings)
+    np.testing.assert_array_equal(mask, by_channel)
+
+
+def test_masks_of_valid_inputs_of_other_ranks():
+    assert lc.kernel_mask_from(np.array([True, False, True]), 2).tolist() == [[True, False], [False, True]]
+    assert lc.kernel_mask_from(np.ones((2, 3, 4), bool), 2).shape == (1 * 2 * 3, 8)
+    assert lc.kernel_mask_from(np.ones((2, 3, 4), bool), (2, 2)).shape == (1 * 2, 4 * 4)
+
+
+@pytest.mark.parametrize(
+    ("valid", "arguments", "message"),
+    [
+        (np.ones((3, 3)), (2,), r"valid has dtype float64; give booleans, such as np\.isfinite\(field\)"),
+        (np.ones((3, 3), bool), ((2, 2, 2),), r"valid has shape \(3, 3\) and kernel_size=\(2, 2, 2\) has 3 dim"),
+        (np.ones((3, 3, 2, 2), bool), (2,), "has 4 dimensions"),
+        (np.ones((3, 3), bool), (4,), "kernel_size"),
+        (np.ones((3, 3), bool), (2, 0), "strides=0"),
+    ],
+)
+def test_bad_masks_of_valid_inputs(valid, arguments, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        lc.kernel_mask_from(valid, *arguments)
+    with pytest.raises(ValueError, match="channels=3, and valid has 2 of them"):
+        lc.kernel_mask_from(np.ones((3, 3, 2), bool), (2, 2), channels=3)

@@ -15,6 +15,7 @@ from lcnumba.callbacks import (
     Progress,
     TerminateOnNaN,
 )
+from lcnumba.training import Run
 
 
 class Script(Callback):
@@ -312,3 +313,83 @@ def test_callbacks_in_an_array_without_dimensions_are_no_list():
         model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", progress="yes")
     with pytest.raises(TypeError, match="resume=3 is a int"):
         model.fit(np.ones((2, 1)), np.ones((2, 1)), loss="mse", resume=3, progress=False)
+
+
+# --- the rate falls on a plateau
+
+
+def rates(values, **settings):
+    """The learning rates after epochs with these figures."""
+    callback = lc.callbacks.ReduceLROnPlateau("loss", **settings)
+    run = Run(None, len(values), 1, 1.0, ["loss"])
+    callback.on_train_begin(run)
+    found = []
+    for value in values:
+        callback.on_epoch_end(run, {"loss": value})
+        found.append(run.lr)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("values", "settings", "expected"),
+    [
+        ([3, 2, 1, 1, 1, 1], {"factor": 0.5, "patience": 2}, [1, 1, 1, 1, 0.5, 0.5]),
+        ([1, 1, 1, 1, 1], {"factor": 0.5, "patience": 1, "cooldown": 2}, [1, 0.5, 0.5, 0.25, 0.25]),
+        ([1, 1, 1, 1], {"factor": 0.5, "patience": 1, "min_lr": 0.4}, [1, 0.5, 0.4, 0.4]),
+        ([1, 0.95, 0.9], {"factor": 0.5, "patience": 1, "min_delta": 0.06}, [1, 0.5, 0.5]),
+        ([1, 2, 3, 3], {"factor": 0.5, "patience": 1, "mode": "max"}, [1, 1, 1, 0.5]),
+        ([1, np.nan, np.nan], {"factor": 0.5, "patience": 2}, [1, 1, 0.5]),
+    ],
+)
+def test_the_rate_is_lowered_on_a_plateau(values, settings, expected):
+    """As tf_keras' ReduceLROnPlateau does with these figures."""
+    assert rates(values, **settings) == expected
+
+
+def test_what_the_plateau_callback_has_counted_is_in_checkpoints(tmp_path):
+    def train(epochs):
+        model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+        lowering = lc.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=2)
+        path = tmp_path / "run.npz"
+        x, y = np.ones((4, 1)), np.ones((4, 1))  # nothing to be learnt
+        model.fit(x, y, loss="mse", lr=1.0, epochs=epochs, callbacks=[lowering, lc.callbacks.Checkpoint(path)],
+                  resume=path, progress=False)  # fmt: skip
+        return lowering.lr
+
+    assert train(2) is None  # one epoch without a gain
+    assert train(3) == 0.5
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"factor": 1.0}, "factor=1.0 cannot be used; give a number above 0 and below 1"),
+        ({"patience": -1}, "patience=-1 is too small"),
+        ({"min_lr": -1}, "lr=-1 cannot be used"),
+        ({"cooldown": 0.5}, "cooldown=0.5 is a float"),
+        ({"min_delta": -1}, "min_delta=-1 cannot be used"),
+    ],
+)
+def test_bad_settings_of_the_plateau_callback(settings, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        lc.callbacks.ReduceLROnPlateau(**settings)
+
+
+@pytest.mark.parametrize("name", ["on_train_batch_end", "on_batch_begin", "on_test_end"])
+def test_moments_of_keras_that_would_never_come_are_refused(name):
+    with pytest.raises(TypeError, match=rf"Mine\.{name} would never be called; here it is"):
+        type("Mine", (Callback,), {name: lambda self, *args: None})
+
+
+def test_a_training_that_is_over_says_so(tmp_path, capsys, caplog):
+    path = tmp_path / "run.npz"
+    settings = {"loss": "mse", "epochs": 2, "resume": path, "callbacks": [lc.callbacks.Checkpoint(path)]}
+    x, y = np.ones((4, 1)), np.ones((4, 1))
+    with caplog.at_level("INFO", "lcnumba"):
+        for _ in range(2):
+            lc.Sequential([lc.Dense(1)]).fit(x, y, **settings)
+    said = f"all 2 epochs are done in {str(path)!r}: nothing is left to do; more epochs would go on"
+    assert said in caplog.messages
+    assert capsys.readouterr().err.splitlines()[-1] == said
+    lc.Sequential([lc.Dense(1)]).fit(x, y, progress=False, **settings)
+    assert capsys.readouterr().err == ""

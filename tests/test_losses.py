@@ -295,7 +295,12 @@ def test_metrics_in_an_array_without_dimensions_are_no_list():
     ("loss", "y_true", "predicted", "instead"),
     [
         ("sparse_categorical_crossentropy", np.array([0, 1]), [[0.5, -1.5], [2.0, 0.1]], "'softmax_cross_entropy'"),
-        ("categorical_crossentropy", np.eye(2), [[0.5, -1.5], [2.0, 0.1]], r"CategoricalCrossentropy\(from_logits=True"),
+        (
+            "categorical_crossentropy",
+            np.eye(2),
+            [[0.5, -1.5], [2.0, 0.1]],
+            r"CategoricalCrossentropy\(from_logits=True",
+        ),
         ("binary_crossentropy", np.array([[0], [1]]), [[-0.1], [0.5]], r"BinaryCrossentropy\(from_logits=True\)"),
         ("binary_crossentropy", np.array([[0], [1]]), [[0.5], [1.01]], r"BinaryCrossentropy\(from_logits=True\)"),
     ],
@@ -347,7 +352,7 @@ def test_weights_by_position_of_classes(rng):
     parts = [loss(t[None], p[None])[0] for t, p in zip(y_true.ravel(), y_pred.reshape(-1, 3), strict=True)]
     assert value == pytest.approx(np.mean(parts * weights.ravel()))
     np.testing.assert_allclose(slope, loss(y_true, y_pred)[1] * weights[..., None], rtol=1e-12)
-    with pytest.raises(ValueError, match=r"weights has shape \(2, 4, 5, 3\); give one weight for each of 2 samples"):
+    with pytest.raises(ValueError, match=r"has shape \(2, 4, 5, 3\); give one weight for each of 2 samples"):
         loss(y_true, y_pred, np.ones((2, 4, 5, 3)))
 
 
@@ -398,7 +403,9 @@ def test_nothing_known_is_no_loss():
 
 
 def test_masked_losses_check_what_they_mask():
-    with pytest.raises(ValueError, match=r"y has shape \(2,\); the model predicts shape \(2, 1\); y\[:, None\] has that"):
+    with pytest.raises(
+        ValueError, match=r"y has shape \(2,\); the model predicts shape \(2, 1\); y\[:, None\] has that"
+    ):
         losses.Masked("mse").check(np.ones(2), (2, 1))
     with pytest.raises(ValueError, match="labels from 0 to 5"):
         losses.Masked("softmax_cross_entropy", ignore_class=-1).check(np.array([0, 5, -1]), (3, 3))

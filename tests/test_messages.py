@@ -106,7 +106,11 @@ def test_calls_of_layers():
 @pytest.mark.parametrize(
     ("call", "arguments", "message"),
     [
-        (lc.Adam, (0.01,), r"takes 0 positional arguments but 1 were given, 0\.01 too many.*Adam\(beta_1.*learning rate"),
+        (
+            lc.Adam,
+            (0.01,),
+            r"takes 0 positional arguments but 1 were given, 0\.01 too many.*Adam\(beta_1.*learning rate",
+        ),
         (lc.SGD, (0.1,), r"SGD\(momentum=\.\.\.\); the learning rate is no setting"),
         (lc.AdamW, (0.1, 0.2), "the learning rate is no setting"),
         (lc.RMSprop, (0.1,), "the learning rate is no setting"),

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pytest
 
+import lcnumba as lc
 from lcnumba import SGD, Adam, AdamW, RMSprop, optimizers
 
 # Also run with every index checked, and interpreted instead of compiled.
@@ -211,3 +212,27 @@ def test_settings_are_kept_as_pythons_numbers(make):
         numbers = [value for value in optimizer.get_config().values() if not isinstance(value, bool)]
         assert all(type(value) is float for value in numbers)
         json.dumps(optimizer.get_config())
+
+
+class Returns:
+    """An optimizer that does not change weights in place."""
+
+    def __init__(self, what):
+        self.what = what
+
+    def init(self, param):
+        return {}
+
+    def update(self, param, grad, state, lr):
+        return param - lr * grad if self.what == "param" else self.what
+
+
+@pytest.mark.parametrize("what", ["param", 0, {}])
+def test_what_an_update_returns_is_refused(what):
+    """It would be lost, and nothing learnt."""
+    layer = lc.Dense(1, kernel_initializer="ones", optimizer=Returns(what))
+    y, backward = layer.forward([[1.0]])
+    for step in (lambda: layer.step(backward(y)[1], lr=0.1), lambda: backward.step(y, lr=0.1)):
+        with pytest.raises(TypeError, match=r"update of optimizer .* returned a .*; it must change param and state in"):
+            step()
+    assert layer.kernel == 1

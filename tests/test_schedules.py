@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from lcnumba.schedules import CosineDecay, StepDecay
+from lcnumba.schedules import CosineDecay, ExponentialDecay, StepDecay
 
 
 def test_cosine_decay():
@@ -45,3 +45,15 @@ def test_settings_of_other_number_types_are_pythons_numbers():
     assert CosineDecay(np.float32(0.5), np.int8(100), warmup=np.int8(3))(10**9) == 0
     with pytest.raises(TypeError, match=r"final=.* is a timedelta64"):
         CosineDecay(1.0, 5, final=np.timedelta64(0, "s"))
+
+
+def test_exponential_decay_is_that_of_keras():
+    smooth, stairs = ExponentialDecay(0.1, 10, 0.5), ExponentialDecay(0.1, 10, 0.5, staircase=True)
+    for step in (0, 1, 5, 10, 25):
+        assert smooth(step) == 0.1 * 0.5 ** (step / 10)
+        assert stairs(step) == 0.1 * 0.5 ** (step // 10)
+    assert ExponentialDecay(1, 1, 2.0)(10**6) == math.inf
+    for settings, message in (((-1, 10, 0.5), "lr=-1"), ((1, 0, 0.5), "steps=0"), ((1, 10, 0), "rate=0"),
+                              ((1, 10, 0.5, 1), "staircase=1")):  # fmt: skip
+        with pytest.raises((ValueError, TypeError), match=message):
+            ExponentialDecay(*settings)

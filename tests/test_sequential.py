@@ -491,3 +491,60 @@ def test_a_model_wants_a_shape(shape):
         for method in (model.compute_output_shape, model.weight_shapes):
             with pytest.raises((TypeError, ValueError), match="input_shape="):
                 method(shape)
+
+
+# --- layers of a model
+
+
+def test_layers_are_found_by_name_and_number():
+    inner = lc.Sequential([lc.Dense(3, name="scores")], name="inner")
+    model = lc.Sequential([lc.Flatten(name="flat"), inner])
+    assert len(model) == 2
+    assert model[0] is model.get_layer("flat") is model.get_layer(index=0) is model["flat"] is model.layers[0]
+    assert model[-1] is inner is model.get_layer(index=-1)
+    assert model.get_layer("inner/scores") is inner[0]
+    assert list(model) == list(model.layers) == list(model[:])
+    assert lc.Sequential(), "an empty model is a model"
+    for arguments, message in (
+        ({"name": "nope"}, r"name='nope' is no layer of .*; it has flat, inner"),
+        ({"name": "inner/nope"}, "'nope' is no layer of 'inner'; it has scores"),
+        ({"name": "flat/nope"}, "it has flat, inner"),
+        ({"index": 2}, "index=2 is too large; .* has 2 layers"),
+        ({"index": -3}, "index=-3 is too small"),
+        ({}, "give either name or index"),
+        ({"name": "flat", "index": 0}, "give either name or index"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.get_layer(**arguments)
+    with pytest.raises(IndexError):
+        model[2]
+    with pytest.raises(TypeError, match=r"(?s)layers=.* is a Sequential; give a list"):
+        lc.Sequential(model)
+
+
+def test_two_branches_share_weights():
+    """As docs/training.md says: both forwards, both pullbacks, one step of the sum."""
+    layer = lc.Dense(2, kernel_initializer="ones", use_bias=False, optimizer="sgd")
+    first, second = [[1.0, 2.0]], [[3.0, 5.0]]
+    _, back_1 = layer.forward(first)
+    _, back_2 = layer.forward(second)
+    grads = lc.gradients.add(back_1([[1.0, 0.0]])[1], back_2([[0.0, 1.0]])[1])
+    layer.step(grads, lr=1.0)
+    np.testing.assert_array_equal(layer.kernel, [[0, -2], [-1, -4]])
+
+
+def test_setting_equal_weights_is_no_change():
+    layer = lc.Dense(2, dtype="float64")
+    layer.build((None, 2))
+    y, backward = layer.forward([[1.0, 2.0]])
+    layer.set_weights(layer.get_weights())
+    backward(y)
+    layer.set_weights([np.where(layer.kernel == 0, 0, layer.kernel), -np.zeros(2)])  # the sign of 0 is a change
+    assert np.signbit(layer.bias).all()
+    with pytest.raises(RuntimeError, match="belongs to older weights"):
+        backward(y)
+    nan = [np.full((2, 2), np.nan), np.zeros(2)]
+    layer.set_weights(nan)
+    y, backward = layer.forward([[1.0, 2.0]])
+    layer.set_weights(nan)
+    backward(np.zeros_like(y))

@@ -1,5 +1,6 @@
 import builtins
 import copy
+import math
 import pickle
 import signal
 
@@ -482,3 +483,147 @@ def test_a_loss_that_is_not_finite_is_told_once(data):
     with pytest.warns(RuntimeWarning, match=r"the loss is nan in epoch 1, batch 6; look for non-finite inputs") as seen:
         model().fit(x, y, loss="softmax_cross_entropy", batch_size=10, epochs=2, shuffle=False, progress=False)
     assert len([w for w in seen if "the loss is" in str(w.message)]) == 1
+
+
+# --- losses and endings that do not go together, and penalties that drown a loss
+
+
+def ending(activation=None, units=3):
+    return lc.Sequential([lc.Flatten(), lc.Dense(units, activation=activation, rng=0), lc.Dropout(0.5)])
+
+
+@pytest.mark.parametrize("call", ["fit", "train_on_batch", "evaluate"])
+def test_logits_under_a_loss_of_probabilities_are_an_error_before_the_first_step(call, data):
+    x, y = data
+    net = ending()
+    net.build((None, 5, 5, 1))
+    before = net.get_weights()
+    settings = {"progress": False} if call == "fit" else {}
+    with pytest.raises(ValueError, match=r"categorical cross-entropy takes probabilities.*'softmax_cross_entropy'"):
+        getattr(net, call)(x - 1, y, loss="sparse_categorical_crossentropy", **settings)
+    for a, b in zip(before, net.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_rows_that_are_no_probabilities_are_one_warning(data):
+    x, y = data
+    net = ending("relu")
+    with pytest.warns(RuntimeWarning) as caught:
+        net.fit(x, y, loss="sparse_categorical_crossentropy", epochs=2, validation_data=(x, y), lr=1e-3, progress=False)
+    assert len(caught) == 1
+    assert "are divided by their sum, as Keras does" in str(caught[0].message)
+
+
+@pytest.mark.parametrize(
+    ("activation", "units", "loss"),
+    [
+        ("softmax", 3, "softmax_cross_entropy"),
+        ("softmax", 3, lc.losses.SparseCategoricalCrossentropy(from_logits=True)),
+        ("softmax", 3, lc.losses.Masked("softmax_cross_entropy")),
+        ("sigmoid", 1, lc.losses.BinaryCrossentropy(from_logits=True)),
+    ],
+)
+def test_a_softmax_before_a_loss_from_logits_is_a_warning(activation, units, loss, data):
+    x, y = data
+    y = y if units == 3 else (y[:, None] > 0).astype(float)
+    with pytest.warns(RuntimeWarning, match=f"the model ends in activation='{activation}', and .* once more"):
+        ending(activation, units).compile("sgd", loss)
+    for call, settings in (("fit", {"progress": False}), ("evaluate", {}), ("train_on_batch", {})):
+        net = ending(activation, units)
+        with pytest.warns(RuntimeWarning, match="once more"):
+            getattr(net, call)(x, y, loss=loss, **settings)
+    nested = lc.Sequential([lc.Flatten(), lc.Sequential([lc.Dense(units), lc.Activation(activation)])])
+    with pytest.warns(RuntimeWarning, match="once more"):
+        nested.compile("sgd", loss)
+
+
+@pytest.mark.parametrize("activation", [None, "relu", "log_softmax"])
+def test_other_endings_are_no_warning(activation):
+    ending(activation).compile("sgd", "softmax_cross_entropy")
+    ending("softmax").compile("sgd", "sparse_categorical_crossentropy", ["accuracy"])
+
+
+def test_binary_accuracy_of_logits_is_a_warning():
+    with pytest.warns(RuntimeWarning, match=r"binary_accuracy takes probabilities.*threshold=0"):
+        ending(units=1).compile("sgd", lc.losses.BinaryCrossentropy(from_logits=True), ["binary_accuracy"])
+
+
+def test_penalties_that_drown_the_loss_are_a_warning(rng):
+    x = rng.standard_normal((20, 8, 8, 1)).astype(np.float32)
+    for factor, drowned in ((1e-4, False), (10.0, True)):
+        net = lc.Sequential([lc.LocallyConnected2D(1, 3, padding="same", kernel_initializer="ones", rng=0,
+                                                   kernel_regularizer=lc.regularizers.L2(factor))])  # fmt: skip
+        settings = {"loss": "mse", "lr": 1e-6, "epochs": 2, "progress": False}
+        if not drowned:
+            net.fit(x, x, **settings)
+            continue
+        with pytest.warns(RuntimeWarning, match="penalties are .* in the first epoch, and the loss without") as caught:
+            net.fit(x, x, **settings)
+        assert len(caught) == 1
+
+
+# --- targets that are unknown, and weights by position
+
+
+def test_fields_with_unknown_targets_and_weights_by_position(rng):
+    x = rng.standard_normal((30, 6, 5, 1)).astype(np.float32)
+    known = rng.random((6, 5)) < 0.6
+    y = np.where(known[..., None], 2 * x, np.nan)
+
+    def trained(loss, targets, **settings):
+        layer = lc.LocallyConnected2D(1, 1, kernel_initializer="zeros", input_shape=(6, 5, 1))
+        net = lc.Sequential([layer])
+        net.fit(x, targets, loss=loss, lr=5.0, epochs=60, batch_size=10, rng=0, progress=False, **settings)
+        assert math.isfinite(net.evaluate(x, targets, loss=loss)["loss"])
+        return layer.kernel.reshape(6, 5)
+
+    kernel = trained(lc.losses.Masked("mse"), y)
+    np.testing.assert_allclose(kernel[known], 2, atol=1e-2)
+    assert not kernel[~known].any()
+    weights = np.broadcast_to(known, (30, 6, 5)).astype(float)
+    weighted = trained("mse", 2 * x, sample_weight=weights, validation_data=(x, 2 * x, weights))
+    np.testing.assert_allclose(weighted[known], 2, atol=1e-2)
+    assert not weighted[~known].any()
+
+
+def test_weights_by_position_go_with_those_of_classes_and_with_batches(data):
+    x, y = data
+    net = lc.Sequential([lc.LocallyConnected2D(3, 3, input_shape=(5, 5, 1), rng=0)])
+    labels = np.broadcast_to(y[:, None, None], (90, 3, 3))
+    weights = np.ones((90, 3, 3))
+    weights[:, 0] = 0
+    settings = {"loss": "softmax_cross_entropy", "lr": 0.1}
+    twin = copy.deepcopy(net)
+    net.train_on_batch(x, labels, sample_weight=weights, **settings)
+    twin.fit([(x, labels, weights)], progress=False, **settings)
+    np.testing.assert_array_equal(net.layers[0].kernel, twin.layers[0].kernel)
+    assert not net.layers[0].bias[0].any(), "no weight, no gradient"
+    with pytest.raises(ValueError, match=r"sample_weight.* has shape \(90, 2\); give one weight for each of 90"):
+        net.train_on_batch(x, labels, sample_weight=np.ones((90, 2)), **settings)
+
+
+@pytest.mark.parametrize(
+    ("shape", "remedy"),
+    [
+        ((90, 1, 5, 5), r"np\.moveaxis\(x, 1, -1\), or x\.movedim\(1, -1\) of torch"),
+        ((90, 5, 5), r"x\[\.\.\., None\] has that shape"),
+        ((5, 5, 1), r"x\[None\] adds the batch"),
+        ((90, 25), r"x\.reshape\(-1, 5, 5, 1\) has that shape"),
+        ((90, 5, 5, 1, 1), r"x\[\.\.\., 0\] has that shape"),
+    ],
+)
+def test_inputs_in_another_form_are_told_the_right_one(shape, remedy):
+    net = model()
+    for call in (net, net.forward, net.predict, net.layers[0]):
+        with pytest.raises(ValueError, match=remedy):
+            call(np.zeros(shape, np.float32))
+    if len(shape) > 3 or shape[0] == 90:
+        with pytest.raises(ValueError, match=remedy):
+            net.fit(np.zeros(shape, np.float32), np.zeros(90, int), loss="softmax_cross_entropy", progress=False)
+
+
+def test_a_channels_first_layer_names_the_other_order():
+    layer = lc.LocallyConnected2D(2, 3, data_format="channels_first", input_shape=(3, 6, 5))
+    layer.build((None, 3, 6, 5))
+    with pytest.raises(ValueError, match=r"channels come last: np\.moveaxis\(x, -1, 1\).*data_format='channels_last'"):
+        layer(np.zeros((2, 6, 5, 3)))
