@@ -48,8 +48,11 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_pages_are_those_that_are_tested():
+    """Here, or in interop/test_arrays.py, whose environment has torch."""
     with_code = {page for page, code in PAGES.items() if code}
-    assert with_code == set(NEEDS), "give a page with Python blocks a test here, or mark what cannot run as text"
+    assert with_code == set(NEEDS) | {"torch.md"}, (
+        "give a page with Python blocks a test here, or mark what cannot run as text"
+    )
 
 
 def test_training(run, tmp_path, rng):
@@ -143,10 +146,7 @@ def test_pipelines(run, rng):
     sea, ocean = names["sea"], names["ocean"]
     assert np.isfinite(ocean(names["sst"])).all()
     assert np.isnan(names["tomorrow"]).any(axis=0)[..., 0].tolist() == (~sea).tolist()
-    y_pred = rng.standard_normal((2, 5))
-    y_true = np.where(y_pred > 1, np.nan, 0.5)
-    numerical = lc.testing.numerical_gradient(lambda p: names["known_mse"](y_true, p)[0], y_pred)
-    np.testing.assert_allclose(names["known_mse"](y_true, y_pred)[1], numerical, atol=1e-8)
+    assert not names["layer"].kernel[~names["mask"]].any()
     assert np.isfinite(names["inputs"]).all()
     assert names["inputs"].shape == (60, 6, 8, 2)
 

@@ -161,9 +161,9 @@ def public():
             names += [(module, name) for name in importlib.import_module(f"lcnumba.{module}").__all__]
     for module, name in names:
         found = getattr(importlib.import_module(f"lcnumba.{module}"), name)
-        if inspect.isclass(found) and "__init__" in vars(found) and not getattr(found, "_is_protocol", False):
-            yield f"{module}.{name}", found.__init__
-        elif inspect.isclass(found) and issubclass(found, lc.LocallyConnected2D.__mro__[1]):
+        if not inspect.isclass(found) or getattr(found, "_is_protocol", False):
+            continue
+        if "__init__" in vars(found) or issubclass(found, lc.LocallyConnected2D.__base__):
             yield f"{module}.{name}", found.__init__
 
 

@@ -4,9 +4,11 @@
 
 import importlib
 import os
+import re
 import subprocess
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -146,13 +148,17 @@ def test_forms_of_pandas_and_xarray():
 
 # What is refused: by library, how it is made of a NumPy array, and the remedy that the message must name.
 REFUSED = {
-    "gradient": ("torch", lambda torch, a: torch.tensor(a, requires_grad=True), r"pass \.detach\(\)"),
+    "gradient": (
+        "torch",
+        lambda torch, a: torch.tensor(a, requires_grad=True),
+        r"pass \.detach\(\)\. Autograd sees nothing.*forward\(x\) and dx, grads = backward\(dy\).*docs/torch\.md",
+    ),
     "parameter": ("torch", lambda torch, a: torch.nn.Parameter(torch.tensor(a)), r"pass \.detach\(\)"),
     "list of gradients": (
         "torch", lambda torch, a: list(torch.tensor(a, requires_grad=True)), r"\.detach\(\)|multiply"
     ),
     "device": ("torch", lambda torch, a: torch.tensor(a, device="meta"), "type='meta'.*; move it to the CPU first"),
-    "bfloat16": ("torch", lambda torch, a: torch.tensor(a).bfloat16(), "bfloat16; cast it to float32"),
+    "bfloat16": ("torch", lambda torch, a: torch.tensor(a).bfloat16(), r"bfloat16; cast it .* with \.float\(\)"),
     "conjugate": (
         "torch", lambda torch, a: torch.complex(*[torch.tensor(a)] * 2).conj(), "resolve_conj|cast it with"
     ),
@@ -163,7 +169,11 @@ REFUSED = {
         "pass a plain tensor",
     ),
     "fake tensor": ("torch", lambda torch, a: fake(torch, a), "pass a plain tensor"),
-    "jax bfloat16": ("jax", lambda jax, a: jax.numpy.asarray(a, jax.numpy.bfloat16), "bfloat16; cast it to float32"),
+    "jax bfloat16": (
+        "jax",
+        lambda jax, a: jax.numpy.asarray(a, jax.numpy.bfloat16),
+        r"bfloat16; cast it to float32 with \.astype\('float32'\)",
+    ),
     "sharded": ("jax", lambda jax, a: sharded(jax, a), "move it to the CPU first"),
     "dask": ("dask.array", lambda da, a: da.from_array(a), r"dask\.array\.map_blocks"),
     "list of dask": ("dask.array", lambda da, a: [da.from_array(a)], r"dask\.array\.map_blocks|multiply"),
@@ -214,7 +224,13 @@ def test_dtypes_that_are_not_computed_in(name, dtype):
         return  # it has none
     make = WELCOME[name][0]
     x = make(module, X.astype(dtype))
-    message = rf"has dtype {dtype}, .*cast it with \.astype\('float32'\)" + (" after" if dtype == "complex64" else "")
+    # The cast in the words of the library: a tensor has no astype.
+    cast = {
+        "torch": r"\.float\(\)",
+        "jax": r"\.astype\('float32'\)",
+        "array_api_strict": r"astype\(x, float32\) of its namespace",
+    }[name]  # fmt: skip
+    message = rf"has dtype {dtype}, .*cast it with {cast}" + (".* after" if dtype == "complex64" else "")
     for one in (layer(), network(), lc.Activation("relu")):
         with pytest.raises(TypeError, match=message):
             one(x)
@@ -337,3 +353,21 @@ def test_both_work_in_one_process_in_either_order(order, name):
         [sys.executable, "-c", first + ORDER + calls], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_page_about_torch_runs():
+    """As written; and the gradients that autograd hands on are those of differences."""
+    torch = library("torch")
+    page = Path(__file__).resolve().parents[2] / "docs" / "torch.md"
+    [code] = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+    names = {}
+    exec(compile(code, page, "exec"), names)  # noqa: S102 - that is the test
+    layer = lc.LocallyConnected2D(2, 3, activation="tanh", dtype="float64", rng=0)
+    x = torch.randn(2, 5, 5, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: names["Local"].apply(x, layer, 0.0), (x,))
+
+
+def test_half_precision_targets_pass_where_their_loss_takes_them():
+    torch = library("torch")
+    model = lc.Sequential([lc.Dense(1, input_shape=(3,))])
+    model.fit(torch.ones(4, 3), torch.ones(4, 1).half(), loss="mse", progress=False)
