@@ -4,10 +4,10 @@ Names are bound on first use, so that ``import lcnumba`` stays quick; Numba and 
 by the first layer that computes.
 """
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
 from lcnumba import forks  # noqa: F401 - a fork waits for what is imported from here on
+from lcnumba.interrupts import import_whole
 
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
@@ -62,9 +62,9 @@ _MODULES = (
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"lcnumba.{name}")
+        return import_whole(f"lcnumba.{name}")
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"lcnumba.{_HOMES[name]}"), name)
+        value = getattr(import_whole(f"lcnumba.{_HOMES[name]}"), name)
     elif name == "__version__":
         from importlib.metadata import version
 

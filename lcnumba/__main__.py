@@ -9,6 +9,7 @@ from typing import Any
 
 from lcnumba import benchmark, demo, environment, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
+from lcnumba.interrupts import import_whole
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,9 +140,7 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         workloads = [benchmark.Workload("own", "given on the command line", *settings)]
     try:
         if given["threads"]:
-            import numba
-
-            numba.set_num_threads(given["threads"])
+            import_whole("numba").set_num_threads(given["threads"])
         benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
     except (ValueError, OSError) as error:
         parser.error(f"bench: {error}")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lcnumba import named
 from lcnumba.arrays import frozen, like_model
 from lcnumba.checks import MAXIMUM, integer, real
+from lcnumba.interrupts import import_whole
 
 __all__ = [
     "ELU",
@@ -629,16 +630,12 @@ def _line(z: Array) -> Array:
 
 
 def _expit(z: Array, out: Array | None = None) -> Array:
-    from scipy.special import expit
-
-    return expit(z, out=out)
+    return import_whole("scipy.special").expit(z, out=out)
 
 
 def _normal(z: Array) -> Array:
     """Distribution function of the standard normal distribution."""
-    from scipy.special import erfc
-
-    return z.dtype.type(0.5) * erfc(z * -z.dtype.type(ROOT_HALF))
+    return z.dtype.type(0.5) * import_whole("scipy.special").erfc(z * -z.dtype.type(ROOT_HALF))
 
 
 def _into(out: Array | None, y: Array) -> Array:

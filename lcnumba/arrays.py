@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.interrupts import import_whole
 from lcnumba.limits import require
 
 __all__ = [
@@ -81,7 +82,7 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
         return _as_numpy(name, array), _unchanged
 
-    import array_api_compat
+    array_api_compat = import_whole("array_api_compat")
 
     if not array_api_compat.is_array_api_obj(array):
         return _as_numpy(name, array), _unchanged
@@ -120,7 +121,7 @@ def reads_lazily(array: Any) -> bool:
     if package == "dask":
         return True
 
-    import array_api_compat
+    array_api_compat = import_whole("array_api_compat")
 
     return _remedy(array) is None and not array_api_compat.is_array_api_obj(array)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lcnumba.interrupts import import_whole
 from lcnumba.layer import LocallyConnected2D
 from lcnumba.testing import adjoint_sums, integers
 
@@ -140,7 +141,7 @@ def measure(
 
 def environment() -> dict[str, Any]:
     """What the figures were measured on and with."""
-    import numba
+    numba = import_whole("numba")
 
     versions = {name: version(name) for name in ("lcnumba", "numba", "numpy", "scipy")}
     return {

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lcnumba.arrays import check_dtype, ingest, reads_lazily
 from lcnumba.checks import integer, real
+from lcnumba.interrupts import import_whole
 
 __all__ = ["Batch", "Batches", "Rows", "Samples", "class_weights", "rows", "sample_weights"]
 
@@ -48,9 +49,7 @@ class _InMemory:
     def take(self, chosen: Any) -> Array:
         if isinstance(chosen, slice):
             return self.values[chosen]
-        from lcnumba.kernels import rows
-
-        return rows.take(self.values, chosen)
+        return import_whole("lcnumba.kernels.rows").take(self.values, chosen)
 
 
 class _Lazy:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from lcnumba import limits, threads
+from lcnumba.interrupts import import_whole
 
 __all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
 
@@ -123,8 +124,7 @@ def _free_threaded() -> str:
 
 
 def _vectors() -> dict[str, str]:
-    from lcnumba.kernels import vectors
-
+    vectors = import_whole("lcnumba.kernels.vectors")
     length = vectors.host_bytes()
     way = "register tile" if vectors.TILED else "plain loops"
     return {
@@ -154,15 +154,13 @@ def _matters(variable: str) -> bool:
 
 
 def _cache_folder() -> Path | None:
-    from lcnumba.kernels import update
-
-    stats = getattr(update.whole.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
+    update = import_whole("lcnumba.kernels.update")
+    stats = getattr(update.whole.compiled[0], "stats", None)  # none if all is interpreted
     return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 
 def _cache() -> str:
-    from lcnumba.kernels.jit import is_usable
-
+    is_usable = import_whole("lcnumba.kernels.jit").is_usable
     folder = _cache_folder()
     if folder is None:
         return "not kept"
@@ -209,9 +207,7 @@ def _answers() -> bool:
 
 
 def _warnings(facts: dict[str, str]) -> Iterator[str]:
-    import numba
-
-    from lcnumba.kernels import vectors
+    numba, vectors = import_whole("numba"), import_whole("lcnumba.kernels.vectors")
 
     if facts["answers"] == "WRONG":
         yield "answers are wrong: do not use this installation; tell the developers what is above"

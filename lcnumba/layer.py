@@ -15,6 +15,7 @@ from lcnumba.checks import boolean, choice, int_tuple, integer
 from lcnumba.defaults import FORMATS, data_format
 from lcnumba.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
+from lcnumba.interrupts import import_whole
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
 from lcnumba.parameters import Gradients
@@ -518,13 +519,12 @@ class _Derivatives:
         return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
 
     def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
-        from lcnumba.implementations.memory import aligned
-
         layer = self._layer
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
         # Its memory is there before the weights change.
         turned = wants_dx and layer.data_format == "channels_first"
+        aligned = import_whole("lcnumba.implementations.memory").aligned
         outward = aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
@@ -549,9 +549,7 @@ class _Derivatives:
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:
             return None
-        from lcnumba.implementations.loop import bias_gradient
-
-        dbias = bias_gradient(dz, y, self._layer.n_threads)
+        dbias = import_whole("lcnumba.implementations.loop").bias_gradient(dz, y, self._layer.n_threads)
         return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
 
     def _outward(self, dx: Array | None) -> Array:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lcnumba import named
 from lcnumba.arrays import FLOATS, normalise
 from lcnumba.checks import boolean, real
+from lcnumba.interrupts import import_whole
 from lcnumba.kernels import ABSOLUTE, HUBER, SQUARED
 
 __all__ = [
@@ -154,11 +155,10 @@ class _OfDifferences:
         dy_pred : array
             Of the shape and dtype of y_pred.
         """
-        from lcnumba.kernels import differences
-
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
+        differences = import_whole("lcnumba.kernels.differences")
         return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _one_each(weights, p))
 
 

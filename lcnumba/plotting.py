@@ -10,6 +10,7 @@ from lcnumba import activations
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice, integer
 from lcnumba.elementwise import Activation, Dropout
+from lcnumba.interrupts import import_whole
 from lcnumba.layer import LocallyConnected, LocallyConnected2D
 from lcnumba.sequential import Sequential
 from lcnumba.training import History
@@ -528,18 +529,14 @@ def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) 
 
 
 def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
-
-    axis.set_major_locator(MaxNLocator("auto", integer=True))
+    axis.set_major_locator(import_whole("matplotlib.ticker").MaxNLocator("auto", integer=True))
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     """The axes given, or new ones on a figure that needs no screen and no global state."""
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+    Axes = import_whole("matplotlib.axes").Axes
     if ax is None:
-        return Figure(figsize=size, layout="constrained").subplots()
+        return import_whole("matplotlib.figure").Figure(figsize=size, layout="constrained").subplots()
     if not isinstance(ax, Axes):
         raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, such as figure.subplots() returns")
     return ax

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Implementation
+from lcnumba.interrupts import import_whole
 
 __all__ = ["IMPLEMENTATIONS", "Implementation", "create"]
 
@@ -22,21 +23,14 @@ def create(number: int, geometry: Geometry, mask: npt.NDArray[np.bool_] | None =
     inner: Implementation
     match number:
         case 1:
-            from lcnumba.implementations.loop import Loops
-
-            inner = Loops(geometry)
+            inner = import_whole("lcnumba.implementations.loop").Loops(geometry)
         case 2:
-            from lcnumba.implementations.dense import DenseMatrix
-
-            inner = DenseMatrix(geometry)
+            inner = import_whole("lcnumba.implementations.dense").DenseMatrix(geometry)
         case 3:
-            from lcnumba.implementations.sparse import SparseMatrix
-
-            inner = SparseMatrix(geometry, mask)
+            inner = import_whole("lcnumba.implementations.sparse").SparseMatrix(geometry, mask)
         case _:
             raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
     if mask is None:
         return inner
-    from lcnumba.implementations.masked import Masked
-
-    return Masked(geometry, mask, inner)
+    masked: Implementation = import_whole("lcnumba.implementations.masked").Masked(geometry, mask, inner)
+    return masked

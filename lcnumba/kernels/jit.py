@@ -19,6 +19,7 @@ from numba.core import cgutils
 from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
+from lcnumba.interrupts import deferred
 from lcnumba.limits import require
 from lcnumba.threads import numba_is_safe, share
 
@@ -74,11 +75,28 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
     if numba.config.DISABLE_JIT:
         return dispatcher
+    # By this name Numba's dispatcher asks for code that is not there yet.
+    dispatcher._compile_for_args = _uninterrupted(dispatcher._compile_for_args)
     try:
         dispatcher._cache = _Cache(function)
     except RuntimeError as error:  # no place that can be written
         logging.getLogger("lcnumba").debug("compiled code is not kept: %s", error)
     return dispatcher
+
+
+def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold signals back while Numba compiles, or loads what it compiled.
+
+    Much of Numba is imported by the first compilation, and what is left half imported cannot be imported again. An
+    interrupt between two steps of entering one of its locks leaves that taken, and all other threads waiting.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        with deferred():
+            return function(*arguments, **named)
+
+    return run
 
 
 def _run_in_slots(slots, address, *arguments):
@@ -104,7 +122,7 @@ def _call(typingctx, address, slot, *arguments):
 def _address(dispatcher: Any, arguments: tuple[Any, ...]) -> int:
     """The address of a kernel's machine code for arguments of these types."""
     kinds = tuple(numba.typeof(argument) for argument in arguments)
-    dispatcher.compile(kinds)
+    _uninterrupted(dispatcher.compile)(kinds)
     result = dispatcher.overloads[kinds]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
