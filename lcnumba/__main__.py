@@ -9,7 +9,7 @@ from typing import Any
 
 from lcnumba import benchmark, demo, environment, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
-from lcnumba.interrupts import import_whole
+from lcnumba.interrupts import deferred
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -140,7 +140,10 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         workloads = [benchmark.Workload("own", "given on the command line", *settings)]
     try:
         if given["threads"]:
-            import_whole("numba").set_num_threads(given["threads"])
+            with deferred():
+                import numba
+
+            numba.set_num_threads(given["threads"])
         benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
     except (ValueError, OSError) as error:
         parser.error(f"bench: {error}")

@@ -629,13 +629,20 @@ def _line(z: Array) -> Array:
     return z * z.dtype.type(0.2) + z.dtype.type(0.5)
 
 
+@import_whole
+def _special() -> Any:
+    import scipy.special
+
+    return scipy.special
+
+
 def _expit(z: Array, out: Array | None = None) -> Array:
-    return import_whole("scipy.special").expit(z, out=out)
+    return _special().expit(z, out=out)
 
 
 def _normal(z: Array) -> Array:
     """Distribution function of the standard normal distribution."""
-    return z.dtype.type(0.5) * import_whole("scipy.special").erfc(z * -z.dtype.type(ROOT_HALF))
+    return z.dtype.type(0.5) * _special().erfc(z * -z.dtype.type(ROOT_HALF))
 
 
 def _into(out: Array | None, y: Array) -> Array:

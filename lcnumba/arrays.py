@@ -82,7 +82,7 @@ def ingest(name: str, array: Any) -> tuple[Array, Callable[[Array], Any]]:
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
         return _as_numpy(name, array), _unchanged
 
-    array_api_compat = import_whole("array_api_compat")
+    array_api_compat = _compat()
 
     if not array_api_compat.is_array_api_obj(array):
         return _as_numpy(name, array), _unchanged
@@ -121,9 +121,16 @@ def reads_lazily(array: Any) -> bool:
     if package == "dask":
         return True
 
-    array_api_compat = import_whole("array_api_compat")
+    array_api_compat = _compat()
 
     return _remedy(array) is None and not array_api_compat.is_array_api_obj(array)
+
+
+@import_whole
+def _compat() -> Any:
+    import array_api_compat
+
+    return array_api_compat
 
 
 def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:

@@ -19,7 +19,7 @@ import numpy as np
 
 from lcnumba import io
 from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
-from lcnumba.interrupts import deferred, import_whole
+from lcnumba.interrupts import deferred
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress", "TerminateOnNaN",
            "figures_text"]  # fmt: skip
@@ -469,7 +469,8 @@ class Progress(Callback):
     def on_epoch_begin(self, run: Any) -> None:
         """Show an empty bar."""
         try:
-            tqdm = import_whole("tqdm.auto").tqdm
+            with deferred():
+                from tqdm.auto import tqdm
         except ImportError:
             return
         title = f"epoch {run.epoch + 1}/{run.epochs}"

@@ -49,7 +49,14 @@ class _InMemory:
     def take(self, chosen: Any) -> Array:
         if isinstance(chosen, slice):
             return self.values[chosen]
-        return import_whole("lcnumba.kernels.rows").take(self.values, chosen)
+        return _rows().take(self.values, chosen)
+
+
+@import_whole
+def _rows() -> Any:
+    from lcnumba.kernels import rows
+
+    return rows
 
 
 class _Lazy:

@@ -18,7 +18,7 @@ from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
-from lcnumba.interrupts import import_whole
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.sequential import Sequential
 
@@ -618,7 +618,10 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         return outputs[:, 0] if self._flat_targets else outputs
 
     def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        return float(import_whole("sklearn.metrics").r2_score(goals, outputs, sample_weight=weights))
+        with deferred():
+            from sklearn.metrics import r2_score
+
+        return float(r2_score(goals, outputs, sample_weight=weights))
 
 
 class _HalfSquares(losses.MeanSquaredError):

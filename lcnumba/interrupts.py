@@ -1,7 +1,7 @@
 """Signals that wait until what must not be cut in half is done."""
 
 import _signal  # type: ignore[import-not-found]  # signal's own make enums of all answers, in thirty times the time
-import importlib
+import functools
 import signal
 import sys
 import threading
@@ -62,17 +62,18 @@ class deferred:  # noqa: N801 - it is used like a function
                 if callable(handler):
                     self._previous[number] = handler
                     _signal.signal(number, self._note)
-        except BaseException:  # of a handler that has not been replaced yet
-            self._restore(list(self._previous.items()))
+            self._holds, _active = True, self
+        except BaseException:  # of a handler that had not been replaced yet
+            self._give_back()
             raise
-        self._holds, _active = True, self
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._holds:
-            self._give_back()
-            # Each of them, even if those before raise; once for each signal, as the system does.
-            self._deliver(list({event[0]: event for event in self._pending}.values()))
+            try:
+                self._give_back()
+            finally:  # once for each signal, as the system does
+                self._deliver(list({event[0]: event for event in self._pending}.values()))
 
     @property
     def came(self) -> bool:
@@ -86,19 +87,21 @@ class deferred:  # noqa: N801 - it is used like a function
             self._previous[event[0]](*event)
 
     def _give_back(self) -> None:
-        """Let whoever handled signals before handle them again."""
+        """Let whoever handled signals before handle them again, all of them, even if one of those raises at once."""
         global _active
-        self._holds, _active = False, None
-        self._restore(list(self._previous.items()))
-
-    def _restore(self, handlers: Sequence[tuple[int, _Handler]]) -> None:
-        if handlers:
-            number, handler = handlers[0]
+        rest, error = dict(self._previous), None
+        while rest:
             try:
-                if _signal.getsignal(number) == self._note:
-                    _signal.signal(number, handler)
-            finally:  # a handler that is back may raise at once
-                self._restore(handlers[1:])
+                self._holds, _active = False, None
+                for number, handler in list(rest.items()):
+                    if _signal.getsignal(number) == self._note:
+                        _signal.signal(number, handler)
+                    del rest[number]
+            except BaseException as found:  # noqa: BLE001 - it is raised below
+                error = found
+        self._holds, _active = False, None
+        if error is not None:
+            raise error
 
     def _deliver(self, events: Sequence[tuple[Any, ...]]) -> None:
         if events:
@@ -108,22 +111,30 @@ class deferred:  # noqa: N801 - it is used like a function
                 self._deliver(events[1:])
 
 
-def import_whole(name: str) -> Any:
-    """Import a module by name as a whole, or not at all: signals wait until it is there.
+def import_whole(function: Callable[[], Any]) -> Callable[[], Any]:
+    """Let a function that imports something and returns it do so as a whole, or not at all, and once.
 
-    What an interrupt leaves half imported of NumPy, SciPy or Numba cannot be imported again in the same process.
+    Signals wait until everything is there: what an interrupt leaves half imported of NumPy, SciPy or Numba cannot be
+    imported again in the same process.
 
     Examples
     --------
     >>> from lcnumba.interrupts import import_whole
-    >>> import_whole("math").floor(1.5)
-    1
+    >>> @import_whole
+    ... def special():
+    ...     from scipy import special
+    ...     return special
+    >>> special().expit(0.0)
+    np.float64(0.5)
     """
-    module = sys.modules.get(name)
-    if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
-        return module
-    with deferred():
-        return importlib.import_module(name)
+
+    @functools.cache
+    @functools.wraps(function)
+    def run() -> Any:
+        with deferred():
+            return function()
+
+    return run
 
 
 @in_children

@@ -489,6 +489,20 @@ class LocallyConnected(Trainable):
         return array
 
 
+@import_whole
+def _loop() -> Any:
+    from lcnumba.implementations import loop
+
+    return loop
+
+
+@import_whole
+def _memory() -> Any:
+    from lcnumba.implementations import memory
+
+    return memory
+
+
 def _moved(array: Array, source: int, destination: int) -> Array:
     """A contiguous array with one axis elsewhere."""
     moved = np.moveaxis(array, source, destination)
@@ -524,8 +538,7 @@ class _Derivatives:
         dbias = self._dbias(dz, y)
         # Its memory is there before the weights change.
         turned = wants_dx and layer.data_format == "channels_first"
-        aligned = import_whole("lcnumba.implementations.memory").aligned
-        outward = aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
+        outward = _memory().aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
             dx = layer._implementation.update(
@@ -549,7 +562,7 @@ class _Derivatives:
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:
             return None
-        dbias = import_whole("lcnumba.implementations.loop").bias_gradient(dz, y, self._layer.n_threads)
+        dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
         return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
 
     def _outward(self, dx: Array | None) -> Array:

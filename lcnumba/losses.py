@@ -158,8 +158,14 @@ class _OfDifferences:
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
-        differences = import_whole("lcnumba.kernels.differences")
-        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _one_each(weights, p))
+        return _differences().run(self._kind, getattr(self, "delta", 0.0), t, p, _one_each(weights, p))
+
+
+@import_whole
+def _differences() -> Any:
+    from lcnumba.kernels import differences
+
+    return differences
 
 
 @dataclass(frozen=True)

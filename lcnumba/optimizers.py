@@ -324,7 +324,7 @@ def run(
                 f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
                 f"{array.dtype} beside {param.shape} of {param.dtype}"
             )
-    import_whole("lcnumba.kernels.update").run(rule, param, grad, threads)
+    _update().run(rule, param, grad, threads)
     optimizer.advance(state)
 
 
@@ -337,7 +337,14 @@ def prepare(param: Array, threads: int | None = None) -> None:
     >>> import lcnumba as lc
     >>> lc.optimizers.prepare(np.ones(2), threads=1)
     """
-    import_whole("lcnumba.kernels.update").prepare(param, threads)
+    _update().prepare(param, threads)
+
+
+@import_whole
+def _update() -> Any:
+    from lcnumba.kernels import update
+
+    return update
 
 
 def _zeros(param: Array, count: int) -> list[Array]:

@@ -10,7 +10,7 @@ from lcnumba import activations
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice, integer
 from lcnumba.elementwise import Activation, Dropout
-from lcnumba.interrupts import import_whole
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected2D
 from lcnumba.sequential import Sequential
 from lcnumba.training import History
@@ -529,14 +529,20 @@ def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) 
 
 
 def _whole_numbers(axis: Any) -> None:
-    axis.set_major_locator(import_whole("matplotlib.ticker").MaxNLocator("auto", integer=True))
+    with deferred():
+        from matplotlib.ticker import MaxNLocator
+
+    axis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     """The axes given, or new ones on a figure that needs no screen and no global state."""
-    Axes = import_whole("matplotlib.axes").Axes
+    with deferred():
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
+
     if ax is None:
-        return import_whole("matplotlib.figure").Figure(figsize=size, layout="constrained").subplots()
+        return Figure(figsize=size, layout="constrained").subplots()
     if not isinstance(ax, Axes):
         raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, such as figure.subplots() returns")
     return ax

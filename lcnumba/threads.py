@@ -19,6 +19,13 @@ from lcnumba.limits import processors
 __all__ = ["count", "numba_is_safe", "share", "threading_layer"]
 
 
+@import_whole
+def _numba() -> Any:
+    import numba
+
+    return numba
+
+
 def _numba_has_begun() -> bool:
     parallel = sys.modules.get("numba.np.ufunc.parallel")
     return bool(getattr(parallel, "_is_initialized", parallel is not None))
@@ -63,7 +70,7 @@ def threading_layer() -> str:
     >>> threads.threading_layer() in ("tbb", "omp", "workqueue", "none")
     True
     """
-    numba = import_whole("numba")
+    numba = _numba()
 
     _start_numbas()
     return str(numba.threading_layer()) if _numba_has_begun() else "none"
@@ -81,7 +88,7 @@ def count() -> int:
     >>> threads.count() >= 1
     True
     """
-    numba = import_whole("numba")
+    numba = _numba()
 
     threads = _start_numbas()
     return min(threads, _allowed()) if threads == numba.config.NUMBA_NUM_THREADS else threads
@@ -177,7 +184,7 @@ def _help(helper: Future[None], kernel: Callable[..., None], slot: int, argument
 
 def _start_numbas() -> int:
     """Let Numba's threads begin, unless they have, and return how many there are."""
-    numba = import_whole("numba")
+    numba = _numba()
 
     if _numba_has_begun():
         # numba.get_num_threads takes two locks each time. In a forked child one of them may be held by a thread that is
@@ -203,7 +210,7 @@ def _start_numbas() -> int:
 def _has_threads(process: _Process) -> bool:
     """Whether the thread that calls has OpenMP's threads, or can have them."""
     if getattr(_caller, "process", None) is not process:
-        numba = import_whole("numba")
+        numba = _numba()
 
         # Also remembered where they cannot be: trying takes all threads that there are to be had.
         _caller.can = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
@@ -232,7 +239,7 @@ def _can_be_started(number: int) -> bool:
 @functools.cache
 def _offer_tbb() -> None:
     """Let Numba find TBB if it is installed: Numba asks for it by name alone, and pip puts it where nobody looks."""
-    numba = import_whole("numba")
+    numba = _numba()
 
     if str(numba.config.THREADING_LAYER).lower() not in ("default", "tbb", "safe", "threadsafe", "forksafe"):
         return

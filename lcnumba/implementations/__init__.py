@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Implementation
-from lcnumba.interrupts import import_whole
+from lcnumba.interrupts import deferred
 
 __all__ = ["IMPLEMENTATIONS", "Implementation", "create"]
 
@@ -21,16 +21,25 @@ def create(number: int, geometry: Geometry, mask: npt.NDArray[np.bool_] | None =
     `mask`, (P, K) or (P, K, F), says which connections exist where the geometry has them all.
     """
     inner: Implementation
-    match number:
-        case 1:
-            inner = import_whole("lcnumba.implementations.loop").Loops(geometry)
-        case 2:
-            inner = import_whole("lcnumba.implementations.dense").DenseMatrix(geometry)
-        case 3:
-            inner = import_whole("lcnumba.implementations.sparse").SparseMatrix(geometry, mask)
-        case _:
-            raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
+    with deferred():
+        match number:
+            case 1:
+                from lcnumba.implementations.loop import Loops
+
+                inner = Loops(geometry)
+            case 2:
+                from lcnumba.implementations.dense import DenseMatrix
+
+                inner = DenseMatrix(geometry)
+            case 3:
+                from lcnumba.implementations.sparse import SparseMatrix
+
+                inner = SparseMatrix(geometry, mask)
+            case _:
+                raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
     if mask is None:
         return inner
-    masked: Implementation = import_whole("lcnumba.implementations.masked").Masked(geometry, mask, inner)
-    return masked
+    with deferred():
+        from lcnumba.implementations.masked import Masked
+
+    return Masked(geometry, mask, inner)
