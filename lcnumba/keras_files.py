@@ -6,6 +6,7 @@ for, and no more is read than the file has bytes.
 """
 
 import contextlib
+import importlib.util
 import json
 import marshal
 import os
@@ -162,11 +163,12 @@ def _index(path: str) -> dict[str, Any]:
     """What `lcnumba.keras_index` tells of a file."""
     if getattr(sys, "frozen", False) or not sys.executable:  # what would be run is the program itself, once more
         raise RuntimeError(
-            "it is looked at in a Python process of its own, which a frozen program cannot start; convert it beforehand "
+            "it is looked at in a Python process of its own, which a frozen program cannot start; convert it before, "
             "by 'python -m lcnumba convert FILE model.npz', and let the program read that with lcnumba.load"
         )
     # The code as it was imported: there is no file of it in a zip.
-    program = marshal.dumps(__spec__.loader.get_code("lcnumba.keras_index"))
+    module = "lcnumba.keras_index"
+    program = marshal.dumps(importlib.util.find_spec(module).loader.get_code(module))  # type: ignore[union-attr]
     # -I, and this process' places of modules: the folder of the file does not decide what is imported.
     places = [place for place in sys.path if place]
     command = [sys.executable, "-I", "-c", _START, str(Path(path).absolute()), *places]
