@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from lcnumba import forks  # noqa: F401 - a fork waits for what is imported from here on
+from lcnumba.interrupts import deferred
 
 if TYPE_CHECKING:
     from lcnumba.dense import Dense
@@ -63,15 +64,23 @@ _MODULES = (
 )  # fmt: skip
 
 
+def _module(name: str) -> Any:
+    with deferred():  # NumPy is imported, too, which cannot go on from where an interrupt left it
+        return importlib.import_module(f"lcnumba.{name}")
+
+
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return importlib.import_module(f"lcnumba.{name}")
+        return _module(name)
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"lcnumba.{_HOMES[name]}"), name)
+        value = getattr(_module(_HOMES[name]), name)
     elif name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value = version("lcnumba")
+        try:
+            value = version("lcnumba")
+        except PackageNotFoundError:  # a frozen program, or a folder of files, does not say
+            value = "unknown"
     else:
         raise AttributeError(f"module 'lcnumba' has no attribute {name!r}")
     globals()[name] = value

@@ -9,6 +9,7 @@ from typing import Any
 
 from lcnumba import benchmark, demo, environment, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
+from lcnumba.interrupts import deferred
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,7 +140,8 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         workloads = [benchmark.Workload("own", "given on the command line", *settings)]
     try:
         if given["threads"]:
-            import numba
+            with deferred():
+                import numba
 
             numba.set_num_threads(given["threads"])
         benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from lcnumba import named
 from lcnumba.arrays import frozen, like_model
 from lcnumba.checks import MAXIMUM, integer, real
+from lcnumba.interrupts import import_whole
 from lcnumba.messages import public_class
 
 __all__ = [
@@ -634,17 +635,20 @@ def _line(z: Array) -> Array:
     return z * z.dtype.type(0.2) + z.dtype.type(0.5)
 
 
-def _expit(z: Array, out: Array | None = None) -> Array:
-    from scipy.special import expit
+@import_whole
+def _special() -> Any:
+    import scipy.special
 
-    return expit(z, out=out)
+    return scipy.special
+
+
+def _expit(z: Array, out: Array | None = None) -> Array:
+    return _special().expit(z, out=out)
 
 
 def _normal(z: Array) -> Array:
     """Distribution function of the standard normal distribution."""
-    from scipy.special import erfc
-
-    return z.dtype.type(0.5) * erfc(z * -z.dtype.type(ROOT_HALF))
+    return z.dtype.type(0.5) * _special().erfc(z * -z.dtype.type(ROOT_HALF))
 
 
 def _into(out: Array | None, y: Array) -> Array:

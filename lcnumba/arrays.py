@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.interrupts import import_whole
 from lcnumba.limits import require
 
 __all__ = [
@@ -84,7 +85,7 @@ def ingest(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Ca
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
         return _as_numpy(name, array), _unchanged
 
-    import array_api_compat
+    array_api_compat = _compat()
 
     if not array_api_compat.is_array_api_obj(array):
         return _as_numpy(name, array), _unchanged
@@ -126,9 +127,16 @@ def reads_lazily(array: Any) -> bool:
     if package == "dask":
         return True
 
-    import array_api_compat
+    array_api_compat = _compat()
 
     return _remedy(array) is None and not array_api_compat.is_array_api_obj(array)
+
+
+@import_whole
+def _compat() -> Any:
+    import array_api_compat
+
+    return array_api_compat
 
 
 def normalise(name: str, values: Array, dtype: np.dtype[Any]) -> Array:

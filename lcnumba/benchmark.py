@@ -12,11 +12,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+import lcnumba
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected2D
 from lcnumba.testing import adjoint_sums, integers
 
@@ -140,9 +141,11 @@ def measure(
 
 def environment() -> dict[str, Any]:
     """What the figures were measured on and with."""
-    import numba
+    with deferred():
+        import numba
+        import scipy
 
-    versions = {name: version(name) for name in ("lcnumba", "numba", "numpy", "scipy")}
+    versions = {module.__name__: module.__version__ for module in (lcnumba, numba, np, scipy)}
     return {
         "machine": platform.machine(),
         "system": platform.system(),

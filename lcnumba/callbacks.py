@@ -606,7 +606,8 @@ class Progress(Callback):
     def on_epoch_begin(self, run: Any) -> None:
         """Show an empty bar."""
         try:
-            from tqdm.auto import tqdm
+            with deferred():
+                from tqdm.auto import tqdm
         except ImportError:
             return
         self._title = f"epoch {run.epoch + 1}/{run.epochs}"

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from lcnumba.arrays import check_dtype, ingest, reads_lazily
 from lcnumba.checks import integer, real
+from lcnumba.interrupts import import_whole
 
 __all__ = ["Batch", "Batches", "Rows", "Samples", "class_weights", "rows", "sample_weights"]
 
@@ -48,9 +49,14 @@ class _InMemory:
     def take(self, chosen: Any) -> Array:
         if isinstance(chosen, slice):
             return self.values[chosen]
-        from lcnumba.kernels import rows
+        return _rows().take(self.values, chosen)
 
-        return rows.take(self.values, chosen)
+
+@import_whole
+def _rows() -> Any:
+    from lcnumba.kernels import rows
+
+    return rows
 
 
 class _Lazy:

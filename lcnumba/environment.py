@@ -9,7 +9,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple
 
+import lcnumba
 from lcnumba import limits, threads
+from lcnumba.interrupts import deferred
 
 __all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
 
@@ -51,7 +53,7 @@ def look() -> Environment:
     except RuntimeError as error:  # of threads that cannot begin
         problem = str(error)
     facts = {
-        "lcnumba": version("lcnumba"),
+        "lcnumba": lcnumba.__version__,
         "Python": f"{platform.python_version()} {platform.python_implementation()}{_free_threaded()}",
         **versions([*NEEDED, *OPTIONAL]),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
@@ -123,7 +125,8 @@ def _free_threaded() -> str:
 
 
 def _vectors() -> dict[str, str]:
-    from lcnumba.kernels import vectors
+    with deferred():
+        from lcnumba.kernels import vectors
 
     length = vectors.host_bytes()
     way = "register tile" if vectors.TILED else "plain loops"
@@ -154,14 +157,16 @@ def _matters(variable: str) -> bool:
 
 
 def _cache_folder() -> Path | None:
-    from lcnumba.kernels import update
+    with deferred():
+        from lcnumba.kernels import update
 
     stats = getattr(update.whole.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
     return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 
 def _cache() -> str:
-    from lcnumba.kernels.jit import is_usable
+    with deferred():
+        from lcnumba.kernels.jit import is_usable
 
     folder = _cache_folder()
     if folder is None:
@@ -182,11 +187,12 @@ def _cache() -> str:
 
 def _answers() -> bool:
     """Whether a small layer computes on whole numbers what the definition says."""
-    import numpy as np
+    with deferred():
+        import numpy as np
 
-    from lcnumba import reference
-    from lcnumba.layer import LocallyConnected2D
-    from lcnumba.testing import adjoint_sums, integers
+        from lcnumba import reference
+        from lcnumba.layer import LocallyConnected2D
+        from lcnumba.testing import adjoint_sums, integers
 
     rng = np.random.default_rng(0)
     size, kernel_size = (6, 7), (3, 2)
@@ -209,9 +215,10 @@ def _answers() -> bool:
 
 
 def _warnings(facts: dict[str, str]) -> Iterator[str]:
-    import numba
+    with deferred():
+        import numba
 
-    from lcnumba.kernels import vectors
+        from lcnumba.kernels import vectors
 
     if facts["answers"] == "WRONG":
         yield "answers are wrong: do not use this installation; tell the developers what is above"

@@ -18,6 +18,7 @@ from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.sequential import Sequential
 
@@ -616,7 +617,8 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         return outputs[:, 0] if self._flat_targets else outputs
 
     def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        from sklearn.metrics import r2_score
+        with deferred():
+            from sklearn.metrics import r2_score
 
         return float(r2_score(goals, outputs, sample_weight=weights))
 

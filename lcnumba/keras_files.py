@@ -6,7 +6,9 @@ for, and no more is read than the file has bytes.
 """
 
 import contextlib
+import importlib.util
 import json
+import marshal
 import os
 import shutil
 import subprocess
@@ -31,10 +33,10 @@ LONGEST_INDEX = 1 << 26
 # Seconds that the HDF5 library gets to look at a file; it takes a fraction of one.
 PATIENCE = 30
 _START = """
-import runpy, sys
-program, path, *sys.path[:] = sys.argv[1:]
-sys.argv = [program, path]
-runpy.run_path(program, run_name="__main__")
+import marshal, sys
+path, *sys.path[:] = sys.argv[1:]
+sys.argv = ["keras_index", path]
+exec(marshal.loads(sys.stdin.buffer.read()), {"__name__": "__main__"})
 """
 
 
@@ -159,13 +161,22 @@ class KerasFile:
 
 def _index(path: str) -> dict[str, Any]:
     """What `lcnumba.keras_index` tells of a file."""
-    program = Path(__file__).with_name("keras_index.py")
+    if getattr(sys, "frozen", False) or not sys.executable:  # what would be run is the program itself, once more
+        raise RuntimeError(
+            "it is looked at in a Python process of its own, which a frozen program cannot start; convert it before, "
+            "by 'python -m lcnumba convert FILE model.npz', and let the program read that with lcnumba.load"
+        )
+    # The code as it was imported: there is no file of it in a zip.
+    module = "lcnumba.keras_index"
+    program = marshal.dumps(importlib.util.find_spec(module).loader.get_code(module))  # type: ignore[union-attr]
     # -I, and this process' places of modules: the folder of the file does not decide what is imported.
     places = [place for place in sys.path if place]
-    command = [sys.executable, "-I", "-c", _START, str(program), str(Path(path).absolute()), *places]
+    command = [sys.executable, "-I", "-c", _START, str(Path(path).absolute()), *places]
     with tempfile.TemporaryFile() as reply, tempfile.TemporaryFile() as complaints:
         try:
-            code = subprocess.run(command, stdout=reply, stderr=complaints, timeout=PATIENCE, check=False).returncode
+            code = subprocess.run(
+                command, input=program, stdout=reply, stderr=complaints, timeout=PATIENCE, check=False
+            ).returncode
         except subprocess.TimeoutExpired:
             raise ValueError(f"the HDF5 library did not come to an end with it in {PATIENCE} s") from None
         if code:

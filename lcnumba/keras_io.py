@@ -20,6 +20,7 @@ from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.geometry import Geometry
+from lcnumba.interrupts import deferred
 from lcnumba.keras_files import KerasFile, KerasFileError, Stored
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D
 from lcnumba.sequential import Sequential
@@ -293,7 +294,8 @@ def save_keras_weights(
     (36,)
     """
     try:
-        import h5py
+        with deferred():
+            import h5py
     except ImportError as error:
         raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'") from error
     name = str(file_path(path))

@@ -15,6 +15,7 @@ from lcnumba.checks import axes_hint, boolean, choice, int_tuple, integer
 from lcnumba.defaults import FORMATS, data_format
 from lcnumba.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
+from lcnumba.interrupts import import_whole
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
 from lcnumba.messages import public, public_class
@@ -493,6 +494,20 @@ class LocallyConnected(Trainable):
         return array
 
 
+@import_whole
+def _loop() -> Any:
+    from lcnumba.implementations import loop
+
+    return loop
+
+
+@import_whole
+def _memory() -> Any:
+    from lcnumba.implementations import memory
+
+    return memory
+
+
 def _moved(array: Array, source: int, destination: int) -> Array:
     """A contiguous array with one axis elsewhere."""
     moved = np.moveaxis(array, source, destination)
@@ -523,14 +538,12 @@ class _Derivatives:
         return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
 
     def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
-        from lcnumba.implementations.memory import aligned
-
         layer = self._layer
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
         # Its memory is there before the weights change.
         turned = wants_dx and layer.data_format == "channels_first"
-        outward = aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
+        outward = _memory().aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
             dx = layer._implementation.update(
@@ -554,9 +567,7 @@ class _Derivatives:
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:
             return None
-        from lcnumba.implementations.loop import bias_gradient
-
-        dbias = bias_gradient(dz, y, self._layer.n_threads)
+        dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
         return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
 
     def _outward(self, dx: Array | None) -> Array:

@@ -1,10 +1,14 @@
-"""Locks that are free in a forked child, whoever held them in its parent."""
+"""Locks that are free in a forked child, whoever held them in its parent; and that bear calls in the middle of calls.
 
-import sys
+Python runs handlers of signals, finalizers, callbacks of weak references and of the garbage collector in the middle of
+whatever a thread is at. One that calls a layer must not wait for what its own thread holds.
+"""
+
 import threading
+import time
 import weakref
-from collections.abc import Callable
 from contextlib import AbstractContextManager
+from typing import Any
 
 from lcnumba.forks import in_children
 from lcnumba.interrupts import deferred
@@ -12,8 +16,10 @@ from lcnumba.interrupts import deferred
 __all__ = ["Mutex", "SharedLock"]
 
 
-# Seconds after which a thread that waits looks whether Ctrl-C came, and whether those it waits for still live.
+# Seconds after which a thread that waits looks whether a signal came, or readers did not.
 PATIENCE = 0.1
+# Seconds that a writer sleeps while readers that go first come in, which takes them less.
+MOMENT = 1e-4
 
 _locks: weakref.WeakSet["Mutex | SharedLock"] = weakref.WeakSet()
 
@@ -22,8 +28,9 @@ class Mutex:
     """A reentrant lock, `with mutex.lock:`, that is free in a forked child, in a copy and in a pickle.
 
     In a child the thread that held it does not exist, and would never let go of it. What that thread had half done is
-    seen there, so only what can be begun again may happen under it. The lock itself stands in the with statement
-    because no interrupt comes between its entering and leaving and those of the block.
+    seen there, and by a handler of a signal that comes meanwhile, so only what can be begun again may happen under it.
+    The lock itself stands in the with statement because no interrupt comes between its entering and leaving and those
+    of the block.
     """
 
     def __init__(self) -> None:
@@ -39,151 +46,162 @@ class Mutex:
         return Mutex, ()
 
 
-class SharedLock:
+class SharedLock(AbstractContextManager[None]):
     """Readers share, a writer excludes, and neither starves the other.
 
-    A waiting writer goes before readers that come later; the readers that waited for a writer go
-    before the next one. Not reentrant: asking for it again under `exclusive` is a RuntimeError;
-    under `shared` it may wait for ever, so no code of users runs there.
+    A waiting writer goes before readers that come later; the readers that waited for a writer go before the next one.
 
-    Ctrl-C waits for the end of an exclusive block, so that nothing is left half changed. It may come at any moment of
-    a shared one, also between two steps of entering or leaving it. What a thread so left behind is forgotten when it
-    asks for the lock again, since nobody holds it twice, or when it has ended.
+    Each thread reads under a reentrant lock of its own, and a writer takes those of all threads. So a reader may read
+    again, as a handler of a signal does that calls a layer in the middle of a call; and nothing is ever half done,
+    since the interpreter enters and leaves such a lock in one go. A thread that reads and asks to write, or that writes
+    and asks for anything, cannot be right, and gets a RuntimeError.
+
+    Signals that Python code handles wait for the end of an exclusive block, so that nothing is left half changed. They
+    may come at any moment of a shared one, and while a thread waits.
     """
 
     def __init__(self) -> None:
-        self._readers: set[int] = set()  # threads
         self._writer: int | None = None  # the thread that holds the lock alone
-        self._guard = deferred()  # of that thread
-        self._writes = 0
+        self._closer: int | None = None  # that one, or the one that waits for readers to leave
+        self._waiting: dict[int, Any] = {}  # readers that wait, each with the first gate that it found closed
+        self._mine = threading.local()  # the lock of each thread
+        self._guard: deferred | None = None  # of the writer
         self.free()
-        # Held by every call of a layer, so made once; generators would take several microseconds a call.
-        self._shared = _Holder(self._enter_shared, self._leave_shared)
-        self._exclusive = _Holder(self._enter_exclusive, self._leave_exclusive)
         _locks.add(self)
 
     def free(self) -> None:
         """Forget all threads but this one."""
-        me = threading.get_ident()
-        self._mutex = threading.Lock()
-        self._changed = threading.Condition(self._mutex)
-        self._readers &= {me}
-        self._writer = me if self._writer == me else None
-        self._writers_waiting = 0
-        self._readers_waiting = 0  # for the present or next writer to finish
-        self._admitted = 0  # readers whose writer has finished, and who have not come in yet
+        self._waiting.clear()
+        if self._writer is None or self._writer != threading.get_ident():
+            self._writer = self._closer = None
+            self._alone = threading.Lock()  # of the closer
+            self._gate: Any = None  # of the closer, too: readers that come wait for it
+            self._taken: list[Any] = []  # locks of readers, by the closer
+        self._all: set[weakref.ref[Any]] = set()  # locks of readers
+        if hasattr(self._mine, "lock"):
+            self._add(self._mine.lock)
 
-    def shared(self) -> AbstractContextManager[None]:
+    def shared(self) -> AbstractContextManager[Any]:
         """Hold the lock together with other readers, in a with statement."""
-        return self._shared
+        mine = self._lock_of_this_thread()
+        # From this look at the gate, or the end of `_pass`, to the lock's being entered nothing is called. So the
+        # interpreter changes to no other thread meanwhile. (If it did, this one would wait for more than one writer.)
+        if self._gate is not None:
+            self._pass(mine)
+        return mine
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the lock alone, in a with statement."""
-        return self._exclusive
+        return self
 
-    def _enter_shared(self) -> None:
-        me = threading.get_ident()
-        while True:
-            with self._mutex:
-                self._refuse_reentry()
-                if self._writer is None and not self._writers_waiting:
-                    self._readers.add(me)
-                    return
-            with deferred() as guard, self._mutex:
-                self._readers.discard(me)
-                if self._wait_for_a_writer(guard):
-                    self._readers.add(me)
-                    return
-
-    def _leave_shared(self) -> None:
-        with self._mutex:
-            self._readers.discard(threading.get_ident())
-            if not self._readers and self._writers_waiting:
-                self._changed.notify_all()
-
-    def _enter_exclusive(self) -> None:
-        me = threading.get_ident()
+    def __enter__(self) -> None:
         while True:
             guard = deferred()
             guard.__enter__()
             try:
-                with self._mutex:
-                    self._refuse_reentry()
-                    self._readers.discard(me)
-                    if self._wait_for_all(guard):
-                        self._writer, self._guard = me, guard
-                        return
+                if self._close(guard):
+                    self._guard = guard
+                    return
             except BaseException:
                 guard.__exit__()
                 raise
-            guard.__exit__()
+            guard.__exit__()  # whoever handles the signal finds nothing held; if he returns, the waiting begins anew
 
-    def _leave_exclusive(self) -> None:
-        guard = self._guard
-        with self._mutex:
-            self._writer = None
-            self._writes += 1
-            self._admitted, self._readers_waiting = self._readers_waiting, 0
-            self._changed.notify_all()
+    def __exit__(self, *_: object) -> None:
+        guard, self._guard, self._writer = self._guard, None, None
+        self._open()
+        assert guard is not None
         guard.__exit__()
 
-    # An interrupt in a condition's wait could leave it without its mutex. So it waits, and ends the waiting; whoever
-    # handles it does so without the mutex, and if he returns, the waiting begins anew.
-
-    def _wait_for_all(self, guard: deferred) -> bool:
-        """Whether the lock is free, and no interrupt came."""
-        self._writers_waiting += 1
+    def _lock_of_this_thread(self) -> Any:
         try:
-            while self._writer is not None or self._readers or self._admitted:
-                if not self._changed.wait(PATIENCE):
-                    self._readers &= set(sys._current_frames())  # all threads that live, whoever started them
-                if guard.came:
-                    return False
-            return True
-        finally:
-            self._writers_waiting -= 1
-            self._changed.notify_all()  # if the wait was interrupted, readers need wait no more
+            return self._mine.lock
+        except AttributeError:
+            mine = self._mine.lock = threading.RLock()
+            self._add(mine)
+            return mine
 
-    def _wait_for_a_writer(self, guard: deferred) -> bool:
-        """Whether readers may come in, and no interrupt came."""
-        writes = self._writes
-        self._readers_waiting += 1
+    def _add(self, lock: Any) -> None:
+        self._all.add(weakref.ref(lock, self._all.discard))  # it goes with its thread
+
+    def _pass(self, mine: Any) -> None:
+        """Wait until the gate is open, or another one is closed than this thread found first."""
+        me = threading.get_ident()
+        self._refuse_inside(me)
+        if me == self._closer or mine._is_owned():
+            return  # what came in the middle cannot wait for what it came in the middle of
         try:
-            while self._writer is not None or (self._writers_waiting and self._writes == writes):
-                self._changed.wait(PATIENCE)
-                if guard.came:
-                    return False
-            return True
+            while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
+                if gate.acquire(timeout=PATIENCE):
+                    gate.release()  # the next one may pass, too
         finally:
-            if self._writes == writes:
-                self._readers_waiting -= 1
-            else:
-                self._admitted -= 1
-                self._changed.notify_all()
+            if me in self._waiting:
+                del self._waiting[me]
 
-    def _refuse_reentry(self) -> None:
-        if self._writer == threading.get_ident():
+    def _close(self, guard: deferred) -> bool:
+        """Whether this thread has the lock alone now; if not, a signal came that is held back."""
+        me, mine = threading.get_ident(), self._lock_of_this_thread()
+        self._refuse_inside(me)
+        if me == self._closer or mine._is_owned():
             raise RuntimeError(
-                "a layer was used by code that runs while it is being built or changed; "
-                "an initializer must not use the layer it initializes"
+                "a layer was to be built or changed by code that runs in the middle of one of its calls, such as a "
+                "handler of a signal or a finalizer; it may call the layer, but must leave changes to the program"
+            )
+        alone = self._alone
+        while not alone.acquire(timeout=PATIENCE):
+            if guard.came:
+                return False
+        try:
+            self._closer, gate = me, threading.Lock()
+            gate.acquire()
+            self._gate = gate
+            if self._let_in(me, gate, guard) and all(self._take(lock, guard) for lock in list(self._all)):
+                self._writer = me
+        finally:
+            if self._writer is None:
+                self._open()
+        return self._writer is not None
+
+    def _open(self) -> None:
+        gate, self._gate = self._gate, None
+        while self._taken:
+            self._taken.pop().release()
+        self._closer = None
+        if gate is not None:
+            gate.release()
+        self._alone.release()
+
+    def _let_in(self, me: int, gate: object, guard: deferred) -> bool:
+        """Wait for readers that have waited for a writer before; False if a signal came."""
+        end = time.monotonic() + 10 * PATIENCE
+        while any(first is not gate for thread, first in list(self._waiting.items()) if thread != me):
+            if guard.came:
+                return False
+            if time.monotonic() > end:  # an interrupt kept one of them from saying so
+                self._waiting.clear()
+            time.sleep(MOMENT)
+        return True
+
+    def _take(self, lock: "weakref.ref[Any]", guard: deferred) -> bool:
+        """Wait for a thread to end its reading; False if a signal came."""
+        while (theirs := lock()) is not None:
+            if theirs.acquire(timeout=PATIENCE):
+                self._taken.append(theirs)
+                break
+            if guard.came:
+                return False
+        return True
+
+    def _refuse_inside(self, me: int) -> None:
+        if self._writer == me:
+            raise RuntimeError(
+                "a layer was used by code that runs while it is being built or changed, in the same thread: an "
+                "initializer must not use the layer it initializes, nor a finalizer or callback the one it comes upon"
             )
 
     def __reduce__(self) -> tuple[type["SharedLock"], tuple[()]]:
         """Copy and pickle as a fresh, free lock: a lock belongs to one process and one object."""
         return SharedLock, ()
-
-
-class _Holder(AbstractContextManager[None]):
-    """One way to hold a lock; without state of its own, so that any number of threads may use it at once."""
-
-    def __init__(self, enter: Callable[[], None], leave: Callable[[], None]) -> None:
-        self._enter, self._leave = enter, leave
-
-    def __enter__(self) -> None:
-        self._enter()
-
-    def __exit__(self, *_: object) -> None:
-        self._leave()
 
 
 @in_children

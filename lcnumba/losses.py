@@ -17,6 +17,7 @@ import numpy.typing as npt
 from lcnumba import named
 from lcnumba.arrays import FLOATS, normalise
 from lcnumba.checks import MAXIMUM, axes_hint, boolean, integer, real
+from lcnumba.interrupts import import_whole
 from lcnumba.kernels import ABSOLUTE, HUBER, SQUARED
 from lcnumba.messages import public_class
 
@@ -183,12 +184,17 @@ class _OfDifferences:
         dy_pred : array
             Of the shape and dtype of y_pred.
         """
-        from lcnumba.kernels import differences
-
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
-        return differences.run(self._kind, getattr(self, "delta", 0.0), t, p, _flat_weights(weights, p.shape))
+        return _differences().run(self._kind, getattr(self, "delta", 0.0), t, p, _flat_weights(weights, p.shape))
+
+
+@import_whole
+def _differences() -> Any:
+    from lcnumba.kernels import differences
+
+    return differences
 
 
 @public_class

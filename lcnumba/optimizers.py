@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from lcnumba import kernels, named
 from lcnumba.checks import boolean, real
+from lcnumba.interrupts import import_whole
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
 from lcnumba.messages import RATE, public_class
@@ -328,9 +329,7 @@ def run(
                 f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
                 f"{array.dtype} beside {param.shape} of {param.dtype}"
             )
-    from lcnumba.kernels import update
-
-    update.run(rule, param, grad, threads)
+    _update().run(rule, param, grad, threads)
     optimizer.advance(state)
 
 
@@ -343,9 +342,14 @@ def prepare(param: Array, threads: int | None = None) -> None:
     >>> import lcnumba as lc
     >>> lc.optimizers.prepare(np.ones(2), threads=1)
     """
+    _update().prepare(param, threads)
+
+
+@import_whole
+def _update() -> Any:
     from lcnumba.kernels import update
 
-    update.prepare(param, threads)
+    return update
 
 
 def _zeros(param: Array, count: int) -> list[Array]:

@@ -10,6 +10,7 @@ from lcnumba import activations
 from lcnumba.arrays import ingest
 from lcnumba.checks import choice, integer
 from lcnumba.elementwise import Activation, Dropout
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected2D
 from lcnumba.norms import norms_over
 from lcnumba.sequential import Sequential
@@ -529,15 +530,17 @@ def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) 
 
 
 def _whole_numbers(axis: Any) -> None:
-    from matplotlib.ticker import MaxNLocator
+    with deferred():
+        from matplotlib.ticker import MaxNLocator
 
     axis.set_major_locator(MaxNLocator("auto", integer=True))
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     """The axes given, or new ones on a figure that needs no screen and no global state."""
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    with deferred():
+        from matplotlib.axes import Axes
+        from matplotlib.figure import Figure
 
     if ax is None:
         return Figure(figsize=size, layout="constrained").subplots()

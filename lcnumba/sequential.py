@@ -710,9 +710,10 @@ class SequentialBackward:
             Whether dx is wanted; if not, the first layer does not compute it, and None is returned.
         """
         rate = learning_rate(lr)
-        carry_out = self.plan_step(rate)
-        if carry_out is not None:
-            return carry_out(dy, wants_dx)
+        with deferred():  # no handler of a signal changes a layer between the look at all and the steps
+            carry_out = self.plan_step(rate)
+            if carry_out is not None:
+                return carry_out(dy, wants_dx)
         dx, grads = self(dy)
         self.prepare_step(grads, rate)()
         return dx if wants_dx else None

@@ -13,10 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from lcnumba.forks import in_children
-from lcnumba.interrupts import deferred
+from lcnumba.interrupts import deferred, import_whole
 from lcnumba.limits import processors
 
 __all__ = ["count", "numba_is_safe", "share", "threading_layer"]
+
+
+@import_whole
+def _numba() -> Any:
+    import numba
+
+    return numba
 
 
 def _numba_has_begun() -> bool:
@@ -30,7 +37,7 @@ class _Process:
     def __init__(self) -> None:
         # Threads that had begun before this library saw the process may have begun in a parent.
         self.inherited = _numba_has_begun()
-        self.deciding = threading.Lock()
+        self.deciding = threading.RLock()  # reentrant, for finalizers that come in the middle
         self.startable: bool | None = None  # whether Numba's threads can begin, once that is known
         self.safe: bool | None = None  # whether kernels may run on them, once that is decided
         self.by_caller = False  # whether each thread that calls has some of its own
@@ -63,7 +70,7 @@ def threading_layer() -> str:
     >>> threads.threading_layer() in ("tbb", "omp", "workqueue", "none")
     True
     """
-    import numba
+    numba = _numba()
 
     _start_numbas()
     return str(numba.threading_layer()) if _numba_has_begun() else "none"
@@ -81,7 +88,7 @@ def count() -> int:
     >>> threads.count() >= 1
     True
     """
-    import numba
+    numba = _numba()
 
     threads = _start_numbas()
     return min(threads, _allowed()) if threads == numba.config.NUMBA_NUM_THREADS else threads
@@ -104,7 +111,9 @@ def numba_is_safe() -> bool:
     """
     process = _process
     if process.safe is None:
-        with process.deciding:
+        if process.deciding._is_owned():  # type: ignore[attr-defined]
+            return False  # for a finalizer that came in the middle of the following
+        with deferred(), process.deciding:
             layer = threading_layer()
             process.by_caller = layer == "omp"
             process.safe = not process.inherited and layer in ("omp", "tbb")
@@ -140,6 +149,10 @@ def share(kernel: Callable[..., None], slots: int, *arguments: Any) -> None:
 def _helpers(kernel: Callable[..., None], slots: int, arguments: tuple[Any, ...]) -> list[Future[None]]:
     process = _process
     helpers: list[Future[None]] = []
+    if getattr(_caller, "is_sharing", False):
+        return helpers
+    # The pool has locks that a finalizer must not ask for if it comes in the middle of this; nor on the pool's threads.
+    _caller.is_sharing = True
     try:
         crew = process.crew
         if crew is None:
@@ -152,10 +165,13 @@ def _helpers(kernel: Callable[..., None], slots: int, arguments: tuple[Any, ...]
             crew.submit(_help, helper, kernel, slot, arguments)
     except RuntimeError:  # no more threads to be had, or the interpreter is about to end: those that there are do it
         process.crew = None  # with its line of work, which holds arrays
+    finally:
+        _caller.is_sharing = False
     return helpers
 
 
 def _help(helper: Future[None], kernel: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
+    _caller.is_sharing = True
     if not helper.set_running_or_notify_cancel():
         return
     try:
@@ -168,7 +184,7 @@ def _help(helper: Future[None], kernel: Callable[..., None], slot: int, argument
 
 def _start_numbas() -> int:
     """Let Numba's threads begin, unless they have, and return how many there are."""
-    import numba
+    numba = _numba()
 
     if _numba_has_begun():
         # numba.get_num_threads takes two locks each time. In a forked child one of them may be held by a thread that is
@@ -182,7 +198,8 @@ def _start_numbas() -> int:
         return int(numba.config.NUMBA_NUM_THREADS)
     _offer_tbb()
     try:
-        return int(numba.get_num_threads())
+        with deferred():
+            return int(numba.get_num_threads())
     except ValueError as error:
         raise RuntimeError(
             f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, which was chosen by "
@@ -193,7 +210,7 @@ def _start_numbas() -> int:
 def _has_threads(process: _Process) -> bool:
     """Whether the thread that calls has OpenMP's threads, or can have them."""
     if getattr(_caller, "process", None) is not process:
-        import numba
+        numba = _numba()
 
         # Also remembered where they cannot be: trying takes all threads that there are to be had.
         _caller.can = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
@@ -222,7 +239,7 @@ def _can_be_started(number: int) -> bool:
 @functools.cache
 def _offer_tbb() -> None:
     """Let Numba find TBB if it is installed: Numba asks for it by name alone, and pip puts it where nobody looks."""
-    import numba
+    numba = _numba()
 
     if str(numba.config.THREADING_LAYER).lower() not in ("default", "tbb", "safe", "threadsafe", "forksafe"):
         return

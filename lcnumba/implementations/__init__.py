@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from lcnumba.geometry import Geometry
 from lcnumba.implementations.base import Implementation
+from lcnumba.interrupts import deferred
 
 __all__ = ["IMPLEMENTATIONS", "Implementation", "create"]
 
@@ -20,23 +21,25 @@ def create(number: int, geometry: Geometry, mask: npt.NDArray[np.bool_] | None =
     `mask`, (P, K) or (P, K, F), says which connections exist where the geometry has them all.
     """
     inner: Implementation
-    match number:
-        case 1:
-            from lcnumba.implementations.loop import Loops
+    with deferred():
+        match number:
+            case 1:
+                from lcnumba.implementations.loop import Loops
 
-            inner = Loops(geometry)
-        case 2:
-            from lcnumba.implementations.dense import DenseMatrix
+                inner = Loops(geometry)
+            case 2:
+                from lcnumba.implementations.dense import DenseMatrix
 
-            inner = DenseMatrix(geometry)
-        case 3:
-            from lcnumba.implementations.sparse import SparseMatrix
+                inner = DenseMatrix(geometry)
+            case 3:
+                from lcnumba.implementations.sparse import SparseMatrix
 
-            inner = SparseMatrix(geometry, mask)
-        case _:
-            raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
+                inner = SparseMatrix(geometry, mask)
+            case _:
+                raise ValueError(f"implementation={number!r} is not known; give one of {IMPLEMENTATIONS}")
     if mask is None:
         return inner
-    from lcnumba.implementations.masked import Masked
+    with deferred():
+        from lcnumba.implementations.masked import Masked
 
     return Masked(geometry, mask, inner)

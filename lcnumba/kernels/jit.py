@@ -2,12 +2,14 @@
 
 import functools
 import hashlib
-import importlib.resources
+import importlib.util
 import logging
 import pickle
+import pkgutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from types import FunctionType
+from types import CodeType, FunctionType
 from typing import Any
 
 import llvmlite
@@ -20,6 +22,7 @@ from numba.core.caching import FunctionCache, IndexDataCacheFile
 from numba.extending import intrinsic
 
 from lcnumba import compiling
+from lcnumba.interrupts import deferred
 from lcnumba.limits import require
 from lcnumba.threads import numba_is_safe, share
 
@@ -75,11 +78,28 @@ def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[.
     dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
     if numba.config.DISABLE_JIT:
         return dispatcher
+    # By this name Numba's dispatcher asks for code that is not there yet.
+    dispatcher._compile_for_args = _uninterrupted(dispatcher._compile_for_args)
     try:
         dispatcher._cache = _Cache(function)
-    except RuntimeError as error:  # no place that can be written
+    except RuntimeError as error:  # no place that can be written, or code that cannot be seen
         logging.getLogger("lcnumba").debug("compiled code is not kept: %s", error)
     return dispatcher
+
+
+def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Hold signals back while Numba compiles, or loads what it compiled.
+
+    Much of Numba is imported by the first compilation, and what is left half imported cannot be imported again. An
+    interrupt between two steps of entering one of its locks leaves that taken, and all other threads waiting.
+    """
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        with deferred():
+            return function(*arguments, **named)
+
+    return run
 
 
 def _run_in_slots(slots, address, *arguments):
@@ -105,7 +125,7 @@ def _call(typingctx, address, slot, *arguments):
 def _address(dispatcher: Any, arguments: tuple[Any, ...]) -> int:
     """The address of a kernel's machine code for arguments of these types."""
     kinds = tuple(numba.typeof(argument) for argument in arguments)
-    dispatcher.compile(kinds)
+    _uninterrupted(dispatcher.compile)(kinds)
     result = dispatcher.overloads[kinds]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
@@ -170,15 +190,40 @@ def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 
 @functools.cache
 def _stamp() -> bytes:
-    """What compiled code depends on: all files of this folder, and the compiler.
+    """What compiled code depends on: all code of this folder, and the compiler.
 
-    Numba's own stamp is the file of the function alone, and misses changes in what it calls.
+    Numba's own stamp is the file of the function alone, and misses changes in what it calls. It is
+    read from whatever it was imported from, since in a frozen program or a zip there are no files.
+
+    Raises
+    ------
+    RuntimeError
+        If the code cannot be seen.
     """
     digest = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__}".encode())
-    for file in sorted(importlib.resources.files(__package__).iterdir(), key=lambda file: file.name):
-        if file.name.endswith(".py"):
-            digest.update(file.read_bytes())
+    package = sys.modules[__package__]
+    names = sorted(f"{__package__}.{module.name}" for module in pkgutil.iter_modules(package.__path__))
+    if __name__ not in names:
+        raise RuntimeError(f"the modules of {__package__} cannot be listed")
+    for name in [__package__, *names]:
+        try:
+            code = importlib.util.find_spec(name).loader.get_code(name)  # type: ignore[union-attr]
+        except (AttributeError, ImportError, OSError) as error:
+            raise RuntimeError(f"the code of {name} cannot be seen") from error
+        digest.update(f"{name} {_content(code)!r}".encode())
     return digest.digest()
+
+
+def _content(constant: Any) -> Any:
+    """What of a constant of code decides what it does: of code itself all but where it lies."""
+    if isinstance(constant, CodeType):
+        numbers = (constant.co_flags, constant.co_argcount, constant.co_posonlyargcount, constant.co_kwonlyargcount)
+        names = (constant.co_name, constant.co_names, constant.co_varnames, constant.co_freevars, constant.co_cellvars)
+        inner = tuple(_content(each) for each in constant.co_consts)
+        return constant.co_code, constant.co_exceptiontable, numbers, names, inner
+    if isinstance(constant, tuple):
+        return tuple(_content(each) for each in constant)
+    return sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant
 
 
 class _Cache(FunctionCache):  # type: ignore[misc]
