@@ -4,6 +4,7 @@ Parameters are called as in scikit-learn's `MLPClassifier` where they mean the s
 images; the numbers are computed in float32 if `X` is that, else in float64.
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable
@@ -18,6 +19,7 @@ from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
+from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.sequential import Sequential
 
@@ -138,8 +140,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            If samples, targets, weights or settings cannot be used, or the loss is no longer finite. An estimator that
-            was fitted is as it was.
+            If samples, targets, weights or settings cannot be used, or the loss, the weights or the solver's state are
+            no longer finite. After this and any other exception, KeyboardInterrupt too, the estimator is as it was, and
+            so is a RandomState given as `random_state`.
         """
         self._check_settings()
         fresh = not self.warm_start or not hasattr(self, "model_")
@@ -157,16 +160,25 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             delattr(self, name)
 
     def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
-        """Train, from the beginning if `fresh`; what fails leaves an estimator that was fitted as it was."""
-        before = dict(self.__dict__)
+        """Train, from the beginning if `fresh`; what fails, or is interrupted, leaves the estimator as it was.
+
+        A network that is trained further is a copy, with all that belongs to its training, and so are the lists: what
+        is thrown away then need not be brought back piece by piece. The copy costs its memory during the call.
+        """
+        before, random = dict(self.__dict__), self.random_state
+        drawn = random.get_state() if isinstance(random, np.random.RandomState) else None
         try:
-            kept = None if fresh else self.model_.get_weights()
+            if not fresh:
+                self.model_ = copy.deepcopy(self.model_)
+                self.loss_curve_ = list(self.loss_curve_)
+                self.validation_scores_ = self.validation_scores_ and list(self.validation_scores_)
             self._train_checked(X, y, classes, sample_weight, epochs, fresh)
-        except Exception:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            if kept is not None:
-                self.model_.set_weights(kept)
+        except BaseException:
+            with deferred():
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                if drawn is not None:
+                    random.set_state(drawn)
             raise
 
     def _train_checked(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
@@ -207,9 +219,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 lr=follow.rate, sample_weight=weights, shuffle=boolean("shuffle", self.shuffle),
                 rng=random.randint(2**31 - 1), callbacks=[follow], progress=False,
             )  # fmt: skip
-        if not math.isfinite(self.loss_):
+        # A last step may have spoiled what no loss has seen: the weights, or a state that the next step would use.
+        spoiled = f"the loss became {self.loss_}" if not math.isfinite(self.loss_) else _spoiled(self.model_)
+        if spoiled:
             raise ValueError(
-                f"the loss became {self.loss_}; scale X and y to about 1, for instance with StandardScaler, or lower "
+                f"{spoiled}; scale X and y to about 1, for instance with StandardScaler, or lower "
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
         if epochs is not None and epochs == follow.epochs and not follow.converged:
@@ -629,6 +643,16 @@ class _HalfSquares(losses.MeanSquaredError):
         value, gradient = super().__call__(y_true, y_pred, weights)
         gradient *= gradient.dtype.type(0.5)
         return value / 2, gradient
+
+
+def _spoiled(model: Sequential) -> str:
+    """What of a network is not finite any more, in words; nothing if all is."""
+    if not all(np.isfinite(weight).all() for weight in model.live_weights()):
+        return "the weights became infinite or NaN"
+    states = [state for layer in model.get_training_state() if isinstance(layer, dict) for state in layer.values()]
+    arrays = [array for state in states if isinstance(state, dict) for array in state.values()]
+    kept = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    return "" if all(np.isfinite(array).all() for array in kept) else "the solver's state became infinite or NaN"
 
 
 def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
