@@ -151,7 +151,8 @@ class Sequential:
     @contextmanager
     def unbuilt_on_failure(self) -> Iterator[None]:
         """Take weights away again from the library's layers that had none before, if the block fails."""
-        undo = [leaf.prepare_unbuild() for leaf in _leaves(self) if isinstance(leaf, Trainable) and not leaf.built]
+        leaves = (leaf for leaf in _leaves(self) if hasattr(leaf, "prepare_unbuild") and not leaf.built)
+        undo = [leaf.prepare_unbuild() for leaf in leaves]
         models = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in _models(self)]
         try:
             yield
@@ -739,7 +740,7 @@ def _all_or_none(changes: Iterable[tuple[Callable[[], Any], Callable[[], Any]]])
             change()
     except BaseException:
         for undo in reversed(done):
-            with suppress(Exception):  # the first error is told
+            with suppress(BaseException):  # the first error is told
                 undo()
         raise
 

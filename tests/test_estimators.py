@@ -356,3 +356,102 @@ def test_arrays_where_numbers_are_wanted(settings):
     [name] = settings
     with pytest.raises((TypeError, ValueError), match=f"{name}="):
         LocallyConnectedRegressor(**settings).fit(np.ones((6, 16)), np.arange(6.0))
+
+
+def whole(estimator):
+    """A copy of all that an estimator holds, and of what its network's training does."""
+    model = estimator.model_
+    states = [state for layer in model.get_training_state() if layer for state in layer.values()]
+    return copy.deepcopy(
+        {
+            "fitted": {name: value for name, value in vars(estimator).items()
+                       if name not in ("model_", "random_state", "classes_")},
+            "classes": getattr(estimator, "classes_", np.empty(0)).tolist(),
+            "weights": model.get_weights(),
+            "states": [array for state in states for array in state.values()],
+            "history": (model.history.history, model.history.epoch),
+            "steps": model.steps_taken,
+        }
+    )
+
+
+def assert_whole(before, estimator):
+    after = whole(estimator)
+    for name in ("weights", "states"):
+        assert len(after[name]) == len(before[name])
+        for a, b in zip(before[name], after[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+    for name in ("fitted", "classes", "history", "steps"):
+        assert after[name] == before[name]
+
+
+POISON = [
+    ({"solver": "sgd", "momentum": 0.9}, np.float32, 3e25),
+    ({"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": False}, np.float32, 3e25),
+    ({"solver": "adam"}, np.float64, 1e200),
+    ({"solver": lc.RMSprop()}, np.float64, 1e200),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("settings", "dtype", "poison"), POISON)
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_refused_fit_poisons_nothing(kind, settings, dtype, poison, partial, rng):
+    """Neither the next fit nor any attribute knows of it."""
+    X = rng.standard_normal((40, 8)).astype(dtype)
+    y = (X[:, 0] > 0).astype(int)
+    bad = X.copy()
+    bad[:20, 4] = poison  # of both classes
+    twins = [kind((2,), random_state=0, batch_size=10, warm_start=True, max_iter=2, **settings) for _ in range(2)]
+    for one in twins:
+        one.fit(X, y)
+    model, before = twins[0], whole(twins[0])
+    go_on = model.partial_fit if partial else model.fit
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="infinite or NaN|the loss became"):
+        go_on(bad, y)
+    assert_whole(before, model)
+    for one in twins:
+        one.partial_fit(X, y)
+    same(*twins, X)
+    assert np.isfinite(model._outputs(X)).all()
+    assert len(model.loss_curve_) == model.n_iter_ == 3
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_what_the_last_step_has_spoiled_is_told(solver, rng):
+    """The one loss of a single batch is finite; the weights after it are not, or Adam's squares of gradients."""
+    X = rng.standard_normal((6, 8))
+    X[:, 4] = 1e200
+    settings = {"solver": solver, "random_state": 0, "activation": "linear", "learning_rate_init": 1e150}
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="became infinite or NaN; scale X and y"):
+        LocallyConnectedClassifier((2,), **settings).partial_fit(X, np.arange(6) % 2, classes=[0, 1])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_interrupts_a_fit_leaves_the_estimator_as_it_was(error, digits, monkeypatch):
+    X, y = digits
+    random = np.random.RandomState(3)
+    model = classifier(max_iter=2, warm_start=True, early_stopping=True, random_state=random).fit(X, y)
+    before, drawn, network, curve = whole(model), random.get_state(), model.model_, model.loss_curve_
+    epochs = []
+
+    def on_epoch_end(self, run, figures):
+        epochs.append(figures)
+        follow(self, run, figures)
+        if len(epochs) == 2:
+            raise error
+
+    follow = estimators._Follow.on_epoch_end
+    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    for _ in range(2):  # from here on, and from the beginning
+        epochs.clear()
+        with pytest.raises(error):
+            model.fit(X, y)
+        assert len(epochs) == 2
+        before["fitted"]["warm_start"] = model.warm_start
+        assert_whole(before, model)
+        assert model.model_ is network
+        assert model.loss_curve_ is curve
+        np.testing.assert_array_equal(random.get_state()[1], drawn[1])
+        assert random.get_state()[2:] == drawn[2:]
+        model.set_params(warm_start=False)
