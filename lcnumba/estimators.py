@@ -1,13 +1,14 @@
 """Estimators for scikit-learn (the extra ``lcnumba[sklearn]``): locally connected layers, then a dense one.
 
 Parameters are called as in scikit-learn's `MLPClassifier` where they mean the same. Samples may be flat or shaped as
-images; the numbers are computed in float32 if `X` is that, else in float64.
+images. The numbers are computed in float32 if `X` is that, float16, bool, or integers of one or two bytes (all but
+float16 are kept as they are and cast batch by batch), else in float64.
 """
 
 import copy
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, Self
 
@@ -26,8 +27,10 @@ from lcnumba.sequential import Sequential
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import check_scoring
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
+    from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 except ImportError as error:
@@ -40,6 +43,8 @@ Array = npt.NDArray[Any]
 # By the number of axes of a sample with its channels.
 _LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyConnected2D, 4: LocallyConnected3D}
 _NO_TARGETS = object()
+# Which samples are kept as they are; others become the first of these. The small ones are computed in float32.
+_KEPT = (np.float64, np.float32, np.int8, np.uint8, np.int16, np.bool_)
 LEAST_RATE = 1e-6  # where an adaptive rate ends, as in MLPClassifier
 
 
@@ -47,67 +52,40 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: the network and its training."""
 
     image_shape_: tuple[int, ...]
+    filters: Any
+    kernel_size: Any
+    strides: Any
+    padding: Any
+    image_shape: Any
+    activation: Any
+    implementation: Any
+    solver: Any
+    alpha: Any
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: Any
+    power_t: Any
+    max_iter: Any
+    shuffle: Any
+    random_state: Any
+    tol: Any
+    verbose: Any
+    warm_start: Any
+    momentum: Any
+    nesterovs_momentum: Any
+    early_stopping: Any
+    validation_fraction: Any
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    n_iter_no_change: Any
+    n_threads: Any
+    scoring: Any
 
-    def __init__(
-        self,
-        filters: Any = (8,),
-        *,
-        kernel_size: Any = 3,
-        strides: Any = 1,
-        padding: str = "same",
-        image_shape: tuple[int, ...] | None = None,
-        activation: Any = "relu",
-        implementation: Any = 1,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
-        n_threads: int | None = None,
-    ) -> None:
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.padding = padding
-        self.image_shape = image_shape
-        self.activation = activation
-        self.implementation = implementation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.n_threads = n_threads
+    def __init__(self, given: dict[str, Any]) -> None:
+        """Take the arguments of the subclass' constructor, as they are."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
 
     # --- what a subclass brings
 
@@ -118,6 +96,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
         """The targets as the loss takes them, and how many outputs they ask for; sets what is fitted of them."""
         raise NotImplementedError
+
+    def _labels(self, goals: Array) -> Array:
+        """The reverse of `_targets`: y as the caller knows it."""
+        raise NotImplementedError
+
+    def _class_weights(self, goals: Array, partial: bool) -> Array | None:
+        """What each sample counts as by its class."""
+        return None
 
     # --- fit
 
@@ -192,14 +178,17 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-            if not weights.sum() > 0:
-                raise ValueError("sample_weight is 0 everywhere; at least one sample must count")
+        counted, by_class = weights, self._class_weights(goals, epochs is None)
+        if by_class is not None:
+            weights = by_class if weights is None else weights * by_class
+        if weights is not None and not weights.sum() > 0:
+            raise ValueError("sample_weight, times class_weight, is 0 everywhere; at least one sample must count")
         random = check_random_state(self.random_state)
         if fresh:
             self.image_shape_ = shape
         held = None
         if self.early_stopping and epochs is not None:
-            values, goals, weights, held = self._held_out(values, goals, weights, random)
+            values, goals, weights, held = self._held_out(values, goals, weights, counted, random)
             if weights is not None and not min(weights.sum(), held[2].sum()) > 0:
                 raise ValueError(
                     f"sample_weight is 0 everywhere on one side of the split for early_stopping; give another "
@@ -208,7 +197,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         size = self._batch_size(len(values))
         if fresh:
             average = 1.0 if weights is None else float(weights.mean())
-            self._begin(values.dtype, outputs, size * average, random)
+            dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
+            self._begin(dtype, outputs, average * size, average * len(values), random)
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
@@ -238,8 +228,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         choice("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if real("learning_rate_init", self.learning_rate_init) <= 0:
             raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
-        if real("alpha", self.alpha) < 0:
-            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0")
+        if self.alpha != "auto" and real("alpha", self.alpha) < 0:
+            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0, or 'auto'")
         integer("n_iter_no_change", self.n_iter_no_change)
         for name in ("momentum", "power_t"):
             real(name, getattr(self, name))
@@ -252,6 +242,13 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             if not (several or (isinstance(value, Integral) if name == "filters" else value is None)):
                 raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
         real("tol", self.tol)
+        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
+            raise TypeError(
+                f"scoring={self.scoring!r} cannot be used; give 'loss', the name of a scorer of scikit-learn, a "
+                "function (estimator, X, y) -> float, or None for the estimator's own score"
+            )
+        if self.early_stopping and self.scoring != "loss":
+            check_scoring(self, self.scoring)
         if not 0 < real("validation_fraction", self.validation_fraction) < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction!r} cannot be used; give one within 0 and 1"
@@ -263,36 +260,42 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return min(200, samples)
         return min(integer("batch_size", self.batch_size), samples)
 
-    def _held_out(self, values: Array, goals: Array, weights: Any, random: Any) -> tuple[Any, ...]:
+    def _held_out(self, values: Array, goals: Array, weights: Any, counted: Any, random: Any) -> tuple[Any, ...]:
         """What is trained on, and what is kept for validation."""
         stratify = goals if is_classifier(self) else None
         numbers = np.arange(len(values))
         kept, held = train_test_split(
             numbers, test_size=self.validation_fraction, random_state=random, stratify=stratify
         )
-        parts = [None if array is None else (array[kept], array[held]) for array in (values, goals, weights)]
-        trained = [None if part is None else part[0] for part in parts]
+        arrays = (values, goals, weights, counted)
+        parts = [None if array is None else (array[kept], array[held]) for array in arrays]
+        trained = [None if part is None else part[0] for part in parts[:3]]
         return *trained, [None if part is None else part[1] for part in parts]
 
-    def _begin(self, dtype: Any, outputs: int, samples: float, random: Any) -> None:
-        """Make the network, with fresh weights; `samples` is what a batch counts as."""
+    def _begin(self, dtype: Any, outputs: int, batch: float, samples: float, random: Any) -> None:
+        """Make the network, with fresh weights; `batch` and `samples` are what a batch, and all samples, count as."""
         rng = np.random.default_rng(random.randint(2**31 - 1))
         shape = self._sample_shape()
-        # As in MLPClassifier: half the square, divided by the samples of a batch.
-        penalty = regularizers.L2(0.5 * self.alpha / samples) if self.alpha else None
+        # As in MLPClassifier: half the square, divided by the samples of a batch; or by all of them, as in
+        # LogisticRegression.
+        strength = 0.5 / samples if self.alpha == "auto" else 0.5 * self.alpha / batch
+        penalty = regularizers.L2(strength) if strength else None
         settings: dict[str, Any] = {"dtype": dtype.name, "rng": rng, "kernel_regularizer": penalty}
         given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
         hidden = int_tuple("filters", tuple(given), len(given))
+        windows = _by_layer("kernel_size", self.kernel_size, len(hidden))
+        strides = _by_layer("strides", self.strides, len(hidden))
         kind = _LAYERS[len(shape)]
         layers: list[Any] = [
             kind(
-                count, self.kernel_size, self.strides, self.padding, activation=self.activation, fans="window",
+                count, windows[number], strides[number], self.padding, activation=self.activation, fans="window",
                 implementation=self.implementation, data_format="channels_last", n_threads=self.n_threads,
                 name=f"local_{number}", **settings,
             )
             for number, count in enumerate(hidden)
         ]  # fmt: skip
-        layers += [Flatten("flatten"), Dense(outputs, name="output", **settings)]
+        # From 0 on, as a linear model: what random weights say about thousands of inputs that mean nothing would stay.
+        layers += [Flatten("flatten"), Dense(outputs, name="output", kernel_initializer="zeros", **settings)]
         model = Sequential(layers, name=type(self).__name__)
         model.build((None, *shape))
         model.set_optimizer(self._optimizer())
@@ -309,17 +312,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return self.solver
         solver = choice("solver", self.solver, ("adam", "sgd"))
         if solver == "adam":
-            return optimizers.Adam(self.beta_1, self.beta_2, self.epsilon)
-        return optimizers.SGD(
-            self.momentum, boolean("nesterovs_momentum", self.nesterovs_momentum) and self.momentum > 0
-        )
+            return optimizers.Adam(beta_1=self.beta_1, beta_2=self.beta_2, epsilon=self.epsilon)
+        nesterov = boolean("nesterovs_momentum", self.nesterovs_momentum) and self.momentum > 0
+        return optimizers.SGD(momentum=self.momentum, nesterov=nesterov)
 
     # --- samples and their shapes
 
     def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
         """Samples as a table, targets if there are any, and the shape of a sample."""
         X, shape = _flat(X)
-        rules: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": fresh}
+        rules: dict[str, Any] = {"dtype": _kept(X), "reset": fresh}
         if y is _NO_TARGETS:
             values, targets = validate_data(self, X, **rules), None
         else:
@@ -354,11 +356,22 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _held_score(self, held: list[Any]) -> float:
         """The score on what is kept for validation."""
-        values, goals, weights = held
-        return self._score_of(goals, self.model_.predict(self._shaped(values)), weights)
-
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        raise NotImplementedError
+        values, goals, weights, counted = held
+        if self.scoring == "loss":
+            outputs = self.model_.predict(self._shaped(values))
+            return -self._loss()(goals, outputs, None if weights is None else weights / weights.mean())[0]
+        samples, given = values.reshape(len(values), *self.image_shape_), {}
+        if counted is not None:
+            given["sample_weight"] = counted
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
+            score = float(check_scoring(self, self.scoring)(self, samples, self._labels(goals), **given))
+        if math.isnan(score):
+            raise ValueError(
+                f"scoring={self.scoring!r} is NaN on the samples kept for validation; give another "
+                f"validation_fraction={self.validation_fraction!r}, or more samples"
+            )
+        return score
 
 
 class _Follow(Callback):
@@ -491,6 +504,42 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     True
     """
 
+    def __init__(
+        self,
+        filters: Any = (8,),
+        *,
+        kernel_size: Any = 3,
+        strides: Any = 1,
+        padding: str = "same",
+        image_shape: tuple[int, ...] | None = None,
+        activation: Any = "relu",
+        implementation: Any = 1,
+        solver: Any = "adam",
+        alpha: Any = "auto",
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        scoring: Any = "loss",
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
+
     def _loss(self) -> losses.Loss:
         return losses.SoftmaxCrossEntropy()
 
@@ -522,6 +571,25 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         if classes is None and not hasattr(self, "model_"):
             raise ValueError("classes must be given at the first call of partial_fit: all labels that will ever come")
         return self._partial_fit(X, y, classes, sample_weight)
+
+    def _labels(self, goals: Array) -> Array:
+        return self.classes_[goals]
+
+    def _class_weights(self, goals: Array, partial: bool) -> Array | None:
+        given, y = self.class_weight, self.classes_[goals]
+        if given is None:
+            return None
+        if isinstance(given, Mapping):
+            if not all(math.isfinite(real("class_weight", weight)) and weight >= 0 for weight in given.values()):
+                raise ValueError(f"class_weight={given!r} cannot be used; give finite weights of at least 0")
+            return compute_class_weight(dict(given), classes=self.classes_, y=y)[goals].astype(np.float64)
+        if not (isinstance(given, str) and given == "balanced"):
+            raise ValueError(f"class_weight={given!r} cannot be used; give a dict of labels, 'balanced' or None")
+        if partial:
+            raise ValueError(
+                "class_weight='balanced' cannot be used with partial_fit, which does not see all samples; give a dict"
+            )
+        return np.asarray(compute_sample_weight("balanced", y))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithms of the probabilities, (n_samples, n_classes).
@@ -556,9 +624,6 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         numbers = self._outputs(X).argmax(axis=1)
         return self.classes_[numbers]
 
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        return float(np.average(outputs.argmax(axis=1) == goals, weights=weights))
-
 
 class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """Predict numbers from images, sequences or fields by a network of locally connected layers.
@@ -587,6 +652,41 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
     >>> model.score(X, y) > 0.9
     True
     """
+
+    def __init__(
+        self,
+        filters: Any = (8,),
+        *,
+        kernel_size: Any = 3,
+        strides: Any = 1,
+        padding: str = "same",
+        image_shape: tuple[int, ...] | None = None,
+        activation: Any = "relu",
+        implementation: Any = 1,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        scoring: Any = "loss",
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
 
     def __sklearn_tags__(self) -> Any:
         """Say what the estimator can do."""
@@ -630,10 +730,8 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
 
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        from sklearn.metrics import r2_score
-
-        return float(r2_score(goals, outputs, sample_weight=weights))
+    def _labels(self, goals: Array) -> Array:
+        return goals[:, 0] if self._flat_targets else goals
 
 
 class _HalfSquares(losses.MeanSquaredError):
@@ -643,6 +741,23 @@ class _HalfSquares(losses.MeanSquaredError):
         value, gradient = super().__call__(y_true, y_pred, weights)
         gradient *= gradient.dtype.type(0.5)
         return value / 2, gradient
+
+
+def _kept(X: Any) -> Any:
+    """The dtypes that samples are kept in; float16 becomes the first of them that holds it."""
+    return np.float32 if getattr(X, "dtype", None) == np.float16 else _KEPT
+
+
+def _by_layer(name: str, value: Any, layers: int) -> list[Any]:
+    """An entry for each layer: those of a list, or one that is meant for all."""
+    if not isinstance(value, list):
+        return [value] * layers
+    if len(value) != layers:
+        raise ValueError(
+            f"{name}={value!r} has {len(value)} entries, and filters asks for {layers} layers; give a list of one "
+            "entry a layer, or one integer or tuple for all of them"
+        )
+    return value
 
 
 def _spoiled(model: Sequential) -> str:
@@ -659,7 +774,7 @@ def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Shaped samples as a table, with their shape; anything else as it is."""
     if getattr(X, "ndim", 0) <= 2 and not (isinstance(X, list | tuple) and np.ndim(X) > 2):
         return X, None
-    values = check_array(X, allow_nd=True, dtype=(np.float64, np.float32))
+    values = check_array(X, allow_nd=True, dtype=_kept(X))
     if not 3 <= values.ndim <= 5 or not values[0].size:
         raise ValueError(
             f"X has shape {values.shape}; give (n_samples, n_features), (n_samples, height, width), with a last axis "

@@ -542,7 +542,7 @@ class Trainable:
         self.prepare_weights(weights)()
 
     def prepare_weights(self, weights: list[Array]) -> Callable[[], None]:
-        """Raise what `set_weights` would raise, or return the function that replaces the weights, which does not fail."""
+        """Raise what `set_weights` would raise, or return the function that replaces them, which does not fail."""
         return self._parameters.prepare_set(weights)
 
     def get_flat(self) -> Array:
