@@ -52,6 +52,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: the network and its training."""
 
     image_shape_: tuple[int, ...]
+    model_: Sequential
+    loss_curve_: list[float]
+    validation_scores_: Any
     filters: Any
     kernel_size: Any
     strides: Any
@@ -228,7 +231,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         choice("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if real("learning_rate_init", self.learning_rate_init) <= 0:
             raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
-        if self.alpha != "auto" and real("alpha", self.alpha) < 0:
+        if not self._auto() and real("alpha", self.alpha) < 0:
             raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0, or 'auto'")
         integer("n_iter_no_change", self.n_iter_no_change)
         for name in ("momentum", "power_t"):
@@ -254,6 +257,10 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 f"validation_fraction={self.validation_fraction!r} cannot be used; give one within 0 and 1"
             )
 
+    def _auto(self) -> bool:
+        """Whether the penalty is chosen by the number of samples."""
+        return isinstance(self.alpha, str) and self.alpha == "auto"
+
     def _batch_size(self, samples: int) -> int:
         if isinstance(self.batch_size, str):
             choice("batch_size", self.batch_size, ("auto",))
@@ -278,7 +285,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         shape = self._sample_shape()
         # As in MLPClassifier: half the square, divided by the samples of a batch; or by all of them, as in
         # LogisticRegression.
-        strength = 0.5 / samples if self.alpha == "auto" else 0.5 * self.alpha / batch
+        strength = 0.5 / samples if self._auto() else 0.5 * self.alpha / batch
         penalty = regularizers.L2(strength) if strength else None
         settings: dict[str, Any] = {"dtype": dtype.name, "rng": rng, "kernel_regularizer": penalty}
         given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
@@ -301,10 +308,10 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         model.set_optimizer(self._optimizer())
         self.model_ = model
         self.n_outputs_, self.n_layers_ = outputs, len(hidden) + 2
-        self.loss_curve_: list[float] = []
+        self.loss_curve_ = []
         self.n_iter_ = self.t_ = 0
         self.best_loss_: Any = math.inf  # None with early stopping
-        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.validation_scores_ = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
 
     def _optimizer(self) -> Any:
@@ -447,8 +454,12 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     ----------
     filters : int or sequence of int, default (8,)
         Filters of each locally connected layer.
-    kernel_size, strides, padding, implementation
-        Of these layers, as for `LocallyConnected2D`; the default padding is "same".
+    kernel_size, strides : int, tuple or list, default 3 and 1
+        The window of these layers, as for `LocallyConnected2D`: an integer or a tuple is the window of all layers, a
+        list holds one entry (an integer or a tuple) for each of them. ``(20, 5)``: a window of 20 rows and 5 columns
+        in every layer; ``[20, 5]``: 20 in the first layer and 5 in the second.
+    padding, implementation
+        Of all layers, as for `LocallyConnected2D`; the default padding is "same".
     image_shape : tuple of int, optional
         How flat samples are to be seen: (length,), (height, width), (height, width, channels), or (depth, height,
         width, channels). By default as sequences. Left out if `X` is shaped.
@@ -456,17 +467,26 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         Of the locally connected layers.
     solver : {"adam", "sgd"} or optimizer, default "adam"
         How weights are stepped.
-    alpha : float, default 0.0001
-        Half the factor of the squared weights in the loss of a batch, divided by its samples.
+    alpha : float or "auto", default "auto"
+        The penalty of weights. A number is what it is in `MLPClassifier`: half of it is the factor of the squared
+        weights in the loss of a batch, divided by its samples. "auto": half the squared weights, divided by all samples
+        of the first fit, which is the penalty of `LogisticRegression` with its default ``C=1``.
     batch_size : int, default "auto"
         Samples of a step; "auto": 200, or all if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"}
         "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, after each pass. "adaptive", with "sgd": a fifth
         whenever the training would end otherwise.
-    learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
+    learning_rate_init, power_t, max_iter, shuffle, tol, verbose, warm_start, momentum
         As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples.
-    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
+    class_weight : dict, "balanced" or None, default None
+        What the samples of a class count as: by label, 1 where there is none; "balanced": the same for every class
+        together. `sample_weight` is multiplied by it.
+    random_state, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
         As there.
+    scoring : str, callable or None, default "loss"
+        What `early_stopping` goes by, on the samples that are kept for validation: "loss" is the cross-entropy,
+        negative; else the name of a scorer of scikit-learn ("roc_auc", "balanced_accuracy", ...), a function
+        ``(estimator, X, y) -> float``, or None for `score`. Larger is better. Accuracy is of no use with rare classes.
     n_threads : int, optional
         Of the locally connected layers; by default as many as Numba uses.
 
@@ -481,7 +501,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     loss_curve_ : list of float
         The mean losses of all passes.
     validation_scores_, best_validation_score_
-        Accuracies on the samples kept for validation, with early stopping; else None.
+        What `scoring` says of the samples kept for validation, with early stopping; else None.
     image_shape_ : tuple of int
         The shape of a sample.
     n_iter_, t_ : int
@@ -629,17 +649,19 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
     """Predict numbers from images, sequences or fields by a network of locally connected layers.
 
     The loss is the mean of half the squared error, as in scikit-learn's `MLPRegressor`. All parameters and attributes
-    are those of `LocallyConnectedClassifier`, but for `classes_`; validation scores are coefficients of determination.
+    are those of `LocallyConnectedClassifier`, but for `class_weight` and `classes_`. `alpha` is 0.0001 by default, as
+    there: "auto" is a strong penalty where targets are small numbers, so scale them to about 1 before. With "loss",
+    scores are half the mean squared errors, negative; with None, coefficients of determination.
 
     Parameters
     ----------
-    filters, kernel_size, strides, padding, image_shape, activation, implementation
+    filters, kernel_size, strides, padding, image_shape, activation, implementation, n_threads
         The network; as for `LocallyConnectedClassifier`.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol
         Its training; likewise.
     verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
         Likewise.
-    n_iter_no_change, n_threads
+    n_iter_no_change, scoring
         Likewise.
 
     Examples
