@@ -41,7 +41,7 @@ def write(path: str | os.PathLike[str], model: Any, progress: Any) -> None:
 
 
 def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | None) -> tuple[Any, Callable[[], None]]:
-    """Return the progress that a checkpoint holds, and the function that brings the model to it.
+    """Return the progress that a checkpoint holds, and the function that brings the model to it, or leaves it alone.
 
     A model that has weights has not changed until that function is called; one that has none is built, once the file is
     known to hold weights of the shapes that its own layers have.
@@ -83,8 +83,13 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
 
     def restore() -> None:
-        model.set_weights(weights)
+        before = model.get_training_state()
         prepared()
+        try:
+            model.set_weights(weights)
+        except BaseException:
+            model.prepare_training_state(before)()
+            raise
 
     return progress, restore
 

@@ -1,12 +1,14 @@
 """Estimators for scikit-learn (the extra ``lcnumba[sklearn]``): locally connected layers, then a dense one.
 
 Parameters are called as in scikit-learn's `MLPClassifier` where they mean the same. Samples may be flat or shaped as
-images; the numbers are computed in float32 if `X` is that, else in float64.
+images. The numbers are computed in float32 if `X` is that, float16, bool, or integers of one or two bytes (all but
+float16 are kept as they are and cast batch by batch), else in float64.
 """
 
+import copy
 import math
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from numbers import Integral
 from typing import Any, Self
 
@@ -25,8 +27,10 @@ from lcnumba.sequential import Sequential
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
     from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import check_scoring
     from sklearn.model_selection import train_test_split
     from sklearn.utils import check_random_state
+    from sklearn.utils.class_weight import compute_class_weight, compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 except ImportError as error:
@@ -39,6 +43,8 @@ Array = npt.NDArray[Any]
 # By the number of axes of a sample with its channels.
 _LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyConnected2D, 4: LocallyConnected3D}
 _NO_TARGETS = object()
+# Which samples are kept as they are; others become the first of these. The small ones are computed in float32.
+_KEPT = (np.float64, np.float32, np.int8, np.uint8, np.int16, np.bool_)
 LEAST_RATE = 1e-6  # where an adaptive rate ends, as in MLPClassifier
 
 
@@ -46,67 +52,43 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     """What classifier and regressor share: the network and its training."""
 
     image_shape_: tuple[int, ...]
+    model_: Sequential
+    loss_curve_: list[float]
+    validation_scores_: Any
+    filters: Any
+    kernel_size: Any
+    strides: Any
+    padding: Any
+    image_shape: Any
+    activation: Any
+    implementation: Any
+    solver: Any
+    alpha: Any
+    batch_size: Any
+    learning_rate: Any
+    learning_rate_init: Any
+    power_t: Any
+    max_iter: Any
+    shuffle: Any
+    random_state: Any
+    tol: Any
+    verbose: Any
+    warm_start: Any
+    momentum: Any
+    nesterovs_momentum: Any
+    early_stopping: Any
+    validation_fraction: Any
+    beta_1: Any
+    beta_2: Any
+    epsilon: Any
+    n_iter_no_change: Any
+    n_threads: Any
+    scoring: Any
 
-    def __init__(
-        self,
-        filters: Any = (8,),
-        *,
-        kernel_size: Any = 3,
-        strides: Any = 1,
-        padding: str = "same",
-        image_shape: tuple[int, ...] | None = None,
-        activation: Any = "relu",
-        implementation: Any = 1,
-        solver: Any = "adam",
-        alpha: float = 0.0001,
-        batch_size: Any = "auto",
-        learning_rate: str = "constant",
-        learning_rate_init: float = 0.001,
-        power_t: float = 0.5,
-        max_iter: int = 200,
-        shuffle: bool = True,
-        random_state: Any = None,
-        tol: float = 1e-4,
-        verbose: bool = False,
-        warm_start: bool = False,
-        momentum: float = 0.9,
-        nesterovs_momentum: bool = True,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        beta_1: float = 0.9,
-        beta_2: float = 0.999,
-        epsilon: float = 1e-8,
-        n_iter_no_change: int = 10,
-        n_threads: int | None = None,
-    ) -> None:
-        self.filters = filters
-        self.kernel_size = kernel_size
-        self.strides = strides
-        self.padding = padding
-        self.image_shape = image_shape
-        self.activation = activation
-        self.implementation = implementation
-        self.solver = solver
-        self.alpha = alpha
-        self.batch_size = batch_size
-        self.learning_rate = learning_rate
-        self.learning_rate_init = learning_rate_init
-        self.power_t = power_t
-        self.max_iter = max_iter
-        self.shuffle = shuffle
-        self.random_state = random_state
-        self.tol = tol
-        self.verbose = verbose
-        self.warm_start = warm_start
-        self.momentum = momentum
-        self.nesterovs_momentum = nesterovs_momentum
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.beta_1 = beta_1
-        self.beta_2 = beta_2
-        self.epsilon = epsilon
-        self.n_iter_no_change = n_iter_no_change
-        self.n_threads = n_threads
+    def __init__(self, given: dict[str, Any]) -> None:
+        """Take the arguments of the subclass' constructor, as they are."""
+        for name in self._get_param_names():
+            setattr(self, name, given[name])
 
     # --- what a subclass brings
 
@@ -117,6 +99,14 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
         """The targets as the loss takes them, and how many outputs they ask for; sets what is fitted of them."""
         raise NotImplementedError
+
+    def _labels(self, goals: Array) -> Array:
+        """The reverse of `_targets`: y as the caller knows it."""
+        raise NotImplementedError
+
+    def _class_weights(self, goals: Array, partial: bool) -> Array | None:
+        """What each sample counts as by its class."""
+        return None
 
     # --- fit
 
@@ -139,8 +129,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            If samples, targets, weights or settings cannot be used, or the loss is no longer finite. An estimator that
-            was fitted is as it was.
+            If samples, targets, weights or settings cannot be used, or the loss, the weights or the solver's state are
+            no longer finite. After this and any other exception, KeyboardInterrupt too, the estimator is as it was, and
+            so is a RandomState given as `random_state`.
         """
         self._check_settings()
         fresh = not self.warm_start or not hasattr(self, "model_")
@@ -158,16 +149,25 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             delattr(self, name)
 
     def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
-        """Train, from the beginning if `fresh`; what fails leaves an estimator that was fitted as it was."""
-        before = dict(self.__dict__)
+        """Train, from the beginning if `fresh`; what fails, or is interrupted, leaves the estimator as it was.
+
+        A network that is trained further is a copy, with all that belongs to its training, and so are the lists: what
+        is thrown away then need not be brought back piece by piece. The copy costs its memory during the call.
+        """
+        before, random = dict(self.__dict__), self.random_state
+        drawn = random.get_state() if isinstance(random, np.random.RandomState) else None
         try:
-            kept = None if fresh else self.model_.get_weights()
+            if not fresh:
+                self.model_ = copy.deepcopy(self.model_)
+                self.loss_curve_ = list(self.loss_curve_)
+                self.validation_scores_ = self.validation_scores_ and list(self.validation_scores_)
             self._train_checked(X, y, classes, sample_weight, epochs, fresh)
-        except Exception:
-            self.__dict__.clear()
-            self.__dict__.update(before)
-            if kept is not None:
-                self.model_.set_weights(kept)
+        except BaseException:
+            with deferred():
+                self.__dict__.clear()
+                self.__dict__.update(before)
+                if drawn is not None:
+                    random.set_state(drawn)
             raise
 
     def _train_checked(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
@@ -181,14 +181,17 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-            if not weights.sum() > 0:
-                raise ValueError("sample_weight is 0 everywhere; at least one sample must count")
+        counted, by_class = weights, self._class_weights(goals, epochs is None)
+        if by_class is not None:
+            weights = by_class if weights is None else weights * by_class
+        if weights is not None and not weights.sum() > 0:
+            raise ValueError("sample_weight, times class_weight, is 0 everywhere; at least one sample must count")
         random = check_random_state(self.random_state)
         if fresh:
             self.image_shape_ = shape
         held = None
         if self.early_stopping and epochs is not None:
-            values, goals, weights, held = self._held_out(values, goals, weights, random)
+            values, goals, weights, held = self._held_out(values, goals, weights, counted, random)
             if weights is not None and not min(weights.sum(), held[2].sum()) > 0:
                 raise ValueError(
                     f"sample_weight is 0 everywhere on one side of the split for early_stopping; give another "
@@ -197,7 +200,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         size = self._batch_size(len(values))
         if fresh:
             average = 1.0 if weights is None else float(weights.mean())
-            self._begin(values.dtype, outputs, size * average, random)
+            dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
+            self._begin(dtype, outputs, average * size, average * len(values), random)
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
@@ -208,9 +212,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 lr=follow.rate, sample_weight=weights, shuffle=boolean("shuffle", self.shuffle),
                 rng=random.randint(2**31 - 1), callbacks=[follow], progress=False,
             )  # fmt: skip
-        if not math.isfinite(self.loss_):
+        # A last step may have spoiled what no loss has seen: the weights, or a state that the next step would use.
+        spoiled = f"the loss became {self.loss_}" if not math.isfinite(self.loss_) else _spoiled(self.model_)
+        if spoiled:
             raise ValueError(
-                f"the loss became {self.loss_}; scale X and y to about 1, for instance with StandardScaler, or lower "
+                f"{spoiled}; scale X and y to about 1, for instance with StandardScaler, or lower "
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
         if epochs is not None and epochs == follow.epochs and not follow.converged:
@@ -225,8 +231,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         choice("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
         if real("learning_rate_init", self.learning_rate_init) <= 0:
             raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
-        if real("alpha", self.alpha) < 0:
-            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0")
+        if not self._auto() and real("alpha", self.alpha) < 0:
+            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0, or 'auto'")
         integer("n_iter_no_change", self.n_iter_no_change)
         for name in ("momentum", "power_t"):
             real(name, getattr(self, name))
@@ -239,10 +245,21 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             if not (several or (isinstance(value, Integral) if name == "filters" else value is None)):
                 raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
         real("tol", self.tol)
+        if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
+            raise TypeError(
+                f"scoring={self.scoring!r} cannot be used; give 'loss', the name of a scorer of scikit-learn, a "
+                "function (estimator, X, y) -> float, or None for the estimator's own score"
+            )
+        if self.early_stopping and self.scoring != "loss":
+            check_scoring(self, self.scoring)
         if not 0 < real("validation_fraction", self.validation_fraction) < 1:
             raise ValueError(
                 f"validation_fraction={self.validation_fraction!r} cannot be used; give one within 0 and 1"
             )
+
+    def _auto(self) -> bool:
+        """Whether the penalty is chosen by the number of samples."""
+        return isinstance(self.alpha, str) and self.alpha == "auto"
 
     def _batch_size(self, samples: int) -> int:
         if isinstance(self.batch_size, str):
@@ -250,45 +267,51 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return min(200, samples)
         return min(integer("batch_size", self.batch_size), samples)
 
-    def _held_out(self, values: Array, goals: Array, weights: Any, random: Any) -> tuple[Any, ...]:
+    def _held_out(self, values: Array, goals: Array, weights: Any, counted: Any, random: Any) -> tuple[Any, ...]:
         """What is trained on, and what is kept for validation."""
         stratify = goals if is_classifier(self) else None
         numbers = np.arange(len(values))
         kept, held = train_test_split(
             numbers, test_size=self.validation_fraction, random_state=random, stratify=stratify
         )
-        parts = [None if array is None else (array[kept], array[held]) for array in (values, goals, weights)]
-        trained = [None if part is None else part[0] for part in parts]
+        arrays = (values, goals, weights, counted)
+        parts = [None if array is None else (array[kept], array[held]) for array in arrays]
+        trained = [None if part is None else part[0] for part in parts[:3]]
         return *trained, [None if part is None else part[1] for part in parts]
 
-    def _begin(self, dtype: Any, outputs: int, samples: float, random: Any) -> None:
-        """Make the network, with fresh weights; `samples` is what a batch counts as."""
+    def _begin(self, dtype: Any, outputs: int, batch: float, samples: float, random: Any) -> None:
+        """Make the network, with fresh weights; `batch` and `samples` are what a batch, and all samples, count as."""
         rng = np.random.default_rng(random.randint(2**31 - 1))
         shape = self._sample_shape()
-        # As in MLPClassifier: half the square, divided by the samples of a batch.
-        penalty = regularizers.L2(0.5 * self.alpha / samples) if self.alpha else None
+        # As in MLPClassifier: half the square, divided by the samples of a batch; or by all of them, as in
+        # LogisticRegression.
+        strength = 0.5 / samples if self._auto() else 0.5 * self.alpha / batch
+        penalty = regularizers.L2(strength) if strength else None
         settings: dict[str, Any] = {"dtype": dtype.name, "rng": rng, "kernel_regularizer": penalty}
         given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
         hidden = int_tuple("filters", tuple(given), len(given))
+        windows = _by_layer("kernel_size", self.kernel_size, len(hidden))
+        strides = _by_layer("strides", self.strides, len(hidden))
         kind = _LAYERS[len(shape)]
         layers: list[Any] = [
             kind(
-                count, self.kernel_size, self.strides, self.padding, activation=self.activation, fans="window",
+                count, windows[number], strides[number], self.padding, activation=self.activation, fans="window",
                 implementation=self.implementation, data_format="channels_last", n_threads=self.n_threads,
                 name=f"local_{number}", **settings,
             )
             for number, count in enumerate(hidden)
         ]  # fmt: skip
-        layers += [Flatten(name="flatten"), Dense(outputs, name="output", **settings)]
+        # From 0 on, as a linear model: what random weights say about thousands of inputs that mean nothing would stay.
+        layers += [Flatten(name="flatten"), Dense(outputs, name="output", kernel_initializer="zeros", **settings)]
         model = Sequential(layers, name=type(self).__name__)
         model.build((None, *shape))
         model.set_optimizer(self._optimizer())
         self.model_ = model
         self.n_outputs_, self.n_layers_ = outputs, len(hidden) + 2
-        self.loss_curve_: list[float] = []
+        self.loss_curve_ = []
         self.n_iter_ = self.t_ = 0
         self.best_loss_: Any = math.inf  # None with early stopping
-        self.validation_scores_: Any = [] if self.early_stopping else None
+        self.validation_scores_ = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
 
     def _optimizer(self) -> Any:
@@ -305,7 +328,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
         """Samples as a table, targets if there are any, and the shape of a sample."""
         X, shape = _flat(X)
-        rules: dict[str, Any] = {"dtype": (np.float64, np.float32), "reset": fresh}
+        rules: dict[str, Any] = {"dtype": _kept(X), "reset": fresh}
         if y is _NO_TARGETS:
             values, targets = validate_data(self, X, **rules), None
         else:
@@ -340,11 +363,22 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _held_score(self, held: list[Any]) -> float:
         """The score on what is kept for validation."""
-        values, goals, weights = held
-        return self._score_of(goals, self.model_.predict(self._shaped(values)), weights)
-
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        raise NotImplementedError
+        values, goals, weights, counted = held
+        if self.scoring == "loss":
+            outputs = self.model_.predict(self._shaped(values))
+            return -self._loss()(goals, outputs, None if weights is None else weights / weights.mean())[0]
+        samples, given = values.reshape(len(values), *self.image_shape_), {}
+        if counted is not None:
+            given["sample_weight"] = counted
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
+            score = float(check_scoring(self, self.scoring)(self, samples, self._labels(goals), **given))
+        if math.isnan(score):
+            raise ValueError(
+                f"scoring={self.scoring!r} is NaN on the samples kept for validation; give another "
+                f"validation_fraction={self.validation_fraction!r}, or more samples"
+            )
+        return score
 
 
 class _Follow(Callback):
@@ -420,8 +454,12 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     ----------
     filters : int or sequence of int, default (8,)
         Filters of each locally connected layer.
-    kernel_size, strides, padding, implementation
-        Of these layers, as for `LocallyConnected2D`; the default padding is "same".
+    kernel_size, strides : int, tuple or list, default 3 and 1
+        The window of these layers, as for `LocallyConnected2D`: an integer or a tuple is the window of all layers, a
+        list holds one entry (an integer or a tuple) for each of them. ``(20, 5)``: a window of 20 rows and 5 columns
+        in every layer; ``[20, 5]``: 20 in the first layer and 5 in the second.
+    padding, implementation
+        Of all layers, as for `LocallyConnected2D`; the default padding is "same".
     image_shape : tuple of int, optional
         How flat samples are to be seen: (length,), (height, width), (height, width, channels), or (depth, height,
         width, channels). By default as sequences. Left out if `X` is shaped.
@@ -429,17 +467,26 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         Of the locally connected layers.
     solver : {"adam", "sgd"} or optimizer, default "adam"
         How weights are stepped.
-    alpha : float, default 0.0001
-        Half the factor of the squared weights in the loss of a batch, divided by its samples.
+    alpha : float or "auto", default "auto"
+        The penalty of weights. A number is what it is in `MLPClassifier`: half of it is the factor of the squared
+        weights in the loss of a batch, divided by its samples. "auto": half the squared weights, divided by all samples
+        of the first fit, which is the penalty of `LogisticRegression` with its default ``C=1``.
     batch_size : int, default "auto"
         Samples of a step; "auto": 200, or all if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"}
         "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, after each pass. "adaptive", with "sgd": a fifth
         whenever the training would end otherwise.
-    learning_rate_init, power_t, max_iter, shuffle, random_state, tol, verbose, warm_start, momentum
+    learning_rate_init, power_t, max_iter, shuffle, tol, verbose, warm_start, momentum
         As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples.
-    nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
+    class_weight : dict, "balanced" or None, default None
+        What the samples of a class count as: by label, 1 where there is none; "balanced": the same for every class
+        together. `sample_weight` is multiplied by it.
+    random_state, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
         As there.
+    scoring : str, callable or None, default "loss"
+        What `early_stopping` goes by, on the samples that are kept for validation: "loss" is the cross-entropy,
+        negative; else the name of a scorer of scikit-learn ("roc_auc", "balanced_accuracy", ...), a function
+        ``(estimator, X, y) -> float``, or None for `score`. Larger is better. Accuracy is of no use with rare classes.
     n_threads : int, optional
         Of the locally connected layers; by default as many as Numba uses.
 
@@ -454,7 +501,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     loss_curve_ : list of float
         The mean losses of all passes.
     validation_scores_, best_validation_score_
-        Accuracies on the samples kept for validation, with early stopping; else None.
+        What `scoring` says of the samples kept for validation, with early stopping; else None.
     image_shape_ : tuple of int
         The shape of a sample.
     n_iter_, t_ : int
@@ -476,6 +523,42 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     >>> model.score(X[400:] / 16, y[400:]) > 0.95
     True
     """
+
+    def __init__(
+        self,
+        filters: Any = (8,),
+        *,
+        kernel_size: Any = 3,
+        strides: Any = 1,
+        padding: str = "same",
+        image_shape: tuple[int, ...] | None = None,
+        activation: Any = "relu",
+        implementation: Any = 1,
+        solver: Any = "adam",
+        alpha: Any = "auto",
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        class_weight: Any = None,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        scoring: Any = "loss",
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
 
     def _loss(self) -> losses.Loss:
         return losses.SoftmaxCrossEntropy()
@@ -508,6 +591,25 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         if classes is None and not hasattr(self, "model_"):
             raise ValueError("classes must be given at the first call of partial_fit: all labels that will ever come")
         return self._partial_fit(X, y, classes, sample_weight)
+
+    def _labels(self, goals: Array) -> Array:
+        return self.classes_[goals]
+
+    def _class_weights(self, goals: Array, partial: bool) -> Array | None:
+        given, y = self.class_weight, self.classes_[goals]
+        if given is None:
+            return None
+        if isinstance(given, Mapping):
+            if not all(math.isfinite(real("class_weight", weight)) and weight >= 0 for weight in given.values()):
+                raise ValueError(f"class_weight={given!r} cannot be used; give finite weights of at least 0")
+            return compute_class_weight(dict(given), classes=self.classes_, y=y)[goals].astype(np.float64)
+        if not (isinstance(given, str) and given == "balanced"):
+            raise ValueError(f"class_weight={given!r} cannot be used; give a dict of labels, 'balanced' or None")
+        if partial:
+            raise ValueError(
+                "class_weight='balanced' cannot be used with partial_fit, which does not see all samples; give a dict"
+            )
+        return np.asarray(compute_sample_weight("balanced", y))
 
     def predict_log_proba(self, X: Any) -> Array:
         """Return the logarithms of the probabilities, (n_samples, n_classes).
@@ -542,25 +644,24 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         numbers = self._outputs(X).argmax(axis=1)
         return self.classes_[numbers]
 
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        return float(np.average(outputs.argmax(axis=1) == goals, weights=weights))
-
 
 class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """Predict numbers from images, sequences or fields by a network of locally connected layers.
 
     The loss is the mean of half the squared error, as in scikit-learn's `MLPRegressor`. All parameters and attributes
-    are those of `LocallyConnectedClassifier`, but for `classes_`; validation scores are coefficients of determination.
+    are those of `LocallyConnectedClassifier`, but for `class_weight` and `classes_`. `alpha` is 0.0001 by default, as
+    there: "auto" is a strong penalty where targets are small numbers, so scale them to about 1 before. With "loss",
+    scores are half the mean squared errors, negative; with None, coefficients of determination.
 
     Parameters
     ----------
-    filters, kernel_size, strides, padding, image_shape, activation, implementation
+    filters, kernel_size, strides, padding, image_shape, activation, implementation, n_threads
         The network; as for `LocallyConnectedClassifier`.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol
         Its training; likewise.
     verbose, warm_start, momentum, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon
         Likewise.
-    n_iter_no_change, n_threads
+    n_iter_no_change, scoring
         Likewise.
 
     Examples
@@ -573,6 +674,41 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
     >>> model.score(X, y) > 0.9
     True
     """
+
+    def __init__(
+        self,
+        filters: Any = (8,),
+        *,
+        kernel_size: Any = 3,
+        strides: Any = 1,
+        padding: str = "same",
+        image_shape: tuple[int, ...] | None = None,
+        activation: Any = "relu",
+        implementation: Any = 1,
+        solver: Any = "adam",
+        alpha: Any = 0.0001,
+        batch_size: Any = "auto",
+        learning_rate: str = "constant",
+        learning_rate_init: float = 0.001,
+        power_t: float = 0.5,
+        max_iter: int = 200,
+        shuffle: bool = True,
+        random_state: Any = None,
+        tol: float = 1e-4,
+        verbose: bool = False,
+        warm_start: bool = False,
+        momentum: float = 0.9,
+        nesterovs_momentum: bool = True,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        scoring: Any = "loss",
+        beta_1: float = 0.9,
+        beta_2: float = 0.999,
+        epsilon: float = 1e-8,
+        n_iter_no_change: int = 10,
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
 
     def __sklearn_tags__(self) -> Any:
         """Say what the estimator can do."""
@@ -616,11 +752,8 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
 
-    def _score_of(self, goals: Array, outputs: Array, weights: Any) -> float:
-        with deferred():
-            from sklearn.metrics import r2_score
-
-        return float(r2_score(goals, outputs, sample_weight=weights))
+    def _labels(self, goals: Array) -> Array:
+        return goals[:, 0] if self._flat_targets else goals
 
 
 class _HalfSquares(losses.MeanSquaredError):
@@ -632,11 +765,38 @@ class _HalfSquares(losses.MeanSquaredError):
         return value / 2, gradient
 
 
+def _kept(X: Any) -> Any:
+    """The dtypes that samples are kept in; float16 becomes the first of them that holds it."""
+    return np.float32 if getattr(X, "dtype", None) == np.float16 else _KEPT
+
+
+def _by_layer(name: str, value: Any, layers: int) -> list[Any]:
+    """An entry for each layer: those of a list, or one that is meant for all."""
+    if not isinstance(value, list):
+        return [value] * layers
+    if len(value) != layers:
+        raise ValueError(
+            f"{name}={value!r} has {len(value)} entries, and filters asks for {layers} layers; give a list of one "
+            "entry a layer, or one integer or tuple for all of them"
+        )
+    return value
+
+
+def _spoiled(model: Sequential) -> str:
+    """What of a network is not finite any more, in words; nothing if all is."""
+    if not all(np.isfinite(weight).all() for weight in model.live_weights()):
+        return "the weights became infinite or NaN"
+    states = [state for layer in model.get_training_state() if isinstance(layer, dict) for state in layer.values()]
+    arrays = [array for state in states if isinstance(state, dict) for array in state.values()]
+    kept = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    return "" if all(np.isfinite(array).all() for array in kept) else "the solver's state became infinite or NaN"
+
+
 def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
     """Shaped samples as a table, with their shape; anything else as it is."""
     if getattr(X, "ndim", 0) <= 2 and not (isinstance(X, list | tuple) and np.ndim(X) > 2):
         return X, None
-    values = check_array(X, allow_nd=True, dtype=(np.float64, np.float32))
+    values = check_array(X, allow_nd=True, dtype=_kept(X))
     if not 3 <= values.ndim <= 5 or not values[0].size:
         raise ValueError(
             f"X has shape {values.shape}; give (n_samples, n_features), (n_samples, height, width), with a last axis "

@@ -313,21 +313,38 @@ class Parameters:
             )
 
     def set(self, weights: Any) -> None:
-        """Replace all values at once, or none if any has the wrong shape or dtype.
+        """Replace all values at once, or none if any has the wrong shape or dtype."""
+        self.prepare_set(weights)()
 
-        Equal values are no change, after which a pullback would refuse to run.
+    def prepare_set(self, weights: Any) -> Callable[[], None]:
+        """Check new values, and return the function that puts them in place, which does not fail.
+
+        Several layers can so be checked before the first one changes. Equal values are no change, after which a pullback
+        would refuse to run.
         """
         given = self.ingested(weights)
         self.require_built("set_weights")
-        with self.lock.exclusive():
+        with self.lock.shared():
             shapes = {name: array.shape for name, array in self._arrays.items()}
             dtype = next(iter(self._arrays.values())).dtype
             new = {n: self._apart(self._existing(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
-            if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
-                return  # pullbacks of these very values stay right
-            self.version += 1
-            for name, values in new.items():
-                np.copyto(self._arrays[name], values)
+
+        def commit() -> None:
+            with self.lock.exclusive():
+                if {name: array.shape for name, array in self._arrays.items()} != shapes:
+                    raise RuntimeError(f"{self._owner} was built anew while its weights were being set; set them again")
+                if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
+                    return  # pullbacks of these very values stay right
+                self.version += 1
+                for name, values in new.items():
+                    np.copyto(self._arrays[name], values)
+
+        return commit
+
+    def clear(self) -> None:
+        """Forget the arrays; the caller holds the lock alone."""
+        self.version += 1
+        self._arrays, self._exists, self._restraints, self._states = {}, {}, {}, {}
 
     def ingested(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any kind, as NumPy arrays."""
@@ -384,8 +401,8 @@ class Parameters:
             parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
             return np.concatenate(parts)
 
-    def set_flat(self, vector: Array) -> None:
-        """Replace all numbers that exist by those of a vector as `flat` returns it."""
+    def prepare_flat(self, vector: Array) -> Callable[[], None]:
+        """Check a vector as `flat` returns it, and return the function that replaces all numbers that exist by its."""
         self.require_built("set_flat")
         values, at, new = as_vector(vector), 0, []
         if values.shape != (self.count(),):
@@ -398,7 +415,7 @@ class Parameters:
             else:
                 new.append(np.zeros_like(array))
                 new[-1][mask] = part
-        self.set(new)
+        return self.prepare_set(new)
 
     def flat_gradient(self, grads: Any) -> Array:
         """The gradients of loss and penalties as a vector like that of `flat`, given those of the loss."""

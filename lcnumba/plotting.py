@@ -1,5 +1,6 @@
 """Pictures with matplotlib (the extra ``lcnumba[plot]``); every function draws on `ax` and returns it."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,18 +28,17 @@ Array = npt.NDArray[Any]
 LINES = (7.0, 4.5)
 
 
-def training_curve(
-    history: Mapping[str, Sequence[float]] | History, ax: "Axes | None" = None, *, yscale: str = "linear"
-) -> "Axes":
-    """Draw the losses and metrics of a training by epoch, accuracies on a second axis.
+def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "linear") -> "Axes":
+    """Draw the losses and metrics of a training by epoch, accuracies and scores on a second axis.
 
     Each figure has a colour of its own; it is solid for the training data and dashed for the validation data.
     Where a number is not finite the line has a gap.
 
     Parameters
     ----------
-    history : History or mapping of str to list of float
-        What `fit` returned, or its `history`. Names that end in "accuracy" belong to the second axis.
+    history : History, mapping of str to list of float, or fitted estimator
+        What `fit` of a model returned, or its `history`; or an estimator, of which `loss_curve_` and
+        `validation_scores_` are drawn. Names that end in "accuracy" or "score" belong to the second axis.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure, on which `ax.figure.savefig` works without a screen.
     yscale : {"linear", "log"}, default "linear"
@@ -64,7 +64,7 @@ def training_curve(
     curves = _curves(history)
     scale = choice("yscale", yscale, ("linear", "log"))
     figures = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
-    right = [figure for figure in figures if figure.endswith("accuracy")]
+    right = [figure for figure in figures if figure.endswith(("accuracy", "score"))]
     left = [figure for figure in figures if figure not in right] or right
     losses = np.concatenate([values for name, values in curves.items() if name.removeprefix("val_") in left])
     losses = losses[np.isfinite(losses)]
@@ -381,8 +381,14 @@ def saliency(
 def _curves(history: Any) -> dict[str, Array]:
     """The figures of a history as arrays, an entry an epoch; at least one entry."""
     given = history.history if isinstance(history, History) else history
+    if hasattr(history, "loss_curve_"):
+        given = _of_estimator(history)
     if not isinstance(given, Mapping):
-        raise TypeError(f"history is a {type(history).__name__}; give what fit returned, or a mapping of lists by name")
+        unfitted = ", which has not been fitted" if hasattr(history, "get_params") else ""
+        raise TypeError(
+            f"history is a {type(history).__name__}{unfitted}; give what fit returned, a fitted estimator, "
+            "or a mapping of lists by name"
+        )
     curves = {}
     for name, values in given.items():
         try:
@@ -393,6 +399,20 @@ def _curves(history: Any) -> dict[str, Array]:
             raise ValueError(f"history[{name!r}] has shape {curves[name].shape}; give a list with a number an epoch")
     if not any(values.size for values in curves.values()):
         raise ValueError(f"history={dict(given)!r} holds no epoch; train for at least one")
+    return curves
+
+
+def _of_estimator(estimator: Any) -> dict[str, Any]:
+    """The losses, and the scores if any, of an estimator with the attributes of `MLPClassifier`."""
+    losses, scores = list(estimator.loss_curve_), list(getattr(estimator, "validation_scores_", None) or [])
+    curves = {"loss": losses}
+    if scores:
+        scoring, accuracy = getattr(estimator, "scoring", None), hasattr(estimator, "classes_")
+        name = "val_accuracy" if accuracy and scoring in (None, "accuracy") else "val_score"
+        if isinstance(scoring, str) and scoring == "loss":
+            name, scores = "val_loss", [-score for score in scores]
+        # Passes of earlier fits may have been without.
+        curves[name] = [math.nan] * (len(losses) - len(scores)) + scores
     return curves
 
 

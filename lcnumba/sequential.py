@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Self
 
@@ -194,6 +195,8 @@ class Sequential:
     def build(self, input_shape: Any) -> None:
         """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
 
+        If one of them fails, the library's layers that were built before it have no weights again.
+
         Raises
         ------
         ValueError
@@ -204,10 +207,26 @@ class Sequential:
         shapes: list[Shape] = [(None, *(n if n is None else integer("input_shape", n) for n in input_shape[1:]))]
         for layer in self._layers:
             shapes.append(_fitting(layer, shapes[-1]))
-        with self._building.lock:
+        with self._building.lock, self.unbuilt_on_failure():
             for layer, shape in zip(self._layers, shapes, strict=False):
                 self._build_missing(layer, shape)
             self._input_shape, self._output_shape = shapes[0], shapes[-1]
+
+    @contextmanager
+    def unbuilt_on_failure(self) -> Iterator[None]:
+        """Take weights away again from the library's layers that had none before, if the block fails."""
+        leaves = (leaf for leaf in _leaves(self) if hasattr(leaf, "prepare_unbuild") and not leaf.built)
+        undo = [leaf.prepare_unbuild() for leaf in leaves]
+        models = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in _models(self)]
+        try:
+            yield
+        except BaseException:
+            with deferred():
+                for unbuild in undo:
+                    unbuild()
+                for model, input_shape, output_shape, names in models:
+                    model._input_shape, model._output_shape, model._built_names = input_shape, output_shape, names
+            raise
 
     def _build_missing(self, layer: Any, shape: Shape) -> None:
         """Build a layer that has no weights yet."""
@@ -284,7 +303,8 @@ class Sequential:
         Where several threads step the same model, guard the calls with a lock of your own: each
         layer stays consistent, but one thread's step may fall between another's layers.
 
-        Layers of users' own that lack ``prepare_step`` are stepped last, each on its own.
+        Layers of users' own that lack ``prepare_step`` are stepped first, each on its own: if one of them fails, the
+        library's layers are as they were.
         """
         self.prepare_step(grads, lr)()
 
@@ -297,11 +317,15 @@ class Sequential:
     def set_optimizer(self, optimizer: Any) -> None:
         """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
         found = optimizers.get(optimizer)
-        for layer in self._layers:
-            if isinstance(layer, Sequential):
-                layer.set_optimizer(found)
-            elif hasattr(layer, "optimizer"):
-                layer.optimizer = found
+        leaves = [leaf for leaf in _leaves(self) if hasattr(leaf, "optimizer")]
+        # Those of users' own may refuse it, and come before any of the library's has lost its state.
+        others = [leaf for leaf in leaves if not isinstance(leaf, Trainable)]
+        with deferred():
+            _all_or_none((partial(setattr, x, "optimizer", found), partial(setattr, x, "optimizer", x.optimizer))
+                         for x in others)  # fmt: skip
+            for leaf in leaves:
+                if isinstance(leaf, Trainable):
+                    leaf.optimizer = found
 
     compile = training.compile_model
     fit = training.fit
@@ -363,21 +387,21 @@ class Sequential:
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         # Read-only arrays may be the layers' own views, which change as the layers before them do.
         weights = [w if getattr(getattr(w, "flags", None), "writeable", True) else w.copy() for w in weights]
-        old = self._weights_by_layer()
-        if len(weights) != sum(map(len, old)):
-            raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(map(len, old))}")
-        rest, changed = list(weights), []
+        leaves: list[Any] = list(_leaves(self))
+        counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(_weights_of(leaf)) for leaf in leaves]
+        if len(weights) != sum(counts):
+            raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(counts)}")
+        rest, prepared, others = list(weights), [], []
+        for leaf, count in zip(leaves, counts, strict=True):
+            mine, rest = rest[:count], rest[count:]
+            if count and type(leaf).set_weights is Trainable.set_weights:
+                prepared.append(leaf.prepare_weights(mine))
+            elif count:
+                others.append((partial(leaf.set_weights, mine), partial(leaf.set_weights, _weights_of(leaf))))
         with deferred():
-            try:
-                for layer, before in zip(self._layers, old, strict=True):
-                    if before:
-                        mine, rest = rest[: len(before)], rest[len(before) :]
-                        layer.set_weights(mine)  # type: ignore[attr-defined]
-                        changed.append((layer, before))
-            except Exception:
-                for layer, before in changed:
-                    layer.set_weights(before)  # type: ignore[attr-defined]
-                raise
+            _all_or_none(others)  # layers of users' own, which may fail: the library's have been checked
+            for commit in prepared:
+                commit()
 
     def live_weights(self) -> list[Array]:
         """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
@@ -400,13 +424,15 @@ class Sequential:
         """Check what `get_training_state` of an equal model returned; return the function that takes it over."""
         if not isinstance(state, list) or len(state) != len(self._layers):
             raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
-        pairs = zip(self._layers, state, strict=True)
-        prepared = [layer.prepare_training_state(mine) for layer, mine in pairs if mine is not None]  # type: ignore[attr-defined]
+        pairs: list[tuple[Any, Any]] = list(zip(self._layers, state, strict=True))
+        prepared = [(layer, layer.prepare_training_state(mine)) for layer, mine in pairs if mine is not None]
+
+        def back(layer: Any, before: Any) -> None:
+            layer.prepare_training_state(before)()
 
         def commit() -> None:
             with deferred():
-                for take_over in prepared:
-                    take_over()
+                _all_or_none((take_over, partial(back, layer, _state_of(layer))) for layer, take_over in prepared)
 
         return commit
 
@@ -421,9 +447,11 @@ class Sequential:
         values = as_vector(vector)
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
+        parts = zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True)
+        prepared = [layer.prepare_flat(part) for layer, part in parts]
         with deferred():
-            for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
-                layer.set_flat(part)
+            for commit in prepared:
+                commit()
 
     @public
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
@@ -745,7 +773,8 @@ class SequentialBackward:
 def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float) -> Callable[[], None]:
     """Check every layer's step, and return the function that carries all of them out.
 
-    A pullback checks in place of its layer where it can: it knows which weights it belongs to.
+    A pullback checks in place of its layer where it can: it knows which weights it belongs to. What could not be
+    checked may fail, and is carried out first.
     """
     checked, unchecked = [], []
     for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):
@@ -757,7 +786,7 @@ def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence
 
     def commit() -> None:
         with deferred():
-            for carry_out in checked + unchecked:
+            for carry_out in unchecked + checked:
                 carry_out()
 
     return commit
@@ -778,6 +807,34 @@ def _fitting(layer: Layer, shape: Shape) -> Shape:
         if mine[1:] != tuple(shape)[1:]:
             raise ValueError(f"layer {layer.name!r} was built for input {mine}, not {tuple(shape)}")
     return output_shape
+
+
+def _all_or_none(changes: Iterable[tuple[Callable[[], Any], Callable[[], Any]]]) -> None:
+    """Carry out changes, each given with what undoes it; if one fails, undo it and those before it."""
+    done: list[Callable[[], Any]] = []
+    try:
+        for change, undo in changes:
+            done.append(undo)
+            change()
+    except BaseException:
+        for undo in reversed(done):
+            with suppress(BaseException):  # the first error is told
+                undo()
+        raise
+
+
+def _state_of(layer: Any) -> Any:
+    """What brings a layer's training back to now; apart from what a layer of users' own may change in place."""
+    state = layer.get_training_state()
+    return state if isinstance(layer, Trainable | Sequential) else copy.deepcopy(state)
+
+
+def _models(model: Any) -> Iterator[Any]:
+    """The model, and all models in it."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, Sequential):
+            yield from _models(layer)
 
 
 def _leaves(layer: Any) -> Iterator[Any]:

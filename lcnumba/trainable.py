@@ -232,8 +232,39 @@ class Trainable:
                 if not self.built:  # another thread may have come first
                     self._build(shape)
 
+    def prepare_unbuild(self) -> Callable[[], None]:
+        """Return the function that makes the layer what it is now, without weights, after it has been built.
+
+        For models, of which a later layer could not be built.
+
+        Returns
+        -------
+        callable
+            Without arguments.
+        """
+        before, random = dict(self.__dict__), self._rng.bit_generator.state
+
+        def unbuild() -> None:
+            with self._parameters.lock.exclusive():
+                self._parameters.clear()
+                for name in self.__dict__.keys() - before.keys():
+                    del self.__dict__[name]
+                for name in ("_built_input_shape", "_initial_weights", "_activity_loss"):
+                    self.__dict__[name] = before[name]
+                self._rng.bit_generator.state = random
+
+        return unbuild
+
     def _build(self, shape: Shape) -> None:
-        """Make weights; the caller holds the lock alone. Nothing changes if it fails."""
+        """Make weights; the caller holds the lock alone. Nothing changes if it fails, nor do random numbers go on."""
+        random = self._rng.bit_generator.state
+        try:
+            self._build_or_fail(shape)
+        except BaseException:
+            self._rng.bit_generator.state = random
+            raise
+
+    def _build_or_fail(self, shape: Shape) -> None:
         declared = self._given_input_shape
         if declared is not None and declared[1:] != shape[1:]:
             raise ValueError(
@@ -512,7 +543,11 @@ class Trainable:
         >>> layer([[3.0, 4.0]])
         array([[11.5]], dtype=float32)
         """
-        self._parameters.set(weights)
+        self.prepare_weights(weights)()
+
+    def prepare_weights(self, weights: list[Array]) -> Callable[[], None]:
+        """Raise what `set_weights` would raise, or return the function that replaces them, which does not fail."""
+        return self._parameters.prepare_set(weights)
 
     def get_flat(self) -> Array:
         """Return the weights that exist as one vector.
@@ -592,7 +627,11 @@ class Trainable:
         >>> layer.get_flat()
         array([2., 2., 0.], dtype=float32)
         """
-        self._parameters.set_flat(vector)
+        self.prepare_flat(vector)()
+
+    def prepare_flat(self, vector: Array) -> Callable[[], None]:
+        """Raise what `set_flat` would raise, or return the function that replaces the weights, which does not fail."""
+        return self._parameters.prepare_flat(vector)
 
     @property
     def kernel(self) -> Array:

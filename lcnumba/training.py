@@ -514,7 +514,6 @@ def fit(
         "batch_size": size, "shuffle": shuffle, "accumulate": recipe.accumulate, "steps_per_epoch": steps_per_epoch,
         "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
     }  # fmt: skip
-    model.history = run.history
     stepper = _Stepper(model, recipe, run, weigh)
     with ExitStack() as closing:
         for hook in hooks:
@@ -524,6 +523,7 @@ def fit(
         done, mean = (0, _Mean()) if resume is None else _resumed(run, resume, data)
         if resume is not None and (run.stopped or run.epoch >= epochs):
             _tell_nothing_is_left(run, os.fspath(resume))
+        model.history = run.history  # not before: a training that does not begin leaves the last one's
         while run.epoch < epochs and not run.stopped:
             mean = _epoch(run, stepper, data, shuffle, done, mean)
             if not mean.samples:
@@ -564,21 +564,21 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _
     if not Path(path).exists():
         _log.info("no checkpoint at %s; training from the beginning", name)
         return 0, _Mean()
-    progress, restore = checkpoints.read(path, run.model, data.sample if isinstance(data, Samples) else None)
-    order, state = run._order, progress["rng"]
-    try:
-        run._check_settings(progress)
-        with deferred():
-            done, mean = run._go_on(progress)  # code of users, which may fail, comes first
-            restore()
-            run.model.history = run.history
-            # The caller's own generator goes on, too, if it is of that kind.
-            if type(order.bit_generator).__name__ == state["bit_generator"]:
-                order.bit_generator.state = state
-            else:
-                run._order = checkpoints.restored_generator(state)
-    except Exception as error:
-        raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
+    with run.model.unbuilt_on_failure():
+        progress, restore = checkpoints.read(path, run.model, data.sample if isinstance(data, Samples) else None)
+        order, state = run._order, progress["rng"]
+        try:
+            run._check_settings(progress)
+            with deferred():
+                done, mean = run._go_on(progress)  # code of users, which may fail, comes first
+                restore()
+                # The caller's own generator goes on, too, if it is of that kind.
+                if type(order.bit_generator).__name__ == state["bit_generator"]:
+                    order.bit_generator.state = state
+                else:
+                    run._order = checkpoints.restored_generator(state)
+        except Exception as error:
+            raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
     return done, mean
 

@@ -83,7 +83,7 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     if limit < 0:
         raise ValueError(f"memory={memory!r} cannot be used; give bytes, at least 0")
     values, _ = ingest("x", x)
-    layer(values)
+    layer._normalised(values)  # builds it, as a call would, and leaves the penalty of its last output
     forward, step = {}, {}
     for cost in layer.costs(len(values)):
         if cost.memory > limit:

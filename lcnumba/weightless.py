@@ -1,5 +1,7 @@
 """What layers without weights have in common."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -29,6 +31,10 @@ class Weightless:
         """Hold the layer to this shape of a sample; it has no weights."""
         self.compute_output_shape(input_shape)
         self._sample_shape = any_shape(input_shape)[1:]
+
+    def prepare_unbuild(self) -> Callable[[], None]:
+        """Return the function that lets go of the shape again; as of layers with weights."""
+        return partial(setattr, self, "_sample_shape", self._sample_shape)
 
     @property
     def built(self) -> bool:

@@ -51,12 +51,16 @@ def same(one, other, X):
 
 
 def test_parameters_mean_what_they_mean_in_scikit_learn():
-    """Those of the same name have the same default, with one exception that is none: our network has other sizes."""
+    """Those of the same name have the same default, but for the classifier's penalty.
+
+    That of MLPClassifier is of no use where features outnumber samples, which is what local networks are for.
+    """
     for ours, theirs in ((LocallyConnectedClassifier, MLPClassifier), (LocallyConnectedRegressor, MLPRegressor)):
         mine, their = ours().get_params(), theirs().get_params()
         shared = mine.keys() & their.keys()
         assert len(shared) == 21
-        assert {name: mine[name] for name in shared} == {name: their[name] for name in shared}
+        differs = {name: mine[name] for name in shared if mine[name] != their[name]}
+        assert differs == ({"alpha": "auto"} if ours is LocallyConnectedClassifier else {})
 
 
 def test_digits(digits):
@@ -96,7 +100,10 @@ def test_flat_and_shaped_samples(shape, kind, rng):
 
 def test_numbers_are_computed_in_the_dtype_of_the_samples(digits):
     X, y = digits
-    for dtype, expected in ((np.float32, "float32"), (np.float64, "float64"), (int, "float64")):
+    for dtype, expected in (
+        (np.float32, "float32"), (np.float64, "float64"), (int, "float64"), (np.int8, "float32"), (np.uint8, "float32"),
+        (np.int16, "float32"), (bool, "float32"), (np.float16, "float32"),
+    ):  # fmt: skip
         model = classifier(max_iter=1).fit((16 * X).astype(dtype), y)
         assert model.model_.layers[0].dtype == expected
         assert model.predict_proba(X.astype(dtype)).dtype == expected
@@ -277,6 +284,17 @@ def test_progress_in_words(digits, capsys):
         ({"early_stopping": "no"}, TypeError, "early_stopping='no'"),
         ({"activation": "nope"}, ValueError, "activation='nope'"),
         ({"momentum": 1.0, "solver": "sgd"}, ValueError, "momentum=1.0"),
+        ({"alpha": "much"}, TypeError, "alpha='much'"),
+        ({"class_weight": "equal"}, ValueError, "class_weight='equal'"),
+        ({"class_weight": {1: -1}}, ValueError, r"class_weight=\{1: -1\} cannot be used"),
+        ({"class_weight": {1: "a"}}, TypeError, "class_weight='a'"),
+        ({"class_weight": {77: 1}}, ValueError, "not in class_weight"),
+        ({"kernel_size": [3, 3]}, ValueError, r"kernel_size=\[3, 3\] has 2 entries, and filters asks for 1 layers"),
+        ({"strides": [(1, 1), (1, 1)]}, ValueError, "strides=.* has 2 entries"),
+        ({"kernel_size": (3, 3, 3)}, ValueError, "kernel_size"),
+        ({"scoring": 1}, TypeError, "scoring=1 cannot be used"),
+        ({"scoring": ["accuracy"]}, TypeError, "scoring="),
+        ({"scoring": "nope", "early_stopping": True}, ValueError, "nope"),
     ],
 )
 def test_bad_settings(settings, error, message, digits):
@@ -356,3 +374,224 @@ def test_arrays_where_numbers_are_wanted(settings):
     [name] = settings
     with pytest.raises((TypeError, ValueError), match=f"{name}="):
         LocallyConnectedRegressor(**settings).fit(np.ones((6, 16)), np.arange(6.0))
+
+
+def whole(estimator):
+    """A copy of all that an estimator holds, and of what its network's training does."""
+    model = estimator.model_
+    states = [state for layer in model.get_training_state() if layer for state in layer.values()]
+    return copy.deepcopy(
+        {
+            "fitted": {
+                name: value
+                for name, value in vars(estimator).items()
+                if name not in ("model_", "random_state", "classes_")
+            },
+            "classes": getattr(estimator, "classes_", np.empty(0)).tolist(),
+            "weights": model.get_weights(),
+            "states": [array for state in states for array in state.values()],
+            "history": (model.history.history, model.history.epoch),
+            "steps": model.steps_taken,
+        }
+    )
+
+
+def assert_whole(before, estimator):
+    after = whole(estimator)
+    for name in ("weights", "states"):
+        assert len(after[name]) == len(before[name])
+        for a, b in zip(before[name], after[name], strict=True):
+            np.testing.assert_array_equal(a, b)
+    for name in ("fitted", "classes", "history", "steps"):
+        assert after[name] == before[name]
+
+
+POISON = [
+    ({"solver": "sgd", "momentum": 0.9}, np.float32, 3e25),
+    ({"solver": "sgd", "momentum": 0.9, "nesterovs_momentum": False}, np.float32, 3e25),
+    ({"solver": "adam"}, np.float64, 1e200),
+    ({"solver": lc.RMSprop()}, np.float64, 1e200),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("settings", "dtype", "poison"), POISON)
+@pytest.mark.parametrize("partial", [True, False])
+def test_a_refused_fit_poisons_nothing(kind, settings, dtype, poison, partial, rng):
+    """Neither the next fit nor any attribute knows of it."""
+    X = rng.standard_normal((40, 8)).astype(dtype)
+    y = (X[:, 0] > 0).astype(int)
+    bad = X.copy()
+    bad[:20, 4] = poison  # of both classes
+    twins = [kind((2,), random_state=0, batch_size=10, warm_start=True, max_iter=2, **settings) for _ in range(2)]
+    for one in twins:
+        one.fit(X, y)
+    model, before = twins[0], whole(twins[0])
+    go_on = model.partial_fit if partial else model.fit
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"infinite or NaN|the loss became"):
+        go_on(bad, y)
+    assert_whole(before, model)
+    for one in twins:
+        one.partial_fit(X, y)
+    same(*twins, X)
+    assert np.isfinite(model._outputs(X)).all()
+    assert len(model.loss_curve_) == model.n_iter_ == 3
+
+
+@pytest.mark.parametrize("solver", ["sgd", "adam"])
+def test_what_the_last_step_has_spoiled_is_told(solver, rng):
+    """The one loss of a single batch is finite; the weights after it are not, or Adam's squares of gradients."""
+    X = rng.standard_normal((6, 8))
+    X[:, 4] = 1e200
+    settings = {"solver": solver, "random_state": 0, "activation": "linear", "learning_rate_init": 1e150}
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match="became infinite or NaN; scale X and y"):
+        LocallyConnectedClassifier((2,), **settings).partial_fit(X, np.arange(6) % 2, classes=[0, 1])
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, MemoryError])
+def test_what_interrupts_a_fit_leaves_the_estimator_as_it_was(error, digits, monkeypatch):
+    X, y = digits
+    random = np.random.RandomState(3)
+    model = classifier(max_iter=2, warm_start=True, early_stopping=True, random_state=random).fit(X, y)
+    before, drawn, network, curve = whole(model), random.get_state(), model.model_, model.loss_curve_
+    epochs = []
+
+    def on_epoch_end(self, run, figures):
+        epochs.append(figures)
+        follow(self, run, figures)
+        if len(epochs) == 2:
+            raise error
+
+    follow = estimators._Follow.on_epoch_end
+    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    for _ in range(2):  # from here on, and from the beginning
+        epochs.clear()
+        with pytest.raises(error):
+            model.fit(X, y)
+        assert len(epochs) == 2
+        before["fitted"]["warm_start"] = model.warm_start
+        assert_whole(before, model)
+        assert model.model_ is network
+        assert model.loss_curve_ is curve
+        np.testing.assert_array_equal(random.get_state()[1], drawn[1])
+        assert random.get_state()[2:] == drawn[2:]
+        model.set_params(warm_start=False)
+
+
+def test_class_weights_are_weights_of_samples(digits):
+    """Labels may be words; both kinds of weights are multiplied; no class need be named."""
+    X, y = digits
+    words = np.array(["few", "many"])[(y > 1).astype(int)]
+    expected = np.where(words == "few", 5.0, 1.0)
+    one = classifier(class_weight={"few": 5.0}).fit(X, words)
+    same(one, classifier().fit(X, words, sample_weight=expected), X)
+    counts = {word: (words == word).sum() for word in ("few", "many")}
+    balanced = np.array([600 / (2 * counts[word]) for word in words])
+    one = classifier(class_weight="balanced").fit(X, words)
+    same(one, classifier().fit(X, words, sample_weight=balanced), X)
+    sample_weight = 1.0 + np.arange(600) % 2
+    one = classifier(class_weight={"few": 5.0}).fit(X, words, sample_weight=sample_weight)
+    same(one, classifier().fit(X, words, sample_weight=sample_weight * expected), X)
+    one = classifier(class_weight={"few": 5.0}).partial_fit(X[:50], words[:50], classes=["few", "many"])
+    two = classifier().partial_fit(X[:50], words[:50], classes=["few", "many"], sample_weight=expected[:50])
+    same(one, two, X)
+    with pytest.raises(ValueError, match=r"class_weight='balanced' cannot be used with partial_fit"):
+        classifier(class_weight="balanced").partial_fit(X, words, classes=["few", "many"])
+    with pytest.raises(ValueError, match="times class_weight, is 0 everywhere"):
+        classifier(class_weight={"few": 0, "many": 0}).fit(X, words)
+    assert "class_weight" not in LocallyConnectedRegressor().get_params()
+
+
+def test_a_window_for_each_layer(digits):
+    X, y = digits
+    model = classifier(filters=(2, 3), kernel_size=[(3, 2), 4], strides=[2, (1, 2)], max_iter=1).fit(X, y)
+    first, second = model.model_.layers[:2]
+    assert (first.kernel_size, first.strides) == ((3, 2), (2, 2))
+    assert (second.kernel_size, second.strides) == ((4, 4), (1, 2))
+    model = classifier(filters=(2, 3), kernel_size=(3, 2), strides=(1, 2), max_iter=1).fit(X, y)
+    assert [(layer.kernel_size, layer.strides) for layer in model.model_.layers[:2]] == [((3, 2), (1, 2))] * 2
+
+
+def test_early_stopping_by_a_scorer(digits):
+    X, y = digits
+    few = (y == 3).astype(int)
+    settings = {"early_stopping": True, "max_iter": 4, "validation_fraction": 0.25}
+    kept = {}
+    for scoring in ("loss", None, "accuracy", "roc_auc", lambda estimator, X, y: float(-len(X))):
+        model = classifier(scoring=scoring, **settings).fit(X, few)
+        kept[scoring if isinstance(scoring, str) else str(scoring)[:4]] = model.validation_scores_
+    assert kept["None"] == kept["accuracy"]
+    assert len({tuple(scores) for scores in kept.values()}) == 4
+    assert kept["<fun"] == [-150.0] * 4
+    assert all(score < 0 for score in kept["loss"])
+    assert all(0 <= score <= 1 for score in kept["roc_auc"])
+    shaped = classifier(scoring="roc_auc", image_shape=None, **settings).fit(X.reshape(-1, 8, 8), few)
+    assert shaped.validation_scores_ == kept["roc_auc"]
+    regressor = LocallyConnectedRegressor(scoring="r2", random_state=0, **settings).fit(X, y)
+    own = LocallyConnectedRegressor(scoring=None, random_state=0, **settings).fit(X, y)
+    assert regressor.validation_scores_ == own.validation_scores_
+
+
+def test_scorers_get_labels_and_weights(digits):
+    X, y = digits
+    words, seen = np.array(["even", "odd"])[y % 2], []
+
+    def scorer(estimator, X, y, sample_weight=None):
+        seen.append((X.shape, set(y), set(sample_weight), estimator.predict(X).shape))
+        return 0.5
+
+    settings = {"early_stopping": True, "max_iter": 1, "validation_fraction": 0.25}
+    classifier(scoring=scorer, **settings).fit(X, words, sample_weight=1.0 + np.arange(600) % 2)
+    assert seen == [((150, 8, 8), {"even", "odd"}, {1.0, 2.0}, (150,))]
+    with pytest.raises(ValueError, match=r"scoring=.* is NaN on the samples kept for validation"):
+        classifier(scoring=lambda estimator, X, y: np.nan, **settings).fit(X, words)
+
+
+def test_rare_cases_do_not_end_the_training_at_once(rng):
+    """Accuracy is that of always saying no from the first pass on; the loss and the area under the curve go on."""
+    X = rng.standard_normal((400, 30)).astype(np.float32)
+    y = (X[:, 3] + X[:, 20] > 2).astype(int)
+    assert 0.05 < y.mean() < 0.15
+    settings = {"early_stopping": True, "random_state": 0, "learning_rate_init": 0.003, "n_iter_no_change": 5}
+    passes = {scoring: LocallyConnectedClassifier(scoring=scoring, **settings).fit(X, y).n_iter_
+              for scoring in ("accuracy", "loss")}  # fmt: skip
+    assert passes["accuracy"] < 12
+    assert passes["loss"] > 50
+
+
+def test_small_integers_are_not_blown_up(digits, monkeypatch):
+    X, y = digits
+    X = (16 * X).astype(np.int8)
+    seen = []
+    forward = lc.Sequential.forward
+    monkeypatch.setattr(lc.Sequential, "forward", lambda self, x: seen.append(x.dtype) or forward(self, x))
+    model = classifier(max_iter=1).fit(X, y)
+    assert set(seen) == {np.dtype(np.int8)}, "cast a batch at a time"
+    same(model, classifier(max_iter=1).fit(X.astype(np.float32), y), X)
+
+
+def test_the_penalty_is_that_of_a_linear_model(digits):
+    """By default half the squared weights, divided by all samples, as LogisticRegression's with C=1."""
+    X, y = digits
+    weights = 1.0 + np.arange(600) % 2
+    for given, total in ((None, 600), (weights, weights.sum())):
+        model = classifier(max_iter=1, batch_size=50).fit(X, y, sample_weight=given)
+        assert [model.model_.layers[at].kernel_regularizer.l2 for at in (0, -1)] == pytest.approx([0.5 / total] * 2)
+
+
+def test_many_features_and_few_samples():
+    """A linear model's area under the curve is no target to miss; one window of 20 is all that is set."""
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+
+    rng = np.random.default_rng(5)
+    y = np.arange(400) % 5 == 0
+    likely = np.tile(rng.uniform(0.05, 0.5, 2000), (400, 1))
+    likely[np.ix_(y, rng.choice(2000, 30, replace=False))] += 0.2
+    X = (rng.random((2, 400, 2000)) < likely).sum(0).astype(np.int8)
+    train = np.arange(400) % 3 > 0
+    linear = LogisticRegression(max_iter=1000).fit(X[train], y[train]).decision_function(X[~train])
+    local = LocallyConnectedClassifier(kernel_size=20, strides=20, random_state=0).fit(X[train], y[train])
+    found = roc_auc_score(y[~train], local.predict_proba(X[~train])[:, 1])
+    assert found > roc_auc_score(y[~train], linear) - 0.02
+    assert found > 0.8

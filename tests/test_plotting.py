@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -466,3 +467,41 @@ def test_no_screen_and_no_global_state(tmp_path):
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def estimator(loss, scores=None, **attributes):
+    """What is drawn of an estimator, of this library or of scikit-learn."""
+    return type("Estimator", (), {"loss_curve_": loss, "validation_scores_": scores, **attributes})()
+
+
+@pytest.mark.parametrize(
+    ("given", "lines", "axes"),
+    [
+        (estimator([2.0, 1.0]), {"loss": [2.0, 1.0]}, 1),
+        (estimator([2.0, 1.0], [-3.0, -4.0], scoring="loss"), {"loss": [2.0, 1.0], "val_loss": [3.0, 4.0]}, 1),
+        (estimator([2.0, 1.0], [0.5, 0.75], classes_=[0, 1]), {"loss": [2.0, 1.0], "val_accuracy": [0.5, 0.75]}, 2),
+        (estimator([2.0, 1.0], [0.5], scoring="roc_auc"), {"loss": [2.0, 1.0], "val_score": [None, 0.5]}, 2),
+        (estimator([2.0, 1.0], [0.5, 0.75]), {"loss": [2.0, 1.0], "val_score": [0.5, 0.75]}, 2),
+    ],
+)  # fmt: skip
+def test_training_curves_of_estimators(given, lines, axes):
+    ax = plotting.training_curve(given)
+    drawn = {line.get_label(): line.get_ydata().tolist() for one in ax.figure.axes for line in one.lines}
+    assert {name: [None if np.isnan(y) else y for y in ys] for name, ys in drawn.items()} == lines
+    assert len(ax.figure.axes) == axes
+
+
+def test_training_curve_of_a_fitted_estimator(rng):
+    estimators = pytest.importorskip("lcnumba.estimators")
+    X = rng.standard_normal((40, 6))
+    settings = {"max_iter": 3, "early_stopping": True, "random_state": 0, "scoring": "accuracy"}
+    model = estimators.LocallyConnectedClassifier((1,), **settings)
+    with pytest.raises(TypeError, match="history is a LocallyConnectedClassifier, which has not been fitted"):
+        plotting.training_curve(model)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(X, X[:, 0] > 0)
+    ax = plotting.training_curve(model)
+    [loss], [score] = (one.lines for one in ax.figure.axes)
+    assert loss.get_ydata().tolist() == model.loss_curve_
+    assert (score.get_label(), score.get_ydata().tolist()) == ("val_accuracy", model.validation_scores_)
