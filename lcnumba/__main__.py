@@ -2,12 +2,11 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcnumba import benchmark, demo, environment, keras_io, sequential
+from lcnumba import benchmark, demo, environment, io, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 
 
@@ -143,7 +142,7 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
             numba.set_num_threads(given["threads"])
         benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         parser.error(f"bench: {error}")
     return 0
 
@@ -151,7 +150,8 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=given["output"]).close()
+        for name in demo.WRITTEN:
+            io.check_place(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:
