@@ -66,4 +66,4 @@ def _zip(names: list[str]) -> str | None:
         return "a plain .npz of arrays: numpy.load reads it, and set_weights of a layer or model takes arrays"
     if any(name.endswith("/data.pkl") for name in found):
         return "a file of torch: torch.load reads it, if you trust it, and set_weights takes its tensors as arrays"
-    return "a zip of other things"
+    return None

@@ -12,6 +12,9 @@ from lcnumba import __main__ as command_line
 from lcnumba import keras_files, keras_index
 from lcnumba.keras_files import KerasFileError
 
+# The model "first_axis" has one; test_norm_constraints below is of this.
+pytestmark = pytest.mark.filterwarnings("ignore:layer 'locally_connected2d_1'. kernel_constraint MaxNorm is left out")
+
 FOLDER = Path(__file__).parent / "data" / "keras"
 NAMES = ("digits", "genes", "first_axis")
 with np.load(FOLDER / "predictions.npz") as file:
