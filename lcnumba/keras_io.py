@@ -730,9 +730,16 @@ def _entry(entry: Mapping[str, Any], version: str | None) -> tuple[dict[str, Any
     _check_dtype(settings)
     if settings.get("noise_shape") is not None:
         raise ValueError(f"{called} has a noise_shape, which Dropout does not have here")
-    foreign = set(settings) - _KEYS.get(name, set(settings))
+    known = _KEYS.get(name, set(settings))
+    # Keras 3 writes None for what it has and these layers have not.
+    settings = {key: value for key, value in settings.items() if key in known or value is not None}
+    foreign = set(settings) - known
     if foreign:
         raise ValueError(f"{called} has settings that Keras' layer has not: {foreign!r:.200}")
+    if name in _KEYS and not {"activation", "use_bias"} <= set(settings):
+        raise ValueError(
+            f"{called} lacks settings of Keras' {name}; it may be a class of somebody's with that name. {_ADVICE}"
+        )
     for ignored in _IGNORED.get(name, ()):
         settings.pop(ignored, None)
     notes: list[str] = []
@@ -777,8 +784,12 @@ def _check_origin(called: str, entry: Any) -> None:
         own = isinstance(module, str) and module.partition(".")[0] not in _PACKAGES
         if own or (isinstance(registered, str) and registered != "function"):
             raise ValueError(
-                f"{called} is, or has, a {entry['class_name']!r:.80} of {registered or module!r:.80}, a class that is "
-                f"not Keras' own, whatever its name. {_ADVICE}"
+                f"{called} is, or has, a {entry['class_name']!r:.80} that is not Keras' own, but a class of somebody's "
+                f"({str(registered or module)!r:.80}). {_ADVICE}"
+            )
+        if entry["class_name"] == "__lambda__":
+            raise ValueError(
+                f"{called} has a function as its activation, say, whose code is in the file and not run. {_ADVICE}"
             )
     for value in entry.values():
         _check_origin(called, value)
