@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import lcnumba
 from lcnumba import benchmark, demo, environment, io, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lcnumba", description="Locally connected layers on the CPU.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"lcnumba {lcnumba.__version__}")
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("info", help="tell what there is to run on and with, and what about it is wrong")
     train = commands.add_parser(
         "train",
@@ -35,7 +37,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
-    inspect = commands.add_parser("inspect", help="tell what a model file of Keras, or of this library, holds")
+    inspect = commands.add_parser(
+        "inspect",
+        help="tell what a model file holds",
+        description="Of a file of this library: layers, settings, shapes, and how far a training is. Of one of Keras: "
+        "which of its layers can be loaded here, and the shapes of the weights.",
+    )
     inspect.add_argument("file", metavar="FILE")
     return parser
 
@@ -85,9 +92,12 @@ class _Integer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
+    """Run a command, or tell what there are; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
+    if given["command"] is None:
+        parser.print_help()
+        return 0
     run = {"info": _info, "train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
     return run[given.pop("command")](parser, given)
 

@@ -347,17 +347,21 @@ def described(path: str | os.PathLike[str]) -> Iterator[str]:
 def _ours(file: io.ModelFile) -> Iterator[str]:
     """What a file of this library holds."""
     shapes = file.weight_shapes()
-    total = sum(math.prod(shape) for shape in shapes)
+    total = sum(math.prod(size) for size in shapes)
     if file.config is None:
         yield "weights of lcnumba"
-        for number, shape in enumerate(shapes):
-            yield f"weight {number}: {shape}"
+        for number, size in enumerate(shapes):
+            yield f"weight {number}: {size}"
         yield f"numbers in all: {total:,}"
         return
     yield f"{'model' if file.training is None else 'checkpoint'} of lcnumba, {_shown(file.config.get('name'))}"
-    yield f"input {_shown(_sizes(file.config['build_input_shape']))}"
-    rest = list(shapes)
-    yield from _our_layers(file.config["layers"], rest, "")
+    shape = (None, *file.config["build_input_shape"][1:])
+    yield f"input {_shown(shape)}"
+    try:
+        model = Sequential._unbuilt(file.config, None)
+    except (TypeError, ValueError):
+        model = None  # it has layers of users' own, of which no more is known than the file says
+    yield from _our_layers(file.config["layers"], model, shape, "")
     yield f"weights: {', '.join(map(str, shapes)) or 'none'}; {total:,} numbers in all"
     if file.training is not None:
         progress = file.training["dict"]["progress"]["dict"]
@@ -368,12 +372,21 @@ def _ours(file: io.ModelFile) -> Iterator[str]:
             yield _shown(f"last {name}: {values[-1] if values else 'none'}")
 
 
-def _our_layers(entries: Any, shapes: list[tuple[int, ...]], within: str) -> Iterator[str]:
-    for entry in entries:
-        name, settings = str(entry["config"].get("name")), entry["config"]
-        yield f"layer {_shown(within + name)} ({_shown(entry['class_name'])}){_settings(entry)}"
+def _our_layers(entries: Any, model: Sequential | None, shape: Shape, within: str) -> Iterator[str]:
+    """A line for each layer: what it is, its output and weights as far as they are known, and its settings."""
+    layers: Iterable[Any] = [None] * len(entries) if model is None else model.layers
+    for entry, layer in zip(entries, layers, strict=True):
+        name = str(entry["config"].get("name"))
+        sizes = ""
+        if layer is not None:
+            weights = list(layer.weight_shapes(shape).values()) if isinstance(layer, LocallyConnected | Dense) else []
+            output = tuple(layer.compute_output_shape(shape))
+            count = f", {sum(math.prod(size) for size in weights):,} numbers {weights}" if weights else ""
+            sizes = f": output {output}{count}"
+        yield f"layer {_shown(within + name)} ({_shown(entry['class_name'])}){_shown(sizes)}{_settings(entry)}"
         if entry["class_name"] == "Sequential":
-            yield from _our_layers(settings["layers"], shapes, f"{within}{name}/")
+            yield from _our_layers(entry["config"]["layers"], layer, shape, f"{within}{name}/")
+        shape = shape if layer is None else output
 
 
 def _settings(entry: Mapping[str, Any]) -> str:
@@ -390,7 +403,7 @@ def _settings(entry: Mapping[str, Any]) -> str:
         shown.append(f"optimizer={_brief(entry['optimizer'])}")
     elif "optimizer_left_out" in entry:
         shown.append(f"optimizer={_brief(entry['optimizer_left_out'])}, which the file does not hold")
-    return _shown(f": {', '.join(shown)}") if shown else ""
+    return _shown(f"; {', '.join(shown)}") if shown else ""
 
 
 def _brief(value: Any) -> str:
@@ -730,10 +743,7 @@ def _entry(entry: Mapping[str, Any], version: str | None) -> tuple[dict[str, Any
     _check_dtype(settings)
     if settings.get("noise_shape") is not None:
         raise ValueError(f"{called} has a noise_shape, which Dropout does not have here")
-    known = _KEYS.get(name, set(settings))
-    # Keras 3 writes None for what it has and these layers have not.
-    settings = {key: value for key, value in settings.items() if key in known or value is not None}
-    foreign = set(settings) - known
+    foreign = set(settings) - _KEYS.get(name, set(settings))
     if foreign:
         raise ValueError(f"{called} has settings that Keras' layer has not: {foreign!r:.200}")
     if name in _KEYS and not {"activation", "use_bias"} <= set(settings):
