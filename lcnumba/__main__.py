@@ -2,19 +2,20 @@
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lcnumba import benchmark, demo, environment, keras_io, sequential
+import lcnumba
+from lcnumba import benchmark, demo, environment, io, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 from lcnumba.interrupts import deferred
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lcnumba", description="Locally connected layers on the CPU.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser.add_argument("--version", action="version", version=f"lcnumba {lcnumba.__version__}")
+    commands = parser.add_subparsers(dest="command")
     commands.add_parser("info", help="tell what there is to run on and with, and what about it is wrong")
     train = commands.add_parser(
         "train",
@@ -37,7 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
-    inspect = commands.add_parser("inspect", help="tell what a model file of Keras, or of this library, holds")
+    inspect = commands.add_parser(
+        "inspect",
+        help="tell what a model file holds",
+        description="Of a file of this library: layers, settings, shapes, and how far a training is. Of one of Keras: "
+        "which of its layers can be loaded here, and the shapes of the weights.",
+    )
     inspect.add_argument("file", metavar="FILE")
     return parser
 
@@ -87,9 +93,12 @@ class _Integer:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
+    """Run a command, or tell what there are; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
+    if given["command"] is None:
+        parser.print_help()
+        return 0
     run = {"info": _info, "train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
     return run[given.pop("command")](parser, given)
 
@@ -145,7 +154,7 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
             numba.set_num_threads(given["threads"])
         benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, MemoryError) as error:
         parser.error(f"bench: {error}")
     return 0
 
@@ -153,7 +162,8 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=given["output"]).close()
+        for name in demo.WRITTEN:
+            io.check_place(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:

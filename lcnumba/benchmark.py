@@ -6,6 +6,7 @@ machine, do not compare; ratios within one run do.
 """
 
 import json
+import math
 import os
 import platform
 import statistics
@@ -17,11 +18,13 @@ from typing import Any
 import numpy as np
 
 import lcnumba
+from lcnumba import io
 from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected2D
+from lcnumba.limits import require
 from lcnumba.testing import adjoint_sums, integers
 
-__all__ = ["WORKLOADS", "Timing", "Workload", "environment", "measure", "run"]
+__all__ = ["WORKLOADS", "Timing", "Workload", "check", "environment", "measure", "run"]
 
 
 @dataclass(frozen=True)
@@ -119,11 +122,7 @@ def measure(
         If the answers do not fulfil the adjoint identities exactly, on integers.
     """
     rng = np.random.default_rng(0)
-    layer = LocallyConnected2D(
-        workload.filters, workload.kernel_size, workload.strides, workload.padding,
-        use_bias=False, implementation=implementation, dtype=dtype, input_shape=workload.input_size,
-        kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype), rng=rng,
-    )  # fmt: skip
+    layer = _layer(workload, implementation, dtype, rng)
     x = integers(rng, (workload.batch, *workload.input_size), dtype)
     y, backward = layer.forward(x)
     dy = integers(rng, y.shape, dtype)
@@ -137,6 +136,31 @@ def measure(
         ("step", lambda: layer.forward(x)[1].step(dy, 0.0), 3 * flop),  # the last, since it ends backward's life
     ]
     return [_timed(name, work, amount, seconds, least) for name, work, amount in operations]
+
+
+def check(workload: Workload, implementation: int = 1, dtype: str = "float32") -> None:
+    """Raise a ValueError for a workload whose window does not fit, or a MemoryError where there is no room for it.
+
+    Examples
+    --------
+    >>> from lcnumba import benchmark
+    >>> benchmark.check(benchmark.WORKLOADS["digits"])
+    """
+    layer = _layer(workload, implementation, dtype, np.random.default_rng(0))
+    shape = (workload.batch, *workload.input_size)
+    sizes = (*layer.weight_shapes(shape).values(), shape, layer.compute_output_shape(shape))
+    twice = 2 * sum(math.prod(size or 0 for size in shape) for shape in sizes)  # themselves, and their gradients
+    memory = next(cost.memory for cost in layer.costs(workload.batch) if cost.implementation == implementation)
+    what = f"workload {workload.name} with implementation {implementation}"
+    require(twice * np.dtype(dtype).itemsize + memory, what, "give fewer samples, filters or positions")
+
+
+def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.Generator) -> LocallyConnected2D:
+    return LocallyConnected2D(
+        workload.filters, workload.kernel_size, workload.strides, workload.padding,
+        use_bias=False, implementation=implementation, dtype=dtype, input_shape=workload.input_size,
+        kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype), rng=rng,
+    )  # fmt: skip
 
 
 def environment() -> dict[str, Any]:
@@ -163,12 +187,19 @@ def run(
     seconds: float = 1.0,
     json_path: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Time, print a line each, and return the rows; write them with the environment if asked to."""
+    """Time, print a line each, and return the rows; write them with the environment if asked to.
+
+    What cannot be timed or written is an error before anything is printed.
+    """
+    workloads, implementations = tuple(workloads), tuple(implementations)
+    for workload in workloads:
+        for implementation in implementations:
+            check(workload, implementation, dtype)
+    file = None if json_path is None else io.TextFile(json_path)
     around = environment()
     print(", ".join(f"{name} {value}" for name, value in around.items()))
     print(f"{'workload':<14}{'impl':<6}{'operation':<10}{'median ms':>11}{'quartiles':>20}{'GFLOP/s':>10}")
     rows = []
-    implementations = tuple(implementations)
     for workload in workloads:
         for implementation in implementations:
             for t in measure(workload, implementation, dtype, seconds):
@@ -176,9 +207,9 @@ def run(
                 quartiles = f"{1e3 * t.low:.3f} - {1e3 * t.high:.3f}"
                 figures = f"{1e3 * t.median:>11.3f}{quartiles:>20}{t.gflops:>10.1f}"
                 print(f"{workload.name:<14}{implementation:<6}{t.operation:<10}{figures}", flush=True)
-    if json_path is not None:
-        with open(json_path, "w") as file:  # noqa: PTH123 - a path of the command line
-            json.dump({"environment": around, "rows": rows}, file, indent=2)
+    if file is not None:
+        file.write(json.dumps({"environment": around, "rows": rows}, indent=2))
+        file.close()
     return rows
 
 

@@ -10,7 +10,6 @@ import logging
 import math
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -266,7 +265,9 @@ class Checkpoint(Callback):
     Raises
     ------
     OSError
-        By `fit`, before the first epoch, if the folder cannot be written to.
+        By `fit`, before the first epoch, if the folder cannot be written to, or the path leads to what is no file.
+    ValueError
+        If the name ends as files of another kind do (``.h5``, ``.keras``).
     TypeError
         By `fit`, before the first epoch, if the model cannot be saved.
 
@@ -294,6 +295,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: str = "auto",
     ) -> None:
+        io.check_name(path)
         self._path = file_path(path)
         self._every = integer("every", every)
         self._every_batches = None if every_batches is None else integer("every_batches", every_batches)
@@ -309,7 +311,7 @@ class Checkpoint(Callback):
             self._watch.check(run)
             self._watch.best = None
         run.check_saving()
-        tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
+        io.check_place(self._path)
         io.sweep(self._path)
         self._due = False
 
@@ -378,7 +380,7 @@ class CSVLogger(Callback):
     Parameters
     ----------
     path : path
-        The file. Its folder must exist.
+        The file. Its folder must exist. What is no regular file, a pipe or a terminal, gets each line as it comes.
     separator : str, default ","
         Between two values.
 
@@ -402,12 +404,13 @@ class CSVLogger(Callback):
         usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
         if not usable or given in '\r\n"':
             raise ValueError(f"separator={separator!r} cannot be used; give one character")
+        io.check_name(path, table=True)
         self._path, self._separator = file_path(path), separator
+        self._file: io.TextFile | None = None
 
     def on_train_begin(self, run: Any) -> None:
-        """Find out whether the folder can be written."""
-        tempfile.TemporaryFile(dir=self._path.resolve().parent).close()
-        io.sweep(self._path)
+        """Find out whether the path can be written to."""
+        self._file = io.TextFile(self._path)
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """Write the table."""
@@ -417,12 +420,17 @@ class CSVLogger(Callback):
         writer.writerow(["epoch", *history])
         writer.writerows(zip(run.history.epoch, *history.values(), strict=True))
         try:
-            with io.replacing(self._path) as temporary:
-                temporary.write_text(table.getvalue())
+            self._file.write(table.getvalue())  # type: ignore[union-attr]
         except OSError as error:
             warnings.warn(
                 f"the log of epoch {run.epoch + 1} could not be written: {error}", RuntimeWarning, stacklevel=2
             )
+
+    def close(self) -> None:
+        """Close a pipe or device."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 @public_class

@@ -7,7 +7,7 @@ with arrays as members of the file.
 import json
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -64,13 +64,15 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
     """
     name = os.fspath(path)
     with io.ModelFile(path) as file:
-        if file.training is None:
-            raise ValueError(f"{name!r} holds a model and no training; give a file that Checkpoint wrote")
+        config = file.config
+        if config is None or file.training is None:
+            what = "weights alone; the model's load_weights reads them" if config is None else "a model and no training"
+            raise ValueError(f"{name!r} holds {what}. To go on, give a file that Checkpoint wrote")
         try:
-            mine, theirs = _comparable(json.loads(io.as_text(model.get_config()))), _comparable(file.config)
-            if mine != theirs:
-                raise ValueError(f"it belongs to another model: {_difference(mine, theirs)}")
-            shape = (None, *file.config["build_input_shape"][1:])
+            different = _difference(json.loads(io.as_text(model.get_config())), config)
+            if different:
+                raise ValueError(f"it belongs to another model: {different}")
+            shape = (None, *config["build_input_shape"][1:])
             for known in (sample, model.input_shape[1:] if model.built else None):
                 if known is not None and known != shape[1:]:
                     raise ValueError(f"it belongs to samples of shape {shape[1:]}, not {known}")
@@ -145,6 +147,8 @@ def restored_generator(state: Any, like: np.random.Generator | None = None) -> n
     return np.random.Generator(bits)
 
 
+# Characters of a value in a message.
+LONGEST_SHOWN = 120
 # The largest values of single numbers in states of random generators.
 _MOST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 
@@ -207,14 +211,42 @@ def _comparable(config: Any) -> Any:
     return [_comparable(entry) for entry in config] if isinstance(config, list | tuple) else config
 
 
-def _difference(mine: Any, theirs: Any, path: str = "") -> str:
-    """Where two configs first differ."""
-    if isinstance(mine, dict) and isinstance(theirs, dict):
-        for key in {**mine, **theirs}:
-            if mine.get(key) != theirs.get(key):
-                return _difference(mine.get(key), theirs.get(key), f"{path}.{key}" if path else key)
-    if isinstance(mine, list) and isinstance(theirs, list) and len(mine) == len(theirs):
-        for number, (a, b) in enumerate(zip(mine, theirs, strict=True)):
-            if a != b:
-                return _difference(a, b, f"{path}[{number}]")
-    return f"{path} is {mine!r} here and {theirs!r} there"
+def _difference(mine: Any, theirs: Any, place: str = "") -> str:
+    """Where two models, given by their configs, first differ; empty if they do not."""
+    layers, others = mine["layers"], theirs["layers"]
+    classes = [[entry["class_name"] for entry in entries] for entries in (layers, others)]
+    if classes[0] != classes[1]:
+        here, there = (f"{len(names)} layers ({_shortened(', '.join(names))})" for names in classes)
+        return f"{place or 'it'} has {here} here and {there} there"
+    for number, (layer, other) in enumerate(zip(layers, others, strict=True)):
+        own, name = layer["config"].get("name"), f"layer {number} of {place}" if place else f"layer {number}"
+        name = f"{name} ({layer['class_name']} {own!r:.80})"
+        if layer["class_name"] == "Sequential":
+            found = _difference(layer["config"], other["config"], name)
+            if found:
+                return found
+            continue
+        for key, a, b in _settings(layer, other):
+            if _comparable(a) != _comparable(b):
+                return f"{key} of {name} is {_shortened(a)} here and {_shortened(b)} there"
+    return ""
+
+
+def _settings(layer: Any, other: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What two layers of one class may differ in: the name of a setting, and what it is in each."""
+    mine, theirs = (_comparable(entry["config"]) for entry in (layer, other))
+    yield from ((key, mine.get(key), theirs.get(key)) for key in {**mine, **theirs})
+    # Files of the first versions do not tell of optimizers that are not built in.
+    here, there = (entry.get("optimizer", entry.get("optimizer_left_out")) for entry in (layer, other))
+    if not (there is None and "optimizer_left_out" in layer):
+        yield "optimizer", here, there
+
+
+def _shortened(value: Any) -> str:
+    """A value for a message: configs as calls, and no more than a line's part of anything."""
+    if isinstance(value, dict) and isinstance(value.get("config"), dict) and "class_name" in value:
+        settings = ", ".join(f"{key}={entry!r}" for key, entry in value["config"].items())
+        text = f"{value['class_name']}({settings})"
+    else:
+        text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}..."

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import plotting
+from lcnumba import io, plotting
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.layer import LocallyConnected2D
@@ -24,6 +24,7 @@ __all__ = ["DATA", "OPTIMIZERS", "load_data", "network", "run"]
 Array = npt.NDArray[Any]
 
 DATA = ("mnist", "digits")
+WRITTEN = ("model.npz", "training-curve.png", "filters.png", "figures.json")
 # Optimizer and learning rate of each choice.
 OPTIMIZERS: dict[str, tuple[Any, float]] = {
     "sgd": (SGD(), 0.1),
@@ -89,6 +90,8 @@ def run(
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
+    for name in WRITTEN:
+        io.check_place(folder / name)
     train, test = load_data(data)
     shape = train[0].shape[1:]
     print(f"{data}: {len(train[0])} images of {shape[0]} x {shape[1]} to train on, {len(test[0])} to test\n")
@@ -120,7 +123,7 @@ def run(
     print(f"test accuracy        {figures['test_accuracy']:.3f}")
     print(f"LogisticRegression   {figures['logistic_regression']:.3f}  (scikit-learn, same split)")
     print(f"reloaded model predicts the same: {figures['reload_equal']}")
-    print(f"written to {folder}: model.npz, training-curve.png, filters.png, figures.json")
+    print(f"written to {folder}: {', '.join(WRITTEN)}")
     sys.stdout.flush()
     return figures
 

@@ -6,6 +6,7 @@ for, and no more is read than the file has bytes.
 """
 
 import contextlib
+import errno
 import importlib.util
 import json
 import marshal
@@ -22,12 +23,15 @@ from typing import IO, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba import contents
+
 __all__ = ["KerasFile", "KerasFileError", "Stored"]
 
 Array = npt.NDArray[Any]
 
 # A config of a network of hundreds of layers has some hundred kilobytes.
 LONGEST_CONFIG = 1 << 23
+LONGEST_METADATA = 1 << 16
 # An index of a thousand layers has a megabyte.
 LONGEST_INDEX = 1 << 26
 # Seconds that the HDF5 library gets to look at a file; it takes a fraction of one.
@@ -56,6 +60,11 @@ class Stored:
         if "error" in self._entry:
             raise ValueError(self._entry["error"])
         return tuple(int(size) for size in self._entry["shape"])
+
+    @property
+    def label(self) -> str:
+        """What Keras' first format calls it, such as "dense/kernel:0"; empty in the present one."""
+        return str(self._entry.get("label", ""))
 
     @property
     def described(self) -> str:
@@ -106,19 +115,29 @@ class KerasFile:
             raise KerasFileError(f"{self._path!r} cannot be read: {error}") from error
 
     def _open(self) -> None:
+        if Path(self._path).is_dir():
+            what = (
+                "Is a directory, a SavedModel of TensorFlow perhaps, which is not read: save the model as .keras or .h5"
+            )
+            raise IsADirectoryError(errno.EISDIR, what, self._path)
         file = self._stack.enter_context(Path(self._path).open("rb"))  # noqa: SIM115 - the stack closes it
+        found = contents.described(self._path)
+        if found is not None and contents.KERAS not in found:
+            raise ValueError(f"it is {found}")
         self._left = os.fstat(file.fileno()).st_size
-        self._file, path, config = file, self._path, None
+        self._file, path, config, version = file, self._path, None, None
         if file.read(4) == b"PK\x03\x04":
             archive = self._stack.enter_context(zipfile.ZipFile(file))
             config = _member(archive, "config.json", LONGEST_CONFIG).read().decode()
+            if "metadata.json" in archive.namelist():
+                version = _version(_member(archive, "metadata.json", LONGEST_METADATA).read())
             path = os.path.join(self._stack.enter_context(tempfile.TemporaryDirectory()), "model.weights.h5")  # noqa: PTH118
             with _member(archive, "model.weights.h5", self._left) as stored, Path(path).open("wb") as copy:
                 shutil.copyfileobj(stored, copy)
             self._file = self._stack.enter_context(Path(path).open("rb"))  # noqa: SIM115 - the stack closes it
         self._index = _index(path)
         if config is not None:
-            self._index["config"] = config
+            self._index["config"], self._index["version"] = config, version
 
     def content(self, offset: int, size: int) -> bytes:
         """Return bytes of the file; in all no more than it has, as if one array were linked many times."""
@@ -141,6 +160,11 @@ class KerasFile:
                 raise TypeError("its config is no object")
             return found
 
+    @property
+    def version(self) -> str | None:
+        """The version of Keras that wrote the file, if it says so."""
+        return self._index["version"]
+
     def by_name(self) -> list[tuple[str, list[Stored]]] | None:
         """The layers with their arrays in Keras' first format, in its order; None in the other one."""
         layers = self._index["by_name"]
@@ -148,7 +172,7 @@ class KerasFile:
             return layers and [(name, [Stored(self, entry) for entry in entries]) for name, entries in layers]
 
     def groups(self) -> list[str]:
-        """What Keras' present format calls the layers, such as "dense_1"."""
+        """Where layers lie in Keras' present format, at any depth, such as "layers/dense_1"."""
         return list(self._index["groups"])
 
     def of_group(self, name: str) -> list[Stored]:
@@ -191,6 +215,11 @@ def _index(path: str) -> dict[str, Any]:
     if "error" in found:
         raise ValueError(found["error"])
     return found
+
+
+def _version(metadata: bytes) -> str | None:
+    found = json.loads(metadata)
+    return str(found.get("keras_version")) if isinstance(found, dict) else None
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:

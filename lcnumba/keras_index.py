@@ -6,9 +6,10 @@ The HDF5 library may hang, crash or fill the memory on a damaged file; here it h
 process is limited. It reads names, shapes and places alone; the numbers themselves the caller reads from the
 file. No link is followed, so that nothing outside the file is ever opened.
 
-The reply has "config", the model's config as text, or null; "by_name", the layers of Keras' first format as
-[name, arrays], or null; "groups", the arrays of each entry of "layers" in its present format. An array is {"name",
-"shape", "dtype", "offset"}, or {"error"} where it cannot be read.
+The reply has "config", the model's config as text, or null; "version", Keras' own, or null; "by_name", the layers of
+Keras' first format as [name, arrays], or null; "groups", the arrays of each layer of its present format, at any depth,
+by path. An array is {"name", "shape", "dtype", "offset"}, or {"error"} where it cannot be read; in the first format it
+has a "label", what the file calls it.
 """
 
 import json
@@ -21,6 +22,10 @@ import numpy as np
 LONGEST_CONFIG = 1 << 23
 MOST_NAMES = 1 << 14
 LONGEST_NAMES = 1 << 20
+DEEPEST = 32  # models within models, each of which takes two groups
+# What the present format holds beside layers, at its root.
+BESIDE = ("optimizer", "metrics")
+LONGEST_PATH = 1 << 12
 FLOATS = (h5py.h5t.IEEE_F32LE, h5py.h5t.IEEE_F32BE, h5py.h5t.IEEE_F64LE, h5py.h5t.IEEE_F64BE)
 MEMORY = 1 << 29  # bytes beyond what the libraries take
 
@@ -45,27 +50,51 @@ def described(file: Any) -> dict[str, Any]:
     layers = None
     if any(str(name).startswith("layer_names") for name in root.attrs):
         layers = [(name, arrays_by_name(child(root, name))) for name in names(root, "layer_names")]
-    groups: dict[str, Any] = {}
-    if "layers" in file:
-        inside = child(file, "layers")
-        if len(inside) > MOST_NAMES:
-            raise ValueError(f"it holds {len(inside)} layers")
-        groups = {str(name): arrays_by_number(inside, name) for name in inside}
-    return {"config": config, "by_name": layers, "groups": groups}
+    version = text(file.attrs, "keras_version") if "keras_version" in file.attrs else None
+    groups = arrays_by_path(file) if layers is None else {}
+    return {"config": config, "version": version, "by_name": layers, "groups": groups}
 
 
 def arrays_by_name(group: Any) -> list[dict[str, Any]]:
     """The arrays that "weight_names" of a group lists."""
-    return [described_array(group, path) for path in names(group, "weight_names")]
+    return [{**described_array(group, path), "label": path} for path in names(group, "weight_names")]
 
 
-def arrays_by_number(inside: Any, name: str) -> list[dict[str, Any]]:
-    """The arrays "vars/0", "vars/1", ... of a layer."""
+def arrays_by_path(file: Any) -> dict[str, list[dict[str, Any]]]:
+    """The arrays "vars/0", "vars/1", ... of all groups that have such, by the groups' paths."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    waiting, seen = [(file, "")], 0
+    while waiting:
+        group, path = waiting.pop()
+        if len(group) > MOST_NAMES:
+            raise ValueError(f"{path!r} holds {len(group)} groups")
+        for name in group:
+            if not path and name in ("vars", *BESIDE):
+                continue
+            seen += 1
+            where = f"{path}/{name}" if path else str(name)
+            if seen > MOST_NAMES or where.count("/") > 2 * DEEPEST or len(where) > LONGEST_PATH:
+                raise ValueError("it holds too many groups, or groups too deep within each other")
+            try:
+                inner = child(group, name)
+            except (ValueError, TypeError) as error:
+                found[where] = [{"error": str(error)}]
+                continue
+            if name == "vars":
+                found[path] = arrays_by_number(inner, path)
+                seen += len(found[path])
+            elif isinstance(inner, h5py.Group):
+                waiting.append((inner, where))
+    return dict(sorted(found.items()))
+
+
+def arrays_by_number(stored: Any, path: str) -> list[dict[str, Any]]:
+    """The arrays "0", "1", ... of a group."""
     try:
-        group = child(inside, name)
-        stored = child(group, "vars") if "vars" in group else {}
+        if not isinstance(stored, h5py.Group):
+            raise TypeError(f"'vars' of {path!r} is no group")
         if len(stored) > MOST_NAMES:
-            raise ValueError(f"{name} has {len(stored)} arrays")
+            raise ValueError(f"{path} has {len(stored)} arrays")
         return [described_array(stored, str(number)) for number in range(len(stored))]
     except (ValueError, TypeError) as error:
         return [{"error": str(error)}]

@@ -2,6 +2,7 @@
 
 import copy
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -518,7 +519,10 @@ class Sequential:
         print_fn(f"Total parameters: {self.count_params():,}")
 
     def get_config(self) -> dict[str, Any]:
-        """Return the name, the layers' classes, configs and built-in optimizers, and the input shape if built."""
+        """Return the name, the layers' classes, configs and built-in optimizers, and the input shape if built.
+
+        Of an optimizer that is not built in, the name of its class alone.
+        """
         return {
             "name": self.name,
             "layers": [_entry(layer) for layer in self._layers],
@@ -529,6 +533,8 @@ class Sequential:
     def from_config(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None = None) -> Self:
         """Make a model from the result of `get_config`; its weights are fresh.
 
+        A layer whose optimizer was not a built-in one gets "sgd", and a warning says so.
+
         Parameters
         ----------
         config : mapping
@@ -537,6 +543,7 @@ class Sequential:
             Classes of layers that are not the library's, by class name.
         """
         model = cls._unbuilt(config, layers)
+        _warn_of_optimizers("the config", config)
         shape = config.get("build_input_shape")
         if shape is not None:
             model.build(shape)
@@ -574,12 +581,14 @@ class Sequential:
         """Write structure and weights to one file, which `lcnumba.load` reads.
 
         The file is complete or, if saving fails, as it was before. Built-in optimizers are saved with
-        their settings, but not their state.
+        their settings, but not their state; of any other one there is a warning, and the name of its class in the
+        file. What `compile` was given, random states and `n_threads` are not saved: `Checkpoint` and ``fit(resume=)``
+        keep the state of a training, `pickle` keeps all.
 
         Parameters
         ----------
         path : path
-            The file, by convention ``.npz``; nothing is appended to the name.
+            The file, by convention ``.npz``; nothing is appended to the name. Symbolic links are followed.
 
         Raises
         ------
@@ -587,12 +596,86 @@ class Sequential:
             If the model has not been built.
         TypeError
             If a layer has a custom function, which no file can hold.
+        ValueError
+            If the name ends as files of another kind do: ``.h5``, ``.keras``.
         OSError
-            If the file cannot be written.
+            If the file cannot be written, or the path leads to a folder, a device or a pipe.
         """
         if self._input_shape is None:
             raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
-        io.write_model(path, self.get_config(), self.get_weights())
+        config = self.get_config()
+        io.write_model(path, config, self.get_weights())
+        found = _left_out(config)
+        if found:
+            warnings.warn(
+                f"the file does not hold {found}: only the library's own optimizers are saved. lcnumba.load will give "
+                "'sgd' in its place; then set layer.optimizer, or compile with the optimizer",
+                stacklevel=2,
+            )
+
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights alone to a file, which `load_weights` of a model of the same layers reads.
+
+        Parameters
+        ----------
+        path : path
+            As for `save`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        ValueError, OSError
+            As `save` does.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import lcnumba as lc
+        >>> first, second = (lc.Sequential([lc.Dense(3, input_shape=(2,))]) for _ in range(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first.save_weights(pathlib.Path(folder, "weights.npz"))
+        ...     second.load_weights(pathlib.Path(folder, "weights.npz"))
+        >>> bool((second.layers[0].kernel == first.layers[0].kernel).all())
+        True
+        """
+        if self._input_shape is None:
+            raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
+        io.write_weights(path, self.get_weights())
+
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a file that `save_weights`, `save` or `Checkpoint` wrote; all of them, or none.
+
+        Weights go by their order, names of layers do not matter. `lcnumba.load_keras` reads files of Keras.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is no such file, or its weights have other shapes; the model is as it was then.
+        """
+        if self._input_shape is None:
+            raise RuntimeError(f"load_weights before build: {self.name!r} has no weights yet; call or build it first")
+        mine = self.weight_shapes(self._input_shape)
+        with io.ModelFile(path) as file:
+            theirs = file.weight_shapes()
+            if len(theirs) != len(mine):
+                raise ValueError(f"{os.fspath(path)!r} holds {len(theirs)} weights; {self.name!r} has {len(mine)}")
+            for number, (here, there) in enumerate(zip(mine, theirs, strict=True)):
+                if here != there:
+                    raise ValueError(
+                        f"weight {number} of {os.fspath(path)!r} has shape {there}; that of {self.name!r} has {here}"
+                    )
+            weights = file.read_weights(mine)
+        self.set_weights(weights)
 
     def __repr__(self) -> str:
         """Name and layers."""
@@ -640,7 +723,8 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     Returns
     -------
     Sequential
-        With the saved weights, and optimizers whose state is fresh.
+        With the saved weights, and optimizers whose state is fresh: "sgd", with a warning, where the saved one was not
+        built in.
 
     Raises
     ------
@@ -661,9 +745,14 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     True
     """
     with io.ModelFile(path) as file:
+        config = file.config
+        if config is None:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds weights alone; make the model, build it, and call its load_weights(path)"
+            )
         try:
-            model = Sequential._unbuilt(file.config, layers)
-            shape = (None, *tuple(file.config["build_input_shape"])[1:])
+            model = Sequential._unbuilt(config, layers)
+            shape = (None, *tuple(config["build_input_shape"])[1:])
             plan = list(_plan(model, shape))
         except Exception as error:
             raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
@@ -677,6 +766,7 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
         else:
             layer.set_weights(mine)
     model.build(shape)
+    _warn_of_optimizers(repr(os.fspath(path)), config)
     return model
 
 
@@ -694,6 +784,8 @@ def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
         shape = tuple(layer.compute_output_shape(shape))
 
 
+# So many layers a warning names.
+MOST_NAMED = 5
 # The library's own layers, by whose class names a config is read.
 _LAYERS = (Activation, Dense, Dropout, Flatten, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D)
 
@@ -793,10 +885,39 @@ def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence
 
 
 def _entry(layer: Any) -> dict[str, Any]:
-    """A layer in the config of its model; with its optimizer if that is a built-in one."""
+    """A layer in the config of its model; with its optimizer if that is a built-in one, else the name of its class."""
     entry = {"class_name": type(layer).__name__, "config": layer.get_config()}
     optimizer = getattr(layer, "optimizer", None)
-    return {**entry, "optimizer": named.config_of(optimizer)} if optimizers.is_built_in(optimizer) else entry
+    if optimizers.is_built_in(optimizer):
+        return {**entry, "optimizer": named.config_of(optimizer)}
+    return entry if optimizer is None else {**entry, "optimizer_left_out": type(optimizer).__name__}
+
+
+def _left_out(config: Mapping[str, Any]) -> str:
+    """The layers of a config whose optimizers it cannot hold, and their classes; empty if there are none."""
+    found: list[str] = []
+
+    def look(config: Mapping[str, Any]) -> None:
+        for entry in config["layers"]:
+            if entry["class_name"] == "Sequential":
+                look(entry["config"])
+            elif "optimizer_left_out" in entry:
+                found.append(f"{entry['optimizer_left_out']!r:.80} of layer {entry['config'].get('name')!r:.80}")
+
+    look(config)
+    rest = f" and of {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"the optimizer {', '.join(found[:MOST_NAMED])}{rest}" if found else ""
+
+
+def _warn_of_optimizers(where: str, config: Mapping[str, Any]) -> None:
+    """Say which layers have "sgd" in place of an optimizer that a config could not hold."""
+    found = _left_out(config)
+    if found:
+        warnings.warn(
+            f"{where} does not hold {found}, which is not one of the library's own; it is 'sgd' now. Set "
+            "layer.optimizer, or compile with the optimizer",
+            stacklevel=3,
+        )
 
 
 def _fitting(layer: Layer, shape: Shape) -> Shape:

@@ -17,7 +17,7 @@ MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if 
 
 # Rooms in the order of the data's flow; a module imports only from rows above its own.
 ROWS = [
-    {"compiling", "forks", "lazy", "limits", "messages", "norms"},
+    {"compiling", "contents", "forks", "lazy", "limits", "messages", "norms"},
     {"interrupts"},
     {"locks", "threads"},
     {

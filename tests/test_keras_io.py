@@ -9,8 +9,11 @@ import pytest
 
 import lcnumba as lc
 from lcnumba import __main__ as command_line
-from lcnumba import keras_files, keras_index
+from lcnumba import keras_files, keras_index, keras_io
 from lcnumba.keras_files import KerasFileError
+
+# The model "first_axis" has one; test_norm_constraints below is of this.
+pytestmark = pytest.mark.filterwarnings("ignore:layer 'locally_connected2d_1'. kernel_constraint MaxNorm is left out")
 
 FOLDER = Path(__file__).parent / "data" / "keras"
 NAMES = ("digits", "genes", "first_axis")
@@ -109,7 +112,7 @@ def test_the_implementation_of_each_layer_may_be_chosen(tmp_path):
     [
         ("digits.h5", "second", [(120,), (4, 3, 2)]), ("digits.keras", "second", None),
         ("digits.weights.h5", "locally_connected2d_1", None), ("digits_weights.h5", "second", None),
-        ("digits.keras", "locally_connected2d", [(12, 18, 3), (4, 3, 3)]), ("digits.h5", "dropout", []),
+        ("digits.keras", "locally_connected2d", [(12, 18, 3), (4, 3, 3)]),
     ],
 )  # fmt: skip
 def test_one_layer_of_any_model(file, layer, shapes):
@@ -119,6 +122,270 @@ def test_one_layer_of_any_model(file, layer, shapes):
     assert len(weights) == len(expected)
     with pytest.raises(ValueError, match="there is no layer 'nope'; there are"):
         lc.load_keras_weights(FOLDER / file, "nope")
+
+
+LOCAL, SECOND = [(6, 3, 2), (6, 2)], [(5, 4, 1), (5, 1)]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("file", "shapes"),
+    [
+        ("nested.keras", {"inner/sub": LOCAL, "sub": LOCAL, "inner/sub2": SECOND, "out": [(5, 1), (1,)],
+                          "sequential/locally_connected1d": LOCAL, "locally_connected1d_1": SECOND}),
+        ("nested.h5", {"inner/sub": LOCAL, "sub": LOCAL, "sub2": SECOND, "out": [(5, 1), (1,)]}),
+        ("nested.weights.h5", {"sequential/locally_connected1d": LOCAL, "locally_connected1d_1": SECOND,
+                               "layers/sequential/layers/locally_connected1d": LOCAL, "dense": [(5, 1), (1,)]}),
+        ("own.keras", {"local": LOCAL, "many/dense_1": [(3, 2), (2,)], "sequential/dense": [(2, 1), (1,)]}),
+        ("own.weights.h5", {"local": LOCAL, "many/dense": [(12, 3), (3,)], "dense_1": [(3, 2), (2,)]}),
+        ("own_weights.h5", {"mine": LOCAL, "dense_3": [(3, 2), (2,)], "deep": [(2, 1), (1,)]}),
+    ],
+)  # fmt: skip
+def test_layers_are_found_at_any_depth(file, shapes):
+    for name, expected in shapes.items():
+        assert [w.shape for w in lc.load_keras_weights(FOLDER / file, name)] == expected, name
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_same_layer_has_the_same_numbers_in_all_formats():
+    """Named by the user, by class and number, and by attribute."""
+    for names in (
+        {"nested.keras": "inner/sub2", "nested.h5": "inner/sub2", "nested.weights.h5": "locally_connected1d_1"},
+        {"own.keras": "local", "own.weights.h5": "local", "own_weights.h5": "mine"},
+    ):
+        first, *others = [lc.load_keras_weights(FOLDER / file, name) for file, name in names.items()]
+        assert np.abs(first[0]).min() > 0
+        for other in others:
+            np.testing.assert_array_equal(first[0], other[0])
+            np.testing.assert_array_equal(first[1], other[1])
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("file", "name", "match"),
+    [
+        ("nested.keras", "inner", "'inner' holds layers: give one of inner/sub, inner/sub2$"),
+        ("nested.h5", "inner", "'inner' holds layers: give one of inner/sub, inner/sub2$"),
+        ("nested.weights.h5", "sequential", "'sequential' holds layers: give one of sequential/locally_connected1d, "),
+        ("nested.keras", "nope", "there is no layer 'nope'; there are out, inner/sub, inner/sub2$"),
+        ("own.keras", "nope", "there is no layer 'nope'; there are sequential/dense, local, many/dense, many/dense_1$"),
+        ("nested.keras", "flatten", "layer 'flatten' has no weights"),
+        ("digits.h5", "dropout", "layer 'dropout' has no weights"),
+        ("digits.keras", "dropout", "layer 'dropout' has no weights"),
+    ],
+)
+def test_what_holds_no_weights_of_its_own_is_told(file, name, match):
+    with pytest.raises(KerasFileError, match=match):
+        lc.load_keras_weights(FOLDER / file, name)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_name_of_several_layers_is_refused(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        for outer in ("a", "b"):
+            file[f"{outer}/dense/vars/0"] = np.zeros((1, 1), np.float32)
+    with pytest.raises(KerasFileError, match="there are 2 layers 'dense': give one of a/dense, b/dense"):
+        lc.load_keras_weights(tmp_path / "w.h5", "dense")
+    assert lc.load_keras_weights(tmp_path / "w.h5", "b/dense")[0].shape == (1, 1)
+
+
+def around(file):
+    """Groups that hold each other."""
+    file["layers/a/vars/0"] = np.zeros(3, np.float32)
+    file["layers/a/b"] = file["layers"]
+
+
+def deep(file):
+    file["/".join(["layers/x"] * 200) + "/vars/0"] = np.zeros(3, np.float32)
+
+
+def many(file):
+    for number in range(keras_index.MOST_NAMES // 64):
+        file.create_group(f"layers/{number}/vars")
+    for number in range(200):
+        file[f"more_{number}"] = file["layers"]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("make", [around, deep, many])
+def test_the_walk_through_a_file_is_bounded(make, tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        make(file)
+    with pytest.raises(KerasFileError, match="too many groups, or groups too deep"):
+        lc.load_keras_weights(tmp_path / "w.h5", "a")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_links_within_the_layers_of_a_file_are_not_followed(tmp_path):
+    with h5py.File(tmp_path / "w.h5", "w") as file:
+        file["layers/a/vars/0"] = np.zeros(3, np.float32)
+        file["layers/soft"] = h5py.SoftLink("/layers/a")
+        file["layers/outside"] = h5py.ExternalLink("/etc/passwd", "/x")
+    for name in ("soft", "outside"):
+        with pytest.raises(KerasFileError, match=r"is a link|there is no"):
+            lc.load_keras_weights(tmp_path / "w.h5", name)
+    assert lc.load_keras_weights(tmp_path / "w.h5", "a")[0].shape == (3,)
+
+
+# --- what Keras computes otherwise
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_softmax_over_the_width_is_refused(suffix):
+    with pytest.raises(
+        KerasFileError, match="'wide' has softmax with channels_first, which in Keras is over the width"
+    ):
+        lc.load_keras(FOLDER / f"width{suffix}")
+
+
+@pytest.mark.usefixtures("in_process")
+def test_the_network_that_its_refusal_proposes_is_keras(rng):
+    """By hand: the softmax of each row of the output."""
+    layers = [
+        lc.LocallyConnected2D(2, 2, data_format="channels_first", input_shape=(2, 4, 3)),
+        lc.Activation("softmax"),
+    ]
+    model = lc.load_keras(FOLDER / "width.keras", lc.Sequential(layers))
+    x = rng.standard_normal((3, 2, 4, 3)).astype(np.float32)
+    z = np.exp(model.layers[0](x))
+    np.testing.assert_allclose(model(x), z / z.sum(axis=3, keepdims=True), rtol=0, atol=1e-6)
+
+
+@pytest.mark.usefixtures("in_process")
+def test_weights_for_a_softmax_over_the_width_come_with_a_warning(tmp_path):
+    layer = lc.LocallyConnected2D(2, 2, data_format="channels_first", activation="softmax", input_shape=(2, 4, 3))
+    model = lc.Sequential([layer])
+    for action in (
+        lambda: lc.load_keras(FOLDER / "width.keras", model), lambda: lc.export_weights(layer),
+        lambda: lc.import_weights(layer, lc.load_keras_weights(FOLDER / "width.keras", "wide")),
+        lambda: lc.save_keras_weights(model, tmp_path / "w.h5"),
+    ):  # fmt: skip
+        with pytest.warns(UserWarning, match="with channels_first is over the width"):
+            action()
+
+
+def first_settings(**settings):
+    return lambda entries: entries[1]["config"].update(settings)
+
+
+def without_settings(entries):
+    for name in ("activation", "use_bias"):
+        del entries[1]["config"][name]
+
+
+OTHERWISE = {
+    "softmax first": (first_settings(activation="softmax", data_format="channels_first"), "over the width"),
+    "log_softmax first": (first_settings(activation="log_softmax", data_format="channels_first"), "over the width"),
+    "Softmax first": (
+        first_settings(activation={"class_name": "Softmax", "config": {"axis": -1}}, data_format="channels_first"),
+        "over the width",
+    ),
+    "Softmax of an axis": (first_settings(activation={"class_name": "Softmax", "config": {"axis": 1}}), "axis=1"),
+    "mixed precision": (
+        first_settings(dtype={"class_name": "Policy", "config": {"name": "mixed_float16"}}),
+        "has dtype 'mixed_float16'; float32 and float64 are computed in here",
+    ),
+    "half input": (lambda entries: entries[0]["config"].update(dtype="float16"), "has dtype 'float16'"),
+    "half activation": (lambda entries: entries[-1]["config"].update(dtype="bfloat16"), "has dtype 'bfloat16'"),
+    "noise_shape": (lambda entries: entries[2]["config"].update(noise_shape=[1]), "has a noise_shape"),
+    "Dense on a grid": (lambda entries: entries.pop(4), r"is a Dense on inputs of shape \(None, 4, 3, 2\)"),
+    "class of somebody's": (
+        lambda entries: entries[1].update(module=None, registered_name="Mine>LocallyConnected2D"),
+        "'LocallyConnected2D' that is not Keras' own",
+    ),
+    "module of somebody's": (lambda entries: entries[1].update(module="mine.layers"), "not Keras' own"),
+    "regularizer of somebody's": (
+        first_settings(
+            kernel_regularizer={"module": None, "class_name": "L2", "config": {"l2": 0.5}, "registered_name": "L2"}
+        ),
+        "'first' is, or has, a 'L2' that is not Keras' own",
+    ),
+    "namesake": (without_settings, "lacks settings of Keras' LocallyConnected2D"),
+}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("name", OTHERWISE)
+def test_what_is_another_function_in_keras_is_refused_with_a_remedy(name, tmp_path):
+    change, match = OTHERWISE[name]
+    changed("digits.h5", tmp_path / "model.h5", config_changed(change))
+    with pytest.raises(KerasFileError, match=match):
+        lc.load_keras(tmp_path / "model.h5")
+    assert len(lc.load_keras_weights(tmp_path / "model.h5", "first")) == 2
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(("version", "known"), [("2.15.0", True), ("3.0.1", False), ("x", True)])
+def test_the_hard_sigmoid_of_keras_3_is_another(version, known, tmp_path):
+    def change(file):
+        config_changed(first_settings(activation="hard_sigmoid"))(file)
+        file.attrs["keras_version"] = version
+
+    changed("digits.h5", tmp_path / "model.h5", change)
+    if known:
+        assert lc.load_keras(tmp_path / "model.h5").layers[0].activation == lc.activations.HardSigmoid()
+        return
+    with pytest.raises(KerasFileError, match=r"'first' has the hard_sigmoid of Keras 3\.0\.1, relu6"):
+        lc.load_keras(tmp_path / "model.h5")
+
+
+MAX_NORM = {"class_name": "MaxNorm", "config": {"max_value": 2, "axis": 0}}
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("entry", "part", "settings", "axis"),
+    [
+        (1, "kernel", {}, 0),  # implementation 1: ours
+        (3, "kernel", {}, [0, 1, 2]),  # 3: one axis for all weights
+        (1, "bias", {}, 0), (1, "bias", {"data_format": "channels_first"}, None),
+        (1, "bias", {"data_format": "channels_first", "config": {"max_value": 2, "axis": [0, 1, 2]}}, [0, 1, 2]),
+        (3, "kernel", {"implementation": 2}, None),
+    ],
+)  # fmt: skip
+def test_norm_constraints_get_the_axes_that_they_have_here_or_are_left_out(entry, part, settings, axis, recwarn):
+    given = {**MAX_NORM, **{key: value for key, value in settings.items() if key == "config"}}
+    with h5py.File(FOLDER / "digits.h5") as file:
+        layer = json.loads(file.attrs["model_config"])["config"]["layers"][entry]
+    others = {key: value for key, value in settings.items() if key != "config"}
+    layer["config"] |= {f"{part}_constraint": given, **others}
+    made, notes = keras_io._entry(layer, None)
+    found = made["config"][f"{part}_constraint"]
+    if axis is None:
+        assert found is None
+        assert f"{part}_constraint MaxNorm is left out" in notes[0]
+    else:
+        assert (found["config"]["axis"], found["config"]["max_value"], notes) == (axis, 2, [])
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.filterwarnings("default")
+def test_a_constraint_that_is_left_out_is_told():
+    """NonNeg is the same in any storage."""
+    with pytest.warns(UserWarning, match=r"kernel_constraint MaxNorm is left out: with implementation 2"):
+        model = lc.load_keras(FOLDER / "first_axis.h5")
+    assert model.layers[1].kernel_constraint is None
+    predicts(model, "first_axis")
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_model_of_the_other_data_format_is_not_filled(suffix):
+    """The weights have the same shapes in both, and another order."""
+
+    def network(data_format, flatten="channels_last"):
+        layer = lc.LocallyConnected2D(2, 2, data_format=data_format, padding="valid", name="here")
+        model = lc.Sequential([layer, lc.Flatten(data_format=flatten)])
+        model.build((None, 2, 4, 3) if data_format == "channels_first" else (None, 4, 3, 2))
+        return model
+
+    model = network("channels_last")
+    before = model.get_weights()
+    with pytest.raises(KerasFileError, match="'wide' has data_format='channels_first' in the file, and 'here' has"):
+        lc.load_keras(FOLDER / f"width{suffix}", model)
+    np.testing.assert_array_equal(model.get_weights()[0], before[0])
+    lc.load_keras(FOLDER / f"width{suffix}", network("channels_first"))
 
 
 # --- import and export
@@ -450,6 +717,13 @@ def test_other_files(tmp_path):
         path.write_bytes(content)
         with pytest.raises(KerasFileError, match="cannot be read"):
             lc.load_keras(path)
+    model = lc.Sequential([lc.Dense(1, input_shape=(2,))])
+    model.save(path)
+    for read in (lc.load_keras, lambda path: lc.load_keras(path, model), lambda path: lc.load_keras_weights(path, "d")):
+        with pytest.raises(KerasFileError, match=r"it is a file of lcnumba: lcnumba\.load reads models"):
+            read(path)
+    with pytest.raises(OSError, match="a SavedModel of TensorFlow perhaps"):
+        lc.load_keras(tmp_path)
     with pytest.raises(FileNotFoundError):
         lc.load_keras(tmp_path / "nothing")
     with pytest.raises(OSError, match="director"):
@@ -511,6 +785,70 @@ def test_wrong_files_end_with_a_message_and_code_2(arguments, match, capsys):
         command_line.main(arguments)
     assert ended.value.code == 2
     assert match in capsys.readouterr().err
+
+
+def test_inspect_tells_which_layers_can_be_loaded(capsys):
+    for file, expected in (
+        ("digits.keras", ["model of Keras 2.21.0, present format", "layer second (LocallyConnected2D): can be loaded",
+                          "as a whole: lcnumba.load_keras reads it",
+                          "weights of locally_connected2d_1 (second): (294,), (4, 3, 2)"]),
+        ("nested.h5", ["layer inner (Sequential): cannot be loaded: layer 'inner' is a 'Sequential'",
+                       "layer out (Dense): can be loaded", "as a whole it cannot be loaded", "weights of inner/sub: "]),
+        ("own.keras", ["as a whole it cannot be loaded: the model is, or has, a 'Own'", "weights of local: (6, 3, 2)"]),
+        ("width.h5", ["layer wide (LocallyConnected2D): cannot be loaded: layer 'wide' has softmax"]),
+        ("first_axis.h5", ["can be loaded; layer 'locally_connected2d_1': kernel_constraint MaxNorm is left out"]),
+    ):  # fmt: skip
+        assert command_line.main(["inspect", str(FOLDER / file)]) == 0
+        shown = capsys.readouterr().out
+        for text in expected:
+            assert text in shown, (file, text)
+
+
+def test_inspect_of_our_own_files(tmp_path, capsys):
+    model = lc.Sequential(
+        [lc.LocallyConnected1D(2, 3, padding="same", activation="relu", input_shape=(4, 1), name="snps"),
+         lc.Sequential([lc.Flatten(), lc.Dense(1, kernel_regularizer="l2", name="sum")], name="head")], name="net",
+    )  # fmt: skip
+    model.compile("adam", "mse", lr=0.5)
+    settings = {"epochs": 2, "batch_size": 2, "progress": False}
+    model.fit(np.ones((4, 4, 1)), np.ones((4, 1)), callbacks=[lc.callbacks.Checkpoint(tmp_path / "run")], **settings)
+    model.save(tmp_path / "model")
+    model.save_weights(tmp_path / "weights")
+    for name, expected in (
+        ("model", ["model of lcnumba, net", "input (None, 4, 1)", "activation=relu", "optimizer=Adam(",
+                   "layer snps (LocallyConnected1D): output (None, 4, 2), 32 numbers [(4, 3, 2), (4, 2)]; dtype=",
+                   "layer head/sum (Dense): output (None, 1), 9 numbers ", "kernel_regularizer=L2(l2=0.01)",
+                   "weights: (4, 3, 2), (4, 2), (8, 1), (1,); 41 numbers in all"]),
+        ("run", ["checkpoint of lcnumba, net", "training: 2 epochs, 4 steps", "last loss: "]),
+        ("weights", ["weights of lcnumba", "weight 0: (4, 3, 2)", "numbers in all: 41"]),
+    ):  # fmt: skip
+        assert command_line.main(["inspect", str(tmp_path / name)]) == 0
+        shown = capsys.readouterr().out
+        for text in expected:
+            assert text in shown, (name, text)
+
+
+def test_version_and_help(capsys):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"lcnumba {lc.__version__}\n"
+    assert command_line.main([]) == 0
+    assert "{info,train,bench,convert,inspect}" in capsys.readouterr().out
+
+
+def test_bench_looks_at_its_size_before_it_prints(capsys, tmp_path):
+    for arguments, match in (
+        (["--input", "4", "4", "1", "--kernel", "5", "5"], "kernel"),
+        (["--input", "100000", "100000", "9", "--filters", "99"], "workload own with implementation 1 needs"),
+        (["--input", "8", "8", "1", "--json", str(tmp_path)], "Is a directory"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            command_line.main(["bench", *arguments])
+        assert ended.value.code == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert match in shown.err
 
 
 # --- odd sizes, names and files

@@ -6,7 +6,8 @@ Run in an environment of its own, from this folder:
     python make_keras_files.py
 
 Each model is saved as ``NAME.h5`` (model), ``NAME.keras``, ``NAME.weights.h5`` and ``NAME_weights.h5`` (the
-first format of weights); inputs and predictions are in keras_files.npz.
+first format of weights); inputs and predictions are in predictions.npz. Models that are not read as a whole follow: one
+within another, one of a class of its own, which is saved in three of the ways, and one with a softmax over the width.
 """
 
 import os
@@ -47,9 +48,45 @@ MODELS = {
 }  # fmt: skip
 
 
+class Own(tf_keras.Model):
+    """A model of a class of its own, which holds layers by attributes and in a list."""
+
+    def __init__(self):
+        super().__init__()
+        self.local = local(1, 2, 3, name="mine")
+        self.many = [layers.Flatten(), layers.Dense(3), layers.Dense(2)]
+        self.last = tf_keras.Sequential([layers.Dense(1, name="deep")])
+
+    def call(self, x):
+        """Apply the layers."""
+        x = self.local(x)
+        for layer in self.many:
+            x = layer(x)
+        return self.last(x)
+
+
+def others() -> None:
+    """Write the files of models that are not read as a whole."""
+    inner = [local(1, 2, 3, input_shape=(8, 1), name="sub"), layers.ReLU(), local(1, 1, 2, name="sub2")]
+    parts = [tf_keras.Sequential(inner, name="inner"), layers.Flatten(), layers.Dense(1, name="out")]
+    nested = tf_keras.Sequential(parts, name="outer")
+    own = Own()
+    own(np.zeros((1, 8, 1), "float32"))
+    width = tf_keras.Sequential([local(2, 2, 2, data_format="channels_first", activation="softmax",
+                                       input_shape=(2, 4, 3), name="wide")])  # fmt: skip
+    for name, model in (("nested", nested), ("own", own), ("width", width)):
+        model.save(FOLDER / f"{name}.keras")
+        model.save_weights(FOLDER / f"{name}.weights.h5")
+        if model is own:
+            model.save_weights(FOLDER / f"{name}_weights.h5", save_format="h5")
+        else:
+            model.save(FOLDER / f"{name}.h5")
+
+
 def main() -> None:
     """Write the files."""
     FOLDER.mkdir(exist_ok=True)
+    others()
     tf_keras.utils.set_random_seed(2021)
     rng, arrays = np.random.default_rng(2021), {}
     for name, parts in MODELS.items():
