@@ -319,8 +319,8 @@ class Parameters:
     def prepare_set(self, weights: Any) -> Callable[[], None]:
         """Check new values, and return the function that puts them in place, which does not fail.
 
-        Several layers can so be checked before the first one changes. Equal values are no change, after which a pullback
-        would refuse to run.
+        Several layers can so be checked before the first one changes. Equal values are no change, after which a
+        pullback would refuse to run.
         """
         given = self.ingested(weights)
         self.require_built("set_weights")
