@@ -12,6 +12,7 @@ from typing import NamedTuple
 import lcnumba
 from lcnumba import limits, threads
 from lcnumba.interrupts import deferred
+from lcnumba.messages import install
 
 __all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
 
@@ -248,7 +249,8 @@ def _warnings_of_threads() -> Iterator[str]:
     elif layer == "workqueue":
         yield (
             "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
-            "Python's threads instead, which begin more slowly. pip install 'lcnumba[threads]', or the system's OpenMP"
+            f"Python's threads instead, which begin more slowly. Give it TBB: {install('threads')}; or the system's "
+            "OpenMP"
         )
     elif not threads.numba_is_safe():
         yield (

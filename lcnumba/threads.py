@@ -15,6 +15,7 @@ from typing import Any
 from lcnumba.forks import in_children
 from lcnumba.interrupts import deferred, import_whole
 from lcnumba.limits import processors
+from lcnumba.messages import install
 
 __all__ = ["count", "numba_is_safe", "share", "threading_layer"]
 
@@ -203,7 +204,7 @@ def _start_numbas() -> int:
     except ValueError as error:
         raise RuntimeError(
             f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, which was chosen by "
-            "NUMBA_THREADING_LAYER or numba.config; choose none, or install it (tbb: pip install 'lcnumba[threads]')"
+            f"NUMBA_THREADING_LAYER or numba.config; choose none, or install it (tbb: {install('threads')})"
         ) from error
 
 

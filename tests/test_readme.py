@@ -17,4 +17,8 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     exec(compile(code, str(README), "exec"), names)  # noqa: S102 - that is the test
     assert names["model"].output_shape == (None, 10)
     assert len(names["history"].history["loss"]) == 2
-    assert (tmp_path / "model.npz").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"model.npz", "run.npz"}
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1e6, "whoever tries it out keeps the files"
+    capsys.readouterr()
+    exec(compile(code, str(README), "exec"), {})  # noqa: S102
+    assert "all 2 epochs are done in 'run.npz': nothing is left to do" in capsys.readouterr().err
