@@ -219,8 +219,8 @@ def _difference(mine: Any, theirs: Any, place: str = "") -> str:
         here, there = (f"{len(names)} layers ({_shortened(', '.join(names))})" for names in classes)
         return f"{place or 'it'} has {here} here and {there} there"
     for number, (layer, other) in enumerate(zip(layers, others, strict=True)):
-        own, name = layer["config"].get("name"), f"layer {number} of {place}" if place else f"layer {number}"
-        name = f"{name} ({layer['class_name']} {own!r:.80})"
+        own = f"layer {number} ({layer['class_name']} {layer['config'].get('name')!r:.80})"
+        name = f"{own} in {place}" if place else own
         if layer["class_name"] == "Sequential":
             found = _difference(layer["config"], other["config"], name)
             if found:

@@ -213,8 +213,10 @@ class TextFile:
             check_place(path)
             sweep(path)
             return
-        descriptor = os.open(self._path, os.O_WRONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOCTTY", 0))
-        os.set_blocking(descriptor, True)
+        nonblocking = getattr(os, "O_NONBLOCK", 0)  # which Windows has not
+        descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
+        if nonblocking:
+            os.set_blocking(descriptor, True)
         self._stream = os.fdopen(descriptor, "w")
 
     def write(self, text: str) -> None:

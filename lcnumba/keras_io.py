@@ -700,7 +700,7 @@ _IGNORED = {
 
 def _model_of(config: Mapping[str, Any], version: str | None) -> tuple[Sequential, Shape, list[str]]:
     """The unbuilt model of a config of Keras, the shape of its input, and what must be said of it."""
-    _check_origin("the model", {key: value for key, value in config.items() if key != "config"})
+    _check_origin("the model", {key: config.get(key) for key in ("class_name", "module", "registered_name")})
     if config.get("class_name") != "Sequential":
         raise ValueError(f"the model is a {config.get('class_name')!r:.80}, and only a Sequential is read. {_ADVICE}")
     inner = config["config"]
@@ -793,8 +793,8 @@ def _check_origin(called: str, entry: Any) -> None:
         return
     if isinstance(entry.get("class_name"), str):
         module, registered = entry.get("module"), entry.get("registered_name")
-        own = isinstance(module, str) and module.partition(".")[0] not in _PACKAGES
-        if own or (isinstance(registered, str) and registered != "function"):
+        keras = isinstance(module, str) and module.partition(".")[0] in _PACKAGES
+        if not keras and (isinstance(module, str) or isinstance(registered, str)):
             raise ValueError(
                 f"{called} is, or has, a {entry['class_name']!r:.80} that is not Keras' own, but a class of somebody's "
                 f"({str(registered or module)!r:.80}). {_ADVICE}"

@@ -321,17 +321,60 @@ def test_other_models_are_refused(data, tmp_path):
     x, y = data
     path = tmp_path / "run.npz"
     fit(net(), data, path, epochs=1)
+    inner = r"layer 0 \(LocallyConnected2D '.*'\) in layer 0 \(Sequential '.*'\)"
     for other, message in (
+        (net(optimizer="sgd"), rf"optimizer of {inner} is SGD\(.*\) here and Adam\(.*\) there"),
         (
-            net(optimizer="sgd"),
-            r"layers\[0\]\.config\.layers\[0\]\.optimizer\.class_name is 'SGD' here and 'Adam' there",
+            lc.Sequential([lc.Flatten(), lc.Dense(3)]),
+            r"it has 2 layers \(Flatten, Dense\) here and 3 layers \(Sequential, Flatten, Dense\) there",
         ),
-        (lc.Sequential([lc.Flatten(), lc.Dense(3)]), "it belongs to another model: layers is"),
+        (
+            lc.Sequential([*net().layers[:2], lc.Dense(4)]),
+            r"units of layer 2 \(Dense '.*'\) is 4 here and 3 there",
+        ),
     ):
-        with pytest.raises(ValueError, match=message):
-            other.fit(x, y, loss="softmax_cross_entropy", resume=path, progress=False)
+        with pytest.raises(ValueError, match=f"it belongs to another model: {message}") as refused:
+            other.fit(x, y, loss="softmax_cross_entropy", lr=0.1, resume=path, progress=False)
+        assert len(str(refused.value)) < 600
     with pytest.raises(ValueError, match="initial_epoch or resume, not both"):
         net().fit(x, y, resume=path, initial_epoch=1, progress=False)
+
+
+def test_differences_of_models_fit_into_a_line():
+    """However large a setting is, and however many layers there are."""
+
+    def net(mask, count=1):
+        layers = [lc.LocallyConnected1D(1, 2, kernel_mask=mask, input_shape=(51, 1), name="masked")]
+        return lc.Sequential([*layers, *(lc.Activation("relu") for _ in range(count))]).get_config()
+
+    one, other = np.ones((50, 2), bool), np.eye(50, 2) == 0
+    found = checkpoints._difference(json.loads(json.dumps(net(one))), json.loads(json.dumps(net(other))))
+    assert found.startswith("kernel_mask of layer 0 (LocallyConnected1D 'masked') is ")
+    assert len(found) < 400
+    found = checkpoints._difference(net(one, 200), net(one, 300))
+    assert found.startswith("it has 201 layers (LocallyConnected1D, Activation, ")
+    assert "...) here and 301 layers (" in found
+    assert len(found) < 400
+    assert checkpoints._difference(net(one, 3), net(one, 3)) == "", "but for names"
+
+
+def test_optimizers_of_users_are_compared_by_their_classes(data, tmp_path):
+    """Where the file tells: those of the first versions do not."""
+
+    class Other(Slow):
+        pass
+
+    x, y = data
+    net(optimizer=Slow()).fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz")], progress=False)
+    with pytest.raises(ValueError, match=r"optimizer of layer 0 .* is Other here and Slow there"):
+        net(optimizer=Other()).fit(x, y, lr=0.1, resume=tmp_path / "a.npz", progress=False)
+
+    def forget(text):
+        for entry in (text["model"]["layers"][0]["config"]["layers"][0], text["model"]["layers"][2]):
+            entry.pop("optimizer_left_out")
+
+    tampered(tmp_path / "a.npz", tmp_path / "old.npz", forget)
+    net(optimizer=Slow()).fit(x, y, lr=0.1, resume=tmp_path / "old.npz", progress=False)
 
 
 def test_other_settings_within_an_epoch_are_refused(data, tmp_path):

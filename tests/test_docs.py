@@ -60,7 +60,8 @@ def test_training(run, tmp_path, rng):
     x, labels = names["x"], names["labels"]
     assert names["logits"].shape == (200, 2)
     assert names["stopping"].best_epoch is not None
-    assert {path.name for path in tmp_path.iterdir()} == {"images.h5", "run.npz", "pooled.npz"}
+    written = {"images.h5", "run.npz", "model.npz", "weights.npz", "pooled.npz"}
+    assert {path.name for path in tmp_path.iterdir()} == written
 
     # A training that is over is not begun again.
     before = lc.load("run.npz").get_weights()

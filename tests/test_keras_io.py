@@ -316,6 +316,21 @@ def test_what_is_another_function_in_keras_is_refused_with_a_remedy(name, tmp_pa
 
 
 @pytest.mark.usefixtures("in_process")
+def test_what_compile_was_given_does_not_matter(tmp_path):
+    """A loss of somebody's, say; nor does a registered name of Keras' own classes."""
+    with zipfile.ZipFile(FOLDER / "digits.keras") as archive:
+        config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
+    config["compile_config"] = {"loss": {"module": None, "class_name": "Mine", "config": {}, "registered_name": "Mine"}}
+    config["registered_name"] = "Sequential"
+    zipped(tmp_path / "m.keras", [("config.json", json.dumps(config)), ("model.weights.h5", weights)])
+    predicts(lc.load_keras(tmp_path / "m.keras"), "digits")
+    config |= {"module": "tf_keras.src.engine.functional", "class_name": "Functional", "registered_name": "Functional"}
+    zipped(tmp_path / "m.keras", [("config.json", json.dumps(config)), ("model.weights.h5", weights)])
+    with pytest.raises(KerasFileError, match="the model is a 'Functional', and only a Sequential is read"):
+        lc.load_keras(tmp_path / "m.keras")
+
+
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(("version", "known"), [("2.15.0", True), ("3.0.1", False), ("x", True)])
 def test_the_hard_sigmoid_of_keras_3_is_another(version, known, tmp_path):
     def change(file):
