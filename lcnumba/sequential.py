@@ -354,6 +354,8 @@ class Sequential:
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
         with deferred():
+            for layer in layers:
+                layer._parameters.lock.check()
             for layer, part in zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True):
                 layer.set_flat(part)
 
