@@ -1,6 +1,6 @@
 """Let signals, finalizers and Ctrl-C come at random moments, as long as you like.
 
-``python tests/signals.py --seconds 60`` takes so long for each case: a handler every 3 ms that calls the layer which the
+``python tests/signals.py --seconds 60`` takes so long for each case: a handler every 3 ms that calls the layer that the
 program calls, and every 20 ms beside steps of a model; finalizers, callbacks of weak references and of the garbage
 collector that call it; and processes whose loops, or first calls, are interrupted again and again. A case fails if it
 hangs, if an answer is wrong, if a step is cut in half, or if a later call does not work.
@@ -21,7 +21,7 @@ SETTING = """
     import lcnumba as lc
 
     seconds, chance = float(sys.argv[1]), random.Random(int(sys.argv[2]))
-    end, counts = time.monotonic() + seconds, {}
+    counts = {}
 
     def count(what):
         counts[what] = counts.get(what, 0) + 1
@@ -72,6 +72,10 @@ SETTING = """
             train(n)
             in_another_thread(lambda: train(n))
         print(json.dumps(counts))
+
+    for n in range(3):
+        fit(n)  # all is compiled
+    end = time.monotonic() + seconds
 """
 
 TIMED = """
@@ -248,9 +252,8 @@ def main() -> int:
             print(f"{name}: {counts}", flush=True)
         except (RuntimeError, subprocess.TimeoutExpired) as error:
             failed += 1
-            print(
-                f"{name}: FAILED: {'it hangs' if isinstance(error, subprocess.TimeoutExpired) else error}", flush=True
-            )
+            reason = "it hangs" if isinstance(error, subprocess.TimeoutExpired) else error
+            print(f"{name}: FAILED: {reason}", flush=True)
     return failed
 
 
