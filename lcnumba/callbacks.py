@@ -516,7 +516,7 @@ class ReduceLROnPlateau(Callback):
         mode: str = "auto",
     ) -> None:
         self._watch = _Watch(monitor, mode, min_delta)
-        self._factor, self._least = real("factor", factor), learning_rate(min_lr)
+        self._factor, self._least = real("factor", factor), learning_rate(min_lr, name="min_lr")
         if not 0 < self._factor < 1:
             raise ValueError(f"factor={factor!r} cannot be used; give a number above 0 and below 1")
         self._patience, self._cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)

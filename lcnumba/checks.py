@@ -193,12 +193,12 @@ def real(name: str, value: Any) -> float:
     return number
 
 
-def learning_rate(value: Any, dtype: Any = np.float64) -> float:
+def learning_rate(value: Any, dtype: Any = np.float64, name: str = "lr") -> float:
     """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
-    rate = real("lr", value)
+    rate = real(name, value)
     if rate < 0 or rate > float(np.finfo(dtype).max):
         raise ValueError(
-            f"lr={value!r} cannot be used; give a number of at least 0 that is finite in {np.dtype(dtype)}"
+            f"{name}={value!r} cannot be used; give a number of at least 0 that is finite in {np.dtype(dtype)}"
         )
     return rate
 

@@ -62,7 +62,6 @@ class SharedLock(AbstractContextManager[None]):
 
     def __init__(self) -> None:
         self._writer: int | None = None  # the thread that holds the lock alone
-        self._closer: int | None = None  # that one, or the one that waits for readers to leave
         self._waiting: dict[int, Any] = {}  # readers that wait, each with the first gate that it found closed
         self._mine = threading.local()  # the lock of each thread
         self._guard: deferred | None = None  # of the writer
@@ -73,10 +72,10 @@ class SharedLock(AbstractContextManager[None]):
         """Forget all threads but this one."""
         self._waiting.clear()
         if self._writer is None or self._writer != threading.get_ident():
-            self._writer = self._closer = None
-            self._alone = threading.Lock()  # of the closer
-            self._gate: Any = None  # of the closer, too: readers that come wait for it
-            self._taken: list[Any] = []  # locks of readers, by the closer
+            self._writer = None
+            self._alone: Any = threading.RLock()  # of the writer, also while it waits for readers to leave
+            self._gate: Any = None  # of the writer, too: readers that come wait for it
+            self._taken: list[Any] = []  # locks of readers, by the writer
         self._all: set[weakref.ref[Any]] = set()  # locks of readers
         if hasattr(self._mine, "lock"):
             self._add(self._mine.lock)
@@ -93,6 +92,15 @@ class SharedLock(AbstractContextManager[None]):
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the lock alone, in a with statement."""
         return self
+
+    def check(self) -> None:
+        """Raise what `exclusive` would raise."""
+        self._refuse_inside(threading.get_ident())
+        if self._alone._is_owned() or self._lock_of_this_thread()._is_owned():
+            raise RuntimeError(
+                "a layer was to be built or changed by code that runs in the middle of one of its calls, such as a "
+                "handler of a signal or a finalizer; it may call the layer, but must leave changes to the program"
+            )
 
     def __enter__(self) -> None:
         while True:
@@ -128,7 +136,7 @@ class SharedLock(AbstractContextManager[None]):
         """Wait until the gate is open, or another one is closed than this thread found first."""
         me = threading.get_ident()
         self._refuse_inside(me)
-        if me == self._closer or mine._is_owned():
+        if self._alone._is_owned() or mine._is_owned():
             return  # what came in the middle cannot wait for what it came in the middle of
         try:
             while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
@@ -140,19 +148,13 @@ class SharedLock(AbstractContextManager[None]):
 
     def _close(self, guard: deferred) -> bool:
         """Whether this thread has the lock alone now; if not, a signal came that is held back."""
-        me, mine = threading.get_ident(), self._lock_of_this_thread()
-        self._refuse_inside(me)
-        if me == self._closer or mine._is_owned():
-            raise RuntimeError(
-                "a layer was to be built or changed by code that runs in the middle of one of its calls, such as a "
-                "handler of a signal or a finalizer; it may call the layer, but must leave changes to the program"
-            )
-        alone = self._alone
+        self.check()
+        me, alone = threading.get_ident(), self._alone
         while not alone.acquire(timeout=PATIENCE):
             if guard.came:
                 return False
         try:
-            self._closer, gate = me, threading.Lock()
+            gate = threading.Lock()
             gate.acquire()
             self._gate = gate
             if self._let_in(me, gate, guard) and all(self._take(lock, guard) for lock in list(self._all)):
@@ -166,7 +168,6 @@ class SharedLock(AbstractContextManager[None]):
         gate, self._gate = self._gate, None
         while self._taken:
             self._taken.pop().release()
-        self._closer = None
         if gate is not None:
             gate.release()
         self._alone.release()

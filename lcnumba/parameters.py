@@ -281,6 +281,7 @@ class Parameters:
 
     def prepare_states(self, states: Any) -> Callable[[], None]:
         """Check what `states` returned of parameters like these, and return the function that takes it over."""
+        self.lock.check()
         optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self._arrays)
         if fits and optimizers.is_built_in(optimizer):
             with self.lock.shared():
@@ -448,6 +449,7 @@ class Parameters:
     def check_step(self, lr: Any, version: int | None) -> float:
         """Return the learning rate, or raise what a step would raise before its gradients are known."""
         self.require_built("step")
+        self.lock.check()
         with self.lock.shared():
             self.check_version(version)
             return learning_rate(lr, next(iter(self._arrays.values())).dtype)
@@ -516,6 +518,7 @@ class Parameters:
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Change | None:
         """Check a step against the parameters as they are now; None if they are not trainable."""
+        self.lock.check()
         with self.lock.shared():
             self.check_version(version)
             rate = learning_rate(lr, next(iter(self._arrays.values())).dtype)

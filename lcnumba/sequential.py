@@ -451,6 +451,8 @@ class Sequential:
         parts = zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True)
         prepared = [layer.prepare_flat(part) for layer, part in parts]
         with deferred():
+            for layer in layers:
+                layer._parameters.lock.check()
             for commit in prepared:
                 commit()
 

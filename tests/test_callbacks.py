@@ -365,7 +365,7 @@ def test_what_the_plateau_callback_has_counted_is_in_checkpoints(tmp_path):
     [
         ({"factor": 1.0}, "factor=1.0 cannot be used; give a number above 0 and below 1"),
         ({"patience": -1}, "patience=-1 is too small"),
-        ({"min_lr": -1}, "lr=-1 cannot be used"),
+        ({"min_lr": -1}, "min_lr=-1 cannot be used"),
         ({"cooldown": 0.5}, "cooldown=0.5 is a float"),
         ({"min_delta": -1}, "min_delta=-1 cannot be used"),
     ],

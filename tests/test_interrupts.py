@@ -1,3 +1,4 @@
+import gc
 import os
 import signal
 import subprocess
@@ -5,8 +6,10 @@ import sys
 import textwrap
 import threading
 
+import numpy as np
 import pytest
 
+import lcnumba as lc
 from lcnumba.interrupts import deferred
 
 
@@ -187,3 +190,260 @@ def test_children_that_are_forked_meanwhile_can_be_interrupted():
         [sys.executable, "-P", "-c", FORKED], capture_output=True, text=True, timeout=100, check=False
     )
     assert result.stdout == "7 7\n", result.stderr
+
+
+# Handlers of signals run where a function begins or one of C's ends, and finalizers anywhere. Here one comes at each
+# such place of the library, one after the other.
+INTRUDED = """
+    import os, signal, sys
+    import numpy as np
+    import lcnumba as lc
+
+    PACKAGE = os.path.dirname(lc.__file__)
+    x, y = np.ones((2, 4, 4, 1), np.float32), np.ones((2, 1), np.float32)
+    model = lc.Sequential([
+        lc.LocallyConnected2D(2, 3, input_shape=(4, 4, 1), kernel_initializer="ones", implementation=int(sys.argv[3])),
+        lc.Flatten(), lc.Dense(1, kernel_initializer="ones"),
+    ])
+    model.compile("sgd", "mse", lr=0.001)
+    first = model.layers[0]
+
+    def step():
+        prediction, backward = model.forward(x)
+        backward.step(np.ones_like(prediction), 0.001)
+
+    actions = {
+        "call": lambda: model(x),
+        "step": step,
+        "train": lambda: model.train_on_batch(x, y),
+        "fit": lambda: model.fit(x, y, epochs=1, progress=False),
+        "set": lambda: model.set_weights(model.get_weights()),
+    }
+
+    def snapshot():
+        return b"".join(weight.tobytes() for weight in model.get_weights())
+
+    def handle(*_):
+        assert not signals or snapshot() in path, "half a step"
+        actions[inner]()
+        if inner == "call":
+            answers.append(model(x).tobytes())
+
+    def come_between(frame, event, _):
+        global seen, refused
+        if event in ("call", "c_return") and frame.f_code.co_filename.startswith(PACKAGE):
+            seen += 1
+            if seen == turn and signals:
+                signal.raise_signal(signal.SIGTERM)
+            elif seen == turn:
+                try:
+                    handle()
+                except RuntimeError as error:
+                    refused += 1
+
+    outer, inner, _, signals = *sys.argv[1:4], sys.argv[4] == "signal"
+    signal.signal(signal.SIGTERM, handle)
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(150)
+    start, path, right, answers = model.get_weights(), [], [], []
+    for done in ([], [outer], [inner], [outer, inner], [inner, outer]):
+        model.set_weights(start)
+        for name in done:
+            actions[name]()  # all is compiled by it
+        path.append(snapshot())
+        right.append(model(x).tobytes())
+    turn, seen, refused = 0, 1, 0
+    while turn <= seen:
+        model.set_weights(start)
+        turn, seen = turn + 1, 0
+        sys.setprofile(come_between)
+        try:
+            actions[outer]()
+        except RuntimeError as error:
+            refused += 1
+            assert "in the middle of" in str(error) or "belongs to older weights" in str(error), error
+        finally:
+            sys.setprofile(None)
+        assert not signals or snapshot() in path, "half a step"
+        assert not signals or model(x).tobytes() in right
+    assert not signals or set(answers) <= set(right)
+    print(turn > 50, refused > 0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "implementation", "way", "is_refused"),
+    [
+        ("call", "call", "1", "signal", False),
+        ("call", "call", "3", "signal", False),
+        pytest.param("step", "call", "2", "signal", False, marks=pytest.mark.slow),
+        ("train", "call", "1", "signal", False),
+        pytest.param("fit", "call", "1", "signal", False, marks=pytest.mark.slow),
+        ("set", "call", "1", "signal", False),
+        ("call", "train", "1", "signal", True),
+        ("step", "train", "1", "signal", True),
+        pytest.param("train", "train", "1", "signal", False, marks=pytest.mark.slow),
+        ("call", "fit", "1", "signal", True),
+        pytest.param("train", "set", "1", "signal", False, marks=pytest.mark.slow),
+        ("call", "call", "2", "finalizer", False),
+        ("step", "call", "1", "finalizer", True),
+        ("step", "train", "1", "finalizer", True),
+    ],
+)
+def test_what_comes_in_the_middle_of_a_call_is_served_or_refused(
+    outer, inner, implementation, way, is_refused, tmp_path
+):
+    """Nor waits for what it came in the middle of. A handler of a signal never meets, or leaves, half a step.
+
+    A finalizer, which nothing holds back, may come between the layers of a model.
+    """
+    command = [sys.executable, "-P", "-c", textwrap.dedent(INTRUDED), outer, inner, implementation, way]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == ["True", str(is_refused)]
+
+
+# Ctrl-C where something is imported for the first time, or compiled: the interrupt comes when that is whole.
+FIRST = """
+    import importlib.abc, signal, sys, threading
+    import numpy as np
+    import lcnumba as lc
+
+    class Interrupting(importlib.abc.MetaPathFinder):
+        def find_spec(self, name, path, target=None):
+            global came
+            if name == SLOW and not came:
+                came = True
+                signal.raise_signal(signal.SIGINT)
+
+    def loss():
+        model = lc.Sequential([lc.Flatten(), lc.Dense(1, kernel_initializer="ones")])
+        return model.evaluate(np.ones((2, 3)), np.zeros((2, 1)), loss="mse")["loss"] == 9
+
+    def local():
+        layer = lc.LocallyConnected2D(2, 3, kernel_initializer="ones")
+        return bool((layer(np.ones((2, 4, 4, 1), np.float32)) == 9).all())
+
+    def swish():
+        return bool(lc.Dense(1, "swish", kernel_initializer="zeros")(np.ones((2, 3)))[0, 0] == 0)
+
+    def compiled():
+        # Numba tells of each compilation, within it.
+        from numba.core import compiler, event
+
+        class Tell(event.Listener):
+            def on_start(self, _):
+                global came
+                if not came:
+                    came = True
+                    signal.raise_signal(signal.SIGINT)
+
+            def on_end(self, _):
+                ended.append(1)
+
+        with event.install_listener(SLOW, Tell()):
+            return local()
+
+    SLOW, work = sys.argv[1], globals()[sys.argv[2]]
+    came, ended = False, []
+    sys.meta_path.insert(0, Interrupting())
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        work()
+        print("not interrupted")
+    except KeyboardInterrupt:
+        print(bool(ended) or SLOW in sys.modules)
+    right = []
+    for turn in range(2):
+        thread = threading.Thread(target=lambda: right.append(work()), daemon=True)
+        thread.start()
+        thread.join(60)
+    print(came, right, work())
+"""
+
+
+@pytest.mark.parametrize(
+    ("where", "work"),
+    [
+        ("numba.core.types.misc", "loss"),
+        ("numba.cpython.unicode", "loss"),
+        ("numba.cpython.unicode", "local"),
+        ("scipy.special._ufuncs", "swish"),
+        ("numba:compile", "compiled"),
+        ("numba:llvm_lock", "compiled"),
+    ],
+)
+def test_an_interrupt_of_the_first_call_does_no_harm_to_later_ones(where, work, tmp_path):
+    """What is half imported cannot be imported again, and a lock that is taken between two steps stays so."""
+    command = [sys.executable, "-P", "-c", textwrap.dedent(FIRST), where, work]
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    result = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert result.stdout.splitlines() == ["True", "True [True, True] True"], result.stderr
+
+
+def test_signals_of_all_kinds_wait_and_each_is_handled(monkeypatch):
+    """Also where the first of their handlers raises; and one that is set within the block stays."""
+    seen, numbers = [], (signal.SIGTERM, signal.SIGABRT)
+
+    def handle(number, _):
+        seen.append(number)
+        raise ValueError(number)
+
+    def another(*_):
+        seen.append("another")
+
+    previous = {number: signal.signal(number, handle) for number in (*numbers, signal.SIGFPE)}
+    try:
+        with pytest.raises(ValueError, match=r"\d"), deferred() as block:  # noqa: PT012
+            assert not block.came
+            for number in numbers:
+                signal.raise_signal(number)
+                signal.raise_signal(number)
+            signal.signal(signal.SIGFPE, another)
+            signal.raise_signal(signal.SIGFPE)
+            assert block.came
+            assert seen == ["another"]
+        assert sorted(seen[1:]) == sorted(numbers)
+        assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGABRT) is handle
+        assert signal.getsignal(signal.SIGFPE) is another
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def test_a_handler_may_use_a_layer_that_is_being_built():
+    """It runs when the layer is built: the initializer, in which it comes, is in the middle of that."""
+    layer, answers = lc.Dense(1, kernel_initializer=lambda shape, dtype, rng: interrupted(shape, dtype)), []
+
+    def interrupted(shape, dtype):
+        signal.raise_signal(signal.SIGTERM)
+        assert not answers
+        return np.ones(shape, dtype)
+
+    previous = signal.signal(signal.SIGTERM, lambda *_: answers.append(layer(np.ones((1, 3))).item()))
+    try:
+        assert layer(np.ones((1, 3))).item() == 3
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert answers == [3]
+
+
+def test_a_finalizer_is_told_that_the_layer_is_being_built():
+    told = []
+
+    class Leaving:
+        def __del__(self):
+            with pytest.raises(RuntimeError, match="while it is being built or changed"):
+                layer(np.ones((1, 3)))
+            told.append(1)
+
+    def initializer(shape, dtype, rng):
+        Leaving()
+        gc.collect()
+        return np.ones(shape, dtype)
+
+    layer = lc.Dense(1, kernel_initializer=initializer)
+    assert layer(np.ones((1, 3))).item() == 3
+    assert told == [1]

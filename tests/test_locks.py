@@ -13,6 +13,17 @@ from lcnumba import locks
 from lcnumba.locks import SharedLock
 
 
+def is_free(lock):
+    """Whether nobody holds the lock, waits for it, or has left anything behind."""
+    states = (lock._writer, lock._gate, lock._guard, lock._taken, lock._waiting)
+    parts = [lock._alone, *(part for ref in list(lock._all) if (part := ref()) is not None)]
+    return states == (None, None, None, [], {}) and not any(part._is_owned() or is_taken(part) for part in parts)
+
+
+def is_taken(part):
+    return not part.acquire(blocking=False) or part.release()
+
+
 def started(target):
     thread = threading.Thread(target=target, daemon=True)
     thread.start()
@@ -42,8 +53,13 @@ def test_readers_share_and_a_writer_excludes():
         assert events == []
     writer.join(10)
     assert events == ["write"]
+
+    def read_alone():
+        with lock.shared():
+            events.append("read")
+
     with lock.exclusive():
-        reader = started(lambda: lock.shared().__enter__() or events.append("read"))
+        reader = started(read_alone)
         time.sleep(0.05)
         assert events == ["write"]
     reader.join(10)
@@ -63,7 +79,7 @@ def test_a_waiting_writer_goes_before_new_readers():
 
     with lock.shared():
         writer = started(write)
-        while not lock._writers_waiting:
+        while lock._gate is None:
             time.sleep(0.001)
         reader = started(read)
         time.sleep(0.05)
@@ -92,6 +108,9 @@ def test_a_copy_is_free():
 def test_a_forked_child_knows_nothing_of_the_parents_threads(kind):
     lock = SharedLock()
     lock._writer = -1  # a thread of the parent
+    started(lock._alone.acquire).join()
+    lock._gate = threading.Lock()
+    lock._gate.acquire()
     locks._free_all()
 
     def work():
@@ -123,8 +142,7 @@ def test_a_looping_writer_does_not_starve_readers():
     assert not reader.is_alive()
     for writer in writers:
         writer.join(10)
-    assert (lock._readers, lock._writer, lock._admitted) == (set(), None, 0)
-    assert lock._writers_waiting == lock._readers_waiting == 0
+    assert is_free(lock)
 
 
 @pytest.mark.parametrize("again", ["shared", "exclusive"])
@@ -154,7 +172,7 @@ def test_many_readers_and_writers_end_with_a_free_lock():
         thread.join(30)
         assert not thread.is_alive()
     assert set(seen) == {0}
-    assert (lock._readers, lock._writer, lock._admitted) == (set(), None, 0)
+    assert is_free(lock)
 
 
 def test_readers_that_waited_for_a_writer_go_before_the_next_one():
@@ -171,32 +189,19 @@ def test_readers_that_waited_for_a_writer_go_before_the_next_one():
 
         with lock.exclusive():
             writer = started(write)
-            while not lock._writers_waiting:
-                time.sleep(0.001)
+            time.sleep(0.01)
             reader = started(read)
-            while not lock._readers_waiting:
+            while not lock._waiting:
                 time.sleep(0.001)
         writer.join(60)
         reader.join(60)
         assert order == ["read", "write"]
 
 
-def test_what_an_interrupted_reader_left_behind_is_forgotten():
-    """Ctrl-C between two bytecodes of leaving: the thread seems to read for ever."""
-    lock = SharedLock()
-    lock._enter_shared()
-    with lock.exclusive():
-        assert not lock._readers
-    lock._enter_shared()
-    with lock.shared():
-        pass
-    assert not lock._readers
-
-
-def test_readers_whose_thread_has_ended_are_forgotten(monkeypatch):
+def test_a_reader_whose_thread_has_ended_is_forgotten(monkeypatch):
     monkeypatch.setattr("lcnumba.locks.PATIENCE", 0.01)
     lock = SharedLock()
-    thread = threading.Thread(target=lock._enter_shared)
+    thread = threading.Thread(target=lambda: lock.shared().__enter__())
     thread.start()
     thread.join()
     with lock.exclusive():
@@ -245,7 +250,7 @@ for n in range(300):
     thread.join()
     assert free.pop()
     mutex.free()  # of a thread that has ended
-assert not lock._readers
+assert lock._gate is None and not lock._waiting
 assert interrupted > 290, interrupted
 """
 
@@ -292,7 +297,8 @@ done.set()
 for thread in others:
     thread.join()
 with lock.exclusive():
-    assert lock._writers_waiting == lock._readers_waiting == lock._admitted == 0
+    pass
+assert (lock._writer, lock._gate, lock._waiting) == (None, None, {})
 """
 
 # The threads of a forked child all come at once to locks that their parent held.
@@ -391,7 +397,7 @@ def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
     inside.wait()
 
     def interrupt():
-        while not lock._writers_waiting:
+        while lock._gate is None:
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
@@ -402,7 +408,7 @@ def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
     finally:
         leave.set()
     thread.join()
-    assert (lock._readers, lock._writer, lock._writers_waiting) == (set(), None, 0)
+    assert is_free(lock)
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
@@ -421,10 +427,10 @@ def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
             entered.set()
 
     def interrupt():
-        while not lock._writers_waiting:
+        while lock._gate is None:
             time.sleep(0.001)
         threads.append(started(read_later))
-        while not lock._readers_waiting:
+        while not lock._waiting:
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
@@ -439,9 +445,7 @@ def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
         leave.set()
     for thread in threads:
         thread.join(10)
-    assert lock._writers_waiting == lock._readers_waiting == 0
-    with lock.exclusive():
-        pass
+    assert is_free(lock)
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -456,7 +460,7 @@ def test_a_handler_of_interrupts_may_use_what_is_waited_for(alone):
             seen.append("left" if leave.wait(20) else "waited in vain")
 
     def interrupt():
-        while not (lock._writers_waiting or lock._readers_waiting):
+        while not (lock._gate is not None if alone else lock._waiting):
             time.sleep(0.001)
         signal.raise_signal(signal.SIGINT)
 
@@ -481,3 +485,184 @@ def test_a_handler_of_interrupts_may_use_what_is_waited_for(alone):
     assert seen == (["handled", "left", "ours"] if alone else ["left", "handled", "ours"])
     for thread in threads:
         thread.join(10)
+
+
+# What comes in the middle, as Python lets handlers of signals and finalizers come: at each bytecode of the locks.
+INTRUSION = """
+import signal, sys, threading
+from lcnumba import interrupts, locks, naming
+
+FILES = {module.__file__ for module in (interrupts, locks)}
+lock, mutex = locks.SharedLock(), locks.Mutex()
+with lock.shared():
+    pass
+me = threading.get_ident()
+
+def at_each_bytecode(work, intrude):
+    "Do the work as often as it has bytecodes there, and intrude at another one each time; return how often that was."
+    def trace(frame, event, _):
+        nonlocal seen
+        if frame.f_code.co_filename not in FILES:
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen += 1
+            if seen == turn:
+                intrude()
+        return trace
+
+    turn, seen = 0, 1
+    while turn <= seen:
+        turn, seen = turn + 1, 0
+        sys.settrace(trace)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+        assert lock._gate is lock._writer is lock._guard is None, turn
+        assert not lock._waiting and not lock._taken and not lock._mine.lock._is_owned() and not lock._alone._is_owned()
+        assert interrupts._active is None
+        others = threading.Thread(target=use_all)
+        others.start()
+        others.join(20)
+        assert not others.is_alive(), turn
+    return turn
+
+def use_all():
+    with lock.exclusive():
+        pass
+    with lock.shared(), mutex.lock:
+        pass
+
+def use(way):
+    with mutex.lock if way == "mutex" else getattr(lock, way)():
+        pass
+"""
+
+
+def intruded(code, *arguments):
+    """What a process prints in which something comes in the middle."""
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", INTRUSION + code, *arguments],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return result.stdout.split()
+
+
+NESTED = """
+def intrude():
+    was = lock._writer == me, lock._alone._is_owned() or lock._mine.lock._is_owned()
+    try:
+        use(inner)
+    except RuntimeError as error:
+        refused.add("while it is being" in str(error))
+        assert was[0] or (was[1] and inner == "exclusive"), was
+    else:
+        worked.append(1)
+        assert not was[0] and not (was[1] and inner == "exclusive"), was
+
+outer, inner = sys.argv[1:]
+worked, refused = [], set()
+turns = at_each_bytecode(lambda: use(outer), intrude)
+assert turns > 10, turns
+print(bool(worked), *sorted(refused))
+"""
+
+
+@pytest.mark.parametrize(
+    ("outer", "inner", "expected"),
+    [
+        ("shared", "shared", ["True"]),
+        ("shared", "exclusive", ["True"]),
+        ("exclusive", "shared", ["True", "True"]),
+        ("exclusive", "exclusive", ["True", "False", "True"]),
+    ],
+)
+def test_what_comes_in_the_middle_is_served_or_refused_and_never_waits(outer, inner, expected):
+    """Refused where its own thread has the lock alone, or waits for it and it wants it alone, too."""
+    assert intruded(NESTED, outer, inner) == expected
+
+
+RAISED = """
+def interrupt(number, _):
+    raise ValueError(number)
+
+def intrude():
+    signal.raise_signal(signal.SIGINT)
+
+def work():
+    try:
+        with getattr(lock, way)():
+            done.append("begun")
+            done.append("ended")
+    except ValueError:
+        raised.append(1)
+    assert signal.getsignal(signal.SIGINT) is signal.getsignal(signal.SIGTERM) is interrupt
+
+way, done, raised = sys.argv[1], [], []
+for number in (signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, interrupt)
+turns = at_each_bytecode(work, intrude)
+assert done == ["begun", "ended"] * (len(done) // 2)
+print(turns - len(raised))
+"""
+
+
+@pytest.mark.parametrize("way", ["shared", "exclusive"])
+def test_a_handler_that_raises_at_any_moment_leaves_nothing_behind(way):
+    """All but the last turn, in which nothing came, were interrupted; and no handler was left replaced."""
+    assert intruded(RAISED, way) == ["1"]
+
+
+NAMED = """
+def come_between(frame, event, _):
+    "Handlers of signals come where a function begins, or one of C's ends."
+    global seen
+    if frame.f_code.co_filename == naming.__file__ and event in ("call", "c_return"):
+        seen += 1
+        if seen == turn:
+            names.append(naming.layer_name(None, "layer"))
+
+names = []
+for given in (None, "layer_99"):
+    turn, seen = 0, 1
+    while turn <= seen:
+        turn, seen = turn + 1, 0
+        sys.setprofile(come_between)
+        name = naming.layer_name(given, "layer")
+        sys.setprofile(None)
+        if given is None:
+            names.append(name)
+names.append(naming.layer_name(None, "layer"))
+print(len(names) > 6, len(names) - len(set(names)), names[-1])
+"""
+
+
+def test_names_that_are_given_in_the_middle_differ():
+    duplicates = intruded(NAMED)
+    assert duplicates[:2] == ["True", "0"]
+    assert int(duplicates[2].removeprefix("layer_")) >= 100
+
+
+def test_who_reads_may_read_again_and_not_write():
+    """And reads on afterwards: a writer waits for the first of them."""
+    lock, done = SharedLock(), []
+
+    def write():
+        with lock.exclusive():
+            done.append("written")
+
+    with lock.shared():
+        writer = started(write)
+        while lock._gate is None:
+            time.sleep(0.001)
+        with lock.shared():
+            done.append("read again")
+        with pytest.raises(RuntimeError, match="in the middle of one of its calls"), lock.exclusive():
+            pass
+        time.sleep(0.05)
+        assert done == ["read again"]
+    writer.join(10)
+    assert done == ["read again", "written"]
+    assert is_free(lock)
