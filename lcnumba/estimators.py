@@ -22,6 +22,7 @@ from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+from lcnumba.messages import install, public_class
 from lcnumba.sequential import Sequential
 
 try:
@@ -34,7 +35,7 @@ try:
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError(f"{error}; pip install 'lcnumba[sklearn]' brings what lcnumba.estimators needs") from error
+    raise ImportError(f"{error}; {install('sklearn')} brings what lcnumba.estimators needs") from error
 
 __all__ = ["LocallyConnectedClassifier", "LocallyConnectedRegressor"]
 
@@ -445,6 +446,7 @@ class _Follow(Callback):
             run.model.set_weights(self._best_weights)
 
 
+@public_class
 class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
     """Classify images, sequences or fields by a network of locally connected layers.
 
@@ -645,6 +647,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         return self.classes_[numbers]
 
 
+@public_class
 class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
     """Predict numbers from images, sequences or fields by a network of locally connected layers.
 

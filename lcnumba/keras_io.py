@@ -25,6 +25,7 @@ from lcnumba.geometry import Geometry
 from lcnumba.interrupts import deferred
 from lcnumba.keras_files import KerasFile, KerasFileError, Stored
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D
+from lcnumba.messages import public
 from lcnumba.sequential import Sequential
 
 __all__ = ["export_weights", "import_weights", "load_keras", "load_keras_weights", "save_keras_weights"]
@@ -39,6 +40,7 @@ MOST_CLIPPED, SMALL = 16, 1 << 22
 LONGEST_NAME, LONGEST_SHOWN = 1 << 12, 120
 
 
+@public
 def import_weights(layer: Any, weights: list[Any], data_format: str | None = None) -> None:
     """Give a layer weights as Keras' layer of the same config stores them.
 
@@ -84,6 +86,7 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     layer.set_weights(converted)
 
 
+@public
 def export_weights(layer: Any, implementation: int | None = None, data_format: str | None = None) -> list[Array]:
     """Return a layer's weights as Keras' layer stores them, for its ``set_weights``.
 
@@ -133,6 +136,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     return [stored, *(layouts.bias_to_keras(b, geometry, data_format) for b in bias)]
 
 
+@public
 def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) -> Sequential:
     """Read a model that Keras saved, or fill a model from a file of weights.
 
@@ -212,6 +216,7 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
     return filled
 
 
+@public
 def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Array]:
     """Return the arrays of one layer from a file of a model of any architecture, for `import_weights`.
 
@@ -261,6 +266,7 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
             return [array.read(array.shape) for array in stored]
 
 
+@public
 def save_keras_weights(
     model: Sequential, path: str | os.PathLike[str], implementations: Mapping[str, int] | None = None
 ) -> None:

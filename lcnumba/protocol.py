@@ -34,6 +34,8 @@ class Layer(Protocol):
     - ``get_training_state()``, and ``prepare_training_state(state)``, which raises if the state cannot be taken over
       and else returns the function that does it: what a checkpoint must hold beside the weights (the state of an
       optimizer, random numbers), made of numbers, strings, None, NumPy arrays, and lists, tuples and dicts of them;
+    - ``prepare_unbuild()``, beside ``built``: it returns a function that makes the layer unbuilt again, for a model of
+      which a later layer could not be built;
     - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
     """
 

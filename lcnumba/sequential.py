@@ -615,6 +615,7 @@ class Sequential:
                 stacklevel=2,
             )
 
+    @public
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the weights alone to a file, which `load_weights` of a model of the same layers reads.
 
@@ -645,6 +646,7 @@ class Sequential:
             raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
         io.write_weights(path, self.get_weights())
 
+    @public
     def load_weights(self, path: str | os.PathLike[str]) -> None:
         """Take the weights of a file that `save_weights`, `save` or `Checkpoint` wrote; all of them, or none.
 

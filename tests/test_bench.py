@@ -22,6 +22,7 @@ from bench import (  # noqa: E402
     answers,
     compare,
     environment,
+    genotypes,
     launch,
     measure,
     memory,
@@ -539,3 +540,22 @@ def test_stress_for_seconds(layer):
     assert f"{layer}: ended well" in result.stdout
     assert result.stdout.count(" 0 wrong") == 7
     assert " 0 done" not in result.stdout
+
+
+@pytest.mark.parametrize("kind", ["frequencies", "liability"])
+def test_genotypes(kind, capsys, monkeypatch):
+    pytest.importorskip("sklearn")
+    X, y = genotypes.simulate(0, samples=500, snps=60, causal=20, kind=kind, shift=0.3)
+    assert (X.shape, X.dtype, int(y.sum())) == ((500, 60), np.dtype(np.int8), 100)
+    assert set(np.unique(X)) == {0, 1, 2}
+    higher = X[y == 1].mean(0) - X[y == 0].mean(0) > 0.3  # of two alleles; the standard error is 0.07
+    assert kind == "liability" or higher.sum() == 20
+    neighbours = np.mean([np.corrcoef(X[:, at], X[:, at + 1])[0, 1] for at in range(59)])
+    assert (neighbours > 0.3) == (kind == "liability")
+    options = "--samples 60 --snps 40 --causal 10 --window 4 --passes 2 --seeds 0 1 --rows 0 1 --kind"
+    monkeypatch.setattr(sys, "argv", ["genotypes", *options.split(), kind])
+    assert genotypes.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| LogisticRegression", "| defaults"]
+    assert all(0 <= float(area) <= 1 for line in lines[2:] for area in line.split(" | ")[1:3])

@@ -15,6 +15,7 @@ if not DOCS.is_dir():
 
 # What the blocks of a page import beside the library.
 NEEDS = {
+    "estimators.md": ("sklearn",),
     "training.md": ("h5py",),
     "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
     "migrating.md": ("h5py",),
@@ -155,6 +156,19 @@ def test_pipelines(run, rng):
     from joblib.externals.loky import get_reusable_executor
 
     get_reusable_executor().shutdown(wait=True)  # its processes would stay for minutes
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_estimators(run):
+    names = run("estimators.md")
+    assert names["area"] > 0.75
+    assert names["grid"].best_params_.keys() == {"network__alpha", "network__filters"}
+    assert names["best"] > 0.6
+    X, y = names["X_train"].reshape(-1, 400), names["y_train"]
+    layers = names["two_layers"].set_params(max_iter=1).fit(X, y).model_.layers[:2]
+    assert [(layer.kernel_size, layer.strides) for layer in layers] == [((20,), (20,)), ((3,), (1,))]
+    layers = names["images"].set_params(max_iter=1).fit(X[:, :64], y).model_.layers[:2]
+    assert [layer.kernel_size for layer in layers] == [(3, 5), (3, 5)]
 
 
 def test_migrating(run, tmp_path):
