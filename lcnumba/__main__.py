@@ -10,6 +10,7 @@ import lcnumba
 from lcnumba import benchmark, demo, environment, io, keras_io, sequential
 from lcnumba.implementations import IMPLEMENTATIONS
 from lcnumba.interrupts import deferred
+from lcnumba.messages import install
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -169,7 +170,7 @@ def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         demo.run(**given)
     except ModuleNotFoundError as error:
-        parser.error(f"{error}; the example needs more: pip install 'lcnumba[demo]', or '.[demo]' in a checkout")
+        parser.error(f"{error}; the example needs more: {install('demo')}")
     return 0
 
 

@@ -15,14 +15,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import losses, optimizers, regularizers
+from lcnumba import compiling, losses, optimizers, regularizers
 from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
 from lcnumba.flatten import Flatten
 from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
-from lcnumba.messages import install, public_class
+from lcnumba.messages import install, public, public_class, warn
 from lcnumba.sequential import Sequential
 
 try:
@@ -111,6 +111,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     # --- fit
 
+    @public
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Train the network.
 
@@ -206,7 +207,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), compiling.told(follow.tell_compiling):
             warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # told below, and to all by an error
             self.model_.fit(
                 self._shaped(values), goals, loss=self._loss(), epochs=epochs or 1, batch_size=size,
@@ -221,11 +222,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
         if epochs is not None and epochs == follow.epochs and not follow.converged:
-            warnings.warn(
-                f"training ended after max_iter={epochs} passes and has not converged yet",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+            warn(f"training ended after max_iter={epochs} passes and has not converged yet", ConvergenceWarning)
 
     def _check_settings(self) -> None:
         """Raise what the layers and `fit` would not."""
@@ -389,6 +386,13 @@ class _Follow(Callback):
         self._of, self._held, self._samples, self._partial = estimator, held, samples, partial
         self._waited, self._best_weights, self.epochs, self.converged = 0, None, 0, False
         self._best = math.inf  # the smallest loss of this call
+        self._told = False
+
+    def tell_compiling(self) -> None:
+        """Say once, if anything is said, why the first pass takes long."""
+        if self._of.verbose and not self._told:
+            print("compiling kernels (seconds, once; the code is kept on disk)")
+        self._told = True
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step, unless it adapts."""
@@ -576,6 +580,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
             raise ValueError(f"y has the labels {unknown}, which are not among the classes {self.classes_}")
         return np.searchsorted(self.classes_, y), len(self.classes_)
 
+    @public
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
         """Go on training with one pass over these samples.
 
@@ -625,6 +630,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         shifted = logits - logits.max(axis=1, keepdims=True)
         return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
+    @public
     def predict_proba(self, X: Any) -> Array:
         """Return the probabilities of the classes, (n_samples, n_classes), in the order of `classes_`.
 
@@ -635,6 +641,7 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         """
         return np.exp(self.predict_log_proba(X))
 
+    @public
     def predict(self, X: Any) -> Array:
         """Return the labels, (n_samples,).
 
@@ -730,6 +737,7 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
             raise ValueError(f"y has {goals.shape[1]} outputs; the network was made for {self.n_outputs_}")
         return goals, goals.shape[1]
 
+    @public
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Go on training with one pass over these samples.
 
@@ -744,6 +752,7 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         """
         return self._partial_fit(X, y, None, sample_weight)
 
+    @public
     def predict(self, X: Any) -> Array:
         """Return the predictions, (n_samples,) or (n_samples, n_outputs).
 

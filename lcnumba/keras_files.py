@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import contents
+from lcnumba.messages import install
 
 __all__ = ["KerasFile", "KerasFileError", "Stored"]
 
@@ -206,7 +207,7 @@ def _index(path: str) -> dict[str, Any]:
         if code:
             complaints.seek(0)
             if b"No module named 'h5py'" in complaints.read(1 << 16):
-                raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'")
+                raise ImportError(f"files of Keras need h5py: {install('keras')}")
             raise ValueError(f"the HDF5 library failed on it (exit code {code})")
         if reply.tell() > LONGEST_INDEX:
             raise ValueError("it lists far too many arrays")

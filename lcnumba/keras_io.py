@@ -25,7 +25,7 @@ from lcnumba.geometry import Geometry
 from lcnumba.interrupts import deferred
 from lcnumba.keras_files import KerasFile, KerasFileError, Stored
 from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D
-from lcnumba.messages import public
+from lcnumba.messages import install, public
 from lcnumba.sequential import Sequential
 
 __all__ = ["export_weights", "import_weights", "load_keras", "load_keras_weights", "save_keras_weights"]
@@ -164,7 +164,7 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
     OSError
         If the file cannot be opened.
     ImportError
-        Without h5py (``pip install 'lcnumba[keras]'``).
+        Without h5py, which the extra ``keras`` brings.
     TypeError, RuntimeError
         If `model` is no Sequential, or one that has not been built.
     ValueError
@@ -239,7 +239,7 @@ def load_keras_weights(path: str | os.PathLike[str], layer_name: str) -> list[Ar
     OSError
         If the file cannot be opened.
     ImportError
-        Without h5py (``pip install 'lcnumba[keras]'``).
+        Without h5py, which the extra ``keras`` brings.
     ValueError
         If it is no such file, has no layer of this name (what there is, is listed), or several; or if the layer has
         no weights.
@@ -287,7 +287,7 @@ def save_keras_weights(
     OSError
         If the file cannot be written.
     ImportError
-        Without h5py (``pip install 'lcnumba[keras]'``).
+        Without h5py, which the extra ``keras`` brings.
     TypeError, RuntimeError
         If it is no Sequential, has not been built, or has a layer with weights that Keras cannot have.
     ValueError
@@ -312,7 +312,7 @@ def save_keras_weights(
         with deferred():
             import h5py
     except ImportError as error:
-        raise ImportError("files of Keras need h5py: pip install 'lcnumba[keras]'") from error
+        raise ImportError(f"files of Keras need h5py: {install('keras')}") from error
     name = str(file_path(path))
     if not name.endswith(".h5"):
         raise ValueError(f"path={name!r} must end in '.weights.h5' or '.h5', by which Keras tells its formats apart")

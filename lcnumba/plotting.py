@@ -13,6 +13,7 @@ from lcnumba.checks import choice, integer
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected, LocallyConnected2D
+from lcnumba.messages import public
 from lcnumba.norms import norms_over
 from lcnumba.sequential import Sequential
 from lcnumba.training import History
@@ -28,6 +29,7 @@ Array = npt.NDArray[Any]
 LINES = (7.0, 4.5)
 
 
+@public
 def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "linear") -> "Axes":
     """Draw the losses and metrics of a training by epoch, accuracies and scores on a second axis.
 
@@ -94,6 +96,7 @@ def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "lin
     return axes
 
 
+@public
 def filters_by_position(
     layer: LocallyConnected2D, filter_index: int = 0, channel: int | None = None, ax: "Axes | None" = None
 ) -> "Axes":
@@ -151,6 +154,7 @@ def filters_by_position(
     return axes
 
 
+@public
 def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
     """Draw the norm of the weights at each output position: a map, or a line of a layer for sequences.
 
@@ -195,6 +199,7 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
     return _by_position(ax, norms, f"{layer.name}: weights of {of}", "norm of the weights", "output")
 
 
+@public
 def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
     """Draw the bias at each output position: a map, or a line of a layer for sequences.
 
@@ -241,6 +246,7 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
     return _by_position(ax, biases, f"{layer.name}: bias, {of}", "bias", "output", signed=True)
 
 
+@public
 def receptive_field(
     model: LocallyConnected | Sequential,
     position: int | Sequence[int],
@@ -316,6 +322,7 @@ def receptive_field(
     return _by_position(ax, read, title, "connections", "input")
 
 
+@public
 def saliency(
     model: LocallyConnected | Sequential,
     x: Any,

@@ -18,7 +18,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lcnumba as lc
-from lcnumba import estimators
+from lcnumba import compiling, estimators
 from lcnumba.estimators import LocallyConnectedClassifier, LocallyConnectedRegressor
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -595,3 +595,32 @@ def test_many_features_and_few_samples():
     found = roc_auc_score(y[~train], local.predict_proba(X[~train])[:, 1])
     assert found > roc_auc_score(y[~train], linear) - 0.02
     assert found > 0.8
+
+
+def test_words_of_others_are_refused_with_the_word_here(digits):
+    for settings, word in (({"hidden_layer_sizes": (3,)}, "filters"), ({"lr": 0.1}, "learning_rate_init"),
+                           ({"epochs": 3}, "max_iter"), ({"n_jobs": 2}, "n_threads"), ({"C": 1}, "alpha"),
+                           ({"patience": 3}, "n_iter_no_change"), ({"optimizer": "adam"}, "solver")):  # fmt: skip
+        for kind in KINDS:
+            with pytest.raises(TypeError, match=rf"^{kind.__name__}\(\) got .*it is called {word} here"):
+                kind(**settings)
+    with pytest.raises(TypeError, match=r"^fit\(\) got an unexpected keyword argument 'epochs'"):
+        classifier().fit(*digits, epochs=3)
+
+
+def test_a_verbose_estimator_says_that_kernels_are_compiled(digits, capsys, monkeypatch):
+    before = lc.Sequential.forward
+
+    def forward(self, x):
+        for _ in range(2):
+            compiling.began("forward")
+            compiling.ended("forward")
+        return before(self, x)
+
+    monkeypatch.setattr(lc.Sequential, "forward", forward)
+    classifier(max_iter=2, verbose=True).fit(*digits)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "compiling kernels (seconds, once; the code is kept on disk)"
+    assert [line[:9] for line in lines[1:]] == ["Iteration", "Iteration"]
+    classifier(max_iter=1).fit(*digits)
+    assert capsys.readouterr().out == ""

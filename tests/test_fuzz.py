@@ -129,8 +129,8 @@ STRANGE = (
 
 # Of these messages tell the shape, the dtype, or what else is wrong.
 FORMS = {
-    "config", "dy", "grads", "kernel_mask", "sample_weight", "state", "steps_per_epoch", "valid", "validation_data", "vector",
-    "weights", "x", "y",
+    "config", "dy", "grads", "kernel_mask", "sample_weight", "state", "steps_per_epoch", "valid", "validation_data",
+    "vector", "weights", "x", "y",
 }  # fmt: skip
 # Code of users, which fails as it likes.
 CODE = {"loss", "lr", "metrics", "schedule"}

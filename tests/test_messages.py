@@ -157,7 +157,7 @@ def public():
     """Yield the classes with settings and the functions that users reach."""
     names = [(lc._HOMES[name], name) for name in lc.__all__]
     for module in lc._MODULES:
-        if module != "estimators":
+        if module != "estimators":  # which needs scikit-learn: test_estimators.py
             names += [(module, name) for name in importlib.import_module(f"lcnumba.{module}").__all__]
     for module, name in names:
         found = getattr(importlib.import_module(f"lcnumba.{module}"), name)
