@@ -339,7 +339,7 @@ FIRST = """
                     signal.raise_signal(signal.SIGINT)
 
             def on_end(self, told):
-                ended.append(told.exc_details[0] is None)
+                ended.append(not told.is_failed)
 
         with event.install_listener(SLOW, Tell()):
             return local()
