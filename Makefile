@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons stress lint format bench clean
+.PHONY: demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-frozen test-signals stress lint format bench clean
 
 # Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
 demo: .venv/demo/ready
@@ -22,7 +22,7 @@ test-interop: .venv/interop/ready
 test-all:
 	$(PYTHON) tests/parts.py $(ALL)
 
-ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-lowest test-pythons stress
+ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-lowest test-pythons test-frozen test-signals stress
 
 # The whole suite: also all of scikit-learn's checks, the examples on real data, a killed training, large arrays. And how
 # much of the library it reaches, which costs a third of the time and is therefore not asked of the quick suite.
@@ -60,6 +60,15 @@ test-with-$(notdir $(1)):
 endef
 $(foreach p,$(PYTHONS),$(eval $(call TEST_WITH,$(p))))
 
+# Programs that PyInstaller freezes, with one version of the library and another.
+test-frozen: .venv/frozen/ready
+	.venv/frozen/bin/python -P tests/frozen.py
+
+# Signals, finalizers and Ctrl-C at random moments, for SECONDS each.
+SECONDS = 30
+test-signals: .venv/test/ready
+	.venv/test/bin/python -P tests/signals.py --seconds $(SECONDS)
+
 # Everything at once on each threading layer, for MINUTES each.
 MINUTES = 1
 stress: .venv/interop/ready
@@ -86,6 +95,7 @@ clean:
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
 $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
+.venv/frozen/made: EXTRAS = . --group frozen
 .venv/lint/made: EXTRAS = --group lint
 .venv/bench/made: EXTRAS = . --group bench --group peers
 
@@ -104,7 +114,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-READY = $(foreach e,demo test interop bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+READY = $(foreach e,demo test interop frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
 $(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@

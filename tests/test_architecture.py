@@ -185,3 +185,39 @@ def test_help_works_without_scikit_learn(tmp_path):
         "assert 'losses' in names and 'estimators' not in names"
     )
     run(code, tmp_path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=room)
+def test_what_is_imported_late_is_imported_as_a_whole(path):
+    """An interrupt in the middle would leave it half imported for good: under `deferred`, or by `import_whole`."""
+    if room(path) in ("demo", "keras_index"):  # programs, which end by it
+        return
+    tree = ast.parse(path.read_text())
+    held = {"TYPE_CHECKING", "deferred()", "import_whole"}
+
+    def late(node, inside, is_held):
+        for child in ast.iter_child_nodes(node):
+            conditions = [ast.unparse(item.context_expr) for item in getattr(child, "items", [])]
+            conditions += [ast.unparse(child.test)] if isinstance(child, ast.If) else []
+            conditions += [ast.unparse(each) for each in getattr(child, "decorator_list", [])]
+            if isinstance(child, ast.Import | ast.ImportFrom) and inside and not is_held:
+                names = [child.module] if isinstance(child, ast.ImportFrom) else [alias.name for alias in child.names]
+                yield from (name for name in names if name.partition(".")[0] not in sys.stdlib_module_names)
+            is_function = isinstance(child, ast.FunctionDef | ast.Lambda)
+            yield from late(child, inside or is_function, is_held or bool(held & set(conditions)))
+
+    assert list(late(tree, False, False)) == []
+
+
+def test_a_program_without_metadata_can_be_told_of(tmp_path):
+    """As a frozen one."""
+    code = """
+import importlib.metadata
+def version(name):
+    raise importlib.metadata.PackageNotFoundError(name)
+importlib.metadata.version = version
+import lcnumba
+from lcnumba import benchmark, environment
+print(lcnumba.__version__, environment.versions(["numpy"]), benchmark.environment()["lcnumba"])
+"""
+    assert run(code, tmp_path).stdout == "unknown {} unknown\n"

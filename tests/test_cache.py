@@ -1,5 +1,6 @@
 """Compiled code on disk: used again, never stale, never a reason to fail."""
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -65,9 +66,63 @@ def test_a_change_of_any_kernel_file_is_noticed(tmp_path):
     assert step(cache, package) == COMPILED
     assert step(cache, package) == LOADED
     with (package / "lcnumba/kernels/tile.py").open("a") as file:
-        file.write("\n# a change\n")
+        file.write("\nCHANGE = 1\n")
     assert step(cache, package) == COMPILED
     assert step(cache, package) == LOADED
+
+
+def stamp(place, cwd):
+    """The stamp of compiled code, and an answer, of the library as it is found at a place."""
+    code = """
+        import lcnumba as lc
+        from lcnumba.kernels import jit
+        layer = lc.LocallyConnected2D(1, 3, kernel_initializer="ones")
+        print(jit._stamp().hex(), layer([[[[1.0]] * 3] * 3]).item(), lc.__file__)
+    """
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=cwd, capture_output=True, text=True, timeout=240,
+        env={**os.environ, "PYTHONPATH": str(place), "NUMBA_CACHE_DIR": str(cwd)}, check=False,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stderr
+    digest, answer, file = found.stdout.split()
+    assert file.startswith(str(place))
+    assert answer == "9.0"
+    return digest
+
+
+def test_the_stamp_is_of_the_code_wherever_it_lies(tmp_path):
+    """In files, in a zip, or as bytecode alone, as in a frozen program; another formula is another stamp."""
+    source, other, bytecode = (tmp_path / name for name in ("source", "other", "bytecode"))
+    for folder in (source, other, bytecode):
+        shutil.copytree(Path(lcnumba.__file__).parent, folder / "lcnumba", ignore=shutil.ignore_patterns("__pycache__"))
+    update = other / "lcnumba/kernels/update.py"
+    formula = "p[e] -= lr * _slope(p, grad, e, restrained, numbers)"
+    assert formula in update.read_text()
+    update.write_text(update.read_text().replace(formula, f"{formula} * 2"))
+    (tmp_path / "zips").mkdir()
+    zips = [shutil.make_archive(tmp_path / "zips" / folder.name, "zip", folder) for folder in (source, other)]
+    assert compileall.compile_dir(bytecode, quiet=2, legacy=True)
+    for path in list(bytecode.rglob("*.py")):
+        path.unlink()
+    this, another = stamp(source, tmp_path), stamp(other, tmp_path)
+    assert this != another
+    assert [stamp(place, tmp_path) for place in (*zips, bytecode)] == [this, another, this]
+
+
+def test_code_that_cannot_be_seen_is_not_kept(tmp_path):
+    hide = """
+        import pkgutil
+        from lcnumba.kernels import jit as here
+        here._stamp.cache_clear()
+        pkgutil.iter_modules = lambda path: iter(())
+        assert here.compiled(lambda: None).stats.cache_path is None
+        here._stamp()
+    """
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(hide)],
+        cwd=tmp_path, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.stderr.splitlines()[-1] == "RuntimeError: the modules of lcnumba.kernels cannot be listed"
 
 
 @pytest.mark.slow

@@ -1,5 +1,8 @@
 import json
+import os
 import shutil
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -745,6 +748,28 @@ def test_other_files(tmp_path):
         lc.load_keras(tmp_path)
     with pytest.raises(KerasFileError, match="holds weights alone; give the model"):
         lc.load_keras(FOLDER / "digits.weights.h5")
+
+
+def test_a_frozen_program_does_not_run_itself(monkeypatch):
+    """`sys.executable` is no Python there, but the program."""
+    monkeypatch.setattr(sys, "frozen", True, raising=False)
+    monkeypatch.setattr(keras_files.subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
+    with pytest.raises(KerasFileError, match="a frozen program cannot start; convert it before"):
+        lc.load_keras(FOLDER / "digits.keras")
+
+
+def test_a_library_in_a_zip_reads_files_of_keras(tmp_path):
+    """Whose code there is no file of, for the process that looks at them."""
+    package = shutil.make_archive(tmp_path / "library", "zip", Path(lc.__file__).parents[1], "lcnumba")
+    code = "import sys, lcnumba as lc; print(lc.__file__, len(lc.load_keras(sys.argv[1]).layers))"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", code, FOLDER / "digits.keras"], cwd=tmp_path, capture_output=True, text=True,
+        timeout=100, check=False, env={**os.environ, "PYTHONPATH": package},
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    file, layers = result.stdout.split()
+    assert file.startswith(package)
+    assert int(layers) > 1
 
 
 @pytest.mark.usefixtures("in_process")

@@ -455,3 +455,38 @@ def test_an_interrupt_waits_for_all_threads(tmp_path):
             print("interrupted", ended)
     """
     assert run(code, tmp_path) == ["interrupted", "[1]"]
+
+
+def test_a_finalizer_in_the_middle_of_sharing_works_alone(monkeypatch):
+    """The pool has locks of its own, which would be waited for; and so it is on the pool's threads."""
+    done = []
+
+    def kernel(slot, name):
+        done.append((name, slot))
+
+    class Crew:
+        def submit(self, work, *arguments):
+            threads.share(kernel, 2, "finalizer")
+            work(*arguments)
+
+    monkeypatch.setattr(threads._process, "crew", Crew())
+    threads.share(kernel, 2, "call")
+    monkeypatch.setattr(threads._caller, "is_sharing", False)  # which the crew's thread has set
+    assert done == [("finalizer", 0), ("call", 1), ("call", 0)]
+
+
+def test_a_finalizer_while_threads_are_chosen_does_without_numbas(tmp_path):
+    code = """
+        answers = []
+        threads = lcnumba.threads
+        choose = threads.threading_layer
+        threads.threading_layer = lambda: answers.append(threads.numba_is_safe()) or choose()
+        assert threads.numba_is_safe() in (True, False)
+        print(answers)
+    """
+    setting = "import lcnumba.threads\n"
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", setting + textwrap.dedent(code)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert result.stdout == "[False]\n", result.stderr
