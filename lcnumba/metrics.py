@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.interrupts import deferred
 from lcnumba.messages import public_class
 
 __all__ = ["AUC", "accuracy", "binary_accuracy", "get", "mae", "mse"]
@@ -172,7 +173,8 @@ class AUC:
 
     def compute(self, cases: Array, scores: Array) -> float:
         """Return the area for what `collect` returned, of one batch or of several, joined; NaN without both classes."""
-        from scipy.stats import rankdata
+        with deferred():
+            from scipy.stats import rankdata
 
         many = int(np.count_nonzero(cases))
         pairs = many * (len(cases) - many)
