@@ -13,6 +13,7 @@ import numpy.typing as npt
 from lcnumba.arrays import frozen, ingest
 from lcnumba.checks import int_tuple, integer
 from lcnumba.geometry import Geometry, padding_modes, paddings
+from lcnumba.limits import require
 from lcnumba.messages import public
 
 __all__ = ["check", "get", "kernel_mask_from", "serialize"]
@@ -151,8 +152,9 @@ def kernel_mask_from(
     if values.ndim > rank:
         if many not in (1, values.shape[-1]):
             raise ValueError(f"channels={channels!r}, and valid has {values.shape[-1]} of them; leave channels out")
+        many = 1
     else:
-        values = np.repeat(values[..., None], many, axis=-1)
+        values = values[..., None]
     geometry = Geometry(
         values.shape[:-1],
         values.shape[-1],
@@ -163,7 +165,9 @@ def kernel_mask_from(
         paddings(padding, rank),
         padding_modes(padding_mode, rank),
     )
-    return geometry.exists & values.reshape(-1)[geometry.input_index]
+    mask: Mask = geometry.exists & values.reshape(-1)[geometry.input_index]
+    require(many * mask.size, "the mask", "give fewer channels or larger strides")
+    return np.repeat(mask, many, axis=1) if many > 1 else mask
 
 
 def serialize(mask: Mask | None) -> dict[str, Any] | None:

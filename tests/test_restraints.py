@@ -309,7 +309,13 @@ def test_norms_are_those_of_what_exists(rng):
 
 
 def test_a_constraint_that_changes_its_layer_is_an_error_and_no_endless_loop():
-    layer = lc.LocallyConnected2D(1, 1, kernel_constraint=lambda w: layer.set_weights(layer.get_weights()) or w)
+    layer = lc.LocallyConnected2D(1, 1, kernel_constraint=lambda w: layer.set_weights(doubled()) or w)
+
+    def doubled():  # equal ones would be no change
+        return [2 * weight for weight in layer.get_weights()]
+
+    layer.build((None, 2, 2, 1))
+    layer.set_weights([np.ones((4, 1, 1)), np.zeros((2, 2, 1))])
     y, backward = layer.forward(np.ones((1, 2, 2, 1)))
     with pytest.raises(RuntimeError, match="must not change the layer that it belongs to"):
         layer.step(backward(y)[1], lr=0.1)
