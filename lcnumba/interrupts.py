@@ -57,11 +57,7 @@ class deferred:  # noqa: N801 - it is used like a function
             self._outer, self._seen = outer, len(outer._pending)
             return self
         try:
-            for number in _NUMBERS:
-                handler = _signal.getsignal(number)
-                if callable(handler):
-                    self._previous[number] = handler
-                    _signal.signal(number, self._note)
+            self._take_over()
             self._holds, _active = True, self
         except BaseException:  # of a handler that had not been replaced yet
             self._give_back()
@@ -86,6 +82,21 @@ class deferred:  # noqa: N801 - it is used like a function
         else:
             self._previous[event[0]](*event)
 
+    # Loops in methods of their own: Python does not cover the last jump of one that stands in a try statement.
+
+    def _take_over(self) -> None:
+        for number in _NUMBERS:
+            handler = _signal.getsignal(number)
+            if callable(handler):
+                self._previous[number] = handler
+                _signal.signal(number, self._note)
+
+    def _put_back(self, rest: dict[int, _Handler]) -> None:
+        for number, handler in list(rest.items()):
+            if _signal.getsignal(number) == self._note:
+                _signal.signal(number, handler)
+            del rest[number]
+
     def _give_back(self) -> None:
         """Let whoever handled signals before handle them again, all of them, even if one of those raises at once."""
         global _active
@@ -93,10 +104,7 @@ class deferred:  # noqa: N801 - it is used like a function
         while rest:
             try:
                 self._holds, _active = False, None
-                for number, handler in list(rest.items()):
-                    if _signal.getsignal(number) == self._note:
-                        _signal.signal(number, handler)
-                    del rest[number]
+                self._put_back(rest)
             except BaseException as found:  # noqa: BLE001 - it is raised below
                 error = found
         self._holds, _active = False, None

@@ -139,12 +139,15 @@ class SharedLock(AbstractContextManager[None]):
         if self._alone._is_owned() or mine._is_owned():
             return  # what came in the middle cannot wait for what it came in the middle of
         try:
-            while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
-                if gate.acquire(timeout=PATIENCE):
-                    gate.release()  # the next one may pass, too
+            self._wait(me)
         finally:
             if me in self._waiting:
                 del self._waiting[me]
+
+    def _wait(self, me: int) -> None:  # of its own: Python does not cover the last jump of a loop in a try statement
+        while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
+            if gate.acquire(timeout=PATIENCE):
+                gate.release()  # the next one may pass, too
 
     def _close(self, guard: deferred) -> bool:
         """Whether this thread has the lock alone now; if not, a signal came that is held back."""

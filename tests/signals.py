@@ -80,7 +80,13 @@ SETTING = """
 
 TIMED = """
     def handle(*_):
-        attempt(inner)
+        global busy
+        if not busy:  # it may take longer than the interval
+            busy = True
+            attempt(inner)
+            busy = False
+
+    busy = False
     signal.signal(signal.SIGALRM, handle)
     signal.setitimer(signal.ITIMER_REAL, interval, interval)
     while time.monotonic() < end:
