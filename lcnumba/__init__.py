@@ -82,7 +82,9 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # a frozen program, or a folder of files, does not say
             value = "unknown"
     else:
-        raise AttributeError(f"module 'lcnumba' has no attribute {name!r}")
+        from lcnumba.messages import missing
+
+        raise missing(__name__, name)
     globals()[name] = value
     return value
 

@@ -15,7 +15,7 @@ from lcnumba import named
 from lcnumba.arrays import frozen, like_model
 from lcnumba.checks import MAXIMUM, integer, real
 from lcnumba.interrupts import import_whole
-from lcnumba.messages import public_class
+from lcnumba.messages import missing, public_class
 
 __all__ = [
     "ELU",
@@ -799,3 +799,7 @@ def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name)

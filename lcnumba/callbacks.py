@@ -20,7 +20,7 @@ import numpy as np
 from lcnumba import compiling, io
 from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
 from lcnumba.interrupts import deferred
-from lcnumba.messages import public_class
+from lcnumba.messages import missing, public_class, warn
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress",
            "ReduceLROnPlateau", "TerminateOnNaN", "figures_text"]  # fmt: skip
@@ -76,6 +76,15 @@ class Callback:
         for name in _KERAS_MOMENTS.keys() & vars(cls).keys():
             raise TypeError(f"{cls.__name__}.{name} would never be called; here it is {_KERAS_MOMENTS[name]}")
 
+    def __getattr__(self, name: str) -> Any:
+        """Say where a callback finds what Keras gives it as an attribute."""
+        if name in ("model", "params"):
+            raise AttributeError(
+                f"{type(self).__name__} has no attribute {name}: each moment gets the run, which has model, epochs, lr "
+                "and stop()"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def on_train_begin(self, run: Any) -> None:
         """Before everything else, and before a checkpoint is read; to forget what an earlier training left behind."""
 
@@ -111,6 +120,10 @@ class Callback:
         """Go on from what `get_state` returned, if that was not None; called after `on_train_begin`."""
 
 
+# Figures of which "auto" knows what is better, by the ends of their names.
+_LARGER, _SMALLER = ("accuracy", "auc"), ("loss", "mae", "mse", "error")
+
+
 class _Watch:
     """Whether a figure is better than it ever was."""
 
@@ -123,17 +136,29 @@ class _Watch:
         if self._min_delta < 0:
             raise ValueError(f"min_delta={min_delta!r} cannot be used; give a number of at least 0")
         self.best: float | None = None
+        self._doubted = False
 
     def check(self, run: Any) -> None:
+        self._doubted = False
         if self.monitor not in run.names:
             raise ValueError(
                 f"monitor={self.monitor!r} is no figure of this training; give one of {', '.join(run.names)}"
+            )
+        if self._mode == "auto" and not self.monitor.endswith((*_LARGER, *_SMALLER)):
+            raise ValueError(
+                f"mode='auto' does not tell whether a larger {self.monitor!r} is better; give mode='max' or mode='min'"
             )
 
     def improved(self, figures: Figures) -> bool:
         """Whether the figure is the best so far, which it then becomes."""
         value = figures[self.monitor]
-        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith(("accuracy", "auc")))
+        if math.isnan(value) and not self.monitor.endswith("loss") and not self._doubted:
+            self._doubted = True
+            warn(
+                f"{self.monitor} is nan, which is no gain: its samples may hold one class alone, or no known target "
+                "(validation_split takes the last samples; shuffle them before, or give validation_data)"
+            )
+        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith(_LARGER))
         gain = -math.inf if math.isnan(value) else value if upward else -value
         so_far = -math.inf if self.best is None else self.best if upward else -self.best
         better = gain > so_far + (self._min_delta if self.best is not None else 0)
@@ -155,7 +180,7 @@ class EarlyStopping(Callback):
     min_delta : float, default 0
         The least difference that is a gain.
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto": accuracies and "auc" larger, all else smaller.
+        Whether smaller or larger is better; "auto" knows it of losses and of the metrics of this library.
     restore_best : bool, default True
         Whether the weights of the best epoch are taken at the end, also if all epochs were run. They are kept as a
         copy in memory meanwhile.
@@ -667,3 +692,7 @@ def figures_text(figures: Figures) -> str:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name)

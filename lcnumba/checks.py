@@ -86,7 +86,7 @@ def sample_shape(shape: Any, axes: tuple[str, ...]) -> tuple[int | None, ...]:
     return None, *_sample(shape, shape)
 
 
-def axes_hint(name: str, shape: tuple[int, ...], wanted: tuple[Any, ...]) -> str:
+def axes_hint(name: str, shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> str:
     """Return what messages say of an array of another shape than is wanted, if it holds the same in another order.
 
     Parameters

@@ -55,6 +55,8 @@ class Accumulator:
         weight : float
             What they count as: the number of their samples, above 0.
         """
+        if real("weight", weight) <= 0:
+            raise ValueError(f"weight={weight!r} cannot be used; give a number above 0")
         total = self._weight + weight
         if self.count:
             shares = self._weight / total, weight / total
@@ -179,7 +181,7 @@ def add(*grads: Any) -> Any:
     """
     if not grads:
         raise TypeError("add() lacks gradients; give at least one")
-    total = grads[0]
+    total = _mapped(np.array, grads[0])
     for more in grads[1:]:
         total = _mapped(np.add, total, more)
     return total
@@ -234,19 +236,41 @@ def _weighted(a: Array, b: Array, first: float, second: float) -> Array:
 
 def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
     """Gradients of the same form, each array made by the function of those in its place."""
+    _check_forms(grads, others)
     if grads is None:
         return None
     if isinstance(grads, Gradients):
-        bias = None if grads.bias is None else function(grads.bias, *(other.bias for other in others))
-        return Gradients(function(grads.kernel, *(other.kernel for other in others)), bias)
+        parts = [
+            _mapped(function, *parts) for parts in zip(*((g.kernel, g.bias) for g in (grads, *others)), strict=True)
+        ]
+        return Gradients(*parts)
     if isinstance(grads, np.ndarray | np.generic):
-        return function(_numbers(grads), *map(np.asarray, others))
+        return function(_numbers(grads), *map(_numbers, others))
     if isinstance(grads, list | tuple):
         parts = [_mapped(function, *parts) for parts in zip(grads, *others, strict=True)]
         return parts if isinstance(grads, list) else tuple(parts)
+    return {key: _mapped(function, value, *(other[key] for other in others)) for key, value in grads.items()}
+
+
+def _check_forms(grads: Any, others: tuple[Any, ...]) -> None:
+    """Raise unless all gradients have the form of the first: what has none in its place would be lost."""
+    for each in (grads, *others):
+        if each is not None and not isinstance(each, Gradients | np.ndarray | np.generic | list | tuple | dict):
+            raise _unknown(each)
+    for other in others:
+        if _form(other) != _form(grads):
+            raise ValueError(
+                f"only gradients of one layer or model add up: {_form(other)} is not of the form {_form(grads)}"
+            )
+
+
+def _form(grads: Any) -> Any:
+    """What gradients must have in common, one level deep: kind, and keys, length or shape."""
+    if isinstance(grads, np.ndarray | np.generic):
+        return "array", np.shape(grads)
     if isinstance(grads, dict):
-        return {key: _mapped(function, value, *(other[key] for other in others)) for key, value in grads.items()}
-    raise _unknown(grads)
+        return "dict", sorted(map(str, grads))
+    return type(grads).__name__, len(grads) if isinstance(grads, list | tuple) else 0
 
 
 def _arrays(grads: Any) -> Iterator[Array]:
@@ -262,6 +286,8 @@ def _arrays(grads: Any) -> Iterator[Array]:
 
 
 def _numbers(grads: Any) -> Array:
+    if isinstance(grads, np.ma.MaskedArray):
+        raise TypeError("grads holds a numpy MaskedArray; its mask would be ignored; fill it with .filled(0)")
     values = np.asarray(grads)
     check_dtype("grads", values)
     return values if values.dtype.kind == "f" else values.astype(np.float64)

@@ -78,7 +78,10 @@ class SharedLock(AbstractContextManager[None]):
             self._taken: list[Any] = []  # locks of readers, by the writer
         self._all: set[weakref.ref[Any]] = set()  # locks of readers
         if hasattr(self._mine, "lock"):
-            self._add(self._mine.lock)
+            if self._mine.lock._is_owned():
+                self._add(self._mine.lock)
+            else:  # a writer that is not there may have taken it
+                del self._mine.lock
 
     def shared(self) -> AbstractContextManager[Any]:
         """Hold the lock together with other readers, in a with statement."""

@@ -93,6 +93,7 @@ class _Mean:
         ValueError, TypeError
             If the targets or weights do not fit the predictions, or these cannot be probabilities.
         """
+        _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
         self._refuse_logits(y_pred)
         y_pred, weights = _floats(y_pred), _flat_weights(weights, self._places(y_pred.shape))
@@ -117,6 +118,16 @@ class _Mean:
     def _count(self, rows: Array) -> int:
         """How many terms the mean is over."""
         raise NotImplementedError
+
+
+def _refuse_masks(*arrays: Any) -> None:
+    """Raise for masked arrays, whose mask would be ignored: `fit` does so for all arrays that come in."""
+    for name, array in zip(("y_true", "y_pred", "weights"), arrays, strict=True):
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError(
+                f"{name} is a numpy MaskedArray; its mask would be ignored; give .filled(np.nan) to "
+                "lcnumba.losses.Masked"
+            )
 
 
 def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
@@ -184,6 +195,7 @@ class _OfDifferences:
         dy_pred : array
             Of the shape and dtype of y_pred.
         """
+        _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
@@ -549,7 +561,10 @@ class Masked:
         label = self.ignore_class
         if label is not None:
             label = integer("ignore_class", label, -MAXIMUM)
-        self.__dict__.update(loss=get(self.loss), ignore_class=label)
+        loss = get(self.loss)
+        if isinstance(loss, Masked):
+            raise TypeError(f"loss={self.loss!r} is masked already; give the loss that it masks")
+        self.__dict__.update(loss=loss, ignore_class=label)
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the known targets fit predictions of this shape."""
@@ -563,6 +578,14 @@ class Masked:
             check(targets[known], (many, *shape[len(places) :]))
         else:
             check(y_true, shape)  # which says what is wrong with it
+
+    def with_unknown(self, y_true: Array, y_pred: Array) -> Array:
+        """Return the targets with NaN for what is left out, as metrics take them."""
+        places = self._places(y_pred.shape)
+        known, targets = self._known(y_true, y_true.ndim == len(places))
+        if known.all():
+            return y_true
+        return np.where(known.reshape(known.shape + (1,) * (targets.ndim - known.ndim)), targets, np.nan)
 
     def doubt(self, y_pred: Array) -> str | None:
         """Return what the loss would warn of."""
@@ -583,6 +606,7 @@ class Masked:
         dy_pred : array
             Of the shape of y_pred.
         """
+        _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
         y_pred = _floats(y_pred)
         places = self._places(y_pred.shape)
@@ -608,11 +632,13 @@ class Masked:
         known: npt.NDArray[np.bool_] = np.ones(y_true.shape, bool)
         if y_true.dtype.kind == "f":
             known &= ~np.isnan(y_true)
+        if not single:  # rows of probabilities
+            known = np.asarray(known.all(axis=-1))
+            if self.ignore_class is not None:
+                known &= np.argmax(np.where(known[..., None], y_true, 0), axis=-1) != self.ignore_class
+            return known, y_true
         if self.ignore_class is not None:
             known &= y_true != self.ignore_class
-        if not single:
-            known = np.asarray(known.all(axis=-1))
-            return known, y_true
         if isinstance(self.loss, _Categorical) and y_true.dtype.kind == "f":
             labels = np.where(known, y_true, 0).astype(np.int64)
             if np.array_equal(labels[known], y_true[known]):

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-__all__ = ["PUBLIC_WORDS", "install", "public", "warn"]
+__all__ = ["PUBLIC_WORDS", "install", "missing", "public", "public_class", "refuse_attribute", "warn"]
 
 Called = TypeVar("Called", bound=Callable[..., Any])
 Kind = TypeVar("Kind", bound=type)
@@ -146,6 +146,74 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "l2": {"alpha": "", "kernel_regularizer": ""},
     "max_fun": {None: "there is no solver 'lbfgs' here"},
 }  # fmt: skip
+
+
+# Attributes of Keras' and PyTorch's models, layers and callbacks that would do nothing here: what does it.
+_ATTRIBUTES = {
+    "optimizer": "compile(optimizer), or set_optimizer, gives one to all layers",
+    "loss": "give it to compile or fit",
+    "metrics": "give them to compile or fit",
+    "lr": "give it to compile, fit or step; a callback sets run.lr",
+    "learning_rate": "give lr to compile, fit or step; a callback sets run.lr",
+    "stop_training": "a callback calls run.stop()",
+    "requires_grad": "set trainable",
+}
+
+# Names of Keras', scikit-learn's and PyTorch's that are called otherwise here.
+_NAMES = {
+    "ModelCheckpoint": "lcnumba.callbacks.Checkpoint",
+    "BackupAndRestore": "lcnumba.callbacks.Checkpoint, with fit(resume=path)",
+    "LearningRateScheduler": "lcnumba.callbacks.LearningRate, with a function (epoch, lr) -> lr",
+    "LambdaCallback": "a subclass of lcnumba.callbacks.Callback",
+    "TensorBoard": "lcnumba.callbacks.CSVLogger writes a table",
+    "History": "lcnumba.History",
+    "layers": "layers are names of lcnumba itself, such as lcnumba.Dense",
+    "models": "lcnumba.Sequential, lcnumba.load",
+    "nn": "layers are names of lcnumba itself, such as lcnumba.Dense",
+    "optim": "lcnumba.optimizers",
+    "Model": "lcnumba.Sequential",
+    "Linear": "lcnumba.Dense",
+    "load_model": "lcnumba.load for files of this library, lcnumba.load_keras for Keras'",
+    "LocallyConnectedClassifier": "lcnumba.estimators.LocallyConnectedClassifier",
+    "LocallyConnectedRegressor": "lcnumba.estimators.LocallyConnectedRegressor",
+    "MaxPooling2D": "docs/training.md has it as a layer of one's own",
+    "MaxPool2D": "docs/training.md has it as a layer of one's own",
+    "l1": "lcnumba.regularizers.L1",
+    "l2": "lcnumba.regularizers.L2",
+    "l1_l2": "lcnumba.regularizers.L1L2",
+    "relu": "lcnumba.activations.ReLU, or the name 'relu'",
+    "softmax": "lcnumba.activations.Softmax, or the name 'softmax'",
+    "EarlyStopping": "lcnumba.callbacks.EarlyStopping",
+    "LearningRateSchedule": "any function of the step, as those of lcnumba.schedules",
+}
+
+
+def missing(module: str, name: str) -> AttributeError:
+    """Return the error for a name that a module does not have, with what it is called here if that is known.
+
+    Examples
+    --------
+    >>> from lcnumba.messages import missing
+    >>> str(missing("lcnumba.callbacks", "ModelCheckpoint"))
+    "module 'lcnumba.callbacks' has no attribute 'ModelCheckpoint'; here it is lcnumba.callbacks.Checkpoint"
+    """
+    hint = f"; here it is {_NAMES[name]}" if name in _NAMES and _NAMES[name] != f"{module}.{name}" else ""
+    return AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
+
+
+def refuse_attribute(thing: Any, name: str) -> None:
+    """Raise for an attribute that another library's object has, unless this one's class has it too.
+
+    Examples
+    --------
+    >>> from lcnumba.messages import refuse_attribute
+    >>> refuse_attribute(object(), "stop_training")
+    Traceback (most recent call last):
+    ...
+    AttributeError: object has no attribute stop_training: a callback calls run.stop()
+    """
+    if name in _ATTRIBUTES and not hasattr(type(thing), name):
+        raise AttributeError(f"{type(thing).__name__} has no attribute {name}: {_ATTRIBUTES[name]}")
 
 
 def public(function: Called, *, name: str | None = None, method: bool | None = None, note: str = "") -> Called:

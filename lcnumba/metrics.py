@@ -1,6 +1,7 @@
 """Figures of merit of predictions: ``metric(y_true, y_pred) -> float``.
 
-Over an epoch, numbers of batches are averaged by samples. A metric that is no such mean, as `AUC`, is an object that
+Targets that are NaN, or that `losses.Masked` ignores, are unknown and left out. Over an epoch, numbers of batches are
+averaged by samples. A metric that is no such mean, as `AUC`, is an object that
 also brings ``collect(y_true, y_pred) -> tuple of arrays``, what is to be kept of a batch, samples first, and
 ``compute(*arrays) -> float``, which gets what was kept of all batches, joined.
 """
@@ -40,10 +41,13 @@ def accuracy(y_true: Array, y_pred: Array) -> float:
     if y_pred.ndim < 2 or shape[-1] < 2 or y_true.shape not in (shape, shape[:-1]):
         raise ValueError(
             f"y has shape {y_true.shape} and the prediction {shape}; accuracy needs predictions "
-            "(batch, ..., at least 2 classes) and labels (batch, ...) or (batch, ..., classes)"
+            "(batch, ..., at least 2 classes) and labels (batch, ...) or (batch, ..., classes); for one output, of "
+            "yes or no, give 'binary_accuracy'"
         )
-    labels = np.argmax(y_true, axis=-1) if y_true.ndim == y_pred.ndim else y_true
-    return float(np.mean(np.argmax(y_pred, axis=-1) == labels))
+    if y_true.ndim < y_pred.ndim:
+        return _mean_of_known(np.argmax(y_pred, axis=-1) == y_true, y_true)
+    right = np.argmax(y_pred, axis=-1) == np.argmax(y_true, axis=-1)
+    return _mean_of_known(right, y_true.sum(axis=-1))
 
 
 def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> float:
@@ -64,7 +68,7 @@ def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> flo
     0.5
     """
     _alike("binary_accuracy", y_true, y_pred)
-    return float(np.mean((y_pred > threshold) == (y_true > 0.5)))
+    return _mean_of_known((y_pred > threshold) == (y_true > 0.5), y_true)
 
 
 def mae(y_true: Array, y_pred: Array) -> float:
@@ -86,7 +90,7 @@ def mae(y_true: Array, y_pred: Array) -> float:
     1.5
     """
     _alike("mae", y_true, y_pred)
-    return float(np.mean(np.abs(np.subtract(y_pred, y_true, dtype=np.float64))))
+    return _mean_of_known(np.abs(np.subtract(y_pred, y_true, dtype=np.float64)), y_true)
 
 
 def mse(y_true: Array, y_pred: Array) -> float:
@@ -108,7 +112,7 @@ def mse(y_true: Array, y_pred: Array) -> float:
     2.5
     """
     _alike("mse", y_true, y_pred)
-    return float(np.mean(np.square(np.subtract(y_pred, y_true, dtype=np.float64))))
+    return _mean_of_known(np.square(np.subtract(y_pred, y_true, dtype=np.float64)), y_true)
 
 
 @public_class
@@ -167,8 +171,8 @@ class AUC:
         if truth.dtype.kind == "f":
             known = ~np.isnan(truth)
             truth, scores = truth[known], scores[known]
-        if truth.size and not (truth.min() >= 0 and truth.max() <= 1):
-            raise ValueError(f"y holds numbers from {truth.min()} to {truth.max()}; AUC needs 0 and 1")
+        if not np.all((truth == 0) | (truth == 1)):
+            raise ValueError(f"y holds numbers from {truth.min()} to {truth.max()}; AUC needs 0 and 1 alone")
         return truth > 0.5, np.array(scores)
 
     def compute(self, cases: Array, scores: Array) -> float:
@@ -194,6 +198,13 @@ class AUC:
 def is_of_all(metric: Any) -> TypeGuard[AUC]:
     """Whether a metric is of all samples together: it has `collect` and `compute`."""
     return callable(getattr(metric, "collect", None)) and callable(getattr(metric, "compute", None))
+
+
+def _mean_of_known(values: Array, y_true: Array) -> float:
+    """The mean of the values whose target is known, that is, not NaN; NaN if there are none."""
+    if y_true.dtype.kind == "f" and (unknown := np.isnan(y_true)).any():
+        values = values[~unknown]
+    return float(np.mean(values)) if values.size else math.nan
 
 
 def _alike(name: str, y_true: Array, y_pred: Array) -> None:
@@ -242,8 +253,12 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
             name, function = getattr(metric, "__name__", type(metric).__name__), metric
         else:
             raise ValueError(f"metric={metric!r} is not known; give {', '.join(_BY_NAME)} or a function")
-        if name in found or name == "loss":
-            raise ValueError(f"two figures would be called {name!r}; give each metric a __name__ of its own")
+        if not isinstance(name, str):
+            raise TypeError(f"metric {metric!r} has the __name__ {name!r}; give it a str")
+        if name in found or name == "loss" or name.startswith("val_"):
+            raise ValueError(
+                f"two figures would be called {name!r}; give each metric a __name__ of its own, not 'val_...'"
+            )
         found[name] = function
     return found
 

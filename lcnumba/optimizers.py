@@ -18,7 +18,7 @@ from lcnumba.checks import boolean, real
 from lcnumba.interrupts import import_whole
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
-from lcnumba.messages import RATE, public_class
+from lcnumba.messages import RATE, missing, public_class
 
 __all__ = [
     "SGD",
@@ -374,3 +374,7 @@ def _epsilon(value: Any) -> float:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name)

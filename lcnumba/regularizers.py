@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from lcnumba import named
 from lcnumba.checks import real
-from lcnumba.messages import public_class
+from lcnumba.messages import missing, public_class
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
@@ -259,3 +259,7 @@ def _factor(name: str, value: Any) -> float:
 
 def __dir__() -> list[str]:
     return __all__
+
+
+def __getattr__(name: str) -> Any:
+    raise missing(__name__, name)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from lcnumba import data, io, named, optimizers, training
 from lcnumba.arrays import check_dtype, fresh, ingest, reads_lazily
 from lcnumba.backward import Activity
-from lcnumba.checks import any_shape, arguments, axes_hint, integer, is_iterable, learning_rate
+from lcnumba.checks import any_shape, arguments, axes_hint, boolean, integer, is_iterable, learning_rate
 from lcnumba.dense import Dense
 from lcnumba.elementwise import Activation, Dropout
 from lcnumba.flatten import Flatten
@@ -22,7 +22,7 @@ from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.limits import require
 from lcnumba.locks import Mutex
-from lcnumba.messages import public, public_class
+from lcnumba.messages import public, public_class, refuse_attribute
 from lcnumba.naming import layer_name
 from lcnumba.parameters import as_vector
 from lcnumba.protocol import Layer, Pullback
@@ -98,6 +98,27 @@ class Sequential:
         if isinstance(index, str):
             return self.get_layer(index)
         return self.layers[index]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what Keras' models have, and would do nothing here."""
+        refuse_attribute(self, name)
+        object.__setattr__(self, name, value)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether `step` changes the weights of all layers; setting it sets it for each, also in inner models."""
+        return all(getattr(layer, "trainable", True) for layer in _leaves(self))
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        boolean("trainable", value)
+        leaves = list(_leaves(self))
+        for layer in leaves:
+            if not hasattr(layer, "trainable") and _weights_of(layer):
+                raise TypeError(f"layer {layer.name!r} has weights and no attribute trainable; give its class one")
+        for layer in leaves:
+            if hasattr(layer, "trainable"):
+                layer.trainable = value
 
     @public
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
@@ -386,8 +407,9 @@ class Sequential:
         """Replace the weights of all layers, given in the order of `get_weights`; all or none."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-        # Read-only arrays may be the layers' own views, which change as the layers before them do.
-        weights = [w if getattr(getattr(w, "flags", None), "writeable", True) else w.copy() for w in weights]
+        # What lies in the weights of one layer, whatever wraps it, would change as the layers before it do.
+        own, given = self.live_weights(), [ingest(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
+        weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
         leaves: list[Any] = list(_leaves(self))
         counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(_weights_of(leaf)) for leaf in leaves]
         if len(weights) != sum(counts):

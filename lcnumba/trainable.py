@@ -13,7 +13,7 @@ from lcnumba.arrays import float_dtype, normalise
 from lcnumba.backward import Activity
 from lcnumba.checks import arguments, boolean, generator, integer
 from lcnumba.limits import require
-from lcnumba.messages import public
+from lcnumba.messages import public, refuse_attribute
 from lcnumba.naming import layer_name
 from lcnumba.optimizers import Optimizer
 from lcnumba.parameters import Gradients, Parameters, Restraint
@@ -82,6 +82,7 @@ class Trainable:
         """Check config entries, and refuse to change them once the layer is built."""
         if name == "name" and "name" in self.__dict__:
             raise AttributeError(f"name of {type(self).__name__} {self.name!r} is locked; give it to the constructor")
+        refuse_attribute(self, name)
         rule = self._rules.get(name)
         if rule is not None:
             if self.built:
@@ -268,8 +269,8 @@ class Trainable:
         declared = self._given_input_shape
         if declared is not None and declared[1:] != shape[1:]:
             raise ValueError(
-                f"{type(self).__name__} {self.name!r} was made for input_shape={declared[1:]}, not {shape[1:]}; "
-                "make another layer for it"
+                f"{type(self).__name__} {self.name!r} was made for input_shape={declared[1:]}, not {shape[1:]}"
+                + (checks.axes_hint("x", shape, (None, *declared[1:])) or "; make another layer for it")
             )
         shapes = self.weight_shapes(shape)
         if self._initial_weights is not None:  # before there are tables of the size of weights that do not fit

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from lcnumba.data import Batch, Batches, Samples, class_weights
 from lcnumba.elementwise import Dropout
 from lcnumba.flatten import Flatten
 from lcnumba.interrupts import deferred
-from lcnumba.messages import public, warn
+from lcnumba.messages import public, refuse_attribute, warn
 from lcnumba.metrics import Metric, binary_accuracy, is_of_all
 from lcnumba.metrics import get as get_metrics
 from lcnumba.schedules import Schedule
@@ -238,10 +238,10 @@ def compile_model(
             raise ValueError(f"{name}={limit!r} cannot be used; give a number above 0, or None")
     together = integer("accumulate", accumulate)
     recipe = dataclasses.replace(recipe, clip_value=clip_value, clip_norm=clip_norm, accumulate=together)
+    _doubt_ending(model, recipe)  # before anything changes: a warning may be an error
     if optimizer is not None:
         model.set_optimizer(optimizer)
     model.recipe, model.steps_taken = recipe, 0
-    _doubt_ending(model, recipe)
 
 
 class Run:
@@ -299,6 +299,11 @@ class Run:
         # Where a training that goes on from here would begin: epoch, batches of it that are done, figures of those,
         # and the state of the random numbers at its beginning. None but after a step, or an epoch.
         self._border: tuple[int, int, _Mean, Any] | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what Keras' callbacks set, and would do nothing here."""
+        refuse_attribute(self, name)
+        object.__setattr__(self, name, value)
 
     @property
     def lr(self) -> float:
@@ -643,6 +648,7 @@ class _Stepper:
         self._gradients = gradients.Accumulator()
         self._warned = False
         self._first = True
+        self._random = list(_dropouts(model))
 
     @property
     def waiting(self) -> bool:
@@ -650,7 +656,21 @@ class _Stepper:
         return self._gradients.count > 0
 
     def train(self, batch: Batch) -> _Seen:
-        """Take part of a step, or a whole one, on a batch; return its figures."""
+        """Take part of a step, or a whole one, on a batch; return its figures.
+
+        A batch that is refused leaves random numbers, and layers that were not built, as they were.
+        """
+        drawn = [(layer, layer.get_training_state()) for layer in self._random]
+        try:
+            with self._model.unbuilt_on_failure() if self._first else nullcontext():
+                return self._train(batch)
+        except BaseException:
+            with deferred():
+                for layer, state in drawn:
+                    layer.prepare_training_state(state)()
+            raise
+
+    def _train(self, batch: Batch) -> _Seen:
         if self._weigh is not None:
             weights = self._weigh(batch.y)
             if batch.weights is not None:
@@ -659,7 +679,7 @@ class _Stepper:
         prediction, backward = self._model.forward(batch.x)
         seen, dy = _figures(self._model, backward.activity_loss, batch, prediction, self._recipe, first=self._first)
         self._first = False
-        self._look_at(seen.figures)
+        self._look_at(seen.figures, batch)
         for hook in self._run._callbacks:
             hook.before_step(self._run, dict(seen.figures))
         if self._run.stopped:
@@ -690,14 +710,19 @@ class _Stepper:
         self._model.step(grads, self._run.lr)
         self._run.step += 1
 
-    def _look_at(self, figures: Figures) -> None:
+    def _look_at(self, figures: Figures, batch: Batch) -> None:
         if self._warned or math.isfinite(figures["loss"]):
             return
         self._warned = True
-        warn(
-            f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; look for "
-            "non-finite inputs, or lower lr"
-        )
+        arrays = {"x": batch.x, "y": batch.y}
+        unknown = {n: np.count_nonzero(np.isnan(a)) if a.dtype.kind == "f" else 0 for n, a in arrays.items()}
+        if unknown["y"]:
+            remedy = f"y holds {unknown['y']} NaN there: lcnumba.losses.Masked leaves them out"
+        elif unknown["x"]:
+            remedy = f"look for non-finite inputs: x holds {unknown['x']} NaN there; fill them, or give a kernel_mask"
+        else:
+            remedy = "look for non-finite inputs, or lower lr"
+        warn(f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; {remedy}")
 
 
 @_method()
@@ -855,9 +880,12 @@ def _figures(
         warn(text)
     penalty = model.penalties() + activity
     figures, kept = {"loss": value + penalty}, {}
+    if isinstance(recipe.loss, losses.Masked) and recipe.metrics:
+        y = frozen(recipe.loss.with_unknown(y, view))
     for name, metric in recipe.metrics.items():
         if is_of_all(metric):
-            kept[name] = tuple(metric.collect(y, view))
+            # Copies: whoever gives batches may fill the same arrays again.
+            kept[name] = tuple(np.array(array) for array in metric.collect(y, view))
             continue
         found = metric(y, view)
         try:
@@ -940,6 +968,14 @@ def _of_trainable(model: Any, grads: Sequence[Any]) -> list[Any]:
         _of_trainable(layer, grad) if hasattr(layer, "layers") else grad if getattr(layer, "trainable", True) else None
         for layer, grad in zip(model.layers, grads, strict=True)
     ]
+
+
+def _dropouts(model: Any) -> Iterator[Dropout]:
+    for layer in model.layers:
+        if hasattr(layer, "layers"):
+            yield from _dropouts(layer)
+        elif isinstance(layer, Dropout):
+            yield layer
 
 
 def _optimizers(model: Any) -> Iterator[Any]:

@@ -115,3 +115,50 @@ def test_bounds_beyond_the_type_change_neither_values_nor_type():
     clipped = gradients.clip_by_value(grads, 1e300)
     assert clipped[0].dtype == np.float32
     np.testing.assert_array_equal(clipped[0], grads[0])
+
+
+G = lc.Gradients
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (G(np.ones((3, 2)), np.ones(2)), G(np.ones((1, 2)), np.ones(2))),  # would be broadcast
+        (G(np.ones((3, 2))), G(np.ones((3, 2)), np.ones(2))),  # the second bias would be lost
+        ([None, G(np.ones(2))], [G(np.ones(2)), G(np.ones(2))]),  # and here a whole gradient
+        ([G(np.ones(2))], [None]),
+        ({"a": np.ones(2)}, {"a": np.ones(2), "b": np.ones(2)}),
+        ([np.ones(2)], [np.ones(2), np.ones(2)]),
+        ([np.ones(2)], (np.ones(2),)),
+    ],
+)
+def test_only_gradients_of_one_form_add_up(first, second):
+    for one, other in ((first, second), (second, first)):
+        with pytest.raises(ValueError, match="only gradients of one layer or model add up"):
+            lc.gradients.add(one, other)
+        mean = lc.gradients.Accumulator()
+        mean.add(one, 1)
+        with pytest.raises(ValueError, match="only gradients of one layer or model add up"):
+            mean.add(other, 1)
+
+
+def test_sums_take_what_they_say():
+    np.testing.assert_array_equal(lc.gradients.add([np.ones(2)], [2 * np.ones(2)], [np.ones(2)])[0], [4, 4])
+    given = [np.ones(2)]
+    assert lc.gradients.add(given)[0] is not given[0]
+    mean = lc.gradients.Accumulator()
+    for numbers in ([1, 2], [2, 4]):
+        mean.add([np.array(numbers)], 1)
+    np.testing.assert_array_equal(mean.take()[0], [1.5, 3])
+    for weight in (0, -2, float("nan"), None):
+        with pytest.raises((ValueError, TypeError), match="weight="):
+            mean.add([np.ones(2)], weight)
+    for wrong in ("ab", 3):
+        with pytest.raises(TypeError, match="cannot be accumulated or clipped"):
+            lc.gradients.add(wrong)
+    masked = [np.ma.masked_array([1.0, 2.0], [0, 1])]
+    for call in (lc.gradients.add, lc.gradients.global_norm, lambda g: lc.gradients.clip_by_norm(g, 1.0)):
+        with pytest.raises(TypeError, match="its mask would be ignored"):
+            call(masked)
+    with pytest.raises(TypeError, match=r"add\(\) lacks gradients"):
+        lc.gradients.add()

@@ -122,6 +122,37 @@ def test_a_forked_child_knows_nothing_of_the_parents_threads(kind):
     assert not thread.is_alive()
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("kind", ["shared", "exclusive"])
+def test_a_child_that_is_forked_during_a_change_does_not_wait_for_the_lock_that_was_taken_from_its_thread(kind):
+    code = f"""
+import faulthandler, os, threading, warnings
+from lcnumba.locks import SharedLock
+warnings.simplefilter("ignore")
+lock, changing, done = SharedLock(), threading.Event(), threading.Event()
+with lock.shared():  # this thread has read before
+    pass
+def change():
+    with lock.exclusive():
+        changing.set()
+        done.wait()
+thread = threading.Thread(target=change)
+thread.start()
+changing.wait()
+child = os.fork()
+if not child:
+    faulthandler.dump_traceback_later(20, exit=True)
+    with lock.{kind}():
+        pass
+    os._exit(0)
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+done.set()
+thread.join()
+"""
+    run = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert run.stdout == "0\n"
+
+
 def test_a_looping_writer_does_not_starve_readers():
     lock, done = SharedLock(), threading.Event()
 

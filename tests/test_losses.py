@@ -430,3 +430,20 @@ def test_masked_losses_check_what_they_mask():
 def test_targets_in_another_form_are_told_the_right_one(loss, y_true, shape, remedy):
     with pytest.raises(ValueError, match=remedy):
         losses.get(loss).check(y_true, shape)
+
+
+def test_rows_of_an_ignored_class_are_left_out():
+    masked, y_pred = losses.Masked("softmax_cross_entropy", ignore_class=1), np.array([[0.0, 1, 2], [2, 1, 0]])
+    labels = np.array([0, 1])
+    assert masked(labels, y_pred)[0] == masked(np.eye(3)[labels], y_pred)[0] > 0
+    with pytest.raises(TypeError, match="is masked already"):
+        losses.Masked(masked)
+
+
+@pytest.mark.parametrize("name", ["mse", "mae", "huber", "binary_crossentropy", "masked"])
+def test_masked_arrays_are_refused(name):
+    loss = losses.Masked("mse") if name == "masked" else losses.get(name)
+    plain, masked = np.array([[1.0, 0.5]]), np.ma.masked_array([[1.0, 9.0]], [[0, 1]])
+    for arguments in ((masked, plain), (plain, masked), (plain, plain, masked)):
+        with pytest.raises(TypeError, match="its mask would be ignored"):
+            loss(*arguments)

@@ -199,3 +199,60 @@ def test_warnings_point_at_the_line_of_the_caller():
     assert [warning.filename for warning in caught] == [__file__] * 2
     lines = [warning.lineno for warning in caught]
     assert lines[1] == lines[0] + 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("optimizer", "adam", r"compile\(optimizer\)"),
+        ("lr", 0.1, "give it to compile, fit or step"),
+        ("learning_rate", 0.1, "give lr to compile, fit or step"),
+        ("loss", "mae", "compile or fit"),
+        ("stop_training", True, r"run\.stop\(\)"),
+    ],
+)
+def test_attributes_that_would_do_nothing_are_refused(name, value, remedy):
+    model = network()
+    with pytest.raises(AttributeError, match=f"Sequential has no attribute {name}: .*{remedy}"):
+        setattr(model, name, value)
+    if name != "optimizer":  # which a layer has
+        with pytest.raises(AttributeError, match=f"Dense has no attribute {name}"):
+            setattr(model[0], name, value)
+    with pytest.raises(AttributeError, match="set trainable"):
+        model[0].requires_grad = False
+
+
+def test_callbacks_in_keras_words_are_told_the_words_here():
+    class Stops(lc.callbacks.Callback):
+        def on_epoch_end(self, run, figures):
+            run.stop_training = True
+
+    class Asks(lc.callbacks.Callback):
+        def on_epoch_end(self, run, figures):
+            self.model.stop_training = True
+
+    with pytest.raises(AttributeError, match=r"Run has no attribute stop_training: a callback calls run\.stop\(\)"):
+        network().fit(X, Y, callbacks=[Stops()], progress=False)
+    with pytest.raises(AttributeError, match=r"Asks has no attribute model: each moment gets the run"):
+        network().fit(X, Y, callbacks=[Asks()], progress=False)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "here"),
+    [
+        (lc.callbacks, "ModelCheckpoint", r"lcnumba\.callbacks\.Checkpoint"),
+        (lc.callbacks, "LearningRateScheduler", "LearningRate"),
+        (lc, "LocallyConnectedClassifier", r"lcnumba\.estimators\.Locally"),
+        (lc, "layers", "names of lcnumba itself"),
+        (lc, "load_model", r"lcnumba\.load_keras"),
+        (lc.regularizers, "l2", r"lcnumba\.regularizers\.L2"),
+        (lc.activations, "relu", "the name 'relu'"),
+    ],
+)
+def test_names_of_others_lead_to_those_here(module, name, here):
+    with pytest.raises(
+        AttributeError, match=rf"has no attribute '{name}'; here it is .*{here}|; here it is {here}|{here}"
+    ):
+        getattr(module, name)
+    with pytest.raises(AttributeError, match=r"^module 'lcnumba[.a-z]*' has no attribute 'nope'$"):
+        module.nope  # noqa: B018

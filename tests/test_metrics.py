@@ -90,3 +90,67 @@ def test_an_epoch_that_was_broken_off_keeps_what_has_been_collected(rng, tmp_pat
     assert resumed == whole
     assert set(whole) == {"loss", "auc", "rmse"}
     assert whole["rmse"] == pytest.approx(np.sqrt(whole["loss"]), rel=1e-6)
+
+
+def test_unknown_targets_are_left_out(rng):
+    y_true, y_pred = rng.random((20, 2)), rng.random((20, 2))
+    known = rng.random((20, 2)) < 0.6
+    unknown = np.where(known, y_true, np.nan)
+    for metric in (metrics.mae, metrics.mse, metrics.binary_accuracy):
+        assert metric(unknown, y_pred) == metric(y_true[known], y_pred[known])
+        assert math.isnan(metric(np.full((2, 2), np.nan), np.ones((2, 2))))
+    labels, scores = rng.integers(0, 3, 20), rng.random((20, 3))
+    known = rng.random(20) < 0.6
+    expected = metrics.accuracy(labels[known], scores[known])
+    assert metrics.accuracy(np.where(known, labels, np.nan), scores) == expected
+    rows = np.where(known[:, None], np.eye(3)[labels], np.nan)
+    assert metrics.accuracy(rows, scores) == expected
+    # Labels that the loss ignores are unknown to metrics, too.
+    model = lc.Sequential([lc.Dense(3, input_shape=(3,), rng=0)])
+    model.set_weights([np.eye(3), np.zeros(3)])
+    found = model.evaluate(scores, np.where(known, labels, -1), metrics=["accuracy"],
+                           loss=lc.losses.Masked("softmax_cross_entropy", ignore_class=-1))  # fmt: skip
+    assert found["accuracy"] == pytest.approx(expected)
+    found = model.evaluate(scores, unknown_of(scores), metrics=["mse", "mae"], loss=lc.losses.Masked("mse"))
+    assert math.isfinite(found["mse"])
+
+
+def unknown_of(values):
+    """The values, some of them unknown."""
+    return np.where(values > 0.7, np.nan, values)
+
+
+def test_what_is_collected_is_copied():
+    class Sum:
+        __name__ = "sum"
+
+        def __call__(self, y_true, y_pred):
+            return 0.0
+
+        def collect(self, y_true, y_pred):
+            return (y_true,)
+
+        def compute(self, y_true):
+            return float(y_true.sum())
+
+    def batches():
+        x, y = np.zeros((2, 2)), np.zeros((2, 1))
+        for number in range(3):
+            y[:] = number
+            yield x, y
+
+    history = lc.Sequential([lc.Dense(1)]).fit(batches(), loss="mse", metrics=[Sum()], progress=False)
+    assert history.history["sum"] == [6.0]
+
+
+def test_names_of_metrics():
+    with pytest.raises(ValueError, match="two figures would be called 'val_loss'"):
+        metrics.get([metrics.AUC("val_loss")])
+    named = metrics.AUC()
+    named.__name__ = 3
+    with pytest.raises(TypeError, match="has the __name__ 3; give it a str"):
+        metrics.get([named])
+    with pytest.raises(ValueError, match="give 'binary_accuracy'"):
+        metrics.accuracy(np.ones((3, 1)), np.ones((3, 1)))
+    with pytest.raises(ValueError, match="AUC needs 0 and 1 alone"):
+        metrics.AUC()(np.array([0.2, 0.4]), np.array([0.1, 0.3]))

@@ -548,3 +548,37 @@ def test_setting_equal_weights_is_no_change():
     y, backward = layer.forward([[1.0, 2.0]])
     layer.set_weights(nan)
     backward(np.zeros_like(y))
+
+
+def test_a_model_is_frozen_as_a_whole():
+    base = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)), lc.Flatten()])
+    model = lc.Sequential([base, lc.Dense(1)])
+    base.trainable = False
+    assert (base.trainable, base[0].trainable, model.trainable, model[1].trainable) == (False, False, False, True)
+    before, x = base.get_weights(), np.ones((4, 5, 5, 1), np.float32)
+    model.fit(x, np.ones((4, 1)), loss="mse", lr=0.1, progress=False)
+    for a, b in zip(before, base.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    model.trainable = True
+    assert base[0].trainable
+    with pytest.raises(TypeError, match="trainable=1 is a int"):
+        model.trainable = 1
+
+
+def test_wrapped_views_of_the_weights_are_read_before_any_layer_changes():
+    class Wrapped:
+        def __init__(self, array):
+            self.array = array
+
+        def __array__(self, dtype=None, copy=None):
+            return self.array
+
+    first, second = (lc.Dense(2, rng=seed, input_shape=(2,)) for seed in (0, 1))
+    model = lc.Sequential([first, second])
+    before = model.get_weights()
+    views = [*second.weights, *first.weights]
+    for given in (views, [memoryview(view) for view in views], [Wrapped(view) for view in views]):
+        model.set_weights(given)
+        for a, b in zip([*second.get_weights(), *first.get_weights()], before, strict=True):
+            np.testing.assert_array_equal(a, b)
+        model.set_weights(before)

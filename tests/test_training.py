@@ -627,3 +627,69 @@ def test_a_channels_first_layer_names_the_other_order():
     layer.build((None, 3, 6, 5))
     with pytest.raises(ValueError, match=r"channels come last: np\.moveaxis\(x, -1, 1\).*data_format='channels_last'"):
         layer(np.zeros((2, 6, 5, 3)))
+
+
+@pytest.mark.parametrize(
+    ("call", "settings", "error"),
+    [
+        ("train_on_batch", {"metrics": [lambda a, b: None]}, TypeError),
+        ("train_on_batch", {"sample_weight": np.ones((90, 7))}, ValueError),
+        ("train_on_batch", {"loss": lambda a, b: (1.0, np.ones(3))}, ValueError),
+        ("train_on_batch", {"lr": 1e300}, ValueError),
+        ("fit", {"lr": lambda step: -1.0, "progress": False}, ValueError),
+    ],
+)
+def test_what_is_refused_at_a_batch_leaves_random_numbers_and_builds_as_they_were(call, settings, error, data):
+    x, y = data
+
+    def network():
+        return lc.Sequential([lc.Flatten(), lc.Dense(4, rng=0), lc.Dropout(0.5, seed=1), lc.Dense(3, rng=0)])
+
+    net, twin = network(), network()
+    if call == "fit":
+        settings = {"shuffle": False, **settings}
+    with pytest.raises(error):
+        getattr(net, call)(x, y, **{"loss": "softmax_cross_entropy", "lr": 0.1} | settings)
+    assert not net.built
+    for each in (net, twin):
+        each.train_on_batch(x, y, loss="softmax_cross_entropy", lr=0.1)
+    for a, b in zip(net.get_weights(), twin.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_warning_that_is_an_error_comes_before_any_change():
+    net = ending("softmax")
+    recipe = net.recipe
+    with pytest.raises(RuntimeWarning, match="once more"):  # pytest makes errors of warnings
+        net.compile("adam", "softmax_cross_entropy")
+    assert net.recipe is recipe
+    assert net.layers[1].optimizer == lc.SGD()
+
+
+@pytest.mark.parametrize(
+    ("where", "remedy"),
+    [("y", r"y holds 1 NaN there: lcnumba\.losses\.Masked"), ("x", "look for non-finite inputs: x holds 25 NaN")],
+)
+def test_a_loss_of_nan_says_where_it_comes_from(where, remedy, rng):
+    x, y = rng.random((4, 5, 5, 1)), rng.random((4, 1))
+    (x if where == "x" else y)[1] = np.nan
+    with pytest.warns(RuntimeWarning, match=f"the loss is nan in epoch 1, batch 1; {remedy}"):
+        lc.Sequential([lc.Flatten(), lc.Dense(1)]).fit(x, y, loss="mse", progress=False)
+
+
+def test_figures_that_are_nan_or_unknown_to_auto_are_told(data):
+    x, y = data
+    y = np.sort((y > 0).astype(float))[:, None]
+    net = lc.Sequential([lc.Flatten(), lc.Dense(1, activation="sigmoid", rng=0)])
+    net.compile("adam", "binary_crossentropy", ["auc"])
+    stopping = lc.callbacks.EarlyStopping("val_auc", patience=2)
+    with pytest.warns(RuntimeWarning, match="val_auc is nan, which is no gain") as caught:
+        net.fit(x, y, epochs=5, validation_split=0.2, callbacks=[stopping], progress=False)
+    assert len(caught) == 1
+
+    def r2(y_true, y_pred):
+        return 1.0
+
+    with pytest.raises(ValueError, match=r"mode='auto' does not tell whether a larger 'r2' is better; give mode='max'"):
+        net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2")], progress=False)
+    net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2", mode="max")], progress=False)
