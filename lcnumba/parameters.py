@@ -129,6 +129,16 @@ class Restraint:
         """Whether no code of users is involved, which could fail."""
         return regularizers.is_built_in(self.regularizer) and constraints.is_built_in(self.constraint)
 
+    def check(self, name: str, dtype: np.dtype[Any]) -> None:
+        """Raise if the slope of the penalty would be infinite at any weight."""
+        if isinstance(self.regularizer, regularizers.L1L2):
+            for factor, value in (("l1", self.regularizer.l1), ("l2", self.regularizer.l2)):
+                if 2 * value > float(np.finfo(dtype).max):
+                    raise ValueError(
+                        f"{factor}={value!r} of {name}_regularizer cannot be used; give a number that is finite in "
+                        f"{dtype}"
+                    )
+
     def on(self, rule: Rule) -> Rule:
         """Return the formula of a step with the penalty, and with a constraint of single numbers."""
         l1, l2 = (
@@ -217,6 +227,7 @@ class Parameters:
         the others are 0 and stay 0 whatever values or gradients come.
         """
         for name, restraint in restraints.items():
+            restraint.check(name, arrays[name].dtype)
             if isinstance(restraint.constraint, constraints.Norm):
                 restraint.constraint.check(f"{name}_constraint", arrays[name].shape)
         for name, mask in exists.items():
@@ -452,7 +463,7 @@ class Parameters:
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)
-            return learning_rate(lr, next(iter(self._arrays.values())).dtype)
+            return self._rate(lr)
 
     def step_fused(
         self, lr: float, version: int, update: Callable[[Array, Rule | None], Any], others: Mapping[str, Array]
@@ -486,6 +497,14 @@ class Parameters:
                 self._run(optimizer, name, grad, states[name], lr)
             self._states = states
             return result
+
+    def _rate(self, lr: Any) -> float:
+        """The learning rate, if all factors of a step are finite in the type of the arrays."""
+        dtype = next(iter(self._arrays.values())).dtype
+        rate = learning_rate(lr, dtype)
+        if isinstance(self._optimizer, optimizers.AdamW):
+            learning_rate(rate * self._optimizer.weight_decay, dtype, "lr * weight_decay")
+        return rate
 
     def _restraint(self, name: str) -> Restraint:
         return self._restraints.get(name, _FREE)
@@ -521,7 +540,7 @@ class Parameters:
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)
-            rate = learning_rate(lr, next(iter(self._arrays.values())).dtype)
+            rate = self._rate(lr)
             gradients = {name: self._gradient(name, grad) for name, grad in given.items()}
             if not self.trainable:
                 return None

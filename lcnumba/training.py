@@ -910,6 +910,9 @@ def _evaluate(model: Any, data: Data, recipe: Recipe, doubts: bool = False) -> F
 
 def _doubt_ending(model: Any, recipe: Recipe) -> None:
     """Warn of a last layer that has done what the loss does once more, and of a metric that is not for logits."""
+    last = next((layer for layer in reversed(model.layers) if hasattr(layer, "activation")), None)
+    if isinstance(getattr(last, "activation", None), activations.Softmax) and getattr(last, "units", 2) == 1:
+        warn("a softmax over one output is always 1: give activation='sigmoid', or as many units as there are classes")
     if not getattr(recipe.loss, "from_logits", getattr(getattr(recipe.loss, "loss", None), "from_logits", False)):
         return
     ending = _last_activation(model)

@@ -404,3 +404,19 @@ def test_norms_are_applied_in_blocks_as_at_once(axis, norms, rng, monkeypatch):
     expected = constraint(weights)
     constraint.apply(weights)
     np.testing.assert_allclose(weights, expected, rtol=1e-14)
+
+
+def test_factors_that_the_dtype_does_not_hold_are_refused_before_anything_changes():
+    for settings in ({"kernel_regularizer": lc.regularizers.L2(1e39)}, {"bias_regularizer": lc.regularizers.L1(1e39)}):
+        layer = lc.Dense(1, **settings)
+        with pytest.raises(ValueError, match=r"l[12]=1e\+39 of (kernel|bias)_regularizer cannot be used"):
+            layer.build((None, 2))
+        assert not layer.built
+        lc.Dense(1, dtype="float64", **settings).build((None, 2))
+    layer = lc.Dense(1, optimizer=lc.AdamW(weight_decay=1e30), rng=0)
+    y, backward = layer.forward(np.ones((1, 2)))
+    before = layer.kernel.copy()
+    for step in (lambda: backward.step(y, lr=1e20), lambda: layer.step(backward(y)[1], lr=1e20)):
+        with pytest.raises(ValueError, match=r"lr \* weight_decay=.* cannot be used"):
+            step()
+    np.testing.assert_array_equal(layer.kernel, before)

@@ -693,3 +693,8 @@ def test_figures_that_are_nan_or_unknown_to_auto_are_told(data):
     with pytest.raises(ValueError, match=r"mode='auto' does not tell whether a larger 'r2' is better; give mode='max'"):
         net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2")], progress=False)
     net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2", mode="max")], progress=False)
+
+
+def test_a_softmax_over_one_output_is_a_warning():
+    with pytest.warns(RuntimeWarning, match="a softmax over one output is always 1: give activation='sigmoid'"):
+        ending("softmax", 1).compile("sgd", "binary_crossentropy")
