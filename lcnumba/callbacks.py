@@ -21,7 +21,8 @@ import numpy as np
 from lcnumba import compiling, io
 from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
 from lcnumba.interrupts import deferred
-from lcnumba.messages import public_class
+from lcnumba.messages import public_class, warn
+from lcnumba.protocol import lost_weights
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress",
            "ReduceLROnPlateau", "TerminateOnNaN", "figures_text"]  # fmt: skip
@@ -200,6 +201,7 @@ class EarlyStopping(Callback):
         self._watch.best = None
         self.best_epoch: int | None = None
         self._waited = 0
+        self._told = False
         self._weights: list[Any] | None = None
 
     @property
@@ -217,6 +219,9 @@ class EarlyStopping(Callback):
         if self._watch.improved(figures):
             self.best_epoch, self._waited = run.epoch, 0
             self._weights = run.model.get_weights() if self._restore else None
+            if self._restore and not self._told and (lost := lost_weights(run.model)):
+                self._told = True
+                warn(f"restore_best of EarlyStopping does not bring back {lost}", UserWarning)
             return
         self._waited += 1
         if self._waited > max(0, self._patience - 1):
@@ -318,7 +323,7 @@ class Checkpoint(Callback):
         if monitor is not None and every_batches is not None:
             raise ValueError("give monitor or every_batches, not both: figures are compared after epochs")
         self._watch = None if monitor is None else _Watch(monitor, mode)
-        self._due = False
+        self._due = self._told = False
         self._before: float | None = None  # the best figure of what is on disk
 
     def on_train_begin(self, run: Any) -> None:
@@ -330,7 +335,7 @@ class Checkpoint(Callback):
         self._target = self.path.absolute()  # written there also if the folder changes
         io.check_place(self._target)
         io.sweep(self._target)
-        self._due = False
+        self._due = self._told = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
         """Find out whether it is time to write."""
@@ -362,6 +367,9 @@ class Checkpoint(Callback):
             _log.warning("no checkpoint of epoch %d, whose loss is %s", run.epoch + 1, figures["loss"])
             self._not_written()
             return
+        if not self._told and (lost := lost_weights(run.model, with_state=True)):
+            self._told = True
+            warn(f"the checkpoint does not hold {lost}", UserWarning)
         try:
             run.save(self._target)
         except OSError as error:

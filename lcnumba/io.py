@@ -243,13 +243,13 @@ class TextFile:
         descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
         if nonblocking:
             os.set_blocking(descriptor, True)
-        self._stream = os.fdopen(descriptor, "w")
+        self._stream = os.fdopen(descriptor, "w", errors="backslashreplace")
 
     def write(self, text: str) -> None:
         """Write the whole text, of which a pipe has the beginning already."""
         if self._stream is None:
             with replacing(self._path) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, encoding="utf-8")
             return
         new, self._written = text[self._written :], len(text)
         self._stream.write(new)

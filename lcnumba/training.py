@@ -447,7 +447,8 @@ def fit(
         Called at certain moments: `lcnumba.callbacks`.
     resume : path, optional
         A file of the callback `Checkpoint`, from which training goes on as if it had not been broken off, given the
-        same arguments. If there is no such file, training begins at the beginning.
+        same arguments. If there is no such file, training begins at the beginning; a ValueError if that would replace
+        the file of a `Checkpoint` at another path.
     progress : bool
         Whether to show a bar on the standard error stream (with tqdm installed; else a line an
         epoch). The logger "lcnumba" gets a line an epoch in any case.
