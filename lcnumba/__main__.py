@@ -123,7 +123,12 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
             keras_io.save_keras_weights(sequential.load(source), target)
         else:
             parser.error(f"convert: OUT={target!r} must end in .npz, .weights.h5 or .h5")
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except sequential.UnknownLayerError as error:
+        parser.error(
+            f"convert: {error}; a class cannot be given on the command line: call lcnumba.load(path, layers=...) and "
+            "lcnumba.save_keras_weights(model, path) in Python"
+        )
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"convert: {error}")
     print(f"{source} -> {target}")
     return 0
@@ -133,7 +138,7 @@ def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         for line in keras_io.described(given["file"]):
             print(line)
-    except (ValueError, TypeError, OSError, ImportError) as error:
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"inspect: {error}")
     return 0
 

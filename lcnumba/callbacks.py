@@ -9,6 +9,7 @@ import io as text
 import logging
 import math
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lcnumba import compiling, io
 from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
 from lcnumba.interrupts import deferred
 from lcnumba.messages import missing, public_class, warn
+from lcnumba.protocol import lost_weights
 
 __all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress",
            "ReduceLROnPlateau", "TerminateOnNaN", "figures_text"]  # fmt: skip
@@ -31,6 +33,8 @@ PathLike = str | os.PathLike[str]
 _log = logging.getLogger("lcnumba")
 
 _COMPILING = "compiling kernels (seconds, once; the code is kept on disk)"
+# What Keras fills in of the name of a checkpoint, such as {epoch:02d}.
+_FIELD = re.compile(r"\{[A-Za-z_]\w*(:[^{}]*)?\}")
 # Keras' moments that are called otherwise here: a method of that name would never be called.
 _KERAS_MOMENTS = {
     "on_batch_begin": "before_step(run, figures)",
@@ -222,6 +226,7 @@ class EarlyStopping(Callback):
         self._watch.best = None
         self.best_epoch: int | None = None
         self._waited = 0
+        self._told = False
         self._weights: list[Any] | None = None
 
     @property
@@ -239,6 +244,9 @@ class EarlyStopping(Callback):
         if self._watch.improved(figures):
             self.best_epoch, self._waited = run.epoch, 0
             self._weights = run.model.get_weights() if self._restore else None
+            if self._restore and not self._told and (lost := lost_weights(run.model)):
+                self._told = True
+                warn(f"restore_best of EarlyStopping does not bring back {lost}", UserWarning)
             return
         self._waited += 1
         if self._waited > max(0, self._patience - 1):
@@ -287,12 +295,19 @@ class Checkpoint(Callback):
     mode : {"auto", "min", "max"}
         As for `EarlyStopping`.
 
+    Attributes
+    ----------
+    path : pathlib.Path
+        The file.
+
     Raises
     ------
     OSError
         By `fit`, before the first epoch, if the folder cannot be written to, or the path leads to what is no file.
     ValueError
-        If the name ends as files of another kind do (``.h5``, ``.keras``).
+        If the name ends as files of another kind do (``.h5``, ``.keras``), or has fields in braces, as Keras' may have.
+        By `fit`, if `path` exists and ``resume=`` is another path, which does not: the training would begin at the
+        beginning, and replace the file.
     TypeError
         By `fit`, before the first epoch, if the model cannot be saved.
 
@@ -321,13 +336,19 @@ class Checkpoint(Callback):
         mode: str = "auto",
     ) -> None:
         io.check_name(path)
-        self._path = file_path(path)
+        self.path = file_path(path)
+        if found := _FIELD.search(self.path.name):
+            raise ValueError(
+                f"path={os.fspath(path)!r} holds {found[0]!r}, which Keras fills in; here one file is kept, that of the "
+                "last epoch or, with monitor=..., of the best: give its name without braces"
+            )
+        self._target = self.path
         self._every = integer("every", every)
         self._every_batches = None if every_batches is None else integer("every_batches", every_batches)
         if monitor is not None and every_batches is not None:
             raise ValueError("give monitor or every_batches, not both: figures are compared after epochs")
         self._watch = None if monitor is None else _Watch(monitor, mode)
-        self._due = False
+        self._due = self._told = False
         self._before: float | None = None  # the best figure of what is on disk
 
     def on_train_begin(self, run: Any) -> None:
@@ -336,9 +357,10 @@ class Checkpoint(Callback):
             self._watch.check(run)
             self._watch.best = None
         run.check_saving()
-        io.check_place(self._path)
-        io.sweep(self._path)
-        self._due = False
+        self._target = self.path.absolute()  # written there also if the folder changes
+        io.check_place(self._target)
+        io.sweep(self._target)
+        self._due = self._told = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
         """Find out whether it is time to write."""
@@ -370,13 +392,16 @@ class Checkpoint(Callback):
             _log.warning("no checkpoint of epoch %d, whose loss is %s", run.epoch + 1, figures["loss"])
             self._not_written()
             return
+        if not self._told and (lost := lost_weights(run.model, with_state=True)):
+            self._told = True
+            warn(f"the checkpoint does not hold {lost}", UserWarning)
         try:
-            run.save(self._path)
+            run.save(self._target)
         except OSError as error:
             self._not_written()
             warnings.warn(f"no checkpoint of epoch {run.epoch + 1}: {error}", RuntimeWarning, stacklevel=2)
         else:
-            _log.debug("checkpoint %s of epoch %d, batch %d", self._path, run.epoch + 1, run.batch)
+            _log.debug("checkpoint %s of epoch %d, batch %d", self._target, run.epoch + 1, run.batch)
 
     def _not_written(self) -> None:
         """Remember what is on disk."""

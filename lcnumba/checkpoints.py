@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import io
+from lcnumba import contents, io
+from lcnumba.interrupts import deferred
 
 __all__ = ["check", "generator_state", "read", "restored_generator", "write"]
 
@@ -63,7 +64,7 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
         If it is no checkpoint, or belongs to another model.
     """
     name = os.fspath(path)
-    with io.ModelFile(path) as file:
+    with io.ModelFile(path) as file, deferred():  # what a signal raises is no fault of the file
         config = file.config
         if config is None or file.training is None:
             what = "weights alone; the model's load_weights reads them" if config is None else "a model and no training"
@@ -82,6 +83,8 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             model.build(shape)
             prepared = model.prepare_training_state(tree["layers"])
         except Exception as error:
+            if not contents.is_of_content(error):
+                raise
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
 
     def restore() -> None:

@@ -214,6 +214,8 @@ def file_path(value: Any, name: str = "path") -> Path:
     """Return a path of a file; an error for what no file can be called."""
     if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a str or a pathlib.Path")
+    if not text:
+        raise ValueError(f"{name}={value!r} is empty; give the path of a file")
     try:
         possible = b"\0" not in os.fsencode(text)
     except UnicodeEncodeError:

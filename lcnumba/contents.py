@@ -1,11 +1,13 @@
 """What a file is, told by what it holds, and which call reads it: for messages of a call that was given another one."""
 
+import errno
 import os
 import stat
 import zipfile
 from pathlib import Path
+from typing import IO
 
-__all__ = ["KERAS", "OURS", "described"]
+__all__ = ["KERAS", "OURS", "described", "is_of_content", "opened"]
 
 OURS = "a file of lcnumba: lcnumba.load reads models, load_weights of a Sequential weights"
 KERAS = "lcnumba.load_keras(path) reads a Sequential model of Keras, lcnumba.load_keras(path, model) weights"
@@ -20,6 +22,40 @@ _OTHERS = (
 # What pickles begin with: the opcode of the protocol, and its number.
 _PICKLES = tuple(bytes([0x80, protocol]) for protocol in range(2, 6))
 MOST_MEMBERS = 1 << 16
+
+
+def opened(path: Path) -> IO[bytes]:
+    """Return a file, open for reading; an OSError for what is none: a pipe that nobody writes to would be waited for.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> from lcnumba import contents
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = pathlib.Path(folder, "model.npz")
+    ...     _ = path.write_bytes(b"PK")
+    ...     with contents.opened(path) as file:
+    ...         file.read()
+    b'PK'
+    """
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):  # of a folder the system says so
+        raise OSError(errno.EINVAL, "no regular file, which is not read; give the path of a file", str(path))
+    return path.open("rb")
+
+
+def is_of_content(error: Exception) -> bool:
+    """Whether what was raised while a file was read may tell of what it holds, and not of memory or the machine.
+
+    Examples
+    --------
+    >>> from lcnumba.contents import is_of_content
+    >>> is_of_content(EOFError()), is_of_content(MemoryError()), is_of_content(OSError(5, "Input/output error"))
+    (True, False, False)
+    """
+    if isinstance(error, OSError):
+        return error.errno in (None, errno.EINVAL)  # of a place that no file has, which a damaged one may name
+    return not isinstance(error, MemoryError)
 
 
 def described(path: str | os.PathLike[str]) -> str | None:

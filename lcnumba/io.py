@@ -23,10 +23,11 @@ import numpy.typing as npt
 from lcnumba import contents
 from lcnumba.arrays import FLOATS
 from lcnumba.checks import file_path
+from lcnumba.interrupts import deferred
 
 __all__ = [
-    "ModelFile", "TextFile", "as_text", "check_name", "check_place", "check_weights", "replacing", "sweep",
-    "write_model", "write_weights",
+    "ModelFile", "TextFile", "as_text", "check_name", "check_place", "check_weights", "is_there", "replacing",
+    "sweep", "write_model", "write_weights",
 ]  # fmt: skip
 
 Array = npt.NDArray[Any]
@@ -150,21 +151,43 @@ def as_text(description: Any) -> str:
 
 @contextmanager
 def replacing(path: PathLike) -> Iterator[Path]:
-    """Give a new place beside a file to write to, which takes the file's place if all goes well."""
+    """Give a new place beside a file to write to, which takes the file's place if all goes well.
+
+    Signals wait meanwhile: zipfile makes another error of an interrupt, and what is left over is removed in any case.
+    """
     target = _place(path)
+    _check_folder(target)
+    temporary = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}")
+    with deferred():
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+            _flush_folder(target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _check_folder(target: Path) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
-    temporary = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}")
-    try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        if target.exists():
-            shutil.copymode(target, temporary)
-        temporary.replace(target)
-        _flush_folder(target.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def is_there(path: PathLike) -> bool:
+    """Whether a path leads to anything; an OSError for one that leads nowhere, such as a loop of links.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from lcnumba.io import is_there
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     is_there(folder), is_there(f"{folder}/model.npz")
+    (True, False)
+    """
+    return _mode(file_path(path)) is not None
 
 
 def check_place(path: PathLike) -> None:
@@ -182,7 +205,10 @@ def check_place(path: PathLike) -> None:
     ...         type(error).__name__
     'IsADirectoryError'
     """
-    tempfile.TemporaryFile(dir=_place(path).parent).close()
+    target = _place(path)
+    _check_folder(target)
+    with deferred():  # where files without a name are not known, one with a name is made
+        tempfile.TemporaryFile(dir=target.parent).close()
 
 
 class TextFile:
@@ -206,7 +232,7 @@ class TextFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        self._path, self._written = file_path(path), 0
+        self._path, self._written = file_path(path).absolute(), 0  # also if the folder changes
         self._stream: IO[str] | None = None
         mode = _mode(self._path)
         if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
@@ -217,13 +243,13 @@ class TextFile:
         descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
         if nonblocking:
             os.set_blocking(descriptor, True)
-        self._stream = os.fdopen(descriptor, "w")
+        self._stream = os.fdopen(descriptor, "w", errors="backslashreplace")
 
     def write(self, text: str) -> None:
         """Write the whole text, of which a pipe has the beginning already."""
         if self._stream is None:
             with replacing(self._path) as temporary:
-                temporary.write_text(text)
+                temporary.write_text(text, encoding="utf-8")
             return
         new, self._written = text[self._written :], len(text)
         self._stream.write(new)
@@ -319,7 +345,7 @@ class ModelFile:
         self._path = path
         self._read_states: set[int] = set()
         with ExitStack() as stack:
-            self._stream = stack.enter_context(file_path(path).open("rb"))
+            self._stream = stack.enter_context(contents.opened(file_path(path)))
             with self._refusing(opening=True):
                 self._archive = zipfile.ZipFile(self._stream)
                 size = os.fstat(self._stream.fileno()).st_size
@@ -361,7 +387,7 @@ class ModelFile:
             limit = os.fstat(self._stream.fileno()).st_size
             with self._member(f"state_{number}", limit) as member:
                 shape, dtype = _read_header(member)
-                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > limit:
+                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > self._size(f"state_{number}"):
                     raise ValueError(f"state_{number} has shape {shape} and dtype {dtype}")
             with self._member(f"state_{number}", limit) as member:
                 return _native(np.lib.format.read_array(member, allow_pickle=False))
@@ -387,8 +413,13 @@ class ModelFile:
             found, dtype = _read_header(member)
             if found != shape or dtype.newbyteorder("=") not in FLOATS:
                 raise ValueError(f"{name} has shape {found} and dtype {dtype}; {self._describing()} shape {shape}")
+            if math.prod(shape) * dtype.itemsize > self._size(name):  # memory is asked for before it is read
+                raise ValueError(f"{name} has {self._size(name)} bytes, too few for shape {shape}")
         with self._member(name, limit) as member:
             return _native(np.lib.format.read_array(member, allow_pickle=False))
+
+    def _size(self, name: str) -> int:
+        return self._archive.getinfo(f"{name}.npy").file_size
 
     def _member(self, name: str, limit: int) -> IO[bytes]:
         """One member, if it is no longer than `limit` bytes."""
@@ -404,14 +435,18 @@ class ModelFile:
         """Turn whatever NumPy, zipfile and json make of a foreign or damaged file into one error.
 
         Besides ValueError they raise KeyError, EOFError, BadZipFile, NotImplementedError,
-        RuntimeError, RecursionError, SyntaxError, OverflowError, zlib's and lzma's errors and more.
+        RuntimeError, RecursionError, SyntaxError, OverflowError, zlib's and lzma's errors and more. What the file is
+        not to blame for stays what it is: signals wait, so that nothing of theirs is raised in here.
         """
-        try:
-            yield
-        except Exception as error:
-            found = contents.described(self._path) if opening else None
-            reason = error if found in (None, contents.OURS) else f"it is {found}"
-            raise ValueError(f"{os.fspath(self._path)!r} is no model file of lcnumba: {reason}") from error
+        with deferred():
+            try:
+                yield
+            except Exception as error:
+                if not contents.is_of_content(error):
+                    raise
+                found = contents.described(self._path) if opening else None
+                reason = error if found in (None, contents.OURS) else f"it is {found}"
+                raise ValueError(f"{os.fspath(self._path)!r} is no model file of lcnumba: {reason}") from error
 
 
 _WEIGHT = re.compile(r"weight_(0|[1-9][0-9]{0,8})\.npy").fullmatch

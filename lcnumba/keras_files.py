@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import contents
+from lcnumba.interrupts import deferred
 from lcnumba.messages import install
 
 __all__ = ["KerasFile", "KerasFileError", "Stored"]
@@ -94,40 +95,54 @@ class KerasFile:
     def __enter__(self) -> Self:
         """Open the file."""
         try:
+            file = self._opened()
             with self.refusing():
-                self._open()
+                self._open(file)
         except BaseException:
-            self._stack.close()
+            self._close()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
         """Close it."""
-        self._stack.close()
+        self._close()
+
+    def _close(self) -> None:
+        with deferred():  # a folder of copies is removed as a whole
+            self._stack.close()
 
     @contextlib.contextmanager
     def refusing(self) -> Iterator[None]:
-        """Turn whatever a foreign or damaged file leads to into one error."""
-        try:
-            yield
-        except (KerasFileError, ImportError, FileNotFoundError, PermissionError, IsADirectoryError):
-            raise
-        except Exception as error:
-            raise KerasFileError(f"{self._path!r} cannot be read: {error}") from error
+        """Turn whatever a foreign or damaged file leads to into one error.
 
-    def _open(self) -> None:
+        What the file is not to blame for stays what it is: signals wait, so that nothing of theirs is raised in here.
+        """
+        with deferred():
+            try:
+                yield
+            except (KerasFileError, ImportError):
+                raise
+            except Exception as error:
+                if not contents.is_of_content(error):
+                    raise
+                raise KerasFileError(f"{self._path!r} cannot be read: {error}") from error
+
+    def _opened(self) -> IO[bytes]:
         if Path(self._path).is_dir():
             what = (
                 "Is a directory, a SavedModel of TensorFlow perhaps, which is not read: save the model as .keras or .h5"
             )
             raise IsADirectoryError(errno.EISDIR, what, self._path)
-        file = self._stack.enter_context(Path(self._path).open("rb"))  # noqa: SIM115 - the stack closes it
+        return self._stack.enter_context(contents.opened(Path(self._path)))
+
+    def _open(self, file: IO[bytes]) -> None:
         found = contents.described(self._path)
         if found is not None and contents.KERAS not in found:
             raise ValueError(f"it is {found}")
         self._left = os.fstat(file.fileno()).st_size
         self._file, path, config, version = file, self._path, None, None
-        if file.read(4) == b"PK\x03\x04":
+        start = file.read(8)
+        if start.startswith(b"PK\x03\x04"):
             archive = self._stack.enter_context(zipfile.ZipFile(file))
             config = _member(archive, "config.json", LONGEST_CONFIG).read().decode()
             if "metadata.json" in archive.namelist():
@@ -136,6 +151,8 @@ class KerasFile:
             with _member(archive, "model.weights.h5", self._left) as stored, Path(path).open("wb") as copy:
                 shutil.copyfileobj(stored, copy)
             self._file = self._stack.enter_context(Path(path).open("rb"))  # noqa: SIM115 - the stack closes it
+        elif start != b"\x89HDF\r\n\x1a\n":
+            raise ValueError("it is no file of Keras, which are HDF5 files or zips of them, nor any other that is known")
         self._index = _index(path)
         if config is not None:
             self._index["config"], self._index["version"] = config, version

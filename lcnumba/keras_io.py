@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, constraints, defaults, io, layouts, named
+from lcnumba import activations, constraints, contents, defaults, io, layouts, named
 from lcnumba.arrays import float_dtype, ingest
 from lcnumba.checks import choice, file_path, integer
 from lcnumba.defaults import FORMATS
@@ -190,7 +190,10 @@ def load_keras(path: str | os.PathLike[str], model: Sequential | None = None) ->
         config = file.config()
         if model is None:
             if config is None:
-                raise KerasFileError(f"{os.fspath(path)!r} holds weights alone; give the model that they are for")
+                raise KerasFileError(
+                    f"{os.fspath(path)!r} holds weights alone; give the model that they are for: "
+                    "lcnumba.load_keras(path, model), in Python"
+                )
             with file.refusing():
                 filled, shape, notes = _model_of(config, file.version)
         else:
@@ -330,11 +333,14 @@ def save_keras_weights(
 def described(path: str | os.PathLike[str]) -> Iterator[str]:
     """Yield lines that tell what a model file of Keras, or of this library, holds: no weight is read."""
     given = file_path(path)
-    try:
-        with io.ModelFile(given) as mine:
-            lines = list(_ours(mine))
-    except ValueError:
-        lines = []  # not one of ours, or damaged: the reader of Keras' files tells which
+    with deferred():  # what a signal raises is no fault of the file
+        try:
+            with io.ModelFile(given) as mine:
+                lines = list(_ours(mine))
+        except ValueError:
+            if contents.described(given) == contents.OURS:  # and damaged
+                raise
+            lines = []  # the reader of Keras' files tells what it is
     if lines:
         yield from lines
         return

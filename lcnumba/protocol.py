@@ -1,10 +1,16 @@
 """What `Sequential` asks of a layer: any object with these members joins one."""
 
+import weakref
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Layer", "Pullback"]
+__all__ = ["Layer", "Pullback", "lost_weights", "note_step"]
 
 Shape = tuple[int | None, ...]
+
+# Layers that were stepped by gradients and do not give their weights, by id.
+_stepped: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
 
 
 class Pullback(Protocol):
@@ -67,6 +73,58 @@ class Layer(Protocol):
     def get_config(self) -> dict[str, Any]:
         """Return arguments, JSON values only, that make an equal layer."""
         ...
+
+
+def note_step(layer: Any, grads: Any) -> None:
+    """Remember a layer that is stepped by gradients and has no `get_weights`: nothing else tells that it has weights.
+
+    Examples
+    --------
+    >>> from lcnumba.protocol import note_step
+    >>> note_step(object(), None)
+    """
+    if hasattr(layer, "get_weights") or grads is None or (isinstance(grads, list | tuple | dict) and not grads):
+        return
+    with suppress(TypeError):  # of what cannot be referred to weakly
+        _stepped[id(layer)] = layer
+
+
+def lost_weights(model: Any, *, with_state: bool = False) -> str:
+    """What is not kept of a model's weights, as a sentence's end; empty if nothing is known to be lost.
+
+    Parameters
+    ----------
+    model : Sequential
+        The model.
+    with_state : bool
+        Whether the training state of layers is kept, too, which may hold their weights.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba.protocol import lost_weights
+    >>> lost_weights(lc.Sequential([lc.Dense(3)]))
+    ''
+    """
+    found = [
+        f"{layer.name!r:.80} ({type(layer).__name__})"
+        for layer in _leaves(model)
+        if _stepped.get(id(layer)) is layer and not (with_state and hasattr(layer, "get_training_state"))
+    ]
+    return (
+        f"the weights of layer {', '.join(found)}, which training changes: such a class needs get_weights() and "
+        "set_weights(list)"
+        if found
+        else ""
+    )
+
+
+def _leaves(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if hasattr(layer, "layers") and hasattr(layer, "get_weights"):  # a model in the model
+            yield from _leaves(layer)
+        else:
+            yield layer
 
 
 def __dir__() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import data, io, named, optimizers, training
+from lcnumba import contents, data, io, named, optimizers, training
 from lcnumba.arrays import check_dtype, fresh, ingest, reads_lazily
 from lcnumba.backward import Activity
 from lcnumba.checks import any_shape, arguments, axes_hint, boolean, integer, is_iterable, learning_rate
@@ -22,10 +22,10 @@ from lcnumba.interrupts import deferred
 from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.limits import require
 from lcnumba.locks import Mutex
-from lcnumba.messages import public, public_class, refuse_attribute
+from lcnumba.messages import public, public_class, refuse_attribute, warn
 from lcnumba.naming import layer_name
 from lcnumba.parameters import as_vector
-from lcnumba.protocol import Layer, Pullback
+from lcnumba.protocol import Layer, Pullback, lost_weights, note_step
 from lcnumba.trainable import Trainable
 
 __all__ = ["Sequential", "load"]
@@ -576,6 +576,8 @@ class Sequential:
     @classmethod
     def _unbuilt(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Self:
         """The model of a config, without any weights."""
+        if not isinstance(layers, Mapping | None):
+            raise TypeError(f"layers={layers!r:.200} is a {type(layers).__name__}; give a dict of name to class")
         known = {c.__name__: c for c in _LAYERS} | dict(layers or {})
         config = arguments(config)
         entries = config.get("layers")
@@ -593,7 +595,7 @@ class Sequential:
                 make = getattr(known[name], "from_config", None)
                 layer = make(settings) if make else known[name](**settings)
             else:
-                raise ValueError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
+                raise UnknownLayerError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
             if "optimizer" in entry:
                 layer.optimizer = entry["optimizer"]
             model._check_layer(layer)
@@ -628,14 +630,15 @@ class Sequential:
         if self._input_shape is None:
             raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
         config = self.get_config()
-        io.write_model(path, config, self.get_weights())
         found = _left_out(config)
-        if found:
-            warnings.warn(
+        if found:  # a warning that is an error comes before anything is written
+            warn(
                 f"the file does not hold {found}: only the library's own optimizers are saved. lcnumba.load will give "
                 "'sgd' in its place; then set layer.optimizer, or compile with the optimizer",
-                stacklevel=2,
+                UserWarning,
             )
+        self._warn_of_lost_weights()
+        io.write_model(path, config, self.get_weights())
 
     @public
     def save_weights(self, path: str | os.PathLike[str]) -> None:
@@ -666,7 +669,12 @@ class Sequential:
         """
         if self._input_shape is None:
             raise RuntimeError(f"save before build: {self.name!r} has no weights yet; call or build it first")
+        self._warn_of_lost_weights()
         io.write_weights(path, self.get_weights())
+
+    def _warn_of_lost_weights(self) -> None:
+        if lost := lost_weights(self):
+            warn(f"the file does not hold {lost}", UserWarning)
 
     @public
     def load_weights(self, path: str | os.PathLike[str]) -> None:
@@ -770,7 +778,9 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     >>> bool((again.layers[0].kernel == model.layers[0].kernel).all())
     True
     """
-    with io.ModelFile(path) as file:
+    if not isinstance(layers, Mapping | None):
+        raise TypeError(f"layers={layers!r:.200} is a {type(layers).__name__}; give a dict of name to class")
+    with io.ModelFile(path) as file, deferred():  # what a signal raises is no fault of the file
         config = file.config
         if config is None:
             raise ValueError(
@@ -780,7 +790,11 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
             model = Sequential._unbuilt(config, layers)
             shape = (None, *tuple(config["build_input_shape"])[1:])
             plan = list(_plan(model, shape))
+        except UnknownLayerError:
+            raise
         except Exception as error:
+            if not contents.is_of_content(error):
+                raise
             raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
         # Shapes are compared before any weight is read or made, so that a file cannot ask for more
         # memory than it holds.
@@ -808,6 +822,10 @@ def _plan(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
             if hasattr(layer, "get_weights"):
                 yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
         shape = tuple(layer.compute_output_shape(shape))
+
+
+class UnknownLayerError(ValueError):
+    """A config with a layer whose class has not been given."""
 
 
 # So many layers a warning names.
@@ -897,6 +915,7 @@ def _prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence
     checked, unchecked = [], []
     for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):
         prepare = getattr(pullback, "prepare_step", None) or getattr(layer, "prepare_step", None)
+        note_step(layer, grad)
         if prepare is not None:
             checked.append(prepare(grad, lr))
         else:

@@ -9,15 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import activations, checkpoints, gradients, losses, optimizers
+from lcnumba import activations, checkpoints, contents, gradients, io, losses, optimizers
 from lcnumba.arrays import check_dtype, frozen, reads_lazily
-from lcnumba.callbacks import Callback, Progress, figures_text
+from lcnumba.callbacks import Callback, Checkpoint, Progress, figures_text
 from lcnumba.checks import axes_hint, boolean, choice, file_path, generator, integer, is_iterable, learning_rate, real
 from lcnumba.data import Batch, Batches, Samples, class_weights
 from lcnumba.elementwise import Dropout
@@ -453,7 +452,8 @@ def fit(
         Called at certain moments: `lcnumba.callbacks`.
     resume : path, optional
         A file of the callback `Checkpoint`, from which training goes on as if it had not been broken off, given the
-        same arguments. If there is no such file, training begins at the beginning.
+        same arguments. If there is no such file, training begins at the beginning; a ValueError if that would replace
+        the file of a `Checkpoint` at another path.
     progress : bool
         Whether to show a bar on the standard error stream (with tqdm installed; else a line an
         epoch). The logger "lcnumba" gets a line an epoch in any case.
@@ -512,7 +512,7 @@ def fit(
     names = ["loss", *recipe.metrics]
     names += [f"val_{name}" for name in names] if validation is not None else []
     if resume is not None:
-        resume = file_path(resume, "resume")
+        resume = file_path(resume, "resume").absolute()  # also if the folder changes
     run = Run(model, epochs, len(data), recipe.lr, names, generator(rng), hooks)
     run.epoch = first
     run._settings = {
@@ -520,6 +520,7 @@ def fit(
         "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
     }  # fmt: skip
     stepper = _Stepper(model, recipe, run, weigh)
+    _look_at_checkpoints(resume, hooks)
     with ExitStack() as closing:
         for hook in hooks:
             closing.callback(hook.close)
@@ -563,26 +564,43 @@ def fit(
     return run.history
 
 
+def _look_at_checkpoints(resume: Any, hooks: Sequence[Callback]) -> None:
+    """Refuse, or log, a training that begins at the beginning and would replace a checkpoint that is there."""
+    mine = [hook for hook in hooks if isinstance(hook, Checkpoint)]
+    there = [hook.path for hook in mine if io.is_there(hook.path)]
+    if resume is None:
+        for path in there:
+            _log.warning("%s is there, and is replaced by this training; fit(resume=...) would go on from it", path)
+        return
+    places = {os.path.realpath(hook.path) for hook in mine}
+    if there and not io.is_there(resume) and os.path.realpath(resume) not in places:
+        raise ValueError(
+            f"resume={os.fspath(resume)!r} does not exist, and Checkpoint({os.fspath(there[0])!r}), which does, would be "
+            "replaced by a training from the beginning; give resume= the path of the file, or remove that one"
+        )
+
+
 def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, _Mean]:
     """Go on from a checkpoint, if it is there: how many batches of the epoch are done, and their figures."""
     name = os.fspath(path)
-    if not Path(path).exists():
+    if not io.is_there(path):
         _log.info("no checkpoint at %s; training from the beginning", name)
         return 0, _Mean()
-    with run.model.unbuilt_on_failure():
+    with run.model.unbuilt_on_failure(), deferred():  # what a signal raises is no fault of the file
         progress, restore = checkpoints.read(path, run.model, data.sample if isinstance(data, Samples) else None)
         order, state = run._order, progress["rng"]
         try:
             run._check_settings(progress)
-            with deferred():
-                done, mean = run._go_on(progress)  # code of users, which may fail, comes first
-                restore()
-                # The caller's own generator goes on, too, if it is of that kind.
-                if type(order.bit_generator).__name__ == state["bit_generator"]:
-                    order.bit_generator.state = state
-                else:
-                    run._order = checkpoints.restored_generator(state)
+            done, mean = run._go_on(progress)  # code of users, which may fail, comes first
+            restore()
+            # The caller's own generator goes on, too, if it is of that kind.
+            if type(order.bit_generator).__name__ == state["bit_generator"]:
+                order.bit_generator.state = state
+            else:
+                run._order = checkpoints.restored_generator(state)
         except Exception as error:
+            if not contents.is_of_content(error):
+                raise
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
     return done, mean

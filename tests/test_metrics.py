@@ -148,7 +148,7 @@ def test_names_of_metrics():
         metrics.get([metrics.AUC("val_loss")])
     named = metrics.AUC()
     named.__name__ = 3
-    with pytest.raises(TypeError, match="has the __name__ 3; give it a str"):
+    with pytest.raises(TypeError, match="is 3; give it a str"):
         metrics.get([named])
     with pytest.raises(ValueError, match="give 'binary_accuracy'"):
         metrics.accuracy(np.ones((3, 1)), np.ones((3, 1)))
