@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba import compiling, losses, optimizers, regularizers
+from lcnumba.arrays import refuse_masked
 from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
@@ -176,6 +177,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if fresh:
             self._forget()
         self._check_settings()
+        refuse_masked(sample_weight=sample_weight, classes=classes)
         values, targets, shape = self._validated(X, y, fresh)
         if not fresh and shape != self.image_shape_:
             raise ValueError(f"X has samples of shape {shape}; the network was made for {self.image_shape_}")
@@ -325,6 +327,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
         """Samples as a table, targets if there are any, and the shape of a sample."""
+        refuse_masked(X=X, y=y)
         X, shape = _flat(X)
         rules: dict[str, Any] = {"dtype": _kept(X), "reset": fresh}
         if y is _NO_TARGETS:
@@ -653,6 +656,22 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         numbers = self._outputs(X).argmax(axis=1)
         return self.classes_[numbers]
 
+    @public
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy: the share of samples whose label is predicted.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+        """
+        refuse_masked(X=X, y=y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
+
 
 @public_class
 class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
@@ -763,6 +782,22 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
+
+    @public
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+        """
+        refuse_masked(X=X, y=y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
 
     def _labels(self, goals: Array) -> Array:
         return goals[:, 0] if self._flat_targets else goals

@@ -624,3 +624,22 @@ def test_a_verbose_estimator_says_that_kernels_are_compiled(digits, capsys, monk
     assert [line[:9] for line in lines[1:]] == ["Iteration", "Iteration"]
     classifier(max_iter=1).fit(*digits)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "predict", "score"])
+@pytest.mark.parametrize("shape", [(12,), (3, 4)])
+@pytest.mark.parametrize("form", [lambda array: array, list])
+def test_masks_are_refused_and_not_ignored(kind, call, shape, form, rng):
+    X, y = rng.integers(0, 9, (8, *shape)) / 8, np.arange(8) % 2
+    model = kind(max_iter=1, random_state=0).fit(X, y)
+    before = model._outputs(X)
+    given = [("X", (np.ma.masked_greater(X, 0.5), y), {})]
+    if call != "predict":
+        given += [("y", (X, np.ma.masked_equal(y, 1)), {}),
+                  ("sample_weight", (X, y), {"sample_weight": form(np.ma.masked_equal(1.0 + y, 2))})]  # fmt: skip
+    for name, (samples, targets), weights in given:
+        arguments = (form(samples),) if call == "predict" else (form(samples), form(targets))
+        with pytest.raises(TypeError, match=rf"^{name} (is|holds) a numpy Masked.*; its mask would be ignored; fill it"):
+            getattr(model, call)(*arguments, **weights)
+    np.testing.assert_array_equal(model._outputs(X), before)
