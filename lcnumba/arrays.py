@@ -22,6 +22,7 @@ __all__ = [
     "like_model",
     "normalise",
     "reads_lazily",
+    "refuse_masked",
 ]
 
 Array = npt.NDArray[Any]
@@ -199,6 +200,24 @@ def like_model(what: str, result: Any, model: Array) -> Array:
     if values.shape != model.shape:
         raise ValueError(f"{what} has shape {values.shape}, not {model.shape}; return an array of the same shape")
     return values
+
+
+def refuse_masked(**arrays: Any) -> None:
+    """Raise a TypeError for masked arrays, also inside of lists, where others than `ingest` read what was given.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba.arrays import refuse_masked
+    >>> refuse_masked(X=np.ma.masked_equal([1, 2], 2))
+    Traceback (most recent call last):
+    ...
+    TypeError: X is a numpy MaskedArray; its mask would be ignored; fill it with .filled(value)
+    """
+    for name, array in arrays.items():
+        for entry in _held(name, array) if isinstance(array, list | tuple) else (array,):
+            if isinstance(entry, np.ma.MaskedArray):
+                _check_kind(name, entry, "is" if entry is array else "holds")
 
 
 def _check_tensor_dtype(name: str, array: Any, any_dtype: bool) -> None:

@@ -6,16 +6,18 @@ float16 are kept as they are and cast batch by batch), else in float64.
 """
 
 import copy
+import inspect
 import math
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from numbers import Integral
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba import compiling, losses, optimizers, regularizers
+from lcnumba import activations, compiling, losses, optimizers, regularizers
+from lcnumba.arrays import refuse_masked
 from lcnumba.callbacks import Callback
 from lcnumba.checks import boolean, choice, int_tuple, integer, real
 from lcnumba.dense import Dense
@@ -46,6 +48,8 @@ _LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyC
 _NO_TARGETS = object()
 # Which samples are kept as they are; others become the first of these. The small ones are computed in float32.
 _KEPT = (np.float64, np.float32, np.int8, np.uint8, np.int16, np.bool_)
+# What MLPClassifier calls activations that have another name here.
+_ACTIVATIONS = {"logistic": "sigmoid", "identity": "linear"}
 LEAST_RATE = 1e-6  # where an adaptive rate ends, as in MLPClassifier
 
 
@@ -176,9 +180,13 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if fresh:
             self._forget()
         self._check_settings()
+        if not (self.early_stopping or (isinstance(self.scoring, str) and self.scoring == "loss")):
+            warn(
+                f"scoring={self.scoring!r} is not used without early_stopping=True; give that too, or leave it out",
+                UserWarning,
+            )
+        refuse_masked(sample_weight=sample_weight, classes=classes)
         values, targets, shape = self._validated(X, y, fresh)
-        if not fresh and shape != self.image_shape_:
-            raise ValueError(f"X has samples of shape {shape}; the network was made for {self.image_shape_}")
         goals, outputs = self._targets(targets, classes, fresh)
         weights = None
         if sample_weight is not None:
@@ -196,14 +204,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             values, goals, weights, held = self._held_out(values, goals, weights, counted, random)
             if weights is not None and not min(weights.sum(), held[2].sum()) > 0:
                 raise ValueError(
-                    f"sample_weight is 0 everywhere on one side of the split for early_stopping; give another "
-                    f"validation_fraction={self.validation_fraction!r}, or more samples that count"
+                    f"sample_weight is 0 everywhere on one side of the split for early_stopping; give a "
+                    f"validation_fraction other than {self.validation_fraction!r}, or more samples that count"
                 )
         size = self._batch_size(len(values))
+        average = 1.0 if weights is None else float(weights.mean())
         if fresh:
-            average = 1.0 if weights is None else float(weights.mean())
-            dtype = values.dtype if values.dtype.kind == "f" else np.dtype(np.float32)
+            dtype = values.dtype.name if values.dtype.kind == "f" else "float32"
             self._begin(dtype, outputs, average * size, average * len(values), random)
+        else:
+            self._go_on(average * size, average * len(values))
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
@@ -222,24 +232,39 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
         if epochs is not None and epochs == follow.epochs and not follow.converged:
-            warn(f"training ended after max_iter={epochs} passes and has not converged yet", ConvergenceWarning)
+            warn(
+                f"training ended after max_iter={epochs} passes and has not converged yet; give a larger max_iter, or "
+                f"a larger tol={self.tol!r} or learning_rate_init={self.learning_rate_init!r} to end it sooner",
+                ConvergenceWarning,
+            )
 
     def _check_settings(self) -> None:
         """Raise what the layers and `fit` would not."""
-        choice("learning_rate", self.learning_rate, ("constant", "invscaling", "adaptive"))
+        rules = ("constant", "invscaling", "adaptive")
+        if not (isinstance(self.learning_rate, str) and self.learning_rate in rules):
+            raise ValueError(
+                f"learning_rate={self.learning_rate!r} is not known; give one of {', '.join(map(repr, rules))}; the "
+                "rate itself is learning_rate_init"
+            )
+        if isinstance(self.n_threads, Integral) and self.n_threads < 1:
+            raise ValueError(
+                f"n_threads={self.n_threads!r} is too small; give an integer of at least 1, or None for all"
+            )
         if real("learning_rate_init", self.learning_rate_init) <= 0:
             raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
         if not self._auto() and real("alpha", self.alpha) < 0:
             raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0, or 'auto'")
         integer("n_iter_no_change", self.n_iter_no_change)
-        for name in ("momentum", "power_t"):
-            real(name, getattr(self, name))
+        real("momentum", self.momentum)
+        # (1 + samples seen) to a greater power is more than a number can hold.
+        if not 0 <= real("power_t", self.power_t) <= 16:
+            raise ValueError(f"power_t={self.power_t!r} cannot be used; give a number from 0 to 16")
         for name in ("early_stopping", "warm_start"):
             if not isinstance(getattr(self, name), bool | np.bool_):
                 raise TypeError(f"{name}={getattr(self, name)!r} cannot be used; give True or False")
-        for name, kind in (("filters", "an integer or several"), ("image_shape", "a tuple of integers")):
+        for name, kind in (("filters", "an integer, or a tuple of integers"), ("image_shape", "a tuple of integers")):
             value = getattr(self, name)
-            several = isinstance(value, Iterable) and not isinstance(value, str) and getattr(value, "ndim", 1) == 1
+            several = isinstance(value, list | tuple | range) or getattr(value, "ndim", None) == 1
             if not (several or (isinstance(value, Integral) if name == "filters" else value is None)):
                 raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
         real("tol", self.tol)
@@ -277,40 +302,107 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         trained = [None if part is None else part[0] for part in parts[:3]]
         return *trained, [None if part is None else part[1] for part in parts]
 
-    def _begin(self, dtype: Any, outputs: int, batch: float, samples: float, random: Any) -> None:
+    def _begin(self, dtype: str, outputs: int, batch: float, samples: float, random: Any) -> None:
         """Make the network, with fresh weights; `batch` and `samples` are what a batch, and all samples, count as."""
         rng = np.random.default_rng(random.randint(2**31 - 1))
-        shape = self._sample_shape()
-        # As in MLPClassifier: half the square, divided by the samples of a batch; or by all of them, as in
-        # LogisticRegression.
-        strength = 0.5 / samples if self._auto() else 0.5 * self.alpha / batch
-        penalty = regularizers.L2(strength) if strength else None
-        settings: dict[str, Any] = {"dtype": dtype.name, "rng": rng, "kernel_regularizer": penalty}
-        given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
-        hidden = int_tuple("filters", tuple(given), len(given))
-        windows = _by_layer("kernel_size", self.kernel_size, len(hidden))
-        strides = _by_layer("strides", self.strides, len(hidden))
-        kind = _LAYERS[len(shape)]
-        layers: list[Any] = [
-            kind(
-                count, windows[number], strides[number], self.padding, activation=self.activation, fans="window",
-                implementation=self.implementation, data_format="channels_last", n_threads=self.n_threads,
-                name=f"local_{number}", **settings,
-            )
-            for number, count in enumerate(hidden)
-        ]  # fmt: skip
-        # From 0 on, as a linear model: what random weights say about thousands of inputs that mean nothing would stay.
-        layers += [Flatten(name="flatten"), Dense(outputs, name="output", kernel_initializer="zeros", **settings)]
-        model = Sequential(layers, name=type(self).__name__)
-        model.build((None, *shape))
-        model.set_optimizer(self._optimizer())
-        self.model_ = model
-        self.n_outputs_, self.n_layers_ = outputs, len(hidden) + 2
+        model = self._network(dtype, outputs, self._penalty(batch, samples), rng)
+        local = model.layers[:-2]
+        self._warn_of_unread(local)
+        model.build((None, *self._sample_shape()))
+        made = self._made()
+        model.set_optimizer(made["solver"])
+        self.model_, self._made_with = model, made
+        self.n_outputs_, self.n_layers_ = outputs, len(local) + 2
         self.loss_curve_ = []
         self.n_iter_ = self.t_ = 0
         self.best_loss_: Any = math.inf  # None with early stopping
         self.validation_scores_ = [] if self.early_stopping else None
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
+
+    def _made(self) -> dict[str, Any]:
+        """The settings of a network that its layers do not tell, to see later whether they have changed."""
+        # A batch's size belongs to a penalty that is divided by it.
+        penalty = "auto" if self._auto() else (self.alpha, self.batch_size)
+        return {"penalty": penalty, "activation": self.activation, "solver": self._optimizer()}
+
+    def _go_on(self, batch: float, samples: float) -> None:
+        """Apply settings that have changed since the network was made, or refuse them."""
+        old, made = self.model_, self._made()
+        output: Any = old.layers[-1]
+        before = getattr(self, "_made_with", made)
+        penalty = output.kernel_regularizer
+        if made["penalty"] != before["penalty"]:
+            penalty = self._penalty(batch, samples)
+        new = self._network(output.dtype, self.n_outputs_, penalty, np.random.default_rng(0))
+        locals_: Any = old.layers[:-2], new.layers[:-2]
+        for name in ("filters", "kernel_size", "strides", "padding"):
+            was, wanted = ([getattr(layer, name) for layer in layers] for layers in locals_)
+            if was != wanted:
+                _refuse_change(name, getattr(self, name), was)
+        if not _alike(before["activation"], made["activation"], activations):
+            _refuse_change("activation", self.activation, before["activation"])
+        rebuilt = made["penalty"] != before["penalty"] or any(
+            one.implementation != other.implementation for one, other in zip(*locals_, strict=True)
+        )
+        if rebuilt:  # regularizers and implementations of built layers do not change
+            new.build((None, *self._sample_shape()))
+            new.set_weights(old.get_weights())
+            new.set_optimizer(before["solver"])
+            new.prepare_training_state(old.get_training_state())()
+            self.model_ = new
+        if not _alike(before["solver"], made["solver"], optimizers):
+            self.model_.set_optimizer(made["solver"])
+        layers: Any = self.model_.layers[:-2]
+        for layer in layers:
+            layer.n_threads = self.n_threads
+        self._made_with = made
+
+    def _penalty(self, batch: float, samples: float) -> regularizers.L2 | None:
+        """Half the square, divided by the samples of a batch, as in MLPClassifier; or by all, as LogisticRegression."""
+        strength = 0.5 / samples if self._auto() else 0.5 * self.alpha / batch
+        return regularizers.L2(strength) if strength else None
+
+    def _network(self, dtype: str, outputs: int, penalty: Any, rng: np.random.Generator) -> Sequential:
+        """The layers that the settings ask for, not yet built."""
+        settings: dict[str, Any] = {"dtype": dtype, "rng": rng, "kernel_regularizer": penalty}
+        given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
+        hidden = int_tuple("filters", tuple(given), len(given))
+        windows = _by_layer("kernel_size", self.kernel_size, len(hidden))
+        strides = _by_layer("strides", self.strides, len(hidden))
+        kind = _LAYERS[len(self._sample_shape())]
+        activation = self.activation
+        if isinstance(activation, str):
+            activation = _ACTIVATIONS.get(activation, activation)
+        layers: list[Any] = [
+            kind(
+                count, windows[number], windows[number] if strides[number] is None else strides[number], self.padding,
+                activation=activation, fans="window", implementation=self.implementation, data_format="channels_last",
+                n_threads=self.n_threads, name=f"local_{number}", **settings,
+            )
+            for number, count in enumerate(hidden)
+        ]  # fmt: skip
+        # From 0 on, as a linear model: what random weights say about thousands of inputs that mean nothing would stay.
+        layers += [Flatten(name="flatten"), Dense(outputs, name="output", kernel_initializer="zeros", **settings)]
+        return Sequential(layers, name=type(self).__name__)
+
+    def _warn_of_unread(self, layers: Any) -> None:
+        """Tell how many features no window of the first layer, or none that later layers read, holds."""
+        shape = self._sample_shape()
+        total, unread = math.prod(shape), _unread(layers, shape)
+        if not unread:
+            return
+        remedy = "give smaller strides, or a larger kernel_size"
+        if any(
+            step > window for layer in layers for step, window in zip(layer.strides, layer.kernel_size, strict=True)
+        ):
+            remedy = "give strides of at most kernel_size; strides=None is as large as the window"
+        elif other := next((padding for padding in ("valid", "same") if _reads_all(layers, shape, padding)), None):
+            remedy = f"padding={other!r} reads them all"
+        warn(
+            f"{unread} of {total} features are in no window and count for nothing, with kernel_size="
+            f"{self.kernel_size!r}, strides={self.strides!r} and padding={self.padding!r}; {remedy}",
+            UserWarning,
+        )
 
     def _optimizer(self) -> Any:
         if not isinstance(self.solver, str):
@@ -325,6 +417,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
         """Samples as a table, targets if there are any, and the shape of a sample."""
+        refuse_masked(X=X, y=y)
         X, shape = _flat(X)
         rules: dict[str, Any] = {"dtype": _kept(X), "reset": fresh}
         if y is _NO_TARGETS:
@@ -342,6 +435,13 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                 )
         elif self.image_shape is not None and tuple(self.image_shape) != shape:
             raise ValueError(f"X has samples of shape {shape}, and image_shape={self.image_shape!r}; leave it out")
+        if not fresh and shape != self.image_shape_:
+            if self.image_shape is not None:
+                _refuse_change("image_shape", self.image_shape, self.image_shape_)
+            raise ValueError(
+                f"X has samples of shape {shape}; the network was made for {self.image_shape_}: give samples in the "
+                "form that the first fit was given"
+            )
         return values, targets, shape
 
     def _sample_shape(self) -> tuple[int, ...]:
@@ -354,9 +454,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     def _outputs(self, X: Any) -> Array:
         """The network's output for samples of any form."""
         check_is_fitted(self, "model_")
-        values, _, shape = self._validated(X)
-        if shape != self.image_shape_:
-            raise ValueError(f"X has samples of shape {shape}; the network was made for {self.image_shape_}")
+        values, _, _ = self._validated(X)
         return self.model_.predict(self._shaped(values))
 
     def _held_score(self, held: list[Any]) -> float:
@@ -366,15 +464,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             outputs = self.model_.predict(self._shaped(values))
             return -self._loss()(goals, outputs, None if weights is None else weights / weights.mean())[0]
         samples, given = values.reshape(len(values), *self.image_shape_), {}
-        if counted is not None:
+        scorer = check_scoring(self, self.scoring)
+        if counted is not None and _takes_weights(scorer):
             given["sample_weight"] = counted
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
-            score = float(check_scoring(self, self.scoring)(self, samples, self._labels(goals), **given))
+            score = float(scorer(self, samples, self._labels(goals), **given))
         if math.isnan(score):
             raise ValueError(
-                f"scoring={self.scoring!r} is NaN on the samples kept for validation; give another "
-                f"validation_fraction={self.validation_fraction!r}, or more samples"
+                f"scoring={self.scoring!r} is NaN on the samples kept for validation; give a "
+                f"validation_fraction other than {self.validation_fraction!r}, or more samples"
             )
         return score
 
@@ -609,6 +708,12 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         if isinstance(given, Mapping):
             if not all(math.isfinite(real("class_weight", weight)) and weight >= 0 for weight in given.values()):
                 raise ValueError(f"class_weight={given!r} cannot be used; give finite weights of at least 0")
+            unknown = [label for label in given if label not in self.classes_.tolist()]
+            if unknown:
+                raise ValueError(
+                    f"class_weight={given!r} has labels {unknown} that are not among the classes "
+                    f"{self.classes_.tolist()}; leave them out"
+                )
             return compute_class_weight(dict(given), classes=self.classes_, y=y)[goals].astype(np.float64)
         if not (isinstance(given, str) and given == "balanced"):
             raise ValueError(f"class_weight={given!r} cannot be used; give a dict of labels, 'balanced' or None")
@@ -652,6 +757,22 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         """
         numbers = self._outputs(X).argmax(axis=1)
         return self.classes_[numbers]
+
+    @public
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the accuracy: the share of samples whose label is predicted.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+        """
+        refuse_masked(X=X, y=y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
 
 
 @public_class
@@ -764,6 +885,22 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
 
+    @public
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Return the coefficient of determination of the predictions.
+
+        Parameters
+        ----------
+        X, y, sample_weight
+            As for `fit`.
+
+        Returns
+        -------
+        float
+        """
+        refuse_masked(X=X, y=y, sample_weight=sample_weight)
+        return float(super().score(X, y, sample_weight))
+
     def _labels(self, goals: Array) -> Array:
         return goals[:, 0] if self._flat_targets else goals
 
@@ -777,9 +914,68 @@ class _HalfSquares(losses.MeanSquaredError):
         return value / 2, gradient
 
 
+def _takes_weights(scorer: Any) -> bool:
+    """Whether a scorer can be given sample_weight: one of scikit-learn by its metric, a function by its arguments."""
+    if hasattr(scorer, "_accept_sample_weight"):
+        return bool(scorer._accept_sample_weight())
+    try:
+        parameters = inspect.signature(scorer).parameters
+    except (TypeError, ValueError):  # compiled code may not tell
+        return False
+    return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+
+
+def _alike(one: Any, other: Any, module: Any) -> bool:
+    """Whether two settings are the same object, or ones of the library's own that are equal."""
+    if one is other:
+        return True
+    built = [module.get(_ACTIVATIONS.get(x, x) if isinstance(x, str) else x) for x in (one, other)]
+    return all(map(module.is_built_in, built)) and bool(built[0] == built[1])
+
+
+def _refuse_change(name: str, value: Any, was: Any) -> NoReturn:
+    """Raise for a setting that the weights of a network depend on."""
+    was = was[0] if isinstance(was, list) and len(was) == 1 else was
+    raise ValueError(
+        f"{name}={value!r} cannot be used by warm_start and partial_fit: the network was made with {name}={was!r}; set "
+        "it back, or begin anew with warm_start=False and fit"
+    )
+
+
+def _unread(layers: Any, shape: tuple[int, ...]) -> int:
+    """How many features of samples of a shape, its channels last, no output of these layers depends on."""
+    geometries, inputs = [], (None, *shape)
+    for layer in layers:
+        geometries.append(layer._geometry_of(inputs))
+        inputs = layer.compute_output_shape(inputs)
+    read = 1
+    for dimension in range(len(shape) - 1):
+        needed: Any = slice(None)
+        for geometry in reversed(geometries):
+            taps = geometry._taps(dimension)[needed]
+            needed = np.unique(taps[taps >= 0])
+        read *= len(needed) if geometries else shape[dimension]
+    return (math.prod(shape[:-1]) - read) * shape[-1]
+
+
+def _reads_all(layers: Any, shape: tuple[int, ...], padding: str) -> bool:
+    """Whether these layers would read all features with this padding."""
+    others = [type(layer).from_config({**layer.get_config(), "padding": padding}) for layer in layers]
+    try:
+        return not _unread(others, shape)
+    except ValueError:  # a window larger than its input
+        return False
+
+
 def _kept(X: Any) -> Any:
     """The dtypes that samples are kept in; float16 becomes the first of them that holds it."""
-    return np.float32 if getattr(X, "dtype", None) == np.float16 else _KEPT
+    dtype = getattr(X, "dtype", None)
+    if not isinstance(dtype, np.dtype):
+        return _KEPT
+    native = dtype.newbyteorder("=")  # samples from files may be in the other order of bytes
+    if native == np.float16:
+        return np.float32
+    return native.type if native != dtype and native in _KEPT else _KEPT
 
 
 def _by_layer(name: str, value: Any, layers: int) -> list[Any]:

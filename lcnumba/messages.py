@@ -85,6 +85,7 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "reset_metrics": {None: "metrics are those of this batch alone"},
     "callbacks": {None: "callbacks belong to fit"},
     "weights": {"sample_weight": "", "class_weight": ""},
+    "class_weight": {None: "fit of a model and the constructor of LocallyConnectedClassifier have it"},
     # callbacks
     "restore_best_weights": {"restore_best": "it is True by default"},
     "patience": {"n_iter_no_change": "", "callbacks": _STOPPING},
@@ -310,8 +311,9 @@ def _refuse(
     names = (*positional, *rest)[1 if method else 0 :]
     for word, value in kwargs.items():
         if word not in names:
+            kind = type(args[0]) if method and args else None
             raise TypeError(
-                f"{name}() got an unexpected keyword argument '{word}' ({value!r:.80}): {_remedy(word, names)}"
+                f"{name}() got an unexpected keyword argument '{word}' ({value!r:.80}): {_remedy(word, names, kind)}"
             )
     if len(args) > len(positional):
         first = args[len(positional)]
@@ -330,18 +332,27 @@ def _refuse(
     raise TypeError(f"{name}() missing required argument {', '.join(map(repr, missing))}; give {name}({form})")
 
 
-def _remedy(word: str, names: tuple[str, ...]) -> str:
-    """What to give in place of an argument that there is not."""
+def _remedy(word: str, names: tuple[str, ...], kind: type | None) -> str:
+    """What to give in place of an argument that there is not; `kind` is the class of a method."""
     here = PUBLIC_WORDS.get(word, {})
     for argument, remark in here.items():
         if argument in names:
             return f"it is called {argument} here" + (f" ({remark})" if remark else "")
+    if kind is not None and _constructs(kind, word):
+        return f"it belongs to the constructor, {kind.__name__}({word}=...)"
     if None in here:
         return here[None]
     close = difflib.get_close_matches(word, names, n=1)
     if close:
         return f"did you mean {close[0]}?"
     return f"its arguments are {', '.join(names)}" if names else "it has none"
+
+
+def _constructs(kind: type, word: str) -> bool:
+    """Whether the constructor of a class has an argument."""
+    import inspect
+
+    return word in inspect.signature(kind).parameters
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:

@@ -178,7 +178,10 @@ def test_training_ends_when_it_gains_no_more(digits):
         warnings.simplefilter("error")
         model.fit(X, y)
     assert model.n_iter_ == 5 + 1, "the first pass gains, against nothing"
-    with pytest.warns(ConvergenceWarning, match="after max_iter=2 passes and has not converged"):
+    with pytest.warns(
+        ConvergenceWarning,
+        match="after max_iter=2 passes and has not converged yet; give a larger max_iter, .*tol=.*learning_rate_init=",
+    ):
         classifier(max_iter=2).fit(X, y)
 
 
@@ -288,7 +291,20 @@ def test_progress_in_words(digits, capsys):
         ({"class_weight": "equal"}, ValueError, "class_weight='equal'"),
         ({"class_weight": {1: -1}}, ValueError, r"class_weight=\{1: -1\} cannot be used"),
         ({"class_weight": {1: "a"}}, TypeError, "class_weight='a'"),
-        ({"class_weight": {77: 1}}, ValueError, "not in class_weight"),
+        ({"class_weight": {77: 1}}, ValueError, r"class_weight=.* has labels \[77\] that are not among the classes"),
+        ({"class_weight": {**dict.fromkeys(range(10), 1), 11: 3}}, ValueError, r"has labels \[11\] that are not among"),
+        ({"power_t": 1e6, "learning_rate": "invscaling"}, ValueError, "power_t=1000000.0 .* from 0 to 16"),
+        ({"power_t": -1e6, "learning_rate": "invscaling"}, ValueError, "power_t=-1000000.0 .* from 0 to 16"),
+        ({"filters": (n for n in (2, 3))}, TypeError, "filters=<generator"),
+        ({"filters": {2, 3}}, TypeError, r"filters=\{2, 3\}"),
+        ({"filters": {2: 3}}, TypeError, r"filters=\{2: 3\}"),
+        ({"image_shape": {8}}, TypeError, r"image_shape=\{8\}"),
+        (
+            {"learning_rate": 0.1},
+            ValueError,
+            "learning_rate=0.1 is not known; .*; the rate itself is learning_rate_init",
+        ),
+        ({"n_threads": -1}, ValueError, "n_threads=-1 is too small; .* or None for all"),
         ({"kernel_size": [3, 3]}, ValueError, r"kernel_size=\[3, 3\] has 2 entries, and filters asks for 1 layers"),
         ({"strides": [(1, 1), (1, 1)]}, ValueError, "strides=.* has 2 entries"),
         ({"kernel_size": (3, 3, 3)}, ValueError, "kernel_size"),
@@ -343,7 +359,9 @@ def test_early_stopping_may_be_switched_between_fits(digits):
     assert model.best_loss_ == min(model.loss_curve_)
     few = np.zeros(600)
     few[0] = 1
-    with pytest.raises(ValueError, match="0 everywhere on one side of the split"):
+    with pytest.raises(
+        ValueError, match=r"0 everywhere on one side of the split .* a validation_fraction other than 0.1, or"
+    ):
         classifier(early_stopping=True, max_iter=1).fit(X, y, sample_weight=few)
 
 
@@ -543,7 +561,9 @@ def test_scorers_get_labels_and_weights(digits):
     settings = {"early_stopping": True, "max_iter": 1, "validation_fraction": 0.25}
     classifier(scoring=scorer, **settings).fit(X, words, sample_weight=1.0 + np.arange(600) % 2)
     assert seen == [((150, 8, 8), {"even", "odd"}, {1.0, 2.0}, (150,))]
-    with pytest.raises(ValueError, match=r"scoring=.* is NaN on the samples kept for validation"):
+    with pytest.raises(
+        ValueError, match=r"scoring=.* is NaN on the samples .* a validation_fraction other than 0.25, or"
+    ):
         classifier(scoring=lambda estimator, X, y: np.nan, **settings).fit(X, words)
 
 
@@ -624,3 +644,235 @@ def test_a_verbose_estimator_says_that_kernels_are_compiled(digits, capsys, monk
     assert [line[:9] for line in lines[1:]] == ["Iteration", "Iteration"]
     classifier(max_iter=1).fit(*digits)
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("call", ["fit", "partial_fit", "predict", "score"])
+@pytest.mark.parametrize("shape", [(12,), (3, 4)])
+@pytest.mark.parametrize("form", [lambda array: array, list])
+def test_masks_are_refused_and_not_ignored(kind, call, shape, form, rng):
+    X, y = rng.integers(0, 9, (8, *shape)) / 8, np.arange(8) % 2
+    model = kind(max_iter=1, random_state=0).fit(X, y)
+    before = model._outputs(X)
+    given = [("X", (np.ma.masked_greater(X, 0.5), y), {})]
+    if call != "predict":
+        given += [("y", (X, np.ma.masked_equal(y, 1)), {}),
+                  ("sample_weight", (X, y), {"sample_weight": form(np.ma.masked_equal(1.0 + y, 2))})]  # fmt: skip
+    for name, (samples, targets), weights in given:
+        arguments = (form(samples),) if call == "predict" else (form(samples), form(targets))
+        with pytest.raises(
+            TypeError, match=rf"^{name} (is|holds) a numpy Masked.*; its mask would be ignored; fill it"
+        ):
+            getattr(model, call)(*arguments, **weights)
+    np.testing.assert_array_equal(model._outputs(X), before)
+
+
+def test_settings_changed_between_fits_are_applied_and_not_ignored(digits):
+    """All that a network can take over; what its optimizer has gathered stays unless the solver changes."""
+    X, y = digits
+    settings = {"warm_start": True, "shuffle": False, "max_iter": 1, "alpha": 0.5, "batch_size": 100}
+    model, weights = classifier(**settings).fit(X, y), None
+
+    def go_on(partial=False, **changed):
+        nonlocal weights
+        weights, state = model.model_.get_weights(), model.model_.get_training_state()
+        model.set_params(**changed)
+        model.partial_fit(X, y) if partial else model.fit(X, y)
+        assert not np.array_equal(model.model_.get_weights()[0], weights[0])
+        return state[0]["kernel"].get("t"), model.model_.get_training_state()[0]["kernel"]
+
+    def penalties():
+        return [model.model_.layers[at].kernel_regularizer.l2 for at in (0, -1)]
+
+    for partial in (False, True):
+        before, after = go_on(partial, alpha=50.0)
+        assert penalties() == [0.25, 0.25]
+        assert after["t"] == before + 6, "the solver's state goes on"
+        go_on(partial, batch_size=200)
+        assert penalties() == [0.125, 0.125]
+        go_on(partial, alpha="auto")
+        assert penalties() == [0.5 / 600] * 2
+        go_on(partial, batch_size=100)
+        assert penalties() == [0.5 / 600] * 2, "all samples are the same"
+        go_on(partial, n_threads=1, implementation=2)
+        assert (model.model_.layers[0].n_threads, model.model_.layers[0].implementation) == (1, 2)
+        _, after = go_on(partial, beta_1=0.5, epsilon=1e-5)
+        assert model.model_.layers[0].optimizer == lc.Adam(beta_1=0.5, epsilon=1e-5)
+        assert after["t"] == 6, "from the beginning"
+        go_on(partial, solver="sgd", momentum=0.25, nesterovs_momentum=False)
+        assert model.model_.layers[-1].optimizer == lc.SGD(momentum=0.25)
+        go_on(partial, solver="adam", beta_1=0.9, epsilon=1e-8, alpha=0.5, implementation=1, n_threads=None)
+    rate = model.set_params(learning_rate_init=1e-30)
+    weights = rate.model_.get_weights()
+    np.testing.assert_array_equal(rate.fit(X, y).model_.get_weights()[0], weights[0])
+    own = lc.RMSprop()
+    go_on(solver=own, learning_rate_init=0.01)
+    assert model.model_.layers[0].optimizer == own
+
+
+def test_a_penalty_that_changes_is_the_one_of_the_next_steps(digits):
+    """The weights go on from where they were, by the new penalty: as a network that is told by hand."""
+    X, y = digits
+    settings = {
+        "solver": "sgd",
+        "momentum": 0.0,
+        "shuffle": False,
+        "max_iter": 1,
+        "warm_start": True,
+        "batch_size": 600,
+    }
+    model = classifier(alpha=0.0, **settings).fit(X, y)
+    twin = copy.deepcopy(model).fit(X, y)
+    start = model.model_.get_weights()
+    model.set_params(alpha=60.0).fit(X, y)
+    for before, free, bound in zip(start, twin.model_.get_weights(), model.model_.get_weights(), strict=True):
+        shrunk = 0.02 * 2 * 0.05 * before if before.shape == start[0].shape or before.ndim == 2 else 0
+        np.testing.assert_allclose(bound, free - shrunk, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            {"filters": (4,)},
+            r"filters=\(4,\) cannot be used by warm_start and partial_fit: .* made with filters=8; set",
+        ),
+        ({"filters": (8, 8)}, r"filters=\(8, 8\) .* made with filters=8"),
+        ({"kernel_size": 5}, r"kernel_size=5 .* made with kernel_size=\(3, 3\)"),
+        ({"strides": (1, 2)}, r"strides=\(1, 2\) .* made with strides=\(1, 1\)"),
+        ({"padding": "valid"}, "padding='valid' .* made with padding='same'"),
+        ({"activation": "tanh"}, "activation='tanh' .* made with activation='relu'"),
+        ({"image_shape": (4, 16)}, r"image_shape=\(4, 16\) .* made with image_shape=\(8, 8\)"),
+    ],
+)
+def test_a_network_of_another_shape_is_refused(changed, message, digits):
+    X, y = digits
+    model = classifier(warm_start=True, max_iter=1).fit(X, y)
+    before = whole(model)
+    model.set_params(**changed)
+    for go_on in (model.fit, model.partial_fit):
+        with pytest.raises(ValueError, match=message + ".*begin anew with warm_start=False"):
+            go_on(X, y)
+    model.set_params(**{name: classifier().get_params()[name] for name in changed})
+    assert_whole(before, model)
+    model.set_params(filters=8, kernel_size=[(3, 3)], activation=lc.activations.ReLU(), strides=[1]).fit(X, y)
+    assert model.n_iter_ == 2, "the same in other words"
+
+
+def test_an_optimizer_and_an_activation_of_ones_own_go_on(digits):
+    class Plain:
+        def init(self, param):
+            return {"steps": np.zeros(())}
+
+        def update(self, param, grad, state, lr):
+            state["steps"] += 1
+            param -= lr * grad
+
+    class Doubled:
+        def __call__(self, z, out=None):
+            return np.multiply(z, 2, out=out)
+
+        def gradient(self, dy, y):
+            return 2 * dy
+
+    X, y = digits
+    model = classifier(solver=Plain(), activation=Doubled(), max_iter=2, batch_size=100, warm_start=True).fit(X, y)
+    model.fit(X, y).partial_fit(X, y)
+    assert model.model_.get_training_state()[0]["kernel"]["steps"] == 30
+    with pytest.raises(ValueError, match=r"activation=.* made with activation="):
+        model.set_params(activation=Doubled()).fit(X, y)
+
+
+def test_scorers_that_take_no_weights_get_none(digits):
+    X, y = digits
+    settings = {"early_stopping": True, "max_iter": 1}
+    weights = 1.0 + np.arange(600) % 2
+    seen = []
+
+    def known(estimator, X, y, **further):
+        seen.append(sorted(further))
+        return 0.5
+
+    for scoring in (lambda estimator, X, y: 0.5, known):
+        model = classifier(scoring=scoring, **settings).fit(X, y, sample_weight=weights)
+        assert model.validation_scores_ == [0.5]
+    assert seen == [["sample_weight"]]
+    for scoring in ("neg_max_error", "neg_mean_squared_error", None):
+        model = LocallyConnectedRegressor(scoring=scoring, random_state=0, **settings)
+        assert len(model.fit(X, y, sample_weight=weights).validation_scores_) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "features", "unread", "remedy"),
+    [
+        ({"kernel_size": 10, "strides": 20}, 400, 205, "give strides of at most kernel_size; strides=None"),
+        ({"kernel_size": 10, "strides": 20, "padding": "valid"}, 400, 200, "give strides of at most kernel_size"),
+        ({"kernel_size": 20, "strides": 20}, 400, 10, "padding='valid' reads them all"),
+        ({"kernel_size": 20, "strides": 20, "padding": "valid"}, 410, 10, "padding='same' reads them all"),
+        ({"kernel_size": 20, "strides": 20}, 415, 5, "give smaller strides, or a larger kernel_size"),
+        ({"filters": (2, 2), "kernel_size": [2, 1], "strides": [2, 2], "padding": "valid"}, 8, 4, "give strides of"),
+        ({"kernel_size": (2, 1), "strides": (1, 3), "image_shape": (4, 6, 2)}, 48, 32, "give strides of at most"),
+    ],
+)
+def test_features_that_no_window_reads_are_told(settings, features, unread, remedy, rng):
+    X, y = rng.integers(0, 3, (8, features)).astype(np.int8), np.arange(8) % 2
+    model = LocallyConnectedClassifier(random_state=0, max_iter=2, **{"filters": (2,), **settings})
+    with pytest.warns(UserWarning, match=rf"^{unread} of {features} features are in no window .*{remedy}"):
+        model.fit(X, y)
+    # As the network has it: the weights of what is read are there, and all others' gradients are 0.
+    model.model_.layers[-1].set_weights([np.ones_like(w) for w in model.model_.layers[-1].get_weights()])
+    for layer in model.model_.layers[:-2]:
+        layer.set_weights([np.ones_like(w) for w in layer.get_weights()])
+    outputs, backward = model.model_.forward(model._shaped(np.ones((1, features), np.float32)))
+    assert int((backward(np.ones_like(outputs))[0] == 0).sum()) == unread
+
+
+def test_strides_none_are_as_large_as_the_window(rng):
+    X, y = rng.integers(0, 3, (8, 400)).astype(np.int8), np.arange(8) % 2
+    settings = {"padding": "valid", "max_iter": 1, "random_state": 0}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model = LocallyConnectedClassifier(kernel_size=20, strides=None, **settings).fit(X, y)
+        assert model.model_.layers[0].strides == (20,)
+        model.set_params(kernel_size=10).fit(X, y)
+        assert model.model_.layers[0].strides == (10,)
+        model.set_params(filters=(2, 2), kernel_size=[10, 4], strides=[None, 1]).fit(X, y)
+    assert [layer.strides for layer in model.model_.layers[:2]] == [(10,), (1,)]
+
+
+def test_a_scorer_without_early_stopping_is_told(digits):
+    for scoring in ("roc_auc", None):
+        with pytest.warns(UserWarning, match=f"scoring={scoring!r} is not used without early_stopping=True"):
+            classifier(scoring=scoring, max_iter=1).fit(*digits)
+
+
+def test_samples_of_another_byte_order_are_computed_alike(digits):
+    X, y = digits
+    for dtype in ("f4", "i2", "f8", "f2"):
+        for form in (lambda array: array, lambda array: array.reshape(-1, 8, 8)):
+            one, other = (classifier(max_iter=1).fit(form((16 * X).astype(order + dtype)), y) for order in "<>")
+            assert (
+                one.model_.layers[0].dtype
+                == other.model_.layers[0].dtype
+                == ("float64" if dtype == "f8" else "float32")
+            )
+            same(one, other, form((16 * X).astype(">" + dtype)))
+
+
+def test_activations_have_the_names_of_mlp_too(digits):
+    for name, kind in (("logistic", lc.activations.Sigmoid), ("identity", lc.activations.Linear),
+                       ("tanh", lc.activations.Tanh), ("relu", lc.activations.ReLU)):  # fmt: skip
+        model = classifier(activation=name, max_iter=1).fit(*digits)
+        assert isinstance(model.model_.layers[0].activation, kind)
+
+
+@pytest.mark.parametrize("word", ["class_weight", "max_iter", "batch_size", "verbose", "scoring"])
+def test_settings_given_to_fit_belong_to_the_constructor(word, digits):
+    for call in (classifier().fit, classifier().partial_fit):
+        with pytest.raises(
+            TypeError, match=rf"it belongs to the constructor, LocallyConnectedClassifier\({word}=...\)"
+        ):
+            call(*digits, **{word: 1})
+    with pytest.raises(TypeError, match="the constructor of LocallyConnectedClassifier have it"):
+        LocallyConnectedRegressor().fit(*digits, class_weight={0: 1})
