@@ -205,7 +205,9 @@ def test_a_checkpoint_is_not_replaced_by_a_mistyped_resume(tmp_path):
         def on_train_begin(self, run):
             seen.append(run)
 
-    with pytest.raises(ValueError, match=r"resume='.*rum.npz' does not exist, and Checkpoint\('.*run.npz'\), which does"):
+    with pytest.raises(
+        ValueError, match=r"resume='.*rum.npz' does not exist, and Checkpoint\('.*run.npz'\), which does"
+    ):
         train(Begins(), Checkpoint(path), model=model, resume=typo)
     assert path.read_bytes() == content
     assert not seen
