@@ -537,7 +537,8 @@ class _Follow(Callback):
         self._waited = 0 if gained else self._waited + 1
         if self._partial or self._waited <= estimator.n_iter_no_change:
             return
-        if estimator.learning_rate == "adaptive" and estimator.solver == "sgd" and run.lr > LEAST_RATE:
+        sgd = isinstance(estimator.solver, str) and estimator.solver.lower() == "sgd"
+        if estimator.learning_rate == "adaptive" and sgd and run.lr > LEAST_RATE:
             run.lr, self._waited = run.lr / 5, 0
             return
         self.converged = True
@@ -562,27 +563,33 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     kernel_size, strides : int, tuple or list, default 3 and 1
         The window of these layers, as for `LocallyConnected2D`: an integer or a tuple is the window of all layers, a
         list holds one entry (an integer or a tuple) for each of them. ``(20, 5)``: a window of 20 rows and 5 columns
-        in every layer; ``[20, 5]``: 20 in the first layer and 5 in the second.
+        in every layer; ``[20, 5]``: 20 in the first layer and 5 in the second. Strides of None are as large as the
+        window: windows side by side, whatever `kernel_size` is. Features that no window reads are a UserWarning.
     padding, implementation
         Of all layers, as for `LocallyConnected2D`; the default padding is "same".
     image_shape : tuple of int, optional
         How flat samples are to be seen: (length,), (height, width), (height, width, channels), or (depth, height,
-        width, channels). By default as sequences. Left out if `X` is shaped.
+        width, channels). By default as sequences. Left out if `X` is shaped, (n_samples, height, width) and so on.
     activation : str or object, default "relu"
-        Of the locally connected layers.
+        Of the locally connected layers; MLPClassifier's "logistic" and "identity" are "sigmoid" and "linear".
     solver : {"adam", "sgd"} or optimizer, default "adam"
         How weights are stepped.
     alpha : float or "auto", default "auto"
         The penalty of weights. A number is what it is in `MLPClassifier`: half of it is the factor of the squared
         weights in the loss of a batch, divided by its samples. "auto": half the squared weights, divided by all samples
-        of the first fit, which is the penalty of `LogisticRegression` with its default ``C=1``.
+        of the first fit, which is the penalty of `LogisticRegression` with its default ``C=1``. It is fixed by the
+        first fit, until `alpha` changes.
     batch_size : int, default "auto"
         Samples of a step; "auto": 200, or all if there are fewer.
     learning_rate : {"constant", "invscaling", "adaptive"}
         "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, after each pass. "adaptive", with "sgd": a fifth
         whenever the training would end otherwise.
     learning_rate_init, power_t, max_iter, shuffle, tol, verbose, warm_start, momentum
-        As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples.
+        As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples, `power_t` is at most 16, and
+        `verbose` prints the loss of each pass, and once that kernels are compiled. With `warm_start`, and by
+        `partial_fit`, changed settings hold from the next call on: a changed `alpha`, or its `batch_size`, is a new
+        penalty, a changed solver begins with fresh state, and changed filters, windows, activations or `image_shape`
+        are a ValueError.
     class_weight : dict, "balanced" or None, default None
         What the samples of a class count as: by label, 1 where there is none; "balanced": the same for every class
         together. `sample_weight` is multiplied by it.
@@ -592,6 +599,8 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         What `early_stopping` goes by, on the samples that are kept for validation: "loss" is the cross-entropy,
         negative; else the name of a scorer of scikit-learn ("roc_auc", "balanced_accuracy", ...), a function
         ``(estimator, X, y) -> float``, or None for `score`. Larger is better. Accuracy is of no use with rare classes.
+        One that takes `sample_weight` is given that of these samples. Not used, with a UserWarning, without
+        `early_stopping`.
     n_threads : int, optional
         Of the locally connected layers; by default as many as Numba uses.
 
@@ -937,8 +946,8 @@ def _refuse_change(name: str, value: Any, was: Any) -> NoReturn:
     """Raise for a setting that the weights of a network depend on."""
     was = was[0] if isinstance(was, list) and len(was) == 1 else was
     raise ValueError(
-        f"{name}={value!r} cannot be used by warm_start and partial_fit: the network was made with {name}={was!r}; set "
-        "it back, or begin anew with warm_start=False and fit"
+        f"{name}={value!r} does not fit the network, which was made with {name}={was!r}; set it back, or begin anew with "
+        "warm_start=False and fit"
     )
 
 

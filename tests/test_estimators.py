@@ -611,7 +611,9 @@ def test_many_features_and_few_samples():
     X = (rng.random((2, 400, 2000)) < likely).sum(0).astype(np.int8)
     train = np.arange(400) % 3 > 0
     linear = LogisticRegression(max_iter=1000).fit(X[train], y[train]).decision_function(X[~train])
-    local = LocallyConnectedClassifier(kernel_size=20, strides=20, random_state=0).fit(X[train], y[train])
+    local = LocallyConnectedClassifier(kernel_size=20, strides=None, padding="valid", random_state=0).fit(
+        X[train], y[train]
+    )
     found = roc_auc_score(y[~train], local.predict_proba(X[~train])[:, 1])
     assert found > roc_auc_score(y[~train], linear) - 0.02
     assert found > 0.8
@@ -735,7 +737,7 @@ def test_a_penalty_that_changes_is_the_one_of_the_next_steps(digits):
     [
         (
             {"filters": (4,)},
-            r"filters=\(4,\) cannot be used by warm_start and partial_fit: .* made with filters=8; set",
+            r"filters=\(4,\) does not fit the network, which was made with filters=8; set it back",
         ),
         ({"filters": (8, 8)}, r"filters=\(8, 8\) .* made with filters=8"),
         ({"kernel_size": 5}, r"kernel_size=5 .* made with kernel_size=\(3, 3\)"),
@@ -876,3 +878,21 @@ def test_settings_given_to_fit_belong_to_the_constructor(word, digits):
             call(*digits, **{word: 1})
     with pytest.raises(TypeError, match="the constructor of LocallyConnectedClassifier have it"):
         LocallyConnectedRegressor().fit(*digits, class_weight={0: 1})
+
+
+def test_words_are_used_as_they_are_checked(digits):
+    """Solvers in any case, and rates in none but theirs, as in scikit-learn: "Adaptive" was a constant rate."""
+    settings = {
+        "max_iter": 30,
+        "learning_rate": "adaptive",
+        "learning_rate_init": 1e-4,
+        "tol": 1e9,
+        "n_iter_no_change": 1,
+    }
+    one, other = (classifier(solver=solver, **settings).fit(*digits) for solver in ("sgd", "SGD"))
+    assert one.loss_curve_ == other.loss_curve_
+    with pytest.raises(ValueError, match="learning_rate='Adaptive' is not known"):
+        classifier(learning_rate="Adaptive").fit(*digits)
+    image = classifier(max_iter=1).fit(*digits).set_params(image_shape=(4, 16))
+    with pytest.raises(ValueError, match=r"image_shape=\(4, 16\) does not fit the network, which was made with"):
+        image.predict(digits[0])
