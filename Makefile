@@ -17,7 +17,7 @@ test: .venv/test/ready
 test-interop: .venv/interop/ready
 	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/test_threads.py -k "test_arrays or tbb"
 
-# Everything: the parts below, one after the other, and what each of them took. 35 to 45 minutes on two cores, and 6 to 10
+# Everything: the parts below, one after the other, and what each of them took. About an hour on two cores, and 6 to 10
 # more with each other Python.
 test-all:
 	$(PYTHON) tests/parts.py $(ALL)
