@@ -152,7 +152,9 @@ class KerasFile:
                 shutil.copyfileobj(stored, copy)
             self._file = self._stack.enter_context(Path(path).open("rb"))  # noqa: SIM115 - the stack closes it
         elif start != b"\x89HDF\r\n\x1a\n":
-            raise ValueError("it is no file of Keras, which are HDF5 files or zips of them, nor any other that is known")
+            raise ValueError(
+                "it is no file of Keras, which are HDF5 files or zips of them, nor any other that is known"
+            )
         self._index = _index(path)
         if config is not None:
             self._index["config"], self._index["version"] = config, version

@@ -243,7 +243,9 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
         else:
             raise ValueError(f"metric={metric!r} is not known; give {', '.join(_BY_NAME)} or a function")
         if not isinstance(name, str):
-            raise TypeError(f"the __name__ of metric={metric!r:.80} is {name!r:.80}; give it a str, to call its figure by")
+            raise TypeError(
+                f"the __name__ of metric={metric!r:.80} is {name!r:.80}; give it a str, to call its figure by"
+            )
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
             raise ValueError(f"the __name__ of metric={metric!r:.80} is {name!r:.80}, which no file can hold as text")
         if name in found or name == "loss":
