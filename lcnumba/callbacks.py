@@ -305,7 +305,8 @@ class Checkpoint(Callback):
     OSError
         By `fit`, before the first epoch, if the folder cannot be written to, or the path leads to what is no file.
     ValueError
-        If the name ends as files of another kind do (``.h5``, ``.keras``), or has fields in braces, as Keras' may have.
+        If the name ends as files of another kind do (``.h5``, ``.keras``), or has fields in braces, which Keras fills
+        in.
         By `fit`, if `path` exists and ``resume=`` is another path, which does not: the training would begin at the
         beginning, and replace the file.
     TypeError

@@ -10,7 +10,7 @@ __all__ = ["Layer", "Pullback", "lost_weights", "note_step"]
 Shape = tuple[int | None, ...]
 
 # Layers that were stepped by gradients and do not give their weights, by id.
-_stepped: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()
+_stepped: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 class Pullback(Protocol):
@@ -109,7 +109,7 @@ def lost_weights(model: Any, *, with_state: bool = False) -> str:
     found = [
         f"{layer.name!r:.80} ({type(layer).__name__})"
         for layer in _leaves(model)
-        if _stepped.get(id(layer)) is layer and not (with_state and hasattr(layer, "get_training_state"))
+        if id(layer) in _stepped and not (with_state and hasattr(layer, "get_training_state"))
     ]
     return (
         f"the weights of layer {', '.join(found)}, which training changes: such a class needs get_weights() and "

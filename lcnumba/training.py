@@ -575,8 +575,8 @@ def _look_at_checkpoints(resume: Any, hooks: Sequence[Callback]) -> None:
     places = {os.path.realpath(hook.path) for hook in mine}
     if there and not io.is_there(resume) and os.path.realpath(resume) not in places:
         raise ValueError(
-            f"resume={os.fspath(resume)!r} does not exist, and Checkpoint({os.fspath(there[0])!r}), which does, would be "
-            "replaced by a training from the beginning; give resume= the path of the file, or remove that one"
+            f"resume={os.fspath(resume)!r} does not exist, and Checkpoint({os.fspath(there[0])!r}), which does, would "
+            "be replaced by a training from the beginning; give resume= the path of the file, or remove that one"
         )
 
 
