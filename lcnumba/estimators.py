@@ -946,8 +946,8 @@ def _refuse_change(name: str, value: Any, was: Any) -> NoReturn:
     """Raise for a setting that the weights of a network depend on."""
     was = was[0] if isinstance(was, list) and len(was) == 1 else was
     raise ValueError(
-        f"{name}={value!r} does not fit the network, which was made with {name}={was!r}; set it back, or begin anew with "
-        "warm_start=False and fit"
+        f"{name}={value!r} does not fit the network, which was made with {name}={was!r}; set it back, or begin anew "
+        "with warm_start=False and fit"
     )
 
 
