@@ -340,8 +340,8 @@ class Checkpoint(Callback):
         self.path = file_path(path)
         if found := _FIELD.search(self.path.name):
             raise ValueError(
-                f"path={os.fspath(path)!r} holds {found[0]!r}, which Keras fills in; here one file is kept, that of "
-                "the last epoch or, with monitor=..., of the best: give its name without braces"
+                f"path={os.fspath(path)!r} holds {found[0]!r}, which Keras fills in; here one file is kept, of the "
+                "last epoch or, with monitor=..., the best one: give its name without braces"
             )
         self._target = self.path
         self._every = integer("every", every)
