@@ -286,7 +286,12 @@ def sample_weights(weights: Any, samples: int) -> Array:
     """Return weights of samples, or of positions of them, as an array, or an error."""
     values, _ = ingest("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
     if values.shape[:1] != (samples,):
-        raise ValueError(f"sample_weight has shape {values.shape}; give one weight for each of {samples} samples")
+        by_position = (
+            f", or np.broadcast_to(sample_weight, ({samples}, ...)) for each position" if values.ndim > 1 else ""
+        )
+        raise ValueError(
+            f"sample_weight has shape {values.shape}; give one weight for each of {samples} samples{by_position}"
+        )
     check_dtype("sample_weight", values)
     if not np.all((values >= 0) & np.isfinite(values)):
         raise ValueError("sample_weight holds numbers below 0, or that are not finite; give weights of at least 0")

@@ -18,7 +18,7 @@ from lcnumba.implementations import IMPLEMENTATIONS, Implementation, create
 from lcnumba.interrupts import import_whole
 from lcnumba.kernels import Rule
 from lcnumba.limits import require
-from lcnumba.messages import public, public_class
+from lcnumba.messages import public, public_class, warn
 from lcnumba.parameters import Gradients
 from lcnumba.trainable import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 
@@ -131,6 +131,11 @@ class LocallyConnected(Trainable):
     ) -> None:
         super().__init__(locals())
         self.n_threads = n_threads
+        if self.padding == "valid" and "circular" in padding_modes(self.padding_mode, self.rank):
+            warn(
+                "padding_mode='circular' has no effect with padding='valid', whose windows do not reach beyond the "
+                "input; give padding='same', or pairs"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Take the state of a copy; its mask is as read-only as the original."""

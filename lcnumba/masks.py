@@ -86,12 +86,13 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
     >>> masks.check(np.ones((9, 4), bool), (4, 9, 2))
     Traceback (most recent call last):
     ...
-    ValueError: kernel_mask has shape (9, 4); the kernel has shape (4, 9, 2): give (4, 9) or (4, 9, 2)
+    ValueError: kernel_mask has shape (9, 4); the kernel has shape (4, 9, 2): give (4, 9) or (4, 9, 2);
+        lcnumba.kernel_mask_from makes it of an array of valid inputs
     """
     if mask.shape != kernel_shape[: mask.ndim]:
         raise ValueError(
             f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
-            f"{kernel_shape}"
+            f"{kernel_shape}; lcnumba.kernel_mask_from makes it of an array of valid inputs"
         )
 
 

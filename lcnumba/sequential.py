@@ -852,7 +852,13 @@ class SequentialBackward:
         given, like = ingest("dy", dy)
         values, grads = given, []
         for pullback in reversed(self._pullbacks):
-            values, grad = pullback(values)
+            found: Any = pullback(values)
+            if not (isinstance(found, tuple | list) and len(found) == 2):
+                raise TypeError(
+                    f"the pullback {pullback!r:.80} returned a {type(found).__name__}; it must return dx and the "
+                    "gradients of weights, None without any"
+                )
+            values, grad = found
             grads.append(grad)
         return like(fresh(values, given)), grads[::-1]
 

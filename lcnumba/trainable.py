@@ -25,7 +25,9 @@ Shape = tuple[int | None, ...]
 Fans = tuple[int, int] | None
 
 # What repr tells of the config.
-_SHOWN = ("filters", "units", "kernel_size", "strides", "padding", "activation", "implementation", "dtype")
+_SHOWN = (
+    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "activation", "implementation", "dtype",
+)  # fmt: skip
 
 
 class Trainable:

@@ -892,7 +892,9 @@ def _figures(
         value, dy = found
         value = float(value)
     except (TypeError, ValueError) as error:
-        raise TypeError(f"loss {recipe.loss!r} returned {found!r:.80}; return a pair (value, dy_pred)") from error
+        raise TypeError(
+            f"loss {recipe.loss!r} returned {found!r:.80}; return a pair (value, dy_pred), and one number as value"
+        ) from error
     doubt = getattr(recipe.loss, "doubt", None) if first else None
     if doubt is not None and (text := doubt(view)) is not None:
         warn(text)

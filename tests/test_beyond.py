@@ -297,6 +297,7 @@ def test_a_shared_bias_of_one_filter_is_read_as_one(implementation):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("mode", ["zeros", "circular"])
 @pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.filterwarnings("ignore:padding_mode='circular' has no effect")
 def test_masks_of_valid_inputs(padding, mode, channels, rng):
     """What is not valid has no influence, and all else has."""
     valid = rng.random((6, 7)) < 0.7
@@ -336,3 +337,17 @@ def test_bad_masks_of_valid_inputs(valid, arguments, message):
         lc.kernel_mask_from(valid, *arguments)
     with pytest.raises(ValueError, match="channels=3, and valid has 2 of them"):
         lc.kernel_mask_from(np.ones((3, 3, 2), bool), (2, 2), channels=3)
+
+
+def test_circular_padding_that_has_no_effect_is_told():
+    for settings in ({"padding_mode": "circular"}, {"padding_mode": ("zeros", "circular")}):
+        with pytest.warns(RuntimeWarning, match="padding_mode='circular' has no effect with padding='valid'"):
+            lc.LocallyConnected2D(1, 3, **settings)
+    layer = lc.LocallyConnected2D(1, 3, padding="same", padding_mode="circular")
+    assert "padding_mode='circular'" in repr(layer)
+
+
+def test_a_mask_of_the_inputs_is_told_how_to_become_one_of_the_kernel():
+    layer = lc.LocallyConnected2D(1, 3, kernel_mask=np.ones((5, 6), bool))
+    with pytest.raises(ValueError, match=r"give \(12, 9\) or \(12, 9, 1\); lcnumba\.kernel_mask_from makes it"):
+        layer.build((None, 5, 6, 1))

@@ -582,3 +582,16 @@ def test_wrapped_views_of_the_weights_are_read_before_any_layer_changes():
         for a, b in zip([*second.get_weights(), *first.get_weights()], before, strict=True):
             np.testing.assert_array_equal(a, b)
         model.set_weights(before)
+
+
+def test_a_pullback_that_returns_dx_alone_is_told():
+    class Twice(Halve):
+        def forward(self, x):
+            return self(x), lambda dy: 0.5 * dy
+
+    model = lc.Sequential([Twice(), lc.Flatten()])
+    y, backward = model.forward(np.ones((2, 3)))
+    with pytest.raises(
+        TypeError, match="returned a ndarray; it must return dx and the gradients of weights, None with"
+    ):
+        backward(y)
