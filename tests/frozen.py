@@ -15,7 +15,7 @@ from shutil import copytree, ignore_patterns
 import lcnumba
 
 PROGRAM = """
-import sys
+from pathlib import Path
 import numpy as np
 import lcnumba as lc
 
@@ -24,8 +24,9 @@ y, backward = layer.forward(np.ones((2, 6, 6, 3), np.float32))
 layer.step(backward(np.ones_like(y))[1], lr=0.5)  # by 0.5 times the sum over two samples
 print(np.unique(y), np.unique(layer.kernel))
 print(lc.__version__)
+Path("model.h5").write_bytes(bytes.fromhex("894844460d0a1a0a") + bytes(512))  # begins as HDF5 does
 try:
-    lc.load_keras(sys.executable)
+    lc.load_keras("model.h5")
 except ValueError as error:  # it must not run this program once more
     print(error)
 """
