@@ -466,6 +466,7 @@ def test_import_checks_first_and_changes_nothing_else(rng):
         lc.export_weights(layer, 4)
 
 
+@pytest.mark.filterwarnings("ignore:padding_mode='circular' has no effect")
 @pytest.mark.parametrize(
     "settings",
     [
