@@ -32,7 +32,6 @@ PathLike = str | os.PathLike[str]
 
 _log = logging.getLogger("lcnumba")
 
-_COMPILING = "compiling kernels (seconds, once; the code is kept on disk)"
 # What Keras fills in of the name of a checkpoint, such as {epoch:02d}.
 _FIELD = re.compile(r"\{[A-Za-z_]\w*(:[^{}]*)?\}")
 # Keras' moments that are called otherwise here: a method of that name would never be called.
@@ -657,9 +656,9 @@ class Progress(Callback):
     def _tell_compiling(self) -> None:
         """Say why nothing moves: once for a training, or as the title of the bar until a batch is done."""
         if self._bar is not None:
-            self._bar.set_description(f"{self._title}, {_COMPILING}")
+            self._bar.set_description(f"{self._title}, {compiling.NOTICE}")
         elif not self._compiles:
-            print(_COMPILING, file=sys.stderr)
+            print(compiling.NOTICE, file=sys.stderr)
         self._compiles = True
 
     def on_epoch_begin(self, run: Any) -> None:

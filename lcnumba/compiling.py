@@ -5,7 +5,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["began", "ended", "told"]
+__all__ = ["NOTICE", "began", "ended", "told"]
+
+# What listeners show to people.
+NOTICE = "compiling kernels (seconds, once; the code is kept on disk)"
 
 _log = logging.getLogger("lcnumba")
 _listeners: list[Callable[[], None]] = []

@@ -490,7 +490,7 @@ class _Follow(Callback):
     def tell_compiling(self) -> None:
         """Say once, if anything is said, why the first pass takes long."""
         if self._of.verbose and not self._told:
-            print("compiling kernels (seconds, once; the code is kept on disk)")
+            print(compiling.NOTICE)
         self._told = True
 
     def rate(self, step: int) -> float:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Layer", "Pullback", "lost_weights", "note_step"]
+__all__ = ["Layer", "Pullback", "leaves", "lost_weights", "note_step"]
 
 Shape = tuple[int | None, ...]
 
@@ -108,7 +108,7 @@ def lost_weights(model: Any, *, with_state: bool = False) -> str:
     """
     found = [
         f"{layer.name!r:.80} ({type(layer).__name__})"
-        for layer in _leaves(model)
+        for layer in leaves(model)
         if id(layer) in _stepped and not (with_state and hasattr(layer, "get_training_state"))
     ]
     return (
@@ -119,10 +119,20 @@ def lost_weights(model: Any, *, with_state: bool = False) -> str:
     )
 
 
-def _leaves(model: Any) -> Iterator[Any]:
+def leaves(model: Any) -> Iterator[Any]:
+    """Yield the layers of a model that are not models, those of inner models too.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba.protocol import leaves
+    >>> inner = lc.Sequential([lc.Flatten(name="flat")])
+    >>> [layer.name for layer in leaves(lc.Sequential([inner, lc.Dense(2, name="scores")]))]
+    ['flat', 'scores']
+    """
     for layer in model.layers:
         if hasattr(layer, "layers") and hasattr(layer, "get_weights"):  # a model in the model
-            yield from _leaves(layer)
+            yield from leaves(layer)
         else:
             yield layer
 

@@ -25,6 +25,7 @@ from lcnumba.interrupts import deferred
 from lcnumba.messages import public, refuse_attribute, warn
 from lcnumba.metrics import Metric, binary_accuracy, is_of_all
 from lcnumba.metrics import get as get_metrics
+from lcnumba.protocol import leaves
 from lcnumba.schedules import Schedule
 
 __all__ = ["History", "Recipe", "Run", "compile_model", "evaluate", "fit", "train_on_batch", "value_and_gradients"]
@@ -666,7 +667,7 @@ class _Stepper:
         self._gradients = gradients.Accumulator()
         self._warned = False
         self._first = True
-        self._random = list(_dropouts(model))
+        self._random = [layer for layer in leaves(model) if isinstance(layer, Dropout)]
 
     @property
     def waiting(self) -> bool:
@@ -993,20 +994,8 @@ def _of_trainable(model: Any, grads: Sequence[Any]) -> list[Any]:
     ]
 
 
-def _dropouts(model: Any) -> Iterator[Dropout]:
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _dropouts(layer)
-        elif isinstance(layer, Dropout):
-            yield layer
-
-
 def _optimizers(model: Any) -> Iterator[Any]:
-    for layer in model.layers:
-        if hasattr(layer, "layers"):
-            yield from _optimizers(layer)
-        elif hasattr(layer, "optimizer"):
-            yield layer.optimizer
+    return (layer.optimizer for layer in leaves(model) if hasattr(layer, "optimizer"))
 
 
 def _hooks(callbacks: Any, progress: bool) -> list[Callback]:
