@@ -15,7 +15,7 @@ test: .venv/test/ready
 
 # Arrays of torch, JAX, pandas, xarray, Dask and sparse, and threads with TBB; what is missing is a failure here.
 test-interop: .venv/interop/ready
-	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/test_threads.py -k "test_arrays or tbb"
+	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/runtime/test_threads.py -k "test_arrays or tbb"
 
 # Everything: the parts below, one after the other, and what each of them took. About an hour on two cores, and 6 to 10
 # more with each other Python.
@@ -36,7 +36,7 @@ test-checked: .venv/test/ready
 
 test-interpreted: .venv/test/ready
 	NUMBA_DISABLE_JIT=1 .venv/test/bin/pytest -n auto -m "kernels and not slow" -W ignore::RuntimeWarning \
-		--ignore=tests/test_fused.py
+		--ignore=tests/kernels/test_update.py
 
 # Random tests at length.
 test-deep: .venv/test/ready

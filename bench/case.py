@@ -46,7 +46,7 @@ class Case:
 
     @classmethod
     def of(cls, workload: Any, dtype: str) -> "Case":
-        """Take the sizes of a workload of `lcnumba.benchmark`."""
+        """Take the sizes of a workload of `lcnumba.tools.bench`."""
         sizes = {name: getattr(workload, name) for name in cls.__dataclass_fields__ if name != "dtype"}
         return cls(**sizes, dtype=dtype)
 

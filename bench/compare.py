@@ -19,9 +19,9 @@ from bench.peers import PEERS
 from bench.process import Process, available_memory
 from bench.roofline import geometry
 from bench.selection import chosen
-from lcnumba.benchmark import WORKLOADS
-from lcnumba.environment import usable_processors
-from lcnumba.planning import choose
+from lcnumba.implementations.cost import choose
+from lcnumba.tools.bench import WORKLOADS
+from lcnumba.tools.info import usable_processors
 
 __all__ = ["main"]
 

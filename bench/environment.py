@@ -7,7 +7,7 @@ from typing import Any
 
 from bench.peers import PEERS
 from bench.process import available_memory
-from lcnumba.environment import processor, usable_processors, versions
+from lcnumba.tools.info import processor, usable_processors, versions
 
 __all__ = ["describe"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import lcnumba as lc
-from lcnumba.environment import usable_processors, versions
+from lcnumba.tools.info import usable_processors, versions
 
 __all__ = ["LAYERS", "installed", "main"]
 

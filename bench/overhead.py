@@ -67,7 +67,7 @@ def calls(fields: dict[str, Any], rounds: int = _ROUNDS) -> dict[str, list[float
 @contextlib.contextmanager
 def _recorded() -> Iterator[list[Launch]]:
     """Record every launch of a kernel meanwhile."""
-    from lcnumba.kernels import loop, update
+    from lcnumba.kernels import backward, forward, update
 
     launches: list[Launch] = []
 
@@ -80,11 +80,12 @@ def _recorded() -> Iterator[list[Launch]]:
         return run
 
     with contextlib.ExitStack() as stack:
-        for name in ("forward", "forward_by_batch", "backward", "backward_by_inputs"):
-            maker = getattr(loop, name)
-            made = mock.patch.object(loop, name, lambda *kind, maker=maker: recording(maker(*kind)))
+        makers = [(forward, "forward"), (forward, "forward_by_batch"), (backward, "backward")]
+        for module, name in [*makers, (backward, "backward_by_inputs")]:
+            maker = getattr(module, name)
+            made = mock.patch.object(module, name, lambda *kind, maker=maker: recording(maker(*kind)))
             stack.enter_context(made)
-        for module, name in ((loop, "backward_bias"), (update, "whole")):
+        for module, name in ((backward, "backward_bias"), (update, "whole")):
             stack.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
         yield launches
 

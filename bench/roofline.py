@@ -9,7 +9,7 @@ forward, and read and written in place for the update; their gradient is never w
 
 from typing import Any, NamedTuple
 
-from lcnumba.geometry import Geometry
+from lcnumba.connectivity.geometry import Geometry
 
 __all__ = ["Work", "geometry", "roofline", "work"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from bench.peers import PEERS
-from lcnumba.benchmark import WORKLOADS
+from lcnumba.tools.bench import WORKLOADS
 
 __all__ = ["chosen"]
 

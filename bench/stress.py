@@ -222,7 +222,7 @@ def resident() -> float:
 
 def stress(seconds: float) -> int:
     """Do everything at once for so long; print what was done; return how much went wrong."""
-    from lcnumba import threads
+    from lcnumba.runtime import threads
 
     faulthandler.register(signal.SIGUSR1)  # for children, which have it from here
     faulthandler.dump_traceback_later(seconds + 3 * PATIENCE, exit=True)

@@ -14,9 +14,9 @@ from bench import ROOT  # noqa: F401 - puts the installed lcnumba before the che
 from bench.case import Case
 from bench.data import make
 from lcnumba import LocallyConnected2D
-from lcnumba.benchmark import WORKLOADS
-from lcnumba.environment import usable_processors
 from lcnumba.testing import adjoint_sums, integers
+from lcnumba.tools.bench import WORKLOADS
+from lcnumba.tools.info import usable_processors
 
 _MODEST_WORKLOADS = ("digits", "seed1", "seed2_online")
 # Dense and sparse forms of larger layers take gigabytes.

@@ -36,7 +36,7 @@ def prepare(implementation: int | None, folder: str) -> None:
     rng = np.random.default_rng(0)
     x, y = rng.random((SAMPLES, 28, 28, 1), np.float32), rng.integers(0, 10, SAMPLES)
     if implementation is None:
-        from lcnumba import demo
+        from lcnumba.tools import demo
 
         model = demo.network((28, 28, 1), 1, 0)
         model.compile("adam", "softmax_cross_entropy", ["accuracy"], lr=RATE)

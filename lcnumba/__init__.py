@@ -8,21 +8,23 @@ import importlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lcnumba import forks  # noqa: F401 - a fork waits for what is imported from here on
-from lcnumba.interrupts import deferred
+from lcnumba.runtime import forks  # noqa: F401 - a fork waits for what is imported from here on
+from lcnumba.runtime.signals import deferred
 
 if TYPE_CHECKING:
-    from lcnumba.dense import Dense
-    from lcnumba.elementwise import Activation, Dropout
-    from lcnumba.flatten import Flatten
-    from lcnumba.keras_io import export_weights, import_weights, load_keras, load_keras_weights, save_keras_weights
-    from lcnumba.layer import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
-    from lcnumba.masks import kernel_mask_from
+    from lcnumba.bridges.keras2.models import load_keras, load_keras_weights, save_keras_weights
+    from lcnumba.bridges.keras2.weights import export_weights, import_weights
+    from lcnumba.connectivity.masks import kernel_mask_from
+    from lcnumba.gradients import Gradients
+    from lcnumba.layers.activation import Activation
+    from lcnumba.layers.dense import Dense
+    from lcnumba.layers.dropout import Dropout
+    from lcnumba.layers.flatten import Flatten
+    from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+    from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
-    from lcnumba.parameters import Gradients
-    from lcnumba.sequential import Sequential, load
-    from lcnumba.training import History
-    from lcnumba.tuning import Tuning, tune
+    from lcnumba.tools.tune import Tuning, tune
+    from lcnumba.training.run import History
 
 __all__ = [
     "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
@@ -31,29 +33,29 @@ __all__ = [
 ]  # fmt: skip
 
 _HOMES = {
-    "Activation": "elementwise",
+    "Activation": "layers.activation",
     "Adam": "optimizers",
     "AdamW": "optimizers",
-    "Dense": "dense",
-    "Dropout": "elementwise",
-    "Flatten": "flatten",
-    "Gradients": "parameters",
-    "History": "training",
-    "LocallyConnected1D": "layer",
-    "LocallyConnected2D": "layer",
-    "LocallyConnected3D": "layer",
+    "Dense": "layers.dense",
+    "Dropout": "layers.dropout",
+    "Flatten": "layers.flatten",
+    "Gradients": "gradients",
+    "History": "training.run",
+    "LocallyConnected1D": "layers.locally_connected",
+    "LocallyConnected2D": "layers.locally_connected",
+    "LocallyConnected3D": "layers.locally_connected",
     "RMSprop": "optimizers",
     "SGD": "optimizers",
-    "Sequential": "sequential",
-    "Tuning": "tuning",
-    "export_weights": "keras_io",
-    "import_weights": "keras_io",
-    "kernel_mask_from": "masks",
-    "load": "sequential",
-    "load_keras": "keras_io",
-    "load_keras_weights": "keras_io",
-    "save_keras_weights": "keras_io",
-    "tune": "tuning",
+    "Sequential": "models.sequential",
+    "Tuning": "tools.tune",
+    "export_weights": "bridges.keras2.weights",
+    "import_weights": "bridges.keras2.weights",
+    "kernel_mask_from": "connectivity.masks",
+    "load": "models.sequential",
+    "load_keras": "bridges.keras2.models",
+    "load_keras_weights": "bridges.keras2.models",
+    "save_keras_weights": "bridges.keras2.models",
+    "tune": "tools.tune",
 }
 
 
@@ -82,7 +84,7 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:  # a frozen program, or a folder of files, does not say
             value = "unknown"
     else:
-        from lcnumba.messages import missing
+        from lcnumba.utils.messages import missing
 
         raise missing(__name__, name)
     globals()[name] = value

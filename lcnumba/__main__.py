@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lcnumba
-from lcnumba import benchmark, demo, environment, io, keras_io, sequential
-from lcnumba.implementations import IMPLEMENTATIONS
-from lcnumba.interrupts import deferred
-from lcnumba.messages import install
+from lcnumba.implementations.create import IMPLEMENTATIONS
+from lcnumba.models.saving import UnknownLayerError
+from lcnumba.runtime.signals import deferred
+from lcnumba.tools import bench, demo, info, inspect
+from lcnumba.utils import files
+from lcnumba.utils.messages import install
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,16 +53,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_bench(commands: Any) -> None:
     """Describe the command that times a layer size."""
-    bench = commands.add_parser(
+    command = commands.add_parser(
         "bench",
         help="time the implementations on a layer size, a published one or your own",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    names = tuple(benchmark.WORKLOADS)
-    bench.add_argument(
+    names = tuple(bench.WORKLOADS)
+    command.add_argument(
         "--workload", nargs="+", choices=names, metavar="NAME", help=f"published sizes: {', '.join(names)}"
     )
-    size = bench.add_argument_group("a size of your own, instead of --workload")
+    size = command.add_argument_group("a size of your own, instead of --workload")
     positive = _Integer(1)
     size.add_argument("--input", nargs=3, type=positive, metavar=("H", "W", "C"), help="height, width, channels")
     size.add_argument("--filters", type=positive, default=32, metavar="F", help="filters")
@@ -68,13 +70,13 @@ def _add_bench(commands: Any) -> None:
     size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="steps")
     size.add_argument("--padding", choices=("valid", "same"), default="valid", help="which windows there are")
     size.add_argument("--batch", type=positive, default=32, metavar="N", help="samples")
-    bench.add_argument(
+    command.add_argument(
         "--implementation", nargs="+", type=int, choices=IMPLEMENTATIONS, default=[1], help="loops, dense or sparse"
     )
-    bench.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in")
-    bench.add_argument("--threads", type=positive, metavar="N", help="Numba threads; by default all")
-    bench.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long each operation is repeated")
-    bench.add_argument("--json", metavar="FILE", help="also write figures and environment to this file")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in")
+    command.add_argument("--threads", type=positive, metavar="N", help="Numba threads; by default all")
+    command.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long each operation is repeated")
+    command.add_argument("--json", metavar="FILE", help="also write figures and environment to this file")
 
 
 class _Integer:
@@ -105,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _info(_: argparse.ArgumentParser, __: dict[str, Any]) -> int:
-    facts, warnings = environment.look()
+    facts, warnings = info.look()
     width = max(map(len, facts))
     for name, fact in facts.items():
         print(f"{name:{width}}  {fact}")
@@ -118,12 +120,12 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     source, target = given["source"], given["target"]
     try:
         if target.endswith(".npz"):
-            keras_io.load_keras(source).save(target)
+            lcnumba.load_keras(source).save(target)
         elif target.endswith(".h5"):
-            keras_io.save_keras_weights(sequential.load(source), target)
+            lcnumba.save_keras_weights(lcnumba.load(source), target)
         else:
             parser.error(f"convert: OUT={target!r} must end in .npz, .weights.h5 or .h5")
-    except sequential.UnknownLayerError as error:
+    except UnknownLayerError as error:
         parser.error(
             f"convert: {error}; a class cannot be given on the command line: call lcnumba.load(path, layers=...) and "
             "lcnumba.save_keras_weights(model, path) in Python"
@@ -136,7 +138,7 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
 def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
-        for line in keras_io.described(given["file"]):
+        for line in inspect.described(given["file"]):
             print(line)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"inspect: {error}")
@@ -147,19 +149,19 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     if bool(given["workload"]) == bool(given["input"]):
         parser.error("bench: give either --workload NAME or --input H W C")
     if given["workload"]:
-        workloads = [benchmark.WORKLOADS[name] for name in given["workload"]]
+        workloads = [bench.WORKLOADS[name] for name in given["workload"]]
     else:
         sizes = (tuple(given[name]) for name in ("input", "kernel", "strides"))
         input_size, kernel, strides = sizes
         settings = (given["batch"], input_size, given["filters"], kernel, strides, given["padding"])
-        workloads = [benchmark.Workload("own", "given on the command line", *settings)]
+        workloads = [bench.Workload("own", "given on the command line", *settings)]
     try:
         if given["threads"]:
             with deferred():
                 import numba
 
             numba.set_num_threads(given["threads"])
-        benchmark.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
+        bench.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
     except (ValueError, OSError, MemoryError) as error:
         parser.error(f"bench: {error}")
     return 0
@@ -169,7 +171,7 @@ def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
         for name in demo.WRITTEN:
-            io.check_place(Path(given["output"], name))
+            files.check_place(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:

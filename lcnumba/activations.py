@@ -9,13 +9,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.arrays import frozen, like_model
-from lcnumba.checks import MAXIMUM, integer, real
-from lcnumba.interrupts import import_whole
-from lcnumba.messages import missing, public_class
+from lcnumba.runtime.signals import import_whole
+from lcnumba.utils import registry
+from lcnumba.utils.arrays import frozen, like_model
+from lcnumba.utils.messages import missing, public_class
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import MAXIMUM, integer, real
 
 __all__ = [
     "ELU",
@@ -40,7 +40,6 @@ __all__ = [
     "get",
 ]
 
-Array = npt.NDArray[Any]
 
 # Numbers that an activation works on at a time: what it leaves in between stays in a core's cache, so that
 # memory is passed over once.
@@ -723,7 +722,7 @@ def get(identifier: Any) -> Activation:
     """
     if identifier is None:
         return Linear()
-    found = named.build("activation", _BY_NAME | _CLASSES, identifier, _OF_LAYERS)
+    found = registry.build("activation", _BY_NAME | _CLASSES, identifier, _OF_LAYERS)
     if not (callable(found) and callable(getattr(found, "gradient", None))):
         raise TypeError(
             f"activation={identifier!r} brings no gradient; give a name ({', '.join(_BY_NAME)}) "
@@ -782,7 +781,7 @@ def serialize(activation: Activation) -> Any:
     if not is_built_in(activation):
         return activation
     names = (name for name, make in _BY_NAME.items() if make() == activation)
-    return next(names, None) or named.config_of(activation)
+    return next(names, None) or registry.config_of(activation)
 
 
 def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:

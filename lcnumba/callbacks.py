@@ -1,7 +1,7 @@
 """What happens beside the steps of `fit`: progress, early stopping, checkpoints, logs, learning rates.
 
 A callback is an object of a subclass of `Callback`; it overrides the moments that it cares about, and is told of the
-`lcnumba.training.Run`: model, epoch, batch, step, lr, history, and ways to stop and to save.
+`lcnumba.training.run.Run`: model, epoch, batch, step, lr, history, and ways to stop and to save.
 """
 
 import csv
@@ -18,14 +18,25 @@ from typing import Any
 
 import numpy as np
 
-from lcnumba import compiling, io
-from lcnumba.checks import boolean, choice, file_path, integer, learning_rate, real
-from lcnumba.interrupts import deferred
-from lcnumba.messages import missing, public_class, warn
+from lcnumba.formats import npz
 from lcnumba.protocol import lost_weights
+from lcnumba.runtime import compilation
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils import files
+from lcnumba.utils.messages import missing, public_class, warn
+from lcnumba.utils.validation import boolean, choice, file_path, integer, learning_rate, real
 
-__all__ = ["CSVLogger", "Callback", "Checkpoint", "EarlyStopping", "LearningRate", "Progress",
-           "ReduceLROnPlateau", "TerminateOnNaN", "figures_text"]  # fmt: skip
+__all__ = [
+    "CSVLogger",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "LearningRate",
+    "Progress",
+    "ReduceLROnPlateau",
+    "TerminateOnNaN",
+    "figures_text",
+]
 
 Figures = dict[str, float]
 PathLike = str | os.PathLike[str]
@@ -56,7 +67,7 @@ class Callback:
     Callbacks are called in their order. When all of them have seen the end of a batch or an epoch, `after_batch` and
     `after_epoch` follow, in which `Checkpoint` writes what all have made of it.
 
-    The methods take `run`, the `lcnumba.training.Run`, and `figures`, a dict of loss and metrics by name.
+    The methods take `run`, the `lcnumba.training.run.Run`, and `figures`, a dict of loss and metrics by name.
 
     Examples
     --------
@@ -335,7 +346,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: str = "auto",
     ) -> None:
-        io.check_name(path)
+        npz.check_name(path)
         self.path = file_path(path)
         if found := _FIELD.search(self.path.name):
             raise ValueError(
@@ -358,8 +369,8 @@ class Checkpoint(Callback):
             self._watch.best = None
         run.check_saving()
         self._target = self.path.absolute()  # written there also if the folder changes
-        io.check_place(self._target)
-        io.sweep(self._target)
+        files.check_place(self._target)
+        files.sweep(self._target)
         self._due = self._told = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
@@ -454,13 +465,13 @@ class CSVLogger(Callback):
         usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
         if not usable or given in '\r\n"':
             raise ValueError(f"separator={separator!r} cannot be used; give one character")
-        io.check_name(path, table=True)
+        npz.check_name(path, table=True)
         self._path, self._separator = file_path(path), separator
-        self._file: io.TextFile | None = None
+        self._file: files.TextFile | None = None
 
     def on_train_begin(self, run: Any) -> None:
         """Find out whether the path can be written to."""
-        self._file = io.TextFile(self._path)
+        self._file = files.TextFile(self._path)
 
     def on_epoch_end(self, run: Any, figures: Figures) -> None:
         """Write the table."""
@@ -651,14 +662,14 @@ class Progress(Callback):
     def on_train_begin(self, run: Any) -> None:
         """Listen for kernels that are compiled."""
         self._compiles = False
-        self._listening.enter_context(compiling.told(self._tell_compiling))
+        self._listening.enter_context(compilation.told(self._tell_compiling))
 
     def _tell_compiling(self) -> None:
         """Say why nothing moves: once for a training, or as the title of the bar until a batch is done."""
         if self._bar is not None:
-            self._bar.set_description(f"{self._title}, {compiling.NOTICE}")
+            self._bar.set_description(f"{self._title}, {compilation.NOTICE}")
         elif not self._compiles:
-            print(compiling.NOTICE, file=sys.stderr)
+            print(compilation.NOTICE, file=sys.stderr)
         self._compiles = True
 
     def on_epoch_begin(self, run: Any) -> None:

@@ -10,16 +10,15 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.checks import integer, real
-from lcnumba.messages import public_class
-from lcnumba.norms import norms_over
+from lcnumba.utils import registry
+from lcnumba.utils.messages import public_class
+from lcnumba.utils.norms import norms_over
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import integer, real
 
 __all__ = ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "get"]
 
-Array = npt.NDArray[Any]
 Constraint = Callable[[Array], Array]
 
 # Keeps quotients finite, as in Keras.
@@ -269,7 +268,7 @@ def get(identifier: Any) -> Constraint | None:
     """
     if identifier is None:
         return None
-    found: Any = named.build("constraint", _BY_NAME, identifier)
+    found: Any = registry.build("constraint", _BY_NAME, identifier)
     if not callable(found):
         raise TypeError(
             f"constraint={identifier!r} is neither a name ({', '.join(sorted(_BY_NAME))}) nor a callable f(w) -> w"
@@ -285,7 +284,7 @@ def is_built_in(constraint: Any) -> bool:
 
 def serialize(constraint: Constraint | None) -> Any:
     """The config dict of a built-in constraint; a custom one, which has none, stays itself."""
-    return named.config_of(constraint) if constraint is not None and is_built_in(constraint) else constraint
+    return registry.config_of(constraint) if constraint is not None and is_built_in(constraint) else constraint
 
 
 def _bound(name: str, value: Any) -> float:

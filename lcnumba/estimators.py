@@ -14,18 +14,26 @@ from numbers import Integral
 from typing import Any, NoReturn, Self
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import activations, compiling, losses, optimizers, regularizers
-from lcnumba.arrays import refuse_masked
+from lcnumba import activations, losses, optimizers, regularizers
 from lcnumba.callbacks import Callback
-from lcnumba.checks import boolean, choice, int_tuple, integer, real
-from lcnumba.dense import Dense
-from lcnumba.flatten import Flatten
-from lcnumba.interrupts import deferred
-from lcnumba.layer import LocallyConnected, LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
-from lcnumba.messages import install, public, public_class, warn
-from lcnumba.sequential import Sequential
+from lcnumba.layers.dense import Dense
+from lcnumba.layers.flatten import Flatten
+from lcnumba.layers.locally_connected import (
+    LocallyConnected,
+    LocallyConnected1D,
+    LocallyConnected2D,
+    LocallyConnected3D,
+)
+from lcnumba.models.sequential import Sequential
+from lcnumba.runtime import compilation
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils.arrays import refuse_masked
+from lcnumba.utils.messages import install, public, public_class, warn
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import boolean, choice, int_tuple, integer, real
+
+__all__ = ["LocallyConnectedClassifier", "LocallyConnectedRegressor"]
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin, is_classifier
@@ -39,9 +47,6 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}; {install('sklearn')} brings what lcnumba.estimators needs") from error
 
-__all__ = ["LocallyConnectedClassifier", "LocallyConnectedRegressor"]
-
-Array = npt.NDArray[Any]
 
 # By the number of axes of a sample with its channels.
 _LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyConnected2D, 4: LocallyConnected3D}
@@ -217,7 +222,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
-        with warnings.catch_warnings(), compiling.told(follow.tell_compiling):
+        with warnings.catch_warnings(), compilation.told(follow.tell_compiling):
             warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # told below, and to all by an error
             self.model_.fit(
                 self._shaped(values), goals, loss=self._loss(), epochs=epochs or 1, batch_size=size,
@@ -490,7 +495,7 @@ class _Follow(Callback):
     def tell_compiling(self) -> None:
         """Say once, if anything is said, why the first pass takes long."""
         if self._of.verbose and not self._told:
-            print(compiling.NOTICE)
+            print(compilation.NOTICE)
         self._told = True
 
     def rate(self, step: int) -> float:

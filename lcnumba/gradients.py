@@ -5,20 +5,79 @@ lists, tuples and dicts of these, as a `Sequential` and layers of users' own giv
 """
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba.arrays import check_dtype
-from lcnumba.checks import real
-from lcnumba.messages import public
-from lcnumba.norms import norm_of_all
-from lcnumba.parameters import Gradients
+from lcnumba.utils.arrays import check_dtype
+from lcnumba.utils.messages import public, public_class
+from lcnumba.utils.norms import norm_of_all
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import real
 
-__all__ = ["Accumulator", "add", "clip_by_norm", "clip_by_value", "global_norm"]
+__all__ = ["Accumulator", "Gradients", "add", "clip_by_norm", "clip_by_value", "global_norm"]
 
-Array = npt.NDArray[Any]
+
+@public_class
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of a layer with a kernel and, unless ``use_bias=False``, a bias.
+
+    They add up and scale, so that gradients of several batches can be accumulated or averaged:
+    ``0.5 * (first + second)``, ``sum(list_of_gradients)``.
+
+    Parameters
+    ----------
+    kernel : array
+        By the kernel, of its shape.
+    bias : array, optional
+        By the bias, of its shape; None without one.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Of sums, if both are not of one layer; of products, if the factor is no finite real number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> first = lc.Gradients(np.array([[1.0, 2.0]]), np.array([3.0]))
+    >>> second = lc.Gradients(np.array([[5.0, 6.0]]), np.array([7.0]))
+    >>> mean = 0.5 * sum([first, second])
+    >>> mean.kernel, mean.bias
+    (array([[3., 4.]]), array([5.]))
+    """
+
+    kernel: Array
+    bias: Array | None = None
+
+    # NumPy scalars then leave the multiplication to __rmul__ instead of making an object array.
+    __array_ufunc__ = None
+
+    def __add__(self, other: "Gradients") -> "Gradients":
+        """Sum of two gradients of one layer."""
+        if not isinstance(other, Gradients):
+            return NotImplemented
+        if self._shapes() != other._shapes():
+            raise ValueError(f"only gradients of one layer add up, not shapes {self._shapes()} and {other._shapes()}")
+        bias = None if self.bias is None or other.bias is None else self.bias + other.bias
+        return Gradients(self.kernel + other.kernel, bias)
+
+    def __radd__(self, other: Any) -> "Gradients":
+        """0 + gradients, with which `sum` begins."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __mul__(self, factor: float) -> "Gradients":
+        """Gradients times a finite real number."""
+        number = real("factor", factor)
+        return Gradients(self.kernel * number, None if self.bias is None else self.bias * number)
+
+    __rmul__ = __mul__
+
+    def _shapes(self) -> tuple[Any, ...]:
+        return self.kernel.shape, None if self.bias is None else self.bias.shape
 
 
 class Accumulator:

@@ -10,11 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.checks import choice, integer, real
-from lcnumba.messages import public_class
+from lcnumba.utils import registry
+from lcnumba.utils.messages import public_class
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import choice, integer, real
 
 __all__ = [
     "Constant",
@@ -37,7 +37,6 @@ __all__ = [
     "get",
 ]
 
-Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
 FANS = ("fan_in", "fan_out", "fan_avg")
@@ -669,7 +668,7 @@ def get(identifier: Any) -> Callable[..., Array]:
     """
     if isinstance(identifier, type) and issubclass(identifier, Initializer):
         identifier = identifier()
-    found = named.build("initializer", _BY_NAME | _ALIASES, "glorot_uniform" if identifier is None else identifier)
+    found = registry.build("initializer", _BY_NAME | _ALIASES, "glorot_uniform" if identifier is None else identifier)
     if not callable(found):
         raise TypeError(f"initializer={identifier!r} is neither a name nor a callable f(shape, dtype, rng)")
     return found
@@ -690,7 +689,7 @@ def draw(
 
 def serialize(initializer: Callable[..., Array]) -> Any:
     """The config dict of a built-in initializer; a custom one, which has none, stays itself."""
-    return named.config_of(initializer) if type(initializer) in _BY_NAME.values() else initializer
+    return registry.config_of(initializer) if type(initializer) in _BY_NAME.values() else initializer
 
 
 def __dir__() -> list[str]:

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.arrays import FLOATS, normalise
-from lcnumba.checks import MAXIMUM, axes_hint, boolean, integer, real
-from lcnumba.interrupts import import_whole
-from lcnumba.kernels import ABSOLUTE, HUBER, SQUARED
-from lcnumba.messages import public_class
+from lcnumba.kernels.rules import ABSOLUTE, HUBER, SQUARED
+from lcnumba.runtime.signals import import_whole
+from lcnumba.utils import registry
+from lcnumba.utils.arrays import FLOATS, normalise
+from lcnumba.utils.messages import public_class
+from lcnumba.utils.types import Array, Mask
+from lcnumba.utils.validation import MAXIMUM, axes_hint, boolean, integer, real
 
 __all__ = [
     "BinaryCrossentropy",
@@ -34,7 +34,6 @@ __all__ = [
     "takes_weights",
 ]
 
-Array = npt.NDArray[Any]
 Loss = Callable[..., tuple[float, Array]]
 
 # Numbers that are worked on at a time: what lies in between stays in a core's cache.
@@ -627,9 +626,9 @@ class Masked:
         """The axes along which there are targets: without that of classes."""
         return shape[:-1] if isinstance(self.loss, _Categorical) else shape
 
-    def _known(self, y_true: Array, single: bool) -> tuple[npt.NDArray[np.bool_], Array]:
+    def _known(self, y_true: Array, single: bool) -> tuple[Mask, Array]:
         """Which targets are known, by place; and the targets, labels as integers."""
-        known: npt.NDArray[np.bool_] = np.ones(y_true.shape, bool)
+        known: Mask = np.ones(y_true.shape, bool)
         if y_true.dtype.kind == "f":
             known &= ~np.isnan(y_true)
         if not single:  # rows of probabilities
@@ -647,7 +646,7 @@ class Masked:
 
     def get_config(self) -> dict[str, Any]:
         """Arguments that make an equal loss, unless it is a function of one's own."""
-        return {"loss": named.config_of(self.loss), "ignore_class": self.ignore_class}
+        return {"loss": registry.config_of(self.loss), "ignore_class": self.ignore_class}
 
 
 _BY_NAME: dict[str, Callable[..., Loss]] = {
@@ -687,7 +686,7 @@ def get(identifier: Any) -> Loss:
     >>> lc.losses.get("huber")
     Huber(delta=1.0)
     """
-    found = named.build("loss", _BY_NAME, identifier)
+    found = registry.build("loss", _BY_NAME, identifier)
     if not callable(found):
         raise TypeError(f"loss={identifier!r} is neither a name nor a callable loss(y_true, y_pred) -> (value, dy)")
     return found

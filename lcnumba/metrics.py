@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba.interrupts import deferred
-from lcnumba.messages import public_class
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils.messages import public_class
+from lcnumba.utils.types import Array
 
 __all__ = ["AUC", "accuracy", "binary_accuracy", "get", "mae", "mse"]
 
-Array = npt.NDArray[Any]
 Metric = Callable[[Array, Array], float]
 
 

@@ -11,14 +11,15 @@ from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import kernels, named
-from lcnumba.checks import boolean, real
-from lcnumba.interrupts import import_whole
-from lcnumba.kernels import Rule
-from lcnumba.limits import require
-from lcnumba.messages import RATE, missing, public_class
+from lcnumba.kernels import rules
+from lcnumba.kernels.rules import Rule
+from lcnumba.runtime.memory import require
+from lcnumba.runtime.signals import import_whole
+from lcnumba.utils import registry
+from lcnumba.utils.messages import RATE, missing, public_class
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import boolean, real
 
 __all__ = [
     "SGD",
@@ -34,7 +35,6 @@ __all__ = [
     "run",
 ]
 
-Array = npt.NDArray[Any]
 State = dict[str, Array]
 
 
@@ -93,8 +93,8 @@ class SGD:
     def rule(self, state: State, lr: float) -> Rule:
         """Return the formula of the next step."""
         if not self.momentum:
-            return Rule(kernels.SGD, (), (lr,))
-        return Rule(kernels.NESTEROV if self.nesterov else kernels.MOMENTUM, (state["velocity"],), (lr, self.momentum))
+            return Rule(rules.SGD, (), (lr,))
+        return Rule(rules.NESTEROV if self.nesterov else rules.MOMENTUM, (state["velocity"],), (lr, self.momentum))
 
     def advance(self, state: State) -> None:
         """Count a step: nothing here."""
@@ -151,7 +151,7 @@ class Adam:
         t = int(state["t"]) + 1
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
-        return Rule(kernels.ADAM, (state["m"], state["v"]), (corrected, *rates, self._decayed(lr)))
+        return Rule(rules.ADAM, (state["m"], state["v"]), (corrected, *rates, self._decayed(lr)))
 
     def _decayed(self, lr: float) -> float:
         """The share of a parameter that a step takes off beside the rest."""
@@ -243,7 +243,7 @@ class RMSprop:
 
     def rule(self, state: State, lr: float) -> Rule:
         """Return the formula of the next step."""
-        return Rule(kernels.RMSPROP, (state["v"],), (lr, self.rho, 1 - self.rho, self.epsilon))
+        return Rule(rules.RMSPROP, (state["v"],), (lr, self.rho, 1 - self.rho, self.epsilon))
 
     def advance(self, state: State) -> None:
         """Count a step: nothing here."""
@@ -271,7 +271,7 @@ def get(identifier: Any) -> Optimizer:
     >>> lc.optimizers.get("adamw")
     AdamW(beta_1=0.9, beta_2=0.999, epsilon=1e-07, weight_decay=0.004)
     """
-    found = named.build("optimizer", _BY_NAME, identifier)
+    found = registry.build("optimizer", _BY_NAME, identifier)
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise TypeError(
             f"optimizer={identifier!r} has no init(param) and update(param, grad, state, lr); give such "

@@ -5,25 +5,25 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from lcnumba import activations
-from lcnumba.arrays import ingest
-from lcnumba.checks import choice, integer
-from lcnumba.elementwise import Activation, Dropout
-from lcnumba.interrupts import deferred
-from lcnumba.layer import LocallyConnected, LocallyConnected2D
-from lcnumba.messages import public
-from lcnumba.norms import norms_over
-from lcnumba.sequential import Sequential
-from lcnumba.training import History
+from lcnumba.layers.activation import Activation
+from lcnumba.layers.dropout import Dropout
+from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2D
+from lcnumba.models.sequential import Sequential
+from lcnumba.runtime.signals import deferred
+from lcnumba.training.run import History
+from lcnumba.utils.arrays import ingest
+from lcnumba.utils.messages import public
+from lcnumba.utils.norms import norms_over
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import choice, integer
+
+__all__ = ["bias_map", "filters_by_position", "receptive_field", "saliency", "training_curve", "weight_norm_map"]
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["bias_map", "filters_by_position", "receptive_field", "saliency", "training_curve", "weight_norm_map"]
-
-Array = npt.NDArray[Any]
 
 # Width and height in inches of a new figure of lines.
 LINES = (7.0, 4.5)

@@ -1,13 +1,15 @@
 """What `Sequential` asks of a layer: any object with these members joins one."""
 
 import weakref
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from typing import Any, Protocol, runtime_checkable
 
-__all__ = ["Layer", "Pullback", "leaves", "lost_weights", "note_step"]
+from lcnumba.layers.tree import leaves
+from lcnumba.utils.types import Array, Shape
 
-Shape = tuple[int | None, ...]
+__all__ = ["Layer", "Model", "Pullback", "leaves", "lost_weights", "note_step"]
+
 
 # Layers that were stepped by gradients and do not give their weights, by id.
 _stepped: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
@@ -75,6 +77,82 @@ class Layer(Protocol):
         ...
 
 
+class Model(Protocol):
+    """What training asks of a model, which `Sequential` is."""
+
+    name: str
+    recipe: Any
+    steps_taken: int
+    history: Any
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, in order."""
+        ...
+
+    @property
+    def built(self) -> bool:
+        """Whether the layers have their weights."""
+        ...
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        ...
+
+    def build(self, input_shape: Any) -> None:
+        """Build the layers that have no weights yet."""
+        ...
+
+    def unbuilt_on_failure(self) -> AbstractContextManager[None]:
+        """Take weights away again from layers that had none before, if the block fails."""
+        ...
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the output for inputs of this shape."""
+        ...
+
+    def call_penalised(self, x: Any) -> tuple[Any, float]:
+        """Return the output for inference, and the activity penalties of this very call."""
+        ...
+
+    def forward(self, x: Any) -> tuple[Any, Any]:
+        """Return the output, and the pullback of this very call."""
+        ...
+
+    def step(self, grads: Any, lr: float) -> None:
+        """Step every layer, or none."""
+        ...
+
+    def penalties(self) -> float:
+        """Return the sum of the penalties of all layers' weights."""
+        ...
+
+    def get_config(self) -> dict[str, Any]:
+        """Return what makes an equal model."""
+        ...
+
+    def live_weights(self) -> list[Array]:
+        """Return the weights, in order, as read-only views."""
+        ...
+
+    def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
+        """Return the shapes of the weights, in order, for an input shape."""
+        ...
+
+    def set_weights(self, weights: Any) -> None:
+        """Replace the weights, all or none."""
+        ...
+
+    def get_training_state(self) -> list[Any]:
+        """Return what a checkpoint holds of each layer beside its weights."""
+        ...
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check such a state; return the function that takes it over."""
+        ...
+
+
 def note_step(layer: Any, grads: Any) -> None:
     """Remember a layer that is stepped by gradients and has no `get_weights`: nothing else tells that it has weights.
 
@@ -117,24 +195,6 @@ def lost_weights(model: Any, *, with_state: bool = False) -> str:
         if found
         else ""
     )
-
-
-def leaves(model: Any) -> Iterator[Any]:
-    """Yield the layers of a model that are not models, those of inner models too.
-
-    Examples
-    --------
-    >>> import lcnumba as lc
-    >>> from lcnumba.protocol import leaves
-    >>> inner = lc.Sequential([lc.Flatten(name="flat")])
-    >>> [layer.name for layer in leaves(lc.Sequential([inner, lc.Dense(2, name="scores")]))]
-    ['flat', 'scores']
-    """
-    for layer in model.layers:
-        if hasattr(layer, "layers") and hasattr(layer, "get_weights"):  # a model in the model
-            yield from leaves(layer)
-        else:
-            yield layer
 
 
 def __dir__() -> list[str]:

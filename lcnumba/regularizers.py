@@ -6,15 +6,14 @@ Penalties of weights are not divided by the batch; those of outputs are, as in K
 from typing import Any, Protocol
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba import named
-from lcnumba.checks import real
-from lcnumba.messages import missing, public_class
+from lcnumba.utils import registry
+from lcnumba.utils.messages import missing, public_class
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import real
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
-Array = npt.NDArray[Any]
 
 # Numbers that are summed up at a time, so that what lies in between needs no memory to speak of.
 BLOCK = 1 << 15
@@ -230,7 +229,7 @@ def get(identifier: Any) -> Regularizer | None:
     """
     if identifier is None:
         return None
-    found: Any = named.build("regularizer", _BY_NAME | _CLASSES, identifier)
+    found: Any = registry.build("regularizer", _BY_NAME | _CLASSES, identifier)
     if not (callable(found) and callable(getattr(found, "gradient", None))):
         raise TypeError(
             f"regularizer={identifier!r} brings no gradient; give a name (l1, l2, l1_l2) or an object with "
@@ -247,7 +246,7 @@ def is_built_in(regularizer: Any) -> bool:
 
 def serialize(regularizer: Regularizer | None) -> Any:
     """The config dict of a built-in regularizer; a custom one, which has none, stays itself."""
-    return named.config_of(regularizer) if regularizer is not None and is_built_in(regularizer) else regularizer
+    return registry.config_of(regularizer) if regularizer is not None and is_built_in(regularizer) else regularizer
 
 
 def _factor(name: str, value: Any) -> float:

@@ -4,8 +4,8 @@ import math
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 
-from lcnumba.checks import boolean, integer, learning_rate, real
-from lcnumba.messages import public_class
+from lcnumba.utils.messages import public_class
+from lcnumba.utils.validation import boolean, integer, learning_rate, real
 
 __all__ = ["CosineDecay", "ExponentialDecay", "Schedule", "StepDecay"]
 

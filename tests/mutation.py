@@ -1,9 +1,10 @@
 """Change the library in one place at a time, and see whether the tests notice.
 
-    python tests/mutation.py --module geometry --module layouts     # all modules of the table without --module
-    python tests/mutation.py --module layer --sample 0.25 --seed 1  # a quarter of the changes
-    python tests/mutation.py --module geometry --again              # those that survived, once more
-    python tests/mutation.py --list                                 # what is known by now, and nothing else
+    python tests/mutation.py                                          # all modules of the table
+    python tests/mutation.py --module layers.dense --module optimizers
+    python tests/mutation.py --module layers.dense --sample 0.25 --seed 1  # a quarter of the changes
+    python tests/mutation.py --module connectivity.geometry --again   # those that survived, once more
+    python tests/mutation.py --list                                   # what is known by now, and nothing else
 
 Changed are comparisons, arithmetic, numbers, truth values, conditions, bounds of slices and returned values; statements
 that work by a side effect are left out. Not changed are docstrings, annotations, decorators, texts, what makes a
@@ -48,23 +49,47 @@ MEMORY = 12 << 30  # bytes of address space of a child, so that a wrong size is 
 
 # What most likely notices a change of each module, beside the module's own examples.
 TESTS = {
-    "geometry": "geometry beyond implementations", "layouts": "layouts keras_io keras_parity limits",
-    "layer": "layer beyond fused restraints planning initializers keras_parity defaults limits",
-    "optimizers": "optimizers fused restraints keras_parity limits",
-    "constraints": "restraints beyond layer keras_parity",
-    "regularizers": "restraints flat layer keras_parity",
-    "parameters": "layer restraints flat fused beyond limits checkpoints arrays training",
-    "trainable": "layer beyond restraints flat limits keras_own sequential dense checkpoints",
-    "backward": "layer restraints fused arrays flat", "limits": "limits", "locks": "locks layer interrupts",
-    "checks": "layer geometry optimizers restraints arrays beyond dense planning sequential",
-    "arrays": "arrays layer restraints data", "implementations": "implementations",
-    "implementations.cache": "implementations layer", "implementations.dense": "implementations beyond tile limits",
-    "implementations.loop": "implementations tile fused beyond limits layer", "implementations.masked": "beyond layer",
-    "implementations.matrix": "implementations layer fused beyond",
-    "implementations.memory": "memory implementations limits",
-    "implementations.sparse": "implementations beyond limits", "kernels.update": "optimizers",
-    "kernels.plain": "implementations",
-}  # fmt: skip
+    "connectivity.geometry": "connectivity/geometry layers/beyond_keras implementations/implementations",
+    "bridges.keras2.layouts": "bridges/keras2/layouts bridges/keras2/models bridges/keras2/parity runtime/memory",
+    "layers.locally_connected": (
+        "layers/locally_connected layers/beyond_keras kernels/update layers/regularization implementations/cost "
+        "initializers bridges/keras2/parity utils/keras_config runtime/memory"
+    ),
+    "optimizers": "optimizers kernels/update layers/regularization bridges/keras2/parity runtime/memory",
+    "constraints": "layers/regularization layers/beyond_keras layers/locally_connected bridges/keras2/parity",
+    "regularizers": "layers/regularization layers/parameters layers/locally_connected bridges/keras2/parity",
+    "layers.parameters": (
+        "layers/locally_connected layers/regularization layers/parameters kernels/update layers/beyond_keras "
+        "runtime/memory formats/checkpoint utils/arrays training/loop"
+    ),
+    "layers.base": (
+        "layers/locally_connected layers/beyond_keras layers/regularization layers/parameters runtime/memory "
+        "bridges/keras2/own_layers models/sequential layers/dense formats/checkpoint"
+    ),
+    "layers.backward": "layers/locally_connected layers/regularization kernels/update utils/arrays layers/parameters",
+    "runtime.memory": "runtime/memory",
+    "runtime.locks": "runtime/locks layers/locally_connected runtime/signals",
+    "utils.validation": (
+        "layers/locally_connected connectivity/geometry optimizers layers/regularization utils/arrays "
+        "layers/beyond_keras layers/dense implementations/cost models/sequential"
+    ),
+    "utils.arrays": "utils/arrays layers/locally_connected layers/regularization training/data",
+    "implementations.create": "implementations/implementations",
+    "implementations.cache": "implementations/implementations layers/locally_connected",
+    "implementations.dense": "implementations/implementations layers/beyond_keras kernels/tile runtime/memory",
+    "implementations.loop": (
+        "implementations/implementations kernels/tile kernels/update layers/beyond_keras runtime/memory "
+        "layers/locally_connected"
+    ),
+    "implementations.masked": "layers/beyond_keras layers/locally_connected",
+    "implementations.matrix": (
+        "implementations/implementations layers/locally_connected kernels/update layers/beyond_keras"
+    ),
+    "implementations.scratch": "implementations/scratch implementations/implementations runtime/memory",
+    "implementations.sparse": "implementations/implementations layers/beyond_keras runtime/memory",
+    "kernels.update": "optimizers",
+    "kernels.plain": "implementations/implementations",
+}
 
 SWAPS = {
     ast.Lt: (ast.LtE, ast.GtE), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.LtE), ast.GtE: (ast.Gt, ast.Lt),
@@ -75,6 +100,12 @@ SWAPS = {
     ast.Or: (ast.And,),
 }  # fmt: skip
 NAMES = {a: b for pair in ("min max", "minimum maximum", "any all") for a, b in (pair.split(), pair.split()[::-1])}
+
+
+def test_file(name):
+    """The file of a test of the table: "layers/dense" is tests/layers/test_dense.py."""
+    folder, _, last = name.rpartition("/")
+    return f"tests/{folder}{'/' if folder else ''}test_{last}.py"
 
 
 def skipped(node):
@@ -262,7 +293,7 @@ class Module:
 
     def measure(self):
         """Find out what each test takes and runs; an error if one fails without any change."""
-        files = [f"tests/test_{file}.py" for file in TESTS[self.name].split()]
+        files = [test_file(file) for file in TESTS[self.name].split()]
         files.append(f"tests/test_architecture.py::test_examples_in_docstrings[lcnumba.{self.name}]")
         notes = self.log.with_suffix(".tests")
         notes.unlink(missing_ok=True)
@@ -275,7 +306,7 @@ class Module:
     def try_out(self, change, budget, limit):
         """Tell how the tests end with a change, and how many there were."""
         statement, waits, _, make, undo, _ = change
-        own = f"tests/test_{TESTS[self.name].split()[0]}.py"
+        own = test_file(TESTS[self.name].split()[0])
         hits = {name for name, lines in self.lines.items() if not statement.isdisjoint(lines)}
         chosen, total = [], 0.0
         for name in sorted(self.lines, key=lambda name: (name not in hits, own not in name, self.durations[name])):

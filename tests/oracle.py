@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from lcnumba import reference
-from lcnumba.implementations import create
+from lcnumba.implementations.create import create
+from lcnumba.testing import reference
 
 
 def run(implementation, problem, x, kernel, bias, dy, version=0, threads=None):

@@ -13,71 +13,27 @@ import pytest
 import lcnumba
 
 PACKAGE = Path(lcnumba.__file__).parent
+ORACLE = PACKAGE / "testing" / "reference.py"
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if not m.name.endswith("__main__")]
 
-# Rooms in the order of the data's flow; a module imports only from rows above its own.
-ROWS = [
-    {"compiling", "contents", "forks", "lazy", "limits", "messages", "norms"},
-    {"interrupts"},
-    {"locks", "threads"},
-    {
-        "arrays",
-        "checks",
-        "defaults",
-        "keras_files",
-        "keras_index",
-        "naming",
-        "named",
-        "metrics",
-        "reference",
-    },
-    {
-        "geometry",
-        "activations",
-        "constraints",
-        "io",
-        "initializers",
-        "protocol",
-        "regularizers",
-        "schedules",
-        "weightless",
-        "kernels",
-    },
-    {"checkpoints", "layouts", "masks", "testing", "planning", "kernels.jit", "kernels.vectors"},
-    {
-        "kernels.tile",
-        "kernels.dense",
-        "kernels.differences",
-        "kernels.plain",
-        "kernels.rows",
-        "kernels.sparse",
-        "kernels.update",
-    },
-    {
-        "data",
-        "kernels.loop",
-        "losses",
-        "optimizers",
-        "implementations.base",
-        "implementations.cache",
-        "implementations.memory",
-    },
-    {"implementations.loop"},
-    {"implementations.matrix"},
-    {"implementations.dense", "implementations.sparse"},
-    {"implementations.masked"},
-    {"implementations", "parameters"},
-    {"backward", "callbacks", "elementwise", "flatten", "gradients"},
-    {"trainable"},
-    {"layer", "dense"},
-    {"training", "tuning", "benchmark", "environment"},
-    {"sequential"},
-    {"keras_io"},
-    {"estimators", "plotting"},
-    {"demo"},
+# Rooms, from the lowest floor up: a file imports from its own room and from floors below alone. A room is a folder, or
+# a file at the top.
+FLOORS = [
+    {"runtime"},
+    {"utils"},
+    {"activations", "connectivity", "constraints", "formats", "gradients", "initializers", "kernels", "metrics",
+     "regularizers", "schedules"},
+    {"implementations", "losses", "optimizers", "testing"},
+    {"layers", "reference"},
+    {"protocol"},
+    {"callbacks"},
+    {"training"},
+    {"models"},
+    {"bridges.keras2", "estimators", "plotting"},
+    {"tools"},
     {"__main__"},
-]
-ROW_OF = {name: number for number, row in enumerate(ROWS) for name in row}
+]  # fmt: skip
+FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 
 
 def imports(path):
@@ -94,30 +50,83 @@ def imports(path):
         yield from (name.removeprefix("lcnumba.") for name in names if name.startswith("lcnumba."))
 
 
-def room(path):
+def module(path):
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+def room(name):
+    """The room of a module: its folder, or its own name at the top."""
+    return name if (PACKAGE / name.replace(".", "/")).is_dir() or "." not in name else name.rpartition(".")[0]
+
+
 FILES = [path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py"]
+BY_NAME = {module(path): path for path in FILES}
+FOLDERS = [path for path in FILES if path.name == "__init__.py"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=room)
+@pytest.mark.parametrize("path", FILES, ids=module)
 def test_dependencies_point_one_way(path):
-    mine = ROW_OF[room(path)]
+    mine = room(module(path))
+    if mine == "bridges":
+        return
     for name in imports(path):
-        if name in ROW_OF:
-            assert ROW_OF[name] < mine, f"{room(path)} imports {name}"
+        if name in BY_NAME and room(name) != mine:
+            assert FLOOR_OF[room(name)] < FLOOR_OF[mine], f"{module(path)} imports {name}"
+
+
+def test_files_of_a_room_import_each_other_in_one_direction():
+    depends = {name: {other for other in imports(path) if other in BY_NAME} for name, path in BY_NAME.items()}
+    done = set()
+
+    def visit(name, way):
+        assert name not in way, f"a circle: {' -> '.join([*way, name])}"
+        if name not in done:
+            for other in sorted(depends[name] - {name}):
+                visit(other, [*way, name])
+            done.add(name)
+
+    for name in depends:
+        visit(name, [])
+
+
+@pytest.mark.parametrize("path", FOLDERS, ids=module)
+def test_a_folder_is_a_documented_namespace_or_machinery(path):
+    """Its ``__init__`` re-exports public names, and nothing else; or it is a docstring."""
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree)
+    rest = tree.body[1:]
+    if module(path) in lcnumba._MODULES:
+        assert all(isinstance(node, ast.ImportFrom | ast.Assign | ast.FunctionDef) for node in rest)
+        assert [node.name for node in rest if isinstance(node, ast.FunctionDef)] == ["__dir__"]
+    else:
+        # But for a hint to whoever looks for another library's `layers` or `models`.
+        assert not rest or rest[-1].name == "__getattr__", "machinery is imported from its files"
+
+
+def test_a_file_at_the_top_is_a_documented_namespace():
+    at_the_top = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+    folders = {path.parent.name for path in FOLDERS if module(path) in lcnumba._MODULES}
+    assert at_the_top | folders == set(lcnumba._MODULES)
+
+
+def test_tests_mirror_the_rooms():
+    """So that the test of a file is found by its path."""
+    tests = Path(__file__).parent
+    rooms = {path.parent.relative_to(PACKAGE) for path in FOLDERS}
+    for path in tests.rglob("test_*.py"):
+        folder = path.parent.relative_to(tests)
+        assert folder in rooms or str(folder) in (".", "interop", "bench"), path
 
 
 def test_the_oracle_imports_numpy_alone():
     names = {
         alias.name.partition(".")[0]
-        for node in ast.walk(ast.parse((PACKAGE / "reference.py").read_text()))
+        for node in ast.walk(ast.parse(ORACLE.read_text()))
         if isinstance(node, ast.Import)
         for alias in node.names
     }
     assert names == {"numpy"}
-    assert not list(imports(PACKAGE / "reference.py"))
+    assert not list(imports(ORACLE))
 
 
 def run(code, cwd):
@@ -150,10 +159,10 @@ def test_examples_in_docstrings(name):
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("path", FILES, ids=room)
+@pytest.mark.parametrize("path", FILES, ids=module)
 def test_locks_are_those_that_forked_children_find_free(path):
     """Of threading's own, a child waits for ever for one that another thread held; so for functools.cached_property."""
-    if room(path) in ("locks", "threads"):
+    if module(path) in ("runtime.locks", "runtime.threads"):
         return
     names = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     imported = {
@@ -163,7 +172,7 @@ def test_locks_are_those_that_forked_children_find_free(path):
         for alias in node.names
     }
     found = (names | imported) & {"Lock", "RLock", "Condition", "Semaphore", "Event", "Barrier", "cached_property"}
-    assert not found, "use lcnumba.locks and lcnumba.lazy"
+    assert not found, "use lcnumba.runtime.locks and lcnumba.utils.lazy"
 
 
 def test_namespaces_are_attributes_and_show_public_names_alone():
@@ -187,10 +196,10 @@ def test_help_works_without_scikit_learn(tmp_path):
     run(code, tmp_path)
 
 
-@pytest.mark.parametrize("path", FILES, ids=room)
+@pytest.mark.parametrize("path", FILES, ids=module)
 def test_what_is_imported_late_is_imported_as_a_whole(path):
     """An interrupt in the middle would leave it half imported for good: under `deferred`, or by `import_whole`."""
-    if room(path) in ("demo", "keras_index"):  # programs, which end by it
+    if module(path) in ("tools.demo", "bridges.keras2.index"):  # programs, which end by it
         return
     tree = ast.parse(path.read_text())
     held = {"TYPE_CHECKING", "deferred()", "import_whole"}
@@ -217,7 +226,7 @@ def version(name):
     raise importlib.metadata.PackageNotFoundError(name)
 importlib.metadata.version = version
 import lcnumba
-from lcnumba import benchmark, environment
-print(lcnumba.__version__, environment.versions(["numpy"]), benchmark.environment()["lcnumba"])
+from lcnumba.tools import bench, info
+print(lcnumba.__version__, info.versions(["numpy"]), bench.environment()["lcnumba"])
 """
     assert run(code, tmp_path).stdout == "unknown {} unknown\n"

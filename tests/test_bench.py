@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import lcnumba
-from lcnumba.benchmark import WORKLOADS
-from lcnumba.geometry import Geometry
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.tools.bench import WORKLOADS
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "bench").is_dir():

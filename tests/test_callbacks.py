@@ -6,16 +6,8 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
-from lcnumba.callbacks import (
-    Callback,
-    Checkpoint,
-    CSVLogger,
-    EarlyStopping,
-    LearningRate,
-    Progress,
-    TerminateOnNaN,
-)
-from lcnumba.training import Run
+from lcnumba.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, LearningRate, Progress, TerminateOnNaN
+from lcnumba.training.run import Run
 
 
 class Script(Callback):
@@ -137,7 +129,7 @@ def test_a_table_that_cannot_be_written_is_a_warning(tmp_path, monkeypatch):
     def no_space(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("lcnumba.io.os.fsync", no_space)
+    monkeypatch.setattr("lcnumba.formats.npz.os.fsync", no_space)
     with pytest.warns(RuntimeWarning, match="the log of epoch . could not be written: .*No space left") as seen:
         _, history = run([1, 2], full)
     assert len(history.epoch) == len(seen) == 2

@@ -18,8 +18,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import lcnumba as lc
-from lcnumba import compiling, estimators
+from lcnumba import estimators
 from lcnumba.estimators import LocallyConnectedClassifier, LocallyConnectedRegressor
+from lcnumba.runtime import compilation
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -636,8 +637,8 @@ def test_a_verbose_estimator_says_that_kernels_are_compiled(digits, capsys, monk
 
     def forward(self, x):
         for _ in range(2):
-            compiling.began("forward")
-            compiling.ended("forward")
+            compilation.began("forward")
+            compilation.ended("forward")
         return before(self, x)
 
     monkeypatch.setattr(lc.Sequential, "forward", forward)

@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import lcnumba as lc
-from lcnumba import limits, reference
-from lcnumba.geometry import Geometry
-from lcnumba.testing import integers
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.runtime import memory as memory_
+from lcnumba.testing import integers, reference
 
 PACKAGE = Path(lc.__file__).parent
 REFUSALS = (TypeError, ValueError, MemoryError, RuntimeError, AttributeError)
@@ -35,8 +35,8 @@ REFUSALS = (TypeError, ValueError, MemoryError, RuntimeError, AttributeError)
 @pytest.fixture(autouse=True)
 def little_memory(monkeypatch):
     """A machine of 100 MB, and little address space, so that nothing large goes unnoticed."""
-    monkeypatch.setattr(limits, "SMALL", 1 << 20)
-    monkeypatch.setattr(limits, "available", lambda: (10**8, "the machine"))
+    monkeypatch.setattr(memory_, "SMALL", 1 << 20)
+    monkeypatch.setattr(memory_, "available", lambda: (10**8, "the machine"))
     if not sys.platform.startswith("linux"):
         yield
         return

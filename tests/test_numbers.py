@@ -35,14 +35,15 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
-from lcnumba import kernels, reference
-from lcnumba.geometry import Geometry
-from lcnumba.implementations import IMPLEMENTATIONS, loop
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.implementations import loop
+from lcnumba.implementations.create import IMPLEMENTATIONS
 from lcnumba.implementations.loop import Loops, bias_gradient
-from lcnumba.kernels import vectors
+from lcnumba.kernels import rules, vectors
 from lcnumba.kernels.sparse import product as sparse_product
-from lcnumba.limits import available
-from lcnumba.testing import PROBLEMS, WRAP, Problem
+from lcnumba.runtime.memory import available
+from lcnumba.testing import PROBLEMS, Problem, reference
+from lcnumba.testing.problems import WRAP
 
 CLASSES = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D, 3: lc.LocallyConnected3D}
 BAD = (np.nan, np.inf, -np.inf)
@@ -306,7 +307,7 @@ def test_subnormal_numbers_are_not_flushed(tiled, dtype, problem, implementation
     """Small integers times the smallest number above 0 give the integers' results times it, on any thread."""
     monkeypatch.setattr(vectors, "TILED", tiled)
     if problem.name == "same_odd":
-        monkeypatch.setattr(kernels, "SERIAL_WORK", -1)
+        monkeypatch.setattr(rules, "SERIAL_WORK", -1)
     for batch in (1, 20) if dtype == np.float32 else (3,):
         given = replace(problem, batch=batch)
         x, kernel, bias, dy = arrays = given.data(rng, dtype)
@@ -647,9 +648,9 @@ REPRODUCED = """
     import hashlib, json
     import numpy as np, numba
     import lcnumba as lc
-    from lcnumba import kernels
+    from lcnumba.kernels import rules
 
-    kernels.SERIAL_WORK = -1  # threads for the smallest work too
+    rules.SERIAL_WORK = -1  # threads for the smallest work too
     TABLE = [
         ((9, 8, 8), (40, (3, 3)), {"padding": "same", "activation": "relu"}, "adam", 20),
         ((9, 8, 8), (40, (2, 3), (2, 1)), {"activation": "tanh"}, lc.SGD(momentum=0.5), 1),

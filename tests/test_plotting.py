@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 import lcnumba as lc
 from lcnumba import plotting
-from lcnumba.training import History
-from lcnumba.weightless import Weightless
+from lcnumba.layers.stateless import Weightless
+from lcnumba.training.run import History
 
 nan = np.nan
 

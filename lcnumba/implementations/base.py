@@ -1,15 +1,12 @@
 """What an implementation is: the linear map of the layer and its derivatives."""
 
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy.typing as npt
-
-from lcnumba.geometry import Geometry
-from lcnumba.kernels import Rule
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.kernels.rules import Rule
+from lcnumba.utils.types import Array
 
 __all__ = ["Implementation"]
-
-Array = npt.NDArray[Any]
 
 
 class Implementation(Protocol):

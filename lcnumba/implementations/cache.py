@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from lcnumba.locks import Mutex
+from lcnumba.runtime.locks import Mutex
 
 __all__ = ["FormCache"]
 

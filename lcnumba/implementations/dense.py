@@ -4,15 +4,16 @@ import math
 
 import numpy as np
 
-from lcnumba.arrays import frozen
-from lcnumba.geometry import TASKS, Geometry
-from lcnumba.implementations.base import Array
+from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.loop import Loops
 from lcnumba.implementations.matrix import MatrixForm
-from lcnumba.kernels import slots, vectors
+from lcnumba.kernels import vectors
 from lcnumba.kernels.dense import spread
-from lcnumba.limits import require
+from lcnumba.kernels.rules import slots
+from lcnumba.runtime.memory import require
+from lcnumba.utils.arrays import frozen
+from lcnumba.utils.types import Array
 
 __all__ = ["DenseMatrix"]
 

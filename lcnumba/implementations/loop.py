@@ -5,15 +5,18 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnumba.arrays import frozen
-from lcnumba.geometry import TASKS, Geometry
-from lcnumba.implementations.base import Array
-from lcnumba.implementations.memory import aligned, scratch
-from lcnumba.kernels import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, plain, slots, update, vectors
-from lcnumba.kernels import loop as tiled
+from lcnumba.connectivity.geometry import TASKS, Geometry
+from lcnumba.implementations.scratch import aligned, scratch
+from lcnumba.kernels import backward as tiled_backward
+from lcnumba.kernels import block as tiled_block
+from lcnumba.kernels import forward as tiled_forward
+from lcnumba.kernels import plain, update, vectors
+from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, slots
 from lcnumba.kernels.tile import PANEL, SEGMENT
-from lcnumba.lazy import cached_property
-from lcnumba.limits import require
+from lcnumba.runtime.memory import require
+from lcnumba.utils.arrays import frozen
+from lcnumba.utils.lazy import cached_property
+from lcnumba.utils.types import Array
 
 __all__ = ["Loops", "bias_gradient"]
 
@@ -61,7 +64,7 @@ class _Plan(NamedTuple):
     entries, row : int
         The most numbers of a band of an input line; and how far apart its copied rows lie, or 0.
     ranges : array of int64
-        The segments that `lcnumba.kernels.loop.backward` asks for.
+        The segments that `lcnumba.kernels.backward.backward` asks for.
     """
 
     VL: int
@@ -134,10 +137,12 @@ class Loops:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             xt, yt = scratch(dtype, (threads, held, line, plan.chunk), (threads, g.filters, plan.chunk))
             tags = np.full((threads, held), -1, np.int64)
-            kernel_of_shape = tiled.forward_by_batch(size, plan.lanes)
+            kernel_of_shape = tiled_forward.forward_by_batch(size, plan.lanes)
             kernel_of_shape(*arrays, plan.chunk, floor, segments, xt, tags, yt, y, threads=threads)
         else:
-            tiled.forward(size, plan.lanes)(*arrays, plan.width, plan.piece, floor, segments, y, threads=threads)
+            tiled_forward.forward(size, plan.lanes)(
+                *arrays, plan.width, plan.piece, floor, segments, y, threads=threads
+            )
         return y
 
     def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
@@ -224,21 +229,23 @@ class Loops:
             (threads, held, 0 if in_place else N * F),
             (threads, held if turns else 0, F, chunk),
             (threads, plan.entries if turns else 0, chunk),
-            (threads, 2 * tiled.STRETCH * F),
+            (threads, 2 * tiled_block.STRETCH * F),
         )
         tags = np.full((threads, held), -1, np.int64)
-        zeros = np.zeros(max(F, chunk, tiled.STRETCH), dtype)
+        zeros = np.zeros(max(F, chunk, tiled_block.STRETCH), dtype)
         held_arrays = (plan.ranges, zeros, xs, packed, dyt, tags)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
             tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
-            tiled.backward_by_inputs(*kinds)(
+            tiled_backward.backward_by_inputs(*kinds)(
                 *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
             )
         else:
             tables = (*g.bands, g.band_edges, *sizes, chunk, plan.piece)
-            tiled.backward(*kinds)(*arrays, *tables, *changed, *held_arrays, dxt, gradient, lines, threads=threads)
+            tiled_backward.backward(*kinds)(
+                *arrays, *tables, *changed, *held_arrays, dxt, gradient, lines, threads=threads
+            )
         return dx
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
@@ -255,7 +262,7 @@ class Loops:
         holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays
-        piece = tiled.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled.STRETCH * F * size))
+        piece = tiled_block.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled_block.STRETCH * F * size))
         # Few filters leave lanes idle, which as many inputs fill.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
         turned = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
@@ -263,7 +270,7 @@ class Loops:
         # An odd number of cache lines: equal columns of all rows do not meet in the same few sets of a cache.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
-        ranges = np.array([[0, 0, n, 0] for n in (F, tiled.BATCH, N % tiled.BATCH, N)], np.int64)
+        ranges = np.array([[0, 0, n, 0] for n in (F, tiled_block.BATCH, N % tiled_block.BATCH, N)], np.int64)
         held = held if holds else 1
         plan = _Plan(VL, VN, turned, chunk, by_inputs, piece, blocks, held, entries, row, ranges)
         return _remember(self._plans, (N, size, wants_dx), plan)
@@ -282,7 +289,9 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     dbias = np.empty(dy.shape[1:], dy.dtype)
     rows = (len(dy), dbias.size)
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
-    tiled.backward_bias(frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads))
+    tiled_backward.backward_bias(
+        frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads)
+    )
     return dbias
 
 

@@ -3,12 +3,12 @@
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from lcnumba.geometry import Geometry
-from lcnumba.implementations.base import Array, Implementation
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.implementations.base import Implementation
 from lcnumba.implementations.sparse import SparseMatrix
-from lcnumba.kernels import GRADIENT, Rule
+from lcnumba.kernels.rules import GRADIENT, Rule
+from lcnumba.utils.types import Array, Mask
 
 __all__ = ["Masked"]
 
@@ -29,7 +29,7 @@ class Masked:
         What computes finite batches.
     """
 
-    def __init__(self, geometry: Geometry, mask: npt.NDArray[np.bool_], inner: Implementation) -> None:
+    def __init__(self, geometry: Geometry, mask: Mask, inner: Implementation) -> None:
         self._inner = inner
         remedy = "a mask takes it for batches that are not finite: others need the weights alone"
         self._exact = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask, remedy)

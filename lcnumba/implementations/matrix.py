@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from lcnumba.geometry import Geometry
-from lcnumba.implementations.base import Array
+from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations.loop import Loops
-from lcnumba.implementations.memory import aligned
-from lcnumba.kernels import Rule
+from lcnumba.implementations.scratch import aligned
+from lcnumba.kernels.rules import Rule
+from lcnumba.utils.types import Array
 
 __all__ = ["MatrixForm"]
 

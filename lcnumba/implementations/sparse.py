@@ -1,19 +1,18 @@
 """Implementation 3: a scipy.sparse CSR matrix (P*F, inputs). Small where windows are few."""
 
 import numpy as np
-import numpy.typing as npt
 import scipy.sparse
 
-from lcnumba.arrays import frozen
-from lcnumba.geometry import TASKS, Geometry
-from lcnumba.implementations.base import Array
+from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
-from lcnumba.implementations.memory import aligned
-from lcnumba.kernels import slots
+from lcnumba.implementations.scratch import aligned
+from lcnumba.kernels.rules import slots
 from lcnumba.kernels.sparse import product
-from lcnumba.lazy import cached_property
-from lcnumba.limits import require
+from lcnumba.runtime.memory import require
+from lcnumba.utils.arrays import frozen
+from lcnumba.utils.lazy import cached_property
+from lcnumba.utils.types import Array, Mask
 
 __all__ = ["SparseMatrix"]
 
@@ -25,7 +24,7 @@ class SparseMatrix(MatrixForm):
     """
 
     def __init__(
-        self, geometry: Geometry, mask: npt.NDArray[np.bool_] | None = None,
+        self, geometry: Geometry, mask: Mask | None = None,
         remedy: str = "implementation=1 computes the same with the weights alone",
     ) -> None:  # fmt: skip
         """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it.
@@ -66,7 +65,7 @@ class SparseMatrix(MatrixForm):
         return turned.indptr, turned.indices, turned.data.astype(indices.dtype)
 
     @cached_property
-    def _pattern(self) -> npt.NDArray[np.bool_] | None:
+    def _pattern(self) -> Mask | None:
         """Which (P, F, K) weights exist; None for all."""
         g = self._geometry
         if g.complete and self._mask is None:

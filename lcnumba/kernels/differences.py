@@ -6,9 +6,9 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.arrays import frozen
-from lcnumba.kernels import ABSOLUTE, SQUARED, slots
 from lcnumba.kernels.jit import next_task, tasks
+from lcnumba.kernels.rules import ABSOLUTE, SQUARED, slots
+from lcnumba.utils.arrays import frozen
 
 __all__ = ["run"]
 

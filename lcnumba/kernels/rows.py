@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.arrays import frozen
-from lcnumba.kernels import slots
 from lcnumba.kernels.jit import next_task, tasks
+from lcnumba.kernels.rules import slots
+from lcnumba.utils.arrays import frozen
 
 __all__ = ["take"]
 

@@ -12,15 +12,14 @@ for any CPU, in pieces where need be: an unsuitable length costs time, never the
 from typing import Any, NamedTuple
 
 from llvmlite import ir
-from numba.core import cgutils, types
+from numba.core import types
 from numba.extending import intrinsic
 
-from lcnumba.kernels import LINE_BYTES
+from lcnumba.kernels.emit import I32, I64, Emitter, const, loop, loop_some
+from lcnumba.kernels.rules import LINE_BYTES
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply", "pack", "transpose"]
-
-I32, I64 = ir.IntType(32), ir.IntType(64)
+__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply"]
 
 # Rows of a tile for each number of vectors NV, by the registers of the machine: large tiles first, then
 # what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
@@ -34,8 +33,6 @@ ROWS = ROWS_BY_REGISTERS[REGISTERS]
 PANEL = max(ROWS)
 # Sums in flight that hide the latency of a multiply-add: 4 cycles, 2 of them a cycle.
 IN_FLIGHT = 8
-# Rows and columns that `transpose` exchanges in registers, as large as they come.
-BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
 # Rows of A that a tile addresses from one pointer: it, and one and two rows on, as instructions can.
 GROUP = 3
 # Rows that `dots` asks for before it needs them; 16 to 32 do equally well.
@@ -44,125 +41,6 @@ DOTS_AHEAD = 32
 SEGMENT = 4
 # What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
 B_ROWS, NEXT_A = 1, 2
-
-
-def const(value):
-    return ir.Constant(I64, value)
-
-
-class Emitter:
-    """Writes vector code of one number type and one vector length into a module."""
-
-    def __init__(self, module, size, lanes):
-        self.module, self.size, self.lanes = module, size, lanes
-        self.number = ir.FloatType() if size == 4 else ir.DoubleType()
-        self.vector = ir.VectorType(self.number, lanes)
-        self.suffix = f"v{lanes}f{8 * size}"
-        self.zero = ir.Constant(self.vector, [0.0] * lanes)
-
-    def call(self, b, name, result, arguments):
-        function_type = ir.FunctionType(result, [a.type for a in arguments])
-        return b.call(cgutils.get_or_insert_function(self.module, function_type, name), arguments)
-
-    def fma(self, b, x, y, z):
-        # fmuladd, not fma: on a CPU without the instruction it is a product and a sum, not a library call.
-        return self.call(b, f"llvm.fmuladd.{self.suffix}", self.vector, [x, y, z])
-
-    def splat(self, b, scalar, kind=None):
-        kind = kind or self.vector
-        undefined = ir.Constant(kind, ir.Undefined)
-        first = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
-        return b.shuffle_vector(first, undefined, ir.Constant(ir.VectorType(I32, kind.count), [0] * kind.count))
-
-    def first_lanes(self, b, count):
-        """The mask of the first `count` lanes."""
-        kind = ir.VectorType(I32, self.lanes)
-        return b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), self.splat(b, b.trunc(count, I32), kind))
-
-    def opaque(self, b, value):
-        """The value, of which LLVM is not told how it came about.
-
-        Row addresses that it can tell are multiples of one distance become a chain of additions, each
-        waiting for the last: more cycles than the products take.
-        """
-        return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], False)
-
-    def scalar(self, b, address):
-        return b.load(b.inttoptr(address, self.number.as_pointer()), align=self.size)
-
-    def load(self, b, address, mask=None):
-        pointer = b.inttoptr(address, self.vector.as_pointer())
-        if mask is None:
-            return b.load(pointer, align=self.size)
-        arguments = [pointer, ir.Constant(I32, self.size), mask, self.zero]
-        return self.call(b, f"llvm.masked.load.{self.suffix}.p0", self.vector, arguments)
-
-    def store(self, b, value, address, mask=None):
-        pointer = b.inttoptr(address, self.vector.as_pointer())
-        if mask is None:
-            b.store(value, pointer, align=self.size)
-        else:
-            arguments = [value, pointer, ir.Constant(I32, self.size), mask]
-            self.call(b, f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), arguments)
-
-    def prefetch(self, b, address, level):
-        arguments = [b.inttoptr(address, ir.IntType(8).as_pointer()), *(ir.Constant(I32, n) for n in (0, level, 1))]
-        self.call(b, "llvm.prefetch.p0", ir.VoidType(), arguments)
-
-    def function(self, name, arguments, body):
-        """The module's function of this name, emitted by `body(builder, *arguments)` if it is new."""
-        name = f"lcnumba.{name}.{self.suffix}"
-        if name in self.module.globals:
-            return self.module.globals[name]
-        function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), name)
-        # The same function of another kernel that is linked in is one with this.
-        function.linkage = "linkonce_odr"
-        function.attributes.add("noinline")
-        b = ir.IRBuilder(function.append_basic_block("entry"))
-        body(b, *function.args)
-        b.ret_void()
-        return function
-
-
-def carry(b, before, carried):
-    """The counter of a loop, 0 at first, and what it carries, as phi nodes entered from the block `before`."""
-    phis = [b.phi(value.type) for value in [const(0), *carried]]
-    for phi, value in zip(phis, [const(0), *carried], strict=True):
-        phi.add_incoming(value, before)
-    return phis[0], phis[1:]
-
-
-def loop(b, count, carried, body):
-    """For i in range(count): carried = body(i, carried); returns the last carried."""
-    before, head, block, after = b.block, *(b.append_basic_block(n) for n in ("head", "body", "after"))
-    b.branch(head)
-    b.position_at_end(head)
-    i, phis = carry(b, before, carried)
-    b.cbranch(b.icmp_signed("<", i, count), block, after)
-    b.position_at_end(block)
-    new = body(i, phis)
-    i.add_incoming(b.add(i, const(1)), b.block)
-    for phi, value in zip(phis, new, strict=True):
-        phi.add_incoming(value, b.block)
-    b.branch(head)
-    b.position_at_end(after)
-    return phis
-
-
-def loop_some(b, count, carried, body):
-    """`loop` for a count of at least 1: without a test at the head, which costs a spill or two."""
-    before, block, after = b.block, *(b.append_basic_block(n) for n in ("body", "after"))
-    b.branch(block)
-    b.position_at_end(block)
-    i, phis = carry(b, before, carried)
-    new = body(i, phis)
-    following = b.add(i, const(1))
-    i.add_incoming(following, b.block)
-    for phi, value in zip(phis, new, strict=True):
-        phi.add_incoming(value, b.block)
-    b.cbranch(b.icmp_signed("<", following, count), block, after)
-    b.position_at_end(after)
-    return new
 
 
 class Operands(NamedTuple):
@@ -320,139 +198,6 @@ def multiply(
         left = b.srem(o.cols, const(lanes))
         with b.if_then(b.icmp_signed(">", left, const(0))):
             run(1, True, b.mul(vectors, width), left)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def exchange(b, rows):
-    """The transpose of as many vectors as they have lanes, by exchanging ever larger parts of pairs of them."""
-    half = 1
-    while half < len(rows):
-        for i in range(len(rows)):
-            if i & half:
-                continue
-            first, second = rows[i], rows[i | half]
-            lanes = range(len(rows))
-            low = [lane + len(rows) - half if lane & half else lane for lane in lanes]
-            high = [lane + len(rows) if lane & half else lane + half for lane in lanes]
-            kind = ir.VectorType(I32, len(rows))
-            rows[i] = b.shuffle_vector(first, second, ir.Constant(kind, low))
-            rows[i | half] = b.shuffle_vector(first, second, ir.Constant(kind, high))
-        half *= 2
-    return rows
-
-
-@intrinsic(prefer_literal=True)
-def transpose(typingctx, SIZE, source, source_row, target, target_row, rows, cols):
-    """target[c, r] = source[r, c]; rows lie `source_row` and `target_row` bytes apart."""
-    size = SIZE.literal_value
-    signature = types.void(SIZE, *[types.intp] * 6)
-
-    def codegen(context, b, signature, arguments):
-        b.call(transposed(b.module, size, BLOCKS), arguments[1:])
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
-def transposed(module, size, blocks):
-    """The function that transposes by blocks of the first size, and by the next what is left over."""
-    lanes, *smaller = blocks
-    e = Emitter(module, size, lanes)
-
-    def body(b, source, source_row, target, target_row, rows, cols):
-        def at(base, row_size, row, column):
-            return b.add(base, b.add(b.mul(row, row_size), b.mul(column, const(size))))
-
-        def block(i, j):
-            r, c = b.mul(i, const(lanes)), b.mul(j, const(lanes))
-            if lanes == 1:
-                pointers = (
-                    b.inttoptr(p, e.number.as_pointer())
-                    for p in (at(source, source_row, r, c), at(target, target_row, c, r))
-                )
-                b.store(b.load(next(pointers), align=size), next(pointers), align=size)
-                return
-            vectors = [e.load(b, at(source, source_row, b.add(r, const(n)), c)) for n in range(lanes)]
-            for n, vector in enumerate(exchange(b, vectors)):
-                e.store(b, vector, at(target, target_row, b.add(c, const(n)), r))
-
-        def each(count, action):
-            loop(b, count, [], lambda i, _: action(i) or [])
-
-        block_rows, block_cols = (b.sdiv(n, const(lanes)) for n in (rows, cols))
-        # The side whose rows lie farther apart is passed along its rows, few at a time: each is in pages of
-        # its own.
-        with b.if_else(b.icmp_signed("<", source_row, target_row)) as (along_target, along_source):
-            with along_target:
-                each(block_cols, lambda j: each(block_rows, lambda i: block(i, j)))
-            with along_source:
-                each(block_rows, lambda i: each(block_cols, lambda j: block(i, j)))
-        if not smaller:
-            return
-        # What is left: the columns beyond the blocks of all rows, then the rows below the blocks.
-        rest = transposed(module, size, smaller)
-        done_rows, done_cols = (b.mul(n, const(lanes)) for n in (block_rows, block_cols))
-        for r, c, some_rows, some_cols in (
-            (const(0), done_cols, rows, b.sub(cols, done_cols)),
-            (done_rows, const(0), b.sub(rows, done_rows), done_cols),
-        ):
-            some = b.and_(b.icmp_signed(">", some_rows, const(0)), b.icmp_signed(">", some_cols, const(0)))
-            with b.if_then(some):
-                first, to = at(source, source_row, r, c), at(target, target_row, c, r)
-                b.call(rest, [first, source_row, to, target_row, some_rows, some_cols])
-
-    return e.function("transpose", [I64] * 6, body)
-
-
-@intrinsic(prefer_literal=True)
-def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows, cols, ahead):
-    """target[r, c] = source[r, c] or, where there is a gate and not gate[r, c] > 0, 0.
-
-    Rows of source, and of the gate at its address `gate` or with 0 none, lie `source_row` bytes apart, those
-    of target `target_row`. What lies `ahead` bytes beyond is asked for early: no processor foresees short rows
-    far apart.
-    """
-    size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 8)
-
-    def codegen(context, b, signature, arguments):
-        e = Emitter(b.module, size, lanes)
-        width = const(size * lanes)
-
-        def every_row(gated):
-            def body(b, source, gate, source_row, target, target_row, rows, cols, ahead):
-                whole, left = b.sdiv(cols, const(lanes)), b.srem(cols, const(lanes))
-                mask = e.first_lanes(b, left)
-
-                def row(r, _):
-                    first, to = b.mul(r, source_row), b.add(target, b.mul(r, target_row))
-
-                    def vector(offset, mask=None):
-                        at = b.add(first, offset)
-                        value = e.load(b, b.add(source, at), mask)
-                        e.prefetch(b, b.add(b.add(source, at), ahead), 2)
-                        if gated:
-                            positive = b.fcmp_ordered(">", e.load(b, b.add(gate, at), mask), e.zero)
-                            value = b.select(positive, value, e.zero)
-                            e.prefetch(b, b.add(b.add(gate, at), ahead), 2)
-                        e.store(b, value, b.add(to, offset), mask)
-
-                    loop(b, whole, [], lambda i, _: vector(b.mul(i, width)) or [])
-                    with b.if_then(b.icmp_signed(">", left, const(0))):
-                        vector(b.mul(whole, width), mask)
-                    return []
-
-                loop(b, rows, [], row)
-
-            return e.function("pack_gated" if gated else "pack", [I64] * 8, body)
-
-        with b.if_else(b.icmp_signed("!=", arguments[3], const(0))) as (gated, plain):
-            with gated:
-                b.call(every_row(True), arguments[2:])
-            with plain:
-                b.call(every_row(False), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -13,10 +13,10 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.arrays import frozen
-from lcnumba.kernels import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
 from lcnumba.kernels.jit import next_task, tasks
-from lcnumba.threads import count
+from lcnumba.kernels.rules import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
+from lcnumba.runtime.threads import count
+from lcnumba.utils.arrays import frozen
 
 CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
 

@@ -15,8 +15,8 @@ import time
 from pathlib import Path
 
 import lcnumba as lc
-from lcnumba import keras_files
-from lcnumba.keras_files import KerasFileError
+from lcnumba.bridges.keras2 import files
+from lcnumba.bridges.keras2.files import KerasFileError
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "keras"
 BATCH, LIMIT, PATIENCE = 100, 1 << 30, 600
@@ -49,7 +49,7 @@ def damaged(rng, content, other):
 
 def work(seed, folder):
     """Read a batch of damaged files."""
-    keras_files.PATIENCE = 5  # what makes the HDF5 library hang shall not take all the time
+    files.PATIENCE = 5  # what makes the HDF5 library hang shall not take all the time
     rng = random.Random(seed)
     contents = {path: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in (".h5", ".keras")}
     model = lc.load_keras(FOLDER / "digits.h5")

@@ -26,7 +26,7 @@ import tensorflow as tf
 import tf_keras
 
 import lcnumba as lc
-from lcnumba import layouts
+from lcnumba.bridges.keras2 import layouts
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 ACTIVATIONS = (

@@ -15,7 +15,7 @@ import pytest
 from boundary import ENTRANCES, LAZY, Call, X, check, layer, network, plain
 
 import lcnumba as lc
-from lcnumba import arrays
+from lcnumba.utils import arrays
 
 
 def library(name):

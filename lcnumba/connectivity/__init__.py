@@ -1,0 +1,1 @@
+"""Which input each weight reads: geometry and masks."""

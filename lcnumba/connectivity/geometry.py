@@ -1,0 +1,517 @@
+"""Which input each weight of a locally connected layer reads: shapes, lines, tables, index maps.
+
+An input of any spatial rank is seen as LI *lines*, each a contiguous run of W*C numbers, and an
+output as LO lines of OW columns. A window is a set of A *tap lines*; tap line ``a`` of output
+line ``o`` reads one input line ``i``, or none where padding would be. So a layer is a list of
+triples ``(o, a, i)``, and inside a triple output column ``j`` reads a few *segments* of the line:
+runs of neighbouring taps on neighbouring inputs. Everything else follows from these two tables.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from lcnumba.utils.lazy import cached_property
+from lcnumba.utils.types import Mask
+from lcnumba.utils.validation import choice, int_tuple, integer
+
+__all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddings"]
+
+Index = npt.NDArray[np.int64]
+
+# Enough tasks to keep many cores busy, and a number that shapes alone decide: a count that
+# followed the number of threads would change the order of sums, and with it the result.
+TASKS = 64
+# A band of fewer columns would cut most blocks of weights in two; with many channels the parts are
+# long enough all the same.
+BAND_COLUMNS, BAND_ENTRIES = 8, 128
+# A longer line is cut so that what a task sums up stays in a core's cache.
+LINE_ENTRIES = 4096
+
+
+MODES = ("zeros", "circular")
+
+Padding = str | tuple[tuple[int, int], ...]
+
+
+class Triples(NamedTuple):
+    """Triples (o, a, i), grouped: group g holds entries ``start[g]:start[g + 1]``.
+
+    Attributes
+    ----------
+    start : (groups + 1,) int64
+        Where each group begins.
+    tap_line : (triples,) int64
+        The tap line a.
+    line : (triples,) int64
+        The line of the other side: i when grouped by o, and o when grouped by i.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import Geometry
+    >>> triples = Geometry((3, 4), channels=1, filters=1, kernel_size=2).by_output
+    >>> triples.start.tolist(), triples.tap_line.tolist(), triples.line.tolist()
+    ([0, 2, 4], [0, 1, 0, 1], [0, 1, 1, 2])
+    """
+
+    start: Index
+    tap_line: Index
+    line: Index
+
+
+class Segments(NamedTuple):
+    """Segments, grouped: group g holds entries ``start[g]:start[g + 1]``.
+
+    Attributes
+    ----------
+    start : (groups + 1,) int64
+        Where each group begins.
+    column : (segments,) int64
+        The output column j that reads the segment.
+    first_input : (segments,) int64
+        The first input column.
+    first_tap : (segments,) int64
+        The tap that reads it.
+    taps : (segments,) int64
+        How many neighbouring taps read as many neighbouring inputs.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import Geometry
+    >>> segments = Geometry((3,), channels=1, filters=1, kernel_size=3, padding="same").columns
+    >>> segments.column.tolist(), segments.first_input.tolist(), segments.first_tap.tolist(), segments.taps.tolist()
+    ([0, 1, 2], [0, 0, 1], [1, 0, 0], [2, 3, 2])
+    """
+
+    start: Index
+    column: Index
+    first_input: Index
+    first_tap: Index
+    taps: Index
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The shape of a locally connected layer of spatial rank 1, 2 or 3.
+
+    Parameters
+    ----------
+    input_size : tuple of int
+        Spatial size of the input: (W,), (H, W) or (D, H, W).
+    channels : int
+        Channels C of the input.
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size : int or tuple of int
+        Window, one entry a spatial dimension.
+    strides : int or tuple of int, default 1
+        Distance of neighbouring windows.
+    dilation : int or tuple of int, default 1
+        Distance of neighbouring taps inside a window.
+    padding : {"valid", "same"} or tuple of (int, int), default "valid"
+        "valid": only windows that lie inside the input. "same": Keras' windows; output o begins at
+        input ``o * stride - effective // 2``, where ``effective = dilation * (kernel - 1) + 1``. For
+        even kernels and strides this is not the window that TensorFlow's convolutions use. Or how far
+        windows may reach beyond the input before and after, for each dimension, less than `effective`.
+    padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
+        What is read beyond the input, in all dimensions or in each: nothing (such connections do not
+        exist), or the input from its other end on.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For every parameter that is no such thing, and for a kernel larger than its padded input.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import Geometry
+    >>> geometry = Geometry((32, 32), channels=3, filters=64, kernel_size=3)
+    >>> geometry.output_size, geometry.kernel_shape
+    ((30, 30), (900, 27, 64))
+    """
+
+    input_size: tuple[int, ...]
+    channels: int
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...] = 1  # type: ignore[assignment]
+    dilation: tuple[int, ...] = 1  # type: ignore[assignment]
+    padding: Padding = "valid"
+    padding_mode: tuple[str, ...] = "zeros"  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        """Normalise and check every field."""
+        try:
+            rank = len(self.input_size)
+        except TypeError:
+            raise TypeError(f"input_size={self.input_size!r} must be a tuple of 1 to 3 integers") from None
+        if not 1 <= rank <= 3:
+            raise ValueError(f"input_size={self.input_size!r} has {rank} entries; give 1, 2 or 3")
+        fields = {
+            "input_size": int_tuple("input_size", self.input_size, rank),
+            "channels": integer("channels", self.channels),
+            "filters": integer("filters", self.filters),
+            "kernel_size": int_tuple("kernel_size", self.kernel_size, rank),
+            "strides": int_tuple("strides", self.strides, rank),
+            "dilation": int_tuple("dilation", self.dilation, rank),
+            "padding": paddings(self.padding, rank),
+            "padding_mode": padding_modes(self.padding_mode, rank),
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        if any(max(pair) >= e for pair, e in zip(self.margins, self.effective_size, strict=True) if max(pair)):
+            raise ValueError(
+                f"padding={self.padding!r} is as large as the kernel, which spans {self.effective_size}; some windows "
+                "would read nothing: give less"
+            )
+        if min(self.output_size) < 1:
+            raise ValueError(
+                f"kernel_size={self.kernel_size}"
+                f"{f' with dilation={self.dilation}' if max(self.dilation) > 1 else ''} does not fit input "
+                f"{self.input_size} with padding={self.padding!r}; use padding='same' or a smaller kernel"
+            )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle by the fields alone; the tables are made again."""
+        fields = (self.input_size, self.channels, self.filters, self.kernel_size, self.strides)
+        return Geometry, (*fields, self.dilation, self.padding, self.padding_mode)
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial dimensions."""
+        return len(self.input_size)
+
+    @cached_property
+    def effective_size(self) -> tuple[int, ...]:
+        """Inputs that a window spans in each dimension, the gaps of a dilation included."""
+        return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
+
+    @cached_property
+    def margins(self) -> tuple[tuple[int, int], ...]:
+        """How far windows reach beyond the input in each dimension, before and after, in units of inputs.
+
+        With "same", whose last window the stride decides, what comes after does not matter and is 0.
+        """
+        if self.padding == "same":
+            return tuple((e // 2, 0) for e in self.effective_size)
+        return ((0, 0),) * self.rank if isinstance(self.padding, str) else self.padding
+
+    @cached_property
+    def output_size(self) -> tuple[int, ...]:
+        """Spatial size of the output."""
+        if self.padding == "same":
+            return tuple(-(-n // s) for n, s in zip(self.input_size, self.strides, strict=True))
+        sizes = zip(self.input_size, self.margins, self.effective_size, self.strides, strict=True)
+        return tuple(-(-(before + n + after - e + 1) // s) for n, (before, after), e, s in sizes)
+
+    @cached_property
+    def positions(self) -> int:
+        """Number of output positions P."""
+        return math.prod(self.output_size)
+
+    @cached_property
+    def window(self) -> int:
+        """Inputs that a whole window reads: K = product of the kernel size times C."""
+        return math.prod(self.kernel_size) * self.channels
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """Shape (P, K, F) of the canonical kernel; K runs over (taps, channels)."""
+        return self.positions, self.window, self.filters
+
+    @property
+    def bias_shape(self) -> tuple[int, ...]:
+        """Shape (OH, OW, F) of the bias."""
+        return (*self.output_size, self.filters)
+
+    @cached_property
+    def inputs(self) -> int:
+        """Numbers in one sample of the input."""
+        return math.prod(self.input_size) * self.channels
+
+    @cached_property
+    def input_lines(self) -> int:
+        """Number of input lines LI."""
+        return math.prod(self.input_size[:-1])
+
+    @cached_property
+    def connections(self) -> int:
+        """Existing (position, window entry) pairs; each carries F weights."""
+        # Without the tables, which a kernel far larger than its input would make huge.
+        return math.prod(self._connected(dimension) for dimension in range(self.rank)) * self.channels
+
+    @property
+    def complete(self) -> bool:
+        """Whether every window lies wholly inside the input."""
+        return self.connections == self.positions * self.window
+
+    @cached_property
+    def by_output(self) -> Triples:
+        """The triples grouped by output line o, ordered by a; `line` is i."""
+        o, a = np.nonzero(self._line_table >= 0)
+        return Triples(_starts(o, len(self._line_table)), *_frozen(a, self._line_table[o, a]))
+
+    @cached_property
+    def by_input(self) -> Triples:
+        """The triples grouped by input line i, ordered by (o, a); `line` is o."""
+        o, a = np.nonzero(self._line_table >= 0)
+        i = self._line_table[o, a]
+        order = np.argsort(i, kind="stable")
+        return Triples(_starts(i[order], self.input_lines), *_frozen(a[order], o[order]))
+
+    @cached_property
+    def columns(self) -> Segments:
+        """The segments of one line, grouped by output column."""
+        taps = self._taps(-1)
+        exists = taps >= 0
+        follows = np.zeros_like(exists)
+        follows[:, 1:] = exists[:, 1:] & exists[:, :-1] & (taps[:, 1:] == taps[:, :-1] + 1)
+        column, first_tap = np.nonzero(exists & ~follows)
+        segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
+        length = np.bincount(segment, minlength=len(column))
+        return Segments(_starts(column, len(taps)), *_frozen(column, taps[column, first_tap], first_tap, length))
+
+    @cached_property
+    def band_edges(self) -> Index:
+        """Input columns at which a line is cut into bands; LI times the bands is the task count."""
+        width = self.input_size[-1]
+        wanted = max(-(-TASKS // self.input_lines), -(-width * self.channels // LINE_ENTRIES))
+        least = min(BAND_COLUMNS, -(-BAND_ENTRIES // self.channels))
+        bands = max(1, min(wanted, width // least))
+        return _frozen(np.arange(bands + 1) * width // bands)[0]
+
+    @cached_property
+    def bands(self) -> Segments:
+        """The segments of one line cut at the band edges, grouped by band, ordered by column."""
+        _, column, first_input, first_tap, taps = self.columns
+        parts = []
+        for band, (left, right) in enumerate(zip(self.band_edges, self.band_edges[1:], strict=False)):
+            begin = np.maximum(first_input, left)
+            length = np.minimum(first_input + taps, right) - begin
+            kept = length > 0
+            tap = first_tap + begin - first_input
+            band_of = np.full(np.count_nonzero(kept), band)
+            parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
+        of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
+        return Segments(_starts(of_band, len(self.band_edges) - 1), *_frozen(*table))
+
+    @cached_property
+    def readers(self) -> tuple[Index, Index, Index]:
+        """Which taps read each column of a line: starts by input column, output column, tap."""
+        taps = self._taps(-1)
+        column, tap = np.nonzero(taps >= 0)
+        order = np.argsort(taps[column, tap], kind="stable")
+        starts = _starts(taps[column, tap][order], self.input_size[-1])
+        columns, tap_of = _frozen(column[order], tap[order])
+        return starts, columns, tap_of
+
+    @cached_property
+    def output_cycle(self) -> int:
+        """The least number by which all output lines that read one input line differ in their remainders.
+
+        What is kept of an output line at place ``o % output_cycle`` then overwrites no other that the
+        same input line needs.
+        """
+        return _cycle(self.by_input)
+
+    @cached_property
+    def input_cycle(self) -> int:
+        """The same of the input lines that one output line reads."""
+        return _cycle(self.by_output)
+
+    @cached_property
+    def input_index(self) -> Index:
+        """Flat index (P, K) of the input that each window entry reads, -1 where there is none."""
+        lines, taps = self._line_table, self._taps(-1)
+        i = lines[:, None, :, None, None]
+        w = taps[None, :, None, :, None]
+        index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
+        index = np.where((i >= 0) & (w >= 0), index, -1)
+        return _frozen(index.reshape(self.positions, self.window))[0]
+
+    @cached_property
+    def exists(self) -> Mask:
+        """Which (P, K) connections exist."""
+        lines, taps = self._line_table >= 0, self._taps(-1) >= 0
+        pairs = lines[:, None, :, None] & taps[None, :, None, :]
+        exists = np.repeat(pairs.reshape(self.positions, -1), self.channels, axis=1)
+        exists.flags.writeable = False
+        return exists
+
+    def csr_index(self, pattern: Mask | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        """Return the pattern of the sparse form, a CSR matrix of shape (P*F, inputs).
+
+        Parameters
+        ----------
+        pattern : (P, F, K) bool, optional
+            Which weights exist; by default all, of a `complete` geometry.
+
+        Returns
+        -------
+        indptr, indices : arrays of int32, or of int64 where int32 would overflow
+            Rows run over (position, filter); the values belong in the order
+            ``kernel.transpose(0, 2, 1)[pattern]``.
+
+        Examples
+        --------
+        >>> from lcnumba.connectivity.geometry import Geometry
+        >>> indptr, indices = Geometry((4,), channels=1, filters=1, kernel_size=2).csr_index()
+        >>> indptr.tolist(), indices.tolist()
+        ([0, 2, 4, 6], [0, 1, 1, 2, 2, 3])
+        """
+        shape = (self.positions, self.filters, self.window)
+        values = math.prod(shape) if pattern is None else int(np.count_nonzero(pattern))
+        dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
+        indptr = np.zeros(self.positions * self.filters + 1, dtype)
+        rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
+        if pattern is None:
+            indptr[1:] = np.arange(1, len(indptr), dtype=np.int64) * self.window
+            return indptr, rows.reshape(-1)
+        np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
+        return indptr, rows[pattern]
+
+    def _connected(self, dimension: int) -> int:
+        """How many (output, tap) pairs of a dimension read an input."""
+        n, k, d = self.input_size[dimension], self.kernel_size[dimension], self.dilation[dimension]
+        outputs = self.output_size[dimension]
+        if self.padding_mode[dimension] == "circular":
+            return outputs * k
+        s, before = self.strides[dimension], self.margins[dimension][0]
+        # Those that read an input before the end, but for those that read one before the beginning. In closed form:
+        # what is known of a layer must not need arrays, which sizes may make larger than memory.
+        return _taps_up_to(n - 1 + before, outputs, k, s, d) - _taps_up_to(before - 1, outputs, k, s, d)
+
+    def _taps(self, dimension: int) -> Index:
+        """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
+        size = self.input_size[dimension]
+        first = np.arange(self.output_size[dimension]) * self.strides[dimension] - self.margins[dimension][0]
+        taps = first[:, None] + np.arange(self.kernel_size[dimension]) * self.dilation[dimension]
+        if self.padding_mode[dimension] == "circular":
+            return taps % size
+        return np.where((taps >= 0) & (taps < size), taps, -1)
+
+    @cached_property
+    def _line_table(self) -> Index:
+        """Input line (LO, A) that each tap line of each output line reads, -1 for none."""
+        table = np.zeros((1, 1), np.int64)
+        for dimension in range(self.rank - 1):
+            outer, inner = table[:, None, :, None], self._taps(dimension)[None, :, None, :]
+            line = np.where((outer >= 0) & (inner >= 0), outer * self.input_size[dimension] + inner, -1)
+            table = line.reshape(line.shape[0] * line.shape[1], -1)
+        return table
+
+
+def paddings(value: Any, rank: int) -> Padding:
+    """Return a padding in its normal form.
+
+    Parameters
+    ----------
+    value : str or pairs
+        "valid", "same", or (before, after) for each dimension; of one dimension a single pair will do.
+    rank : int
+        Spatial dimensions.
+
+    Returns
+    -------
+    str or tuple of (int, int)
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no such padding.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import paddings
+    >>> paddings("Same", 2), paddings([2, 0], 1), paddings([[2, 0], [1, 1]], 2)
+    ('same', ((2, 0),), ((2, 0), (1, 1)))
+    """
+    if isinstance(value, str):
+        found: str = choice("padding", value, ("valid", "same"))
+        return found
+    pairs = value.tolist() if isinstance(value, np.ndarray) else value
+    if rank == 1 and isinstance(pairs, list | tuple) and not any(isinstance(pair, list | tuple) for pair in pairs):
+        pairs = (pairs,)
+    if not isinstance(pairs, list | tuple) or len(pairs) != rank:
+        raise ValueError(f"padding={value!r} is not known; give 'valid', 'same', or {rank} pairs (before, after)")
+    if not all(isinstance(pair, list | tuple) for pair in pairs):
+        raise TypeError(f"padding={value!r} holds what is no pair; give (before, after) for each dimension")
+    return tuple((before, after) for before, after in (int_tuple("padding", pair, 2, 0) for pair in pairs))
+
+
+def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
+    """Return a padding mode for each dimension.
+
+    Parameters
+    ----------
+    value : str or tuple of str
+        "zeros" or "circular", for all dimensions or for each.
+    rank : int
+        Spatial dimensions.
+
+    Returns
+    -------
+    tuple of str
+
+    Raises
+    ------
+    ValueError
+        If it is no such mode.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import padding_modes
+    >>> padding_modes("circular", 2), padding_modes(("zeros", "circular"), 2)
+    (('circular', 'circular'), ('zeros', 'circular'))
+    """
+    modes = (value,) * rank if isinstance(value, str) else value
+    if not isinstance(modes, list | tuple) or len(modes) != rank:
+        raise ValueError(f"padding_mode={value!r} is not known; give one of {MODES}, or {rank} of them")
+    return tuple(choice("padding_mode", mode, MODES) for mode in modes)
+
+
+def _taps_up_to(last: int, outputs: int, taps: int, stride: int, dilation: int) -> int:
+    """How many pairs (o, t), o < outputs and t < taps, have ``o * stride + t * dilation <= last``."""
+    if last < 0:
+        return 0
+    ends = last - (taps - 1) * dilation
+    whole = min(outputs, ends // stride + 1) if ends >= 0 else 0
+    some = min(outputs, last // stride + 1)
+    # Counted from the last of these outputs backwards, the sum is one of floors of a line that rises.
+    return whole * taps + _floor_sum(some - whole, stride, last - (some - 1) * stride + dilation, dilation)
+
+
+def _floor_sum(count: int, slope: int, start: int, divisor: int) -> int:
+    """Sum of ``(slope * i + start) // divisor`` over i < count, by Euclid's algorithm."""
+    total = 0
+    while count > 0:
+        total += (slope // divisor) * (count * (count - 1) // 2) + (start // divisor) * count
+        slope, start = slope % divisor, start % divisor
+        top = slope * count + start
+        count, start, slope, divisor = top // divisor, top % divisor, divisor, slope
+    return total
+
+
+def _cycle(triples: Triples) -> int:
+    groups = [np.unique(triples.line[a:b]) for a, b in pairwise(triples.start)]
+    cycle = max(1, *(len(group) for group in groups))
+    while any(len(np.unique(group % cycle)) < len(group) for group in groups):
+        cycle += 1
+    return cycle
+
+
+def _starts(group: Index, groups: int) -> Index:
+    """Where each of `groups` groups begins in the sorted list `group` of group numbers."""
+    return _frozen(np.searchsorted(group, np.arange(groups + 1)))[0]
+
+
+def _frozen(*arrays: Index) -> tuple[Index, ...]:
+    """The arrays as contiguous, read-only int64: one compiled specialisation serves all tables."""
+    frozen = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
+    for array in frozen:
+        array.flags.writeable = False
+    return frozen

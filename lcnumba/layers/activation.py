@@ -1,0 +1,109 @@
+"""The layer of an activation alone."""
+
+from typing import Any
+
+import numpy as np
+
+from lcnumba import activations
+from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
+from lcnumba.layers.stateless import StatelessBackward, Weightless, as_floats
+from lcnumba.utils.messages import public, public_class
+from lcnumba.utils.types import Array
+
+__all__ = ["Activation"]
+
+
+@register_layer(keras=KerasSettings(STATELESS_COMMON | {"activation"}, STATELESS_COMMON - {"name"}))
+@public_class
+class Activation(Weightless):
+    """y = activation(x), over the last axis where it is a softmax.
+
+    Parameters
+    ----------
+    activation : str, dict or object
+        As for `LocallyConnected2D`.
+    name : str, optional
+        "activation", "activation_1", ... by default.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> y, backward = lc.Activation("relu").forward([[-1.0, 2.0]])
+    >>> y
+    array([[0., 2.]])
+    >>> backward([[5.0, 7.0]])  # no gradients: there are no weights
+    (array([[0., 7.]]), None)
+    """
+
+    def __init__(self, activation: Any, *, name: str | None = None) -> None:
+        super().__init__(name, "activation")
+        self._activation = activations.get(activation)
+
+    @property
+    def activation(self) -> activations.Activation:
+        """The function, fixed by the constructor."""
+        return self._activation
+
+    @public
+    def __call__(self, x: Any) -> Any:
+        """Return y, for inference.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        array of the kind of x
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
+        return self.forward(x)[0]
+
+    @public
+    def forward(self, x: Any) -> tuple[Any, StatelessBackward]:
+        """Return y and the pullback of this very call, for training; leave y unchanged until it has run.
+
+        Parameters
+        ----------
+        x : array
+            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+
+        Returns
+        -------
+        y : array of the kind of x
+            A fresh array.
+        backward : callable
+            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        """
+        values, like = as_floats(x, 2 if getattr(self.activation, "uses_input", False) else 1)
+        y, kept = activations.apply(self.activation, np.array(values, order="C"), keeps=True)
+
+        def pull(dy: Array) -> Array:
+            return activations.pull(self.activation, dy, kept)
+
+        return like(y), StatelessBackward(y, pull, activations.is_built_in(self.activation))
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+        """
+        return {"name": self.name, "activation": activations.serialize(self.activation)}

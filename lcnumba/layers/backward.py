@@ -1,0 +1,215 @@
+"""The pullback that a training forward returns."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import numpy as np
+
+from lcnumba import regularizers
+from lcnumba.gradients import Gradients
+from lcnumba.kernels.rules import Rule
+from lcnumba.layers.parameters import Parameters
+from lcnumba.utils.arrays import frozen, ingest, like_model, normalise
+from lcnumba.utils.messages import public
+from lcnumba.utils.types import Array
+
+__all__ = ["Activity", "Backward", "Derivatives"]
+
+
+class Activity:
+    """The penalty of one output: its value, and what it adds to the gradient by the output.
+
+    Both are divided by the batch, as in Keras.
+    """
+
+    def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
+        self._regularizer, self._y = regularizer, y
+        self.sure = regularizers.is_built_in(regularizer)
+        self.loss = float(regularizer(frozen(y))) / len(y) if len(y) else 0.0
+
+    def add_to(self, dy: Array) -> Array:
+        """Return dy and the penalty's gradient."""
+        if not len(dy):
+            return dy
+        gradient = self._regularizer.gradient(frozen(self._y))
+        slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
+        return dy + slope / dy.dtype.type(len(dy))
+
+
+class Derivatives(Protocol):
+    """What a layer knows of one forward call.
+
+    Attributes
+    ----------
+    sure : bool
+        Whether no code of users is involved, which could fail.
+    """
+
+    sure: bool
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        """Return dx and the gradients; checks under the lock that the weights are those of the call."""
+        ...
+
+    def fused(
+        self, dy: Array, wants_dx: bool
+    ) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]] | None:
+        """Return what `Parameters.step_fused` runs, and the gradients of the other weights; None if it cannot.
+
+        The function returns dx, or None if it is not wanted, and cannot fail.
+        """
+        ...
+
+
+class Backward:
+    """Derivatives at one forward call.
+
+    It refers to that call's input and output without copying them, so the caller must leave both
+    unchanged until backward has run; and it belongs to the weights of that call, so it refuses to
+    run once they have changed.
+
+    Layers make it: ``y, backward = layer.forward(x)``.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.Dense(1, kernel_initializer="ones", name="out")
+    >>> y, backward = layer.forward([[1.0, 2.0]])
+    >>> dx, grads = backward([[4.0]])
+    >>> layer.step(grads, lr=1.0)
+    >>> backward([[4.0]])
+    Traceback (most recent call last):
+    ...
+    RuntimeError: backward belongs to older weights of Dense 'out', which have changed since its forward;
+        call forward again
+    """
+
+    def __init__(
+        self,
+        parameters: Parameters,
+        version: int,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        derivatives: Derivatives,
+        activity: Activity | None = None,
+    ) -> None:
+        self._parameters = parameters
+        self._version = version
+        self._shape = shape
+        self._dtype = dtype
+        self._derivatives = derivatives
+        self._activity = activity
+
+    @property
+    def activity_loss(self) -> float:
+        """The penalty of the output of this call, divided by the batch; 0 without one."""
+        return 0.0 if self._activity is None else self._activity.loss
+
+    @public
+    def __call__(self, dy: Any) -> tuple[Any, Gradients]:
+        """Return the derivatives of ``sum(dy * y) + activity_loss``.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape of y.
+
+        Returns
+        -------
+        dx : array of the kind of dy
+            By the input, of its shape.
+        grads : Gradients
+            By kernel and bias, NumPy arrays of their shapes.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If dy is no array of the shape of y.
+        RuntimeError
+            If the weights have changed since the forward call.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> y, backward = lc.Dense(1, kernel_initializer="ones").forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> dx, grads.kernel[:, 0], grads.bias
+        (array([[4., 4.]], dtype=float32), array([4., 8.], dtype=float32), array([4.], dtype=float32))
+        """
+        values, like = self._ingested(dy)
+        dx, grads = self._derivatives.gradients(values)
+        return like(dx), grads
+
+    @public
+    def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
+        """Backward and the layer's `step` in one: return dx, and change the parameters.
+
+        With a built-in optimizer each block of weights is updated where its gradient is computed: one
+        pass over the weights, and no array of the gradient. Any other optimizer gets the gradients as
+        `step` would give them. The numbers are the same to rounding.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape of y.
+        lr : float
+            Learning rate, finite and at least 0.
+        wants_dx : bool, default True
+            Whether dx is computed; a first layer can do without.
+
+        Returns
+        -------
+        dx : array of the kind of dy, or None
+            By the input, at the weights before the step.
+
+        Raises
+        ------
+        ValueError, TypeError, RuntimeError
+            As backward and the layer's `step` do; nothing has changed then.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones", use_bias=False)
+        >>> y, backward = layer.forward([[[1.0], [2.0], [3.0]]])
+        >>> backward.step([[[1.0], [10.0]]], lr=0.5)[0, :, 0]
+        array([ 1., 11., 10.], dtype=float32)
+        >>> layer.kernel[:, :, 0]
+        array([[  0.5,   0. ],
+               [ -9. , -14. ]], dtype=float32)
+        """
+        rate = self._parameters.check_step(lr, self._version)
+        return self._step(dy, rate, wants_dx)
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+
+        None if code of users - optimizer, activation, regularizer or constraint - has a part in it, and could
+        fail then.
+        """
+        rate = self._parameters.check_step(lr, self._version)
+        sure = self._activity is None or self._activity.sure
+        if not (sure and self._derivatives.sure and self._parameters.fuses):
+            return None
+        return lambda dy, wants_dx: self._step(dy, rate, wants_dx)
+
+    def _step(self, dy: Any, lr: float, wants_dx: bool) -> Any:
+        values, like = self._ingested(dy)
+        fused = self._derivatives.fused(values, wants_dx) if self._parameters.fuses else None
+        if fused is not None:
+            dx = self._parameters.step_fused(lr, self._version, *fused)
+        else:
+            dx, grads = self._derivatives.gradients(values)
+            self.prepare_step(grads, lr)()
+        return like(dx) if wants_dx else None
+
+    def prepare_step(self, grads: Gradients, lr: float) -> Callable[[], None]:
+        """Check a step by the gradients of this very call; return the function that carries it out."""
+        return self._parameters.prepare(grads, lr, self._version)
+
+    def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
+        given, like = ingest("dy", dy)
+        if given.shape != self._shape:
+            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
+        values = normalise("dy", given, self._dtype)
+        return values if self._activity is None else self._activity.add_to(values), like

@@ -1,0 +1,723 @@
+"""What layers with parameters have in common: build, step, and Keras' surface over them."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from lcnumba import constraints, initializers, regularizers
+from lcnumba.gradients import Gradients
+from lcnumba.layers.backward import Activity
+from lcnumba.layers.naming import layer_name
+from lcnumba.layers.parameters import Parameters
+from lcnumba.layers.regularization import Restraint
+from lcnumba.optimizers import Optimizer
+from lcnumba.runtime.memory import require
+from lcnumba.utils import validation
+from lcnumba.utils.arrays import float_dtype, normalise
+from lcnumba.utils.messages import public, refuse_attribute
+from lcnumba.utils.types import Array, Mask, Shape
+from lcnumba.utils.validation import arguments, boolean, generator, integer
+
+__all__ = ["Trainable"]
+
+Fans = tuple[int, int] | None
+
+# What repr tells of the config.
+_SHOWN = (
+    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "activation", "implementation", "dtype",
+)  # fmt: skip
+
+
+class Trainable:
+    """Base of layers that hold a kernel and perhaps a bias.
+
+    A subclass names its config entries in `_rules`, each with the function that checks a value;
+    they are settable until the layer is built and locked from then on. The methods that it must
+    bring raise NotImplementedError here.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> layer = lc.Dense(2, input_shape=(3,))
+    >>> layer.units = 4  # until it is built
+    >>> layer.build((None, 3))
+    >>> layer.output_shape, layer.count_params()
+    ((None, 4), 16)
+    """
+
+    _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
+    _default_name: ClassVar[str]
+    _shape_hint: ClassVar[str] = ""  # what messages say of a wrong rank
+    _lighter: ClassVar[str]  # and of too many weights
+
+    name: str
+    dtype: str
+    use_bias: bool
+    kernel_initializer: Callable[..., Array]
+    bias_initializer: Callable[..., Array]
+    kernel_regularizer: regularizers.Regularizer | None
+    bias_regularizer: regularizers.Regularizer | None
+    activity_regularizer: regularizers.Regularizer | None
+    kernel_constraint: constraints.Constraint | None
+    bias_constraint: constraints.Constraint | None
+
+    def __init__(self, given: dict[str, Any]) -> None:
+        """Take the arguments of the subclass' constructor: its config entries, and what all layers share."""
+        self.name = layer_name(given["name"], self._default_name)
+        for entry in self._rules:
+            setattr(self, entry, given[entry])
+        self._parameters = Parameters(f"{type(self).__name__} {self.name!r}", given["optimizer"])
+        self.trainable = given["trainable"]
+        self._rng = generator(given["rng"])
+        self._initial_weights: list[Array] | None = None
+        if given["weights"] is not None:
+            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(given["weights"])]
+        self._given_input_shape = self._declared_shape(given)
+        self._built_input_shape: Shape | None = None
+        self._activity_loss: float | None = None
+        if self._given_input_shape is not None:
+            self.compute_output_shape(self._given_input_shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Check config entries, and refuse to change them once the layer is built."""
+        if name == "name" and "name" in self.__dict__:
+            raise AttributeError(f"name of {type(self).__name__} {self.name!r} is locked; give it to the constructor")
+        refuse_attribute(self, name)
+        rule = self._rules.get(name)
+        if rule is not None:
+            if self.built:
+                raise AttributeError(
+                    f"{name} of {type(self).__name__} {self.name!r} is locked: the layer has been built. "
+                    f"Make a new layer: from_config({{**layer.get_config(), {name!r}: ...}})"
+                )
+            value = rule(self, value)
+        object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        """Class, name and settings."""
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items() if key in _SHOWN)
+        shape = f" for input {self.input_shape}" if self._built_input_shape or self._given_input_shape else ""
+        return f"<{type(self).__name__} {self.name!r}{shape}: {settings}>"
+
+    def __copy__(self) -> Self:
+        """Copy deeply: a shallow copy would share the weights but not their shape."""
+        return copy.deepcopy(self)
+
+    # --- what a subclass brings
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Returns
+        -------
+        tuple of int or None
+            The same of y.
+        """
+        raise NotImplementedError
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            By name, in the order of `get_weights`.
+        """
+        raise NotImplementedError
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+            By name; weights are not among them.
+        """
+        raise NotImplementedError
+
+    def _axes(self) -> tuple[str, ...]:
+        """What the axes of the input are called, the batch first."""
+        raise NotImplementedError
+
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        """fan_in and fan_out of the kernel's initializer, or None for what its shape says."""
+        raise NotImplementedError
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
+        """Attributes to set for an input shape, and which rows of the weights exist."""
+        raise NotImplementedError
+
+    # --- build
+
+    @property
+    def built(self) -> bool:
+        """Whether the layer has weights."""
+        return "_parameters" in self.__dict__ and self._parameters.built
+
+    @public
+    def build(self, input_shape: Shape) -> None:
+        """Make fresh weights for an input shape. The first call of a layer does so by itself.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+
+        Raises
+        ------
+        TypeError
+            If it is no tuple of integers.
+        ValueError
+            If the rank is wrong, a dimension but the batch is undefined, the kernel does not fit,
+            or the layer was made for another `input_shape`.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(4, 3)
+        >>> layer.build((None, 10, 2))
+        >>> [weight.shape for weight in layer.get_weights()]
+        [(8, 6, 4), (8, 4)]
+        """
+        shape = self._checked_shape(input_shape)
+        with self._parameters.lock.exclusive():
+            self._build(shape)
+
+    def build_with(self, input_shape: Shape, weights: list[Array]) -> None:
+        """Build with these weights, which the layer takes as its own, in place of initial values.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first.
+        weights : list of arrays
+            In the order of `get_weights`.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build` does, or if the weights do not fit.
+        """
+        before, self._initial_weights = self._initial_weights, self._parameters.ingested(weights)
+        try:
+            self.build(input_shape)
+        finally:  # what was refused must not stay behind
+            self._initial_weights = None if self.built else before
+
+    def ensure_built(self, shape: Shape) -> None:
+        """Build the layer unless it has weights, once for all threads.
+
+        Parameters
+        ----------
+        shape : tuple of int or None
+            The batch, or None, first.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As `build` does.
+        """
+        if not self.built:
+            shape = self._checked_shape(shape)
+            with self._parameters.lock.exclusive():
+                if not self.built:  # another thread may have come first
+                    self._build(shape)
+
+    def prepare_unbuild(self) -> Callable[[], None]:
+        """Return the function that makes the layer what it is now, without weights, after it has been built.
+
+        For models, of which a later layer could not be built.
+
+        Returns
+        -------
+        callable
+            Without arguments.
+        """
+        before, random = dict(self.__dict__), self._rng.bit_generator.state
+
+        def unbuild() -> None:
+            with self._parameters.lock.exclusive():
+                self._parameters.clear()
+                for name in self.__dict__.keys() - before.keys():
+                    del self.__dict__[name]
+                for name in ("_built_input_shape", "_initial_weights", "_activity_loss"):
+                    self.__dict__[name] = before[name]
+                self._rng.bit_generator.state = random
+
+        return unbuild
+
+    def _build(self, shape: Shape) -> None:
+        """Make weights; the caller holds the lock alone. Nothing changes if it fails, nor do random numbers go on."""
+        random = self._rng.bit_generator.state
+        try:
+            self._build_or_fail(shape)
+        except BaseException:
+            self._rng.bit_generator.state = random
+            raise
+
+    def _build_or_fail(self, shape: Shape) -> None:
+        declared = self._given_input_shape
+        if declared is not None and declared[1:] != shape[1:]:
+            raise ValueError(
+                f"{type(self).__name__} {self.name!r} was made for input_shape={declared[1:]}, not {shape[1:]}"
+                + (validation.axes_hint("x", shape, (None, *declared[1:])) or "; make another layer for it")
+            )
+        shapes = self.weight_shapes(shape)
+        if self._initial_weights is not None:  # before there are tables of the size of weights that do not fit
+            arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
+        else:
+            require(
+                sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"building {self.name!r}",
+                self._lighter,
+            )  # fmt: skip
+        attributes, exists = self._parts(shape)
+        if self._initial_weights is None:
+            fans = {"kernel": self._kernel_fans(shape)}
+            draw = {"kernel": self.kernel_initializer, "bias": self.bias_initializer}
+            arrays = {
+                weight: initializers.draw(draw[weight], size, self._dtype, self._rng, fans.get(weight))
+                for weight, size in shapes.items()
+            }
+        restraints = {
+            "kernel": Restraint(self.kernel_regularizer, self.kernel_constraint),
+            "bias": Restraint(self.bias_regularizer, self.bias_constraint),
+        }
+        self._parameters.fill(arrays, exists, {name: restraints[name] for name in arrays})
+        self.__dict__.update(
+            attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
+        )
+
+    def _activity(self, y: Array) -> Activity | None:
+        """The penalty of an output, if there is any, which becomes the layer's last one."""
+        if self.activity_regularizer is None:
+            return None
+        activity = Activity(self.activity_regularizer, y)
+        self._activity_loss = activity.loss
+        return activity
+
+    def _declared_shape(self, given: dict[str, Any]) -> Shape | None:
+        """The input shape, the batch or None first, that the constructor was given in one of several ways, or None."""
+        shapes = {name: given.get(name) for name in ("input_shape", "batch_input_shape", "input_dim")}
+        shapes = {name: shape for name, shape in shapes.items() if shape is not None}
+        batch = given.get("batch_size")
+        if len(shapes) > 1 or (batch is not None and "batch_input_shape" in shapes):
+            raise ValueError(
+                f"give one of {', '.join([*shapes, *(['batch_size'] if batch is not None else [])])}, not both"
+            )
+        if not shapes:
+            return None
+        [(name, shape)] = shapes.items()
+        if name == "input_dim":
+            shape = (integer(name, shape),)
+        if name == "batch_input_shape":
+            if not isinstance(shape, list | tuple):
+                raise TypeError(f"batch_input_shape={shape!r} must be a tuple, the batch first")
+            batch, shape = (shape[0], shape[1:]) if len(shape) else (None, ())
+        batch = None if batch is None else integer("batch_size", batch)
+        return batch, *validation.sample_shape(shape, self._axes())[1:]
+
+    def _checked_shape(self, input_shape: Any) -> Shape:
+        """The input shape as a tuple with fully defined samples, or an error."""
+        return validation.input_shape(input_shape, self._axes(), self._shape_hint)
+
+    def _normalised(self, x: Array) -> Array:
+        """The input in the layer's dtype; the layer is built if need be."""
+        axes = self._axes()
+        if x.ndim != len(axes):
+            known = self._built_input_shape or self._given_input_shape
+            hint = (known and validation.axes_hint("x", x.shape, known)) or self._shape_hint
+            if hint == self._shape_hint and x.ndim == len(axes) - 1 > 1:
+                hint = "; x[None] adds the batch, x[..., None] the channels"
+            raise ValueError(
+                f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs {len(axes)}: "
+                f"({', '.join(axes)}){hint}"
+            )
+        values = normalise("x", x, self._dtype)
+        self.ensure_built(values.shape)
+        return values
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.dtype)
+
+    # --- shapes, weights, training
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        shape = self._built_input_shape or (self._given_input_shape and (None, *self._given_input_shape[1:]))
+        if shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; call or build the layer first")
+        return shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, None for the batch."""
+        return self.compute_output_shape(self.input_shape)
+
+    def count_params(self) -> int:
+        """Return the number of weights that exist.
+
+        Returns
+        -------
+        int
+            Of kernel and bias; connections to what lies beyond the input, or that a mask excludes, do not count.
+
+        Raises
+        ------
+        ValueError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 3, padding="same", use_bias=False)
+        >>> layer.build((None, 4, 1))
+        >>> layer.kernel.size, layer.count_params()  # the first and the last window are clipped
+        (12, 10)
+        """
+        if not self.built:
+            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
+        return self._parameters.count()
+
+    def penalties(self) -> list[float]:
+        """Return the penalties of kernel and bias, as far as they have one.
+
+        Returns
+        -------
+        list of float
+            Empty before build.
+        """
+        return self._parameters.penalties()
+
+    @property
+    def losses(self) -> list[float]:
+        """Penalties: that of the last call's output, if there was one, then those of kernel and bias.
+
+        Only regularizers that are there count: at most two numbers once the layer is built, and three once
+        it has been called.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> l1, l2 = lc.regularizers.L1(1), lc.regularizers.L2(0.5)
+        >>> layer = lc.Dense(2, kernel_initializer="ones", kernel_regularizer=l2, activity_regularizer=l1)
+        >>> layer([[1.0, 1.0, 1.0]])
+        array([[3., 3.]], dtype=float32)
+        >>> layer.losses
+        [6.0, 3.0]
+        """
+        activity = [] if self._activity_loss is None else [self._activity_loss]
+        return activity + self.penalties()
+
+    @property
+    def trainable(self) -> bool:
+        """Whether `step` changes the weights; may be set at any time."""
+        return self._parameters.trainable
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        self._parameters.trainable = boolean("trainable", value)
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """The optimizer that `step` runs; setting it forgets the state of the last one."""
+        return self._parameters.optimizer
+
+    @optimizer.setter
+    def optimizer(self, value: Any) -> None:
+        self._parameters.optimizer = value
+
+    @public
+    def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
+        """Let the optimizer change the weights: the one place where training changes them.
+
+        Parameters
+        ----------
+        grads : Gradients or tuple of arrays
+            Gradients of kernel and bias, of exactly their shapes and dtype.
+        lr : float
+            Learning rate, finite and at least 0.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient or lr cannot be used; nothing has changed then.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones")
+        >>> y, backward = layer.forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> layer.step(grads, lr=0.25)
+        >>> layer.kernel[:, 0]
+        array([ 0., -1.], dtype=float32)
+        """
+        self.prepare_step(grads, lr)()
+
+    def prepare_step(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that carries the step out.
+
+        So several layers can be checked before the first one changes.
+
+        Parameters
+        ----------
+        grads : Gradients or tuple of arrays
+            As for `step`.
+        lr : float
+            As for `step`.
+
+        Returns
+        -------
+        callable
+            Without arguments.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `step` does.
+        """
+        return self._parameters.prepare(grads, lr)
+
+    def get_training_state(self) -> Any:
+        """Return the optimizer's state, by weight, for a checkpoint: the arrays themselves."""
+        return self._parameters.states()
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal layer returned; return the function that takes it over."""
+        return self._parameters.prepare_states(state)
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of the weights.
+
+        Returns
+        -------
+        list of arrays
+            [kernel, bias] or [kernel]; empty before build.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(2, kernel_initializer="ones", input_shape=(3,))
+        >>> layer.get_weights()
+        []
+        >>> layer.build((None, 3))
+        >>> layer.get_weights()[1]
+        array([0., 0.], dtype=float32)
+        """
+        return self._parameters.copies()
+
+    def set_weights(self, weights: list[Array]) -> None:
+        """Replace all weights, or none if any does not fit.
+
+        Parameters
+        ----------
+        weights : list of arrays
+            In the order of `get_weights`, of exactly their shapes; real numbers, cast to the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If they do not fit.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1)
+        >>> layer.build((None, 2))
+        >>> layer.set_weights([[[1.0], [2.0]], [0.5]])
+        >>> layer([[3.0, 4.0]])
+        array([[11.5]], dtype=float32)
+        """
+        self.prepare_weights(weights)()
+
+    def prepare_weights(self, weights: list[Array]) -> Callable[[], None]:
+        """Raise what `set_weights` would raise, or return the function that replaces them, which does not fail."""
+        return self._parameters.prepare_set(weights)
+
+    def get_flat(self) -> Array:
+        """Return the weights that exist as one vector.
+
+        Returns
+        -------
+        array, (count_params,)
+            Kernel first, then bias; of the layer's dtype.
+
+        Raises
+        ------
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, weights=[[[1.0], [2.0]], [3.0]])
+        >>> layer.build((None, 2))
+        >>> layer.get_flat()
+        array([1., 2., 3.], dtype=float32)
+        """
+        return self._parameters.flat()
+
+    def flat_gradient(self, grads: Gradients | tuple[Array, ...]) -> Array:
+        """Return gradients of the loss, with those of the penalties of weights added, as a vector like `get_flat`'s.
+
+        Parameters
+        ----------
+        grads : Gradients or tuple of arrays
+            Gradients of kernel and bias, of exactly their shapes and dtype.
+
+        Returns
+        -------
+        array, (count_params,)
+            Of the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If a gradient cannot be used.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones", kernel_regularizer=lc.regularizers.L2(0.5))
+        >>> y, backward = layer.forward([[1.0, 2.0]])
+        >>> dx, grads = backward([[4.0]])
+        >>> layer.flat_gradient(grads)  # that of the penalty is the kernel itself
+        array([5., 9., 4.], dtype=float32)
+        """
+        return self._parameters.flat_gradient(grads)
+
+    def set_flat(self, vector: Array) -> None:
+        """Replace the weights by a vector as `get_flat` returns it.
+
+        Parameters
+        ----------
+        vector : array, (count_params,)
+            Real numbers, cast to the layer's dtype.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such vector.
+        RuntimeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.Dense(1, kernel_initializer="ones")
+        >>> layer.build((None, 2))
+        >>> layer.set_flat(2 * layer.get_flat())
+        >>> layer.get_flat()
+        array([2., 2., 0.], dtype=float32)
+        """
+        self.prepare_flat(vector)()
+
+    def prepare_flat(self, vector: Array) -> Callable[[], None]:
+        """Raise what `set_flat` would raise, or return the function that replaces the weights, which does not fail."""
+        return self._parameters.prepare_flat(vector)
+
+    @property
+    def kernel(self) -> Array:
+        """The kernel, a read-only view that follows later steps."""
+        return self._built_weights()["kernel"]
+
+    @property
+    def bias(self) -> Array | None:
+        """The bias, a read-only view that follows later steps; None without one."""
+        return self._built_weights().get("bias")
+
+    @property
+    def weights(self) -> list[Array]:
+        """Read-only views of the weights."""
+        return list(self._parameters.views().values())
+
+    @property
+    def trainable_weights(self) -> list[Array]:
+        """Read-only views of the weights that `step` changes."""
+        return self.weights if self.trainable else []
+
+    @property
+    def non_trainable_weights(self) -> list[Array]:
+        """Read-only views of the weights that `step` leaves alone."""
+        return [] if self.trainable else self.weights
+
+    def _built_weights(self) -> dict[str, Array]:
+        if not self.built:
+            raise AttributeError(f"{type(self).__name__} {self.name!r} has no weights yet; call or build it first")
+        return self._parameters.views()
+
+    # --- config
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Make a layer from the result of `get_config`; its weights are fresh.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the constructor.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        TypeError, ValueError
+            As the constructor does.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> config = lc.Dense(3, activation="relu").get_config()
+        >>> lc.Dense.from_config({**config, "units": 5}).compute_output_shape((None, 7))
+        (None, 5)
+        """
+        return cls(**arguments(config))
+
+    def _common_config(self) -> dict[str, Any]:
+        """The entries that every layer's config begins with, in Keras' order."""
+        shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
+        return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
+
+
+RESTRAINT_RULES: dict[str, Callable[[Any, Any], Any]] = {
+    **{f"{part}_regularizer": lambda _, v: regularizers.get(v) for part in ("kernel", "bias", "activity")},
+    **{f"{part}_constraint": lambda _, v: constraints.get(v) for part in ("kernel", "bias")},
+}
+
+
+def restraint_config(layer: Trainable) -> dict[str, Any]:
+    """The config entries of `RESTRAINT_RULES`."""
+    return {
+        name: (regularizers if name.endswith("regularizer") else constraints).serialize(getattr(layer, name))
+        for name in RESTRAINT_RULES
+    }
+
+
+def dtype_rule(_: Any, value: Any) -> str:
+    """The rule of `dtype`: None is float32, as in Keras, and so is the policy of that name in a config of Keras."""
+    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+        value = value["config"].get("name")
+    return float_dtype("float32" if value is None else value).name

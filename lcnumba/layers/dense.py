@@ -1,0 +1,250 @@
+"""The fully connected layer, which most networks end with."""
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from lcnumba import activations, initializers
+from lcnumba.gradients import Gradients
+from lcnumba.layers.backward import Backward
+from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
+from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
+from lcnumba.utils.arrays import ingest
+from lcnumba.utils.messages import public, public_class
+from lcnumba.utils.types import Array, Mask, Shape
+from lcnumba.utils.validation import boolean, integer
+
+__all__ = ["Dense"]
+
+
+@register_layer(keras=KerasSettings(KERAS_COMMON | {"units"}))
+@public_class
+class Dense(Trainable):
+    r"""Fully connected layer: ``y = activation(x @ kernel + bias)``.
+
+    Parameters
+    ----------
+    units : int
+        Outputs U.
+    activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, \
+    activity_regularizer, kernel_constraint, bias_constraint
+        As for `LocallyConnected2D`.
+    input_shape, batch_input_shape, batch_size, name, trainable, dtype, weights, rng, optimizer
+        As for `LocallyConnected2D`; `input_shape` is ``(features,)``.
+    input_dim : int, optional
+        Another way to give `input_shape`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing.
+
+    Notes
+    -----
+    The kernel has shape (features, U), the bias (U,). The product is BLAS'.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.Dense(3, rng=0)(np.ones((2, 5))).shape
+    (2, 3)
+    >>> lc.Dense(2, activation="relu", weights=[np.eye(2), [0.0, -5.0]])([[3.0, 4.0]])
+    array([[3., 0.]], dtype=float32)
+    """
+
+    _default_name = "dense"
+    _shape_hint = "; put a Flatten before Dense"
+    _lighter = "give it fewer inputs, or take fewer units"
+    _rules: ClassVar = {
+        "dtype": dtype_rule,
+        "units": lambda _, v: integer("units", v),
+        "activation": lambda _, v: activations.get(v),
+        "use_bias": lambda _, v: boolean("use_bias", v),
+        "kernel_initializer": lambda _, v: initializers.get(v),
+        "bias_initializer": lambda _, v: initializers.get(v),
+        **RESTRAINT_RULES,
+    }
+    units: int
+    activation: activations.Activation
+
+    def __init__(
+        self,
+        units: int,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        input_shape: tuple[int] | None = None,
+        batch_input_shape: Shape | None = None,
+        batch_size: int | None = None,
+        input_dim: int | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = "float32",
+        weights: list[Array] | None = None,
+        rng: Any = None,
+        optimizer: Any = "sgd",
+    ) -> None:
+        super().__init__(locals())
+
+    @public
+    def __call__(self, x: Any) -> Any:
+        """Return y for inference; may be called from several threads.
+
+        Parameters
+        ----------
+        x : array, (N, features)
+            Any array-API array on the CPU, or nested lists; cast to the layer's dtype.
+
+        Returns
+        -------
+        array of the kind of x, (N, U)
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        ValueError
+            If its shape is not that for which the layer was built.
+        """
+        given, like = ingest("x", x)
+        y = self._apply(self._normalised(given), keeps=False)[0]
+        self._activity(y)
+        return like(y)
+
+    @public
+    def forward(self, x: Any) -> tuple[Any, Backward]:
+        """Return y and the pullback of this very call, for training.
+
+        Parameters
+        ----------
+        x : array, (N, features)
+            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
+            copying them.
+
+        Returns
+        -------
+        y : array of the kind of x, (N, U)
+            As of a plain call.
+        backward : Backward
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a plain call does.
+        """
+        given, like = ingest("x", x)
+        values = self._normalised(given)
+        y, kept, version = self._apply(values, keeps=True)
+
+        derivatives = _Derivatives(self, values, kept, version)
+        activity = self._activity(y)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : (int or None, int)
+            The batch, or None, and the features.
+
+        Returns
+        -------
+        (int or None, int)
+            The batch and U.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape.
+        """
+        return self._checked_shape(input_shape)[0], self.units
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : (int or None, int)
+            The batch, or None, and the features.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            "kernel": (features, U), and "bias": (U,), unless ``use_bias=False``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape.
+        """
+        features = self._checked_shape(input_shape)[1] or 0
+        shapes: dict[str, tuple[int, ...]] = {"kernel": (features, self.units)}
+        return {**shapes, "bias": (self.units,)} if self.use_bias else shapes
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+        """
+        return {
+            **self._common_config(),
+            "units": self.units,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            **restraint_config(self),
+        }
+
+    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+        """Y of a normalised x, what the activation's gradient asks for, and the version of the weights."""
+        with self._parameters.lock.shared():
+            kernel, version = self._parameters["kernel"], self._parameters.version
+            if x.shape[1] != len(kernel):
+                raise ValueError(f"x has {x.shape[1]} features; {self.name!r} was built for {len(kernel)}")
+            z = x @ kernel
+            if self.use_bias:
+                z += self._parameters["bias"]
+        return *activations.apply(self.activation, z, keeps), version
+
+    def _axes(self) -> tuple[str, ...]:
+        return "batch", "features"
+
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        return None
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
+        return {}, {}
+
+
+class _Derivatives:
+    """What a Dense layer knows of one forward call; see `lcnumba.layers.backward.Derivatives`."""
+
+    def __init__(self, layer: Dense, x: Array, kept: Array, version: int) -> None:
+        self._layer, self._x, self._kept, self._version = layer, x, kept, version
+        self.sure = activations.is_built_in(layer.activation)
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        layer = self._layer
+        dz = activations.pull(layer.activation, dy, self._kept)
+        with layer._parameters.lock.shared():
+            layer._parameters.check_version(self._version)
+            dx = dz @ layer._parameters["kernel"].T
+        return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
+
+    def fused(self, dy: Array, wants_dx: bool) -> None:
+        """Return None: BLAS makes the gradient, which is no larger than the weights are here."""

@@ -1,0 +1,735 @@
+"""The locally connected layer: a convolution whose weights are not shared between positions."""
+
+import copy
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from lcnumba import activations, initializers
+from lcnumba.connectivity import masks
+from lcnumba.connectivity.geometry import Geometry, Padding, padding_modes, paddings
+from lcnumba.gradients import Gradients
+from lcnumba.implementations import cost
+from lcnumba.implementations.create import IMPLEMENTATIONS, Implementation, create
+from lcnumba.kernels.rules import Rule
+from lcnumba.layers.backward import Backward
+from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
+from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
+from lcnumba.runtime.memory import require
+from lcnumba.runtime.signals import import_whole
+from lcnumba.utils.arrays import frozen, ingest
+from lcnumba.utils.keras_config import FORMATS, data_format
+from lcnumba.utils.messages import public, public_class, warn
+from lcnumba.utils.types import Array, Mask, Shape
+from lcnumba.utils.validation import axes_hint, boolean, choice, int_tuple, integer
+
+__all__ = ["LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D"]
+
+
+_KERAS = KerasSettings(KERAS_COMMON | {"filters", "kernel_size", "strides", "padding", "data_format", "implementation"})
+CHOICES = (*IMPLEMENTATIONS, "auto")
+# Each brings scratch memory of its own; no machine has so many.
+MOST_THREADS = 4096
+
+
+def _implementation(value: Any) -> int | str:
+    """The rule of `implementation`."""
+    return choice("implementation", value if isinstance(value, str) else integer("implementation", value), CHOICES)
+
+
+def _padding_mode(layer: "LocallyConnected", value: Any) -> str | tuple[str, ...]:
+    """The rule of `padding_mode`: one word where all dimensions agree."""
+    modes = padding_modes(value, layer.rank)
+    return modes[0] if len(set(modes)) == 1 else modes
+
+
+# What Keras' layer does not have: the check of each, and the default, with which it is left out of the config.
+_BEYOND: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
+    "fans": (lambda _, v: choice("fans", v, ("keras", "window")), "keras"),
+    "dilation_rate": (lambda layer, v: int_tuple("dilation_rate", v, layer.rank), 1),
+    "padding_mode": (_padding_mode, "zeros"),
+    "bias_sharing": (lambda _, v: choice("bias_sharing", v, ("position", "filter")), "position"),
+    "kernel_mask": (lambda _, v: masks.get(v), None),
+}
+
+
+@public_class
+class LocallyConnected(Trainable):
+    """The layer of any spatial rank; the public classes fix the rank and give it Keras' signature."""
+
+    rank: ClassVar[int]
+
+    _lighter = "every position has its own weights: take larger strides, fewer filters, or a convolution"
+    # Every entry of get_config but name and trainable, with its check: the same one whether the
+    # value comes through the constructor or is assigned before the layer is built.
+    _rules: ClassVar = {
+        "dtype": dtype_rule,
+        "filters": lambda _, v: integer("filters", v),
+        "kernel_size": lambda layer, v: int_tuple("kernel_size", v, layer.rank),
+        "strides": lambda layer, v: int_tuple("strides", v, layer.rank),
+        "padding": lambda layer, v: paddings(v, layer.rank),
+        "data_format": lambda _, v: choice("data_format", data_format() if v is None else v, FORMATS),
+        "activation": lambda _, v: activations.get(v),
+        "use_bias": lambda _, v: boolean("use_bias", v),
+        "kernel_initializer": lambda _, v: initializers.get(v),
+        "bias_initializer": lambda _, v: initializers.get(v),
+        **RESTRAINT_RULES,
+        "implementation": lambda _, v: _implementation(v),
+        **{name: rule for name, (rule, _) in _BEYOND.items()},
+    }
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Padding
+    data_format: str
+    activation: activations.Activation
+    implementation: int | str
+    fans: str
+    dilation_rate: tuple[int, ...]
+    padding_mode: str | tuple[str, ...]
+    bias_sharing: str
+    kernel_mask: Mask | None
+
+    # What build makes.
+    _geometry: Geometry
+    _implementation: Implementation
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: Any = "valid",
+        data_format: str | None = None,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        implementation: int | str = 1,
+        *,
+        input_shape: tuple[int, ...] | None = None,
+        batch_input_shape: Shape | None = None,
+        batch_size: int | None = None,
+        input_dim: int | None = None,
+        name: str | None = None,
+        trainable: bool = True,
+        dtype: Any = "float32",
+        weights: list[Array] | None = None,
+        fans: str = "keras",
+        dilation_rate: int | tuple[int, ...] = 1,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        bias_sharing: str = "position",
+        kernel_mask: Any = None,
+        rng: Any = None,
+        optimizer: Any = "sgd",
+        n_threads: int | None = None,
+    ) -> None:
+        super().__init__(locals())
+        self.n_threads = n_threads
+        if self.padding == "valid" and "circular" in padding_modes(self.padding_mode, self.rank):
+            warn(
+                "padding_mode='circular' has no effect with padding='valid', whose windows do not reach beyond the "
+                "input; give padding='same', or pairs"
+            )
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a copy; its mask is as read-only as the original."""
+        self.__dict__.update(state)
+        if self.kernel_mask is not None:
+            self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
+
+    @public
+    def __call__(self, x: Any) -> Any:
+        """Return y for inference; may be called from several threads.
+
+        Parameters
+        ----------
+        x : array, (N, H, W, C), or (N, C, H, W) with channels_first
+            Any array-API array on the CPU, or nested lists; cast to the layer's dtype.
+
+        Returns
+        -------
+        array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+            A fresh array.
+
+        Raises
+        ------
+        TypeError
+            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+        ValueError
+            If its shape is not that for which the layer was built, or for which it can be built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones")
+        >>> layer([[[1.0], [2.0], [3.0]]])[0, :, 0]
+        array([3., 5.], dtype=float32)
+        """
+        given, like = ingest("x", x)
+        y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
+        self._activity(y)
+        return like(y)
+
+    @public
+    def forward(self, x: Any) -> tuple[Any, Backward]:
+        """Return y and the pullback of this very call, for training.
+
+        Parameters
+        ----------
+        x : array, (N, H, W, C), or (N, C, H, W) with channels_first
+            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
+            copying them.
+
+        Returns
+        -------
+        y : array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+            As of a plain call.
+        backward : Backward
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+
+        Raises
+        ------
+        TypeError, ValueError
+            As a plain call does.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected1D(1, 2, kernel_initializer="ones")
+        >>> y, backward = layer.forward([[[1.0], [2.0], [3.0]]])
+        >>> dx, grads = backward([[[1.0], [10.0]]])
+        >>> dx[0, :, 0]
+        array([ 1., 11., 10.], dtype=float32)
+        >>> grads.kernel[:, :, 0]  # each position has its own window
+        array([[ 1.,  2.],
+               [20., 30.]], dtype=float32)
+        """
+        given, like = ingest("x", x)
+        inner = self._inward(self._normalised(given))
+        y, kept, version = self._apply(inner, keeps=True)
+
+        y, derivatives = self._outward(y), _Derivatives(self, inner, kept, version)
+        activity = self._activity(y)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first; the rest in the layer's data format.
+
+        Returns
+        -------
+        tuple of int or None
+            The same of y.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape, or the kernel does not fit into it.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(8, 3, strides=2, padding="same").compute_output_shape((None, 28, 28, 1))
+        (None, 14, 14, 8)
+        """
+        geometry = self._geometry_of(input_shape)
+        return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
+
+    def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
+        """Return the shapes of the weights for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch, or None, first; the rest in the layer's data format.
+
+        Returns
+        -------
+        dict of str to tuple of int
+            "kernel": (P, K, F), and "bias", unless ``use_bias=False``.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no such shape, or the kernel does not fit into it.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(8, 3).weight_shapes((None, 28, 28, 1))
+        {'kernel': (676, 9, 8), 'bias': (26, 26, 8)}
+        """
+        geometry = self._geometry_of(input_shape)
+        shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
+        if self.use_bias:
+            shapes["bias"] = geometry.bias_shape if self.bias_sharing == "position" else (self.filters,)
+        return shapes
+
+    @property
+    def n_threads(self) -> int | None:
+        """How many threads the layer's large work uses; None: as many as Numba does. May be set at any time."""
+        return self._parameters.threads
+
+    @n_threads.setter
+    def n_threads(self, value: int | None) -> None:
+        threads = None if value is None else integer("n_threads", value)
+        if threads is not None and threads > MOST_THREADS:
+            raise ValueError(f"n_threads={value!r} is too large; give at most {MOST_THREADS}")
+        self._parameters.threads = threads
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer, with Keras' keys in Keras' order.
+
+        What Keras does not have is added where it differs from its default.
+
+        Returns
+        -------
+        dict
+            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> config = lc.LocallyConnected2D(8, 3, padding="same", padding_mode="circular").get_config()
+        >>> config["kernel_size"], config["padding"], config["padding_mode"], "fans" in config
+        ((3, 3), 'same', 'circular', False)
+        >>> lc.LocallyConnected2D.from_config(config).filters
+        8
+        """
+        config = {
+            **self._common_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "data_format": self.data_format,
+            "activation": activations.serialize(self.activation),
+            "use_bias": self.use_bias,
+            "kernel_initializer": initializers.serialize(self.kernel_initializer),
+            "bias_initializer": initializers.serialize(self.bias_initializer),
+            **restraint_config(self),
+            "implementation": self.implementation,
+        }
+        for name, (rule, default) in _BEYOND.items():
+            value = getattr(self, name)
+            if value is not None and (name == "kernel_mask" or value != rule(self, default)):
+                config[name] = masks.serialize(value) if name == "kernel_mask" else value
+        return config
+
+    def with_implementation(self, implementation: int | str) -> Self:
+        """Return a layer with another implementation and the same weights, optimizer and state.
+
+        Of a layer that has not been built, the new one has the same initial weights to come.
+
+        Parameters
+        ----------
+        implementation : {1, 2, 3, "auto"}
+            As for the constructor.
+
+        Returns
+        -------
+        layer
+            Of the same class and name, with copies of the weights.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If there is no such implementation.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> layer, x = lc.LocallyConnected2D(2, 3, rng=0), np.ones((1, 6, 6, 1))
+        >>> sparse = layer.with_implementation(3)
+        >>> np.allclose(sparse(x), layer(x))
+        True
+        """
+        settings: dict[str, Any] = {name: getattr(self, name) for name in self._rules}
+        settings |= {"implementation": implementation, "name": self.name, "trainable": self.trainable}
+        settings["n_threads"] = self.n_threads
+        settings["batch_input_shape"] = self._given_input_shape
+        other = type(self)(**settings)
+        weights, optimizer, states = self._parameters.snapshot()
+        other._rng, other._initial_weights = copy.deepcopy((self._rng, self._initial_weights))
+        if weights:
+            other.build_with(self.input_shape, weights)
+        other._parameters.set_optimizer_state(optimizer, states)
+        return other
+
+    def costs(self, batch_size: int = cost.TYPICAL_BATCH) -> tuple[cost.Cost, ...]:
+        """Return what each implementation needs for a step, reckoned from shapes alone.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Samples of a batch.
+
+        Returns
+        -------
+        tuple of lcnumba.implementations.cost.Cost
+            One for each implementation: its number, multiplications and additions, bytes, and effort.
+
+        Raises
+        ------
+        AttributeError
+            If the input shape is not known yet.
+        TypeError, ValueError
+            If `batch_size` is no integer of at least 1.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3))
+        >>> {cost.implementation: cost.memory for cost in layer.costs(8)}  # bytes beside weights, inputs and outputs
+        {1: 0, 2: 707983200, 3: 24883200}
+        """
+        geometry = self._geometry_of(self.input_shape)
+        return cost.costs(geometry, integer("batch_size", batch_size), self._dtype.itemsize)
+
+    def explain(self, batch_size: int = cost.TYPICAL_BATCH, print_fn: Callable[[str], Any] = print) -> None:
+        """Print what each implementation needs for a step, and which one is used.
+
+        Parameters
+        ----------
+        batch_size : int, default 32
+            Samples of a batch.
+        print_fn : callable, default print
+            Called with the whole text.
+
+        Raises
+        ------
+        AttributeError
+            If the input shape is not known yet.
+        TypeError, ValueError
+            If `batch_size` is no integer of at least 1.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3)).explain(8)
+        1,555,200 weights (6.22 MB), 0.88% of a dense matrix; batch of 8, 32 bits
+        implementation  GFLOP forward  GFLOP step  MB beside  MB of weights moved  effort
+             1 loops *         0.0249      0.0746          0                 18.7       1
+               2 dense           2.83        5.69        708             1.44e+03      47
+              3 sparse         0.0249      0.0746       24.9                 62.2     3.1
+        * in use: implementation 1, as set. The effort is reckoned; lcnumba.tune measures.
+        """
+        geometry = self._geometry_of(self.input_shape)
+        size = integer("batch_size", batch_size)
+        print_fn(cost.explained(geometry, size, self._dtype.itemsize, self.implementation, self._number(geometry)))
+
+    def _number(self, geometry: Geometry) -> int:
+        """The implementation in use."""
+        if isinstance(self.implementation, int):
+            return self.implementation
+        return cost.choose(geometry, self._dtype.itemsize)
+
+    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+        """Y (N, *output, F) of a normalised, channels-last x, what its gradient asks for, and the weights' version."""
+        with self._parameters.lock.shared():
+            geometry, version = self._geometry, self._parameters.version
+            if x.shape[1:] != (*geometry.input_size, geometry.channels):
+                shape = self._outer_shape(x.shape)
+                raise ValueError(
+                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: its weights belong to "
+                    f"positions, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
+                )
+            bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
+            flat, rectify = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
+            z = self._implementation.forward(
+                flat, self._parameters["kernel"], bias, version, rectify=rectify, threads=self._parameters.threads
+            )
+        z = z.reshape(len(x), *geometry.output_size, geometry.filters)
+        if rectify:
+            return z, z, version
+        return *activations.apply(self.activation, z, keeps), version
+
+    def _kernel_fans(self, input_shape: Shape) -> Fans:
+        if self.fans == "keras":
+            return None
+        return self._geometry_of(input_shape).window, math.prod(self.kernel_size) * self.filters
+
+    def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
+        geometry = self._geometry_of(input_shape)
+        mask = self.kernel_mask
+        if mask is None:
+            exists = None if geometry.complete else geometry.exists
+        else:
+            masks.check(mask, geometry.kernel_shape)
+            exists = mask & (geometry.exists if mask.ndim == 2 else geometry.exists[:, :, None])
+        implementation = create(self._number(geometry), geometry, mask)
+        return {"_geometry": geometry, "_implementation": implementation}, {} if exists is None else {"kernel": exists}
+
+    def _geometry_of(self, input_shape: Any) -> Geometry:
+        """The geometry for an outer input shape, batch first."""
+        _, *sizes = (entry or 0 for entry in self._checked_shape(input_shape))
+        *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
+        windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding)
+        modes = padding_modes(self.padding_mode, self.rank)
+        return Geometry(tuple(input_size), channels, self.filters, *windows, modes)
+
+    def _axes(self) -> tuple[str, ...]:
+        return self._outer_shape(("batch", *("depth", "height", "width")[3 - self.rank :], "channels"))
+
+    def _outer_shape(self, shape: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A channels-last shape in the layer's data format."""
+        return (*shape[:1], *shape[-1:], *shape[1:-1]) if self.data_format == "channels_first" else shape
+
+    def _inward(self, array: Array) -> Array:
+        """An array in the layer's data format as contiguous channels-last."""
+        if self.data_format == "channels_first":
+            return _moved(array, 1, -1)
+        return array
+
+    def _outward(self, array: Array) -> Array:
+        """A channels-last array as a contiguous one in the layer's data format."""
+        if self.data_format == "channels_first":
+            return _moved(array, -1, 1)
+        return array
+
+
+@import_whole
+def _loop() -> Any:
+    from lcnumba.implementations import loop
+
+    return loop
+
+
+@import_whole
+def _memory() -> Any:
+    from lcnumba.implementations import scratch
+
+    return scratch
+
+
+def _moved(array: Array, source: int, destination: int) -> Array:
+    """A contiguous array with one axis elsewhere."""
+    moved = np.moveaxis(array, source, destination)
+    if moved.flags.c_contiguous:
+        return moved
+    require(array.nbytes, "an array with its channels moved", "give fewer samples at a time")
+    return np.ascontiguousarray(moved)
+
+
+class _Derivatives:
+    """What a layer knows of one forward call; see `lcnumba.layers.backward.Derivatives`."""
+
+    def __init__(self, layer: LocallyConnected, x: Array, kept: Array, version: int) -> None:
+        geometry = layer._geometry
+        self._layer, self._version = layer, version
+        self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
+        self._kept = kept
+        self._flat = (len(x), geometry.positions, geometry.filters)
+        self.sure = activations.is_built_in(layer.activation)
+
+    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+        layer, threads = self._layer, self._layer.n_threads
+        dz, y = self._through_activation(dy)
+        with layer._parameters.lock.shared():
+            layer._parameters.check_version(self._version)
+            kernel = layer._parameters["kernel"]
+            dx, dkernel = layer._implementation.backward(self._x, kernel, dz, self._version, y=y, threads=threads)
+        return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
+
+    def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
+        layer = self._layer
+        dz, y = self._through_activation(dy)
+        dbias = self._dbias(dz, y)
+        # Its memory is there before the weights change.
+        turned = wants_dx and layer.data_format == "channels_first"
+        outward = _memory().aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
+
+        def update(kernel: Array, rule: Rule | None) -> Array | None:
+            dx = layer._implementation.update(
+                self._x, kernel, dz, self._version, rule, y=y, wants_dx=wants_dx, threads=layer.n_threads
+            )
+            if dx is None or outward is None:
+                return None if dx is None else dx.reshape(self._x_shape)
+            np.copyto(outward, np.moveaxis(dx.reshape(self._x_shape), -1, 1))
+            return outward
+
+        return update, {} if dbias is None else {"bias": dbias}
+
+    def _through_activation(self, dy: Array) -> tuple[Array, Array | None]:
+        """Dz (N, P, F) and None; or dy as it is and y, whose rectifier the implementation takes it through."""
+        layer = self._layer
+        dy = layer._inward(dy)
+        if activations.rectifies(layer.activation):
+            return dy.reshape(self._flat), self._kept.reshape(self._flat)
+        return activations.pull(layer.activation, dy, self._kept).reshape(self._flat), None
+
+    def _dbias(self, dz: Array, y: Array | None) -> Array | None:
+        if not self._layer.use_bias:
+            return None
+        dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
+        return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
+
+    def _outward(self, dx: Array | None) -> Array:
+        assert dx is not None
+        return self._layer._outward(dx.reshape(self._x_shape))
+
+
+@register_layer(keras=_KERAS)
+class LocallyConnected2D(LocallyConnected):
+    """Locally connected layer for images: every output position has weights of its own.
+
+    ``y[n, i, j, f] = activation(bias[i, j, f] + sum over (a, b, c) of x[n, i*s + a, j*t + b, c] *
+    kernel[i * OW + j, (a * KW + b) * C + c, f])`` for strides (s, t), as Keras'
+    ``LocallyConnected2D`` (TensorFlow 2.3) defines it.
+
+    Parameters
+    ----------
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size : int or (int, int)
+        Height and width of the window, in this order.
+    strides : int or (int, int), default (1, 1)
+        Steps between windows along height and width, in this order.
+    padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
+        "valid": windows inside the input. "same": ``ceil(size / stride)`` windows of Keras'
+        placement, clipped to the input; connections outside it do not exist. Works with every
+        implementation (Keras refuses it with implementation 1). Or how far windows may reach beyond the
+        input, (before, after) for each dimension, less than the window spans.
+    data_format : {"channels_last", "channels_first"}, optional
+        Order of the axes of x and y; by default what Keras' configuration file says
+        (``image_data_format`` in ``~/.keras/keras.json``), else channels_last. Weights do not depend on it.
+    activation : str or object, optional
+        Any of Keras' names ("relu", "elu", "gelu", "softmax", ...; softmax is over the channels), or an
+        object with ``__call__(z, out=None)`` and ``gradient(dy, y)``; see `lcnumba.activations`.
+    use_bias : bool, default True
+        Whether a bias is added at each position and filter.
+    kernel_initializer, bias_initializer : str, object or callable
+        "glorot_uniform" and "zeros" by default, and any other of Keras'; a callable takes ``(shape, dtype,
+        rng)``.
+    kernel_regularizer, bias_regularizer, activity_regularizer : str, dict or object, optional
+        Penalties: "l1", "l2" (0.01 each), ``L1L2(l1, l2)``, or an object with ``__call__(w)`` and
+        ``gradient(w)``. Those of the weights join the gradient in `step`; that of the output, divided by
+        the batch, joins it in backward. `losses` lists their values.
+    kernel_constraint, bias_constraint : str, dict or callable, optional
+        What weights are brought back to after a step: "max_norm", "non_neg", "unit_norm",
+        "min_max_norm", or a callable ``f(w) -> w``. Axes are those of the kernel (P, K, F).
+    implementation : {1, 2, 3, "auto"}, default 1
+        How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
+        sparse matrix. "auto" chooses by shapes alone (`explain` tells why), the same on every
+        machine; `lcnumba.tune` measures.
+    input_shape : (int, int, int), optional
+        Shape of a sample; lets a `Sequential` build the layer at once. The layer takes no other.
+    batch_input_shape : (None, int, int, int), optional
+        The same with the batch, or None, first. Batches may have any size all the same.
+    batch_size : int, optional
+        With `input_shape`, the first entry of `batch_input_shape`.
+    input_dim : int, optional
+        Of Keras' signature: an `input_shape` of one entry, which this layer cannot take.
+    name : str, optional
+        "locally_connected2d", "locally_connected2d_1", ... by default.
+    trainable : bool, default True
+        Whether `step` changes the weights.
+    dtype : {"float32", "float64"}, default "float32" (also for None)
+        Dtype of weights, computation and output.
+    weights : list of arrays, optional
+        Initial values, in the order of `get_weights`.
+    fans : {"keras", "window"}, default "keras"
+        What the scaled initializers take for the fans of the kernel. "keras": P*K and P*F, which
+        Keras reads off the weights' shape and which makes first values far smaller than those of a
+        convolution. "window": K and KH*KW*F, as for a convolution.
+    dilation_rate : int or (int, int), default 1
+        Steps between the taps of a window, which spans ``d * (k - 1) + 1`` inputs.
+    padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
+        What windows read beyond the input: nothing, or the input from its other end on, as longitudes do.
+    bias_sharing : {"position", "filter"}, default "position"
+        Whether each output has its bias, or each filter one for all positions.
+    kernel_mask : bool array, (P, K) or (P, K, F), optional
+        Which connections exist. The others are 0, get no gradient, are not counted, and carry nothing, not
+        even NaN (implementation 2 spreads non-finite values over their sample only without a mask).
+    rng : None, int or numpy.random.Generator
+        Source of initial values. Layers given the same integer draw the same numbers; hand one
+        Generator to all layers to avoid that.
+    optimizer : str or object, default "sgd"
+        What `step` runs: "sgd", "adam", ``SGD(momentum=0.9)``, or an object with ``init(param)``
+        and ``update(param, grad, state, lr)``.
+    n_threads : int, optional
+        How many threads large work uses; by default as many as Numba does. The numbers do not depend
+        on it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For a parameter that is no such thing, or a kernel that does not fit `input_shape`.
+
+    Notes
+    -----
+    The kernel has shape (P, K, F), P = OH*OW positions, K = KH*KW*C in the order (row, column,
+    channel); the bias has shape (OH, OW, F): Keras' implementation 1 with channels_last, whatever
+    the implementation and data format here.
+
+    Once the layer is built, all of its settings but `trainable`, `optimizer` and `n_threads` are locked.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected2D(64, (3, 3), input_shape=(32, 32, 3), rng=0)
+    >>> y, backward = layer.forward(np.ones((2, 32, 32, 3)))
+    >>> y.shape, layer.count_params()
+    ((2, 30, 30, 64), 1612800)
+    >>> dx, grads = backward(np.ones_like(y))
+    >>> layer.step(grads, lr=0.01)
+    """
+
+    rank = 2
+    _default_name = "locally_connected2d"
+
+
+@register_layer(keras=_KERAS)
+class LocallyConnected1D(LocallyConnected):
+    """Locally connected layer for sequences, as Keras' ``LocallyConnected1D``: x (N, W, C), y (N, OW, F).
+
+    All parameters are those of `LocallyConnected2D` with one dimension: `kernel_size`, `strides` and
+    `dilation_rate` are integers, explicit `padding` is one pair (before, after). The kernel has shape (P, K,
+    F), P = OW and K = KW*C, the bias (OW, F).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.LocallyConnected1D(4, 3, strides=2, rng=0)(np.ones((2, 11, 5))).shape
+    (2, 5, 4)
+    >>> ring = lc.LocallyConnected1D(1, 3, padding="same", padding_mode="circular", kernel_initializer="ones")
+    >>> ring([[[1.0], [2.0], [3.0], [4.0]]])[0, :, 0]  # sums of three neighbours
+    array([7., 6., 9., 8.], dtype=float32)
+    """
+
+    rank = 1
+    _default_name = "locally_connected1d"
+
+
+@register_layer
+class LocallyConnected3D(LocallyConnected):
+    """Locally connected layer for volumes, which Keras never had: x (N, D, H, W, C), y (N, OD, OH, OW, F).
+
+    All parameters are those of `LocallyConnected2D` with three dimensions: depth, height, width. The kernel
+    has shape (P, K, F), P = OD*OH*OW and K = KD*KH*KW*C, the bias (OD, OH, OW, F).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> lc.LocallyConnected3D(4, (2, 3, 3), padding="same", rng=0)(np.ones((2, 5, 6, 7, 1))).shape
+    (2, 5, 6, 7, 4)
+    """
+
+    rank = 3
+    _default_name = "locally_connected3d"

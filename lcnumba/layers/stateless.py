@@ -1,0 +1,104 @@
+"""What layers without weights have in common."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from lcnumba.layers.naming import layer_name
+from lcnumba.runtime.memory import require
+from lcnumba.utils.arrays import fresh, ingest, normalise
+from lcnumba.utils.types import Array, Shape
+from lcnumba.utils.validation import any_shape
+
+__all__ = ["StatelessBackward", "Weightless", "as_floats"]
+
+
+class Weightless:
+    """A layer of which there is nothing to step; shapes stay unless a subclass says otherwise."""
+
+    def __init__(self, name: str | None, default: str) -> None:
+        self._name = layer_name(name, default)
+        self._sample_shape: Shape | None = None
+
+    @property
+    def name(self) -> str:
+        """The name, fixed by the constructor."""
+        return self._name
+
+    def build(self, input_shape: Shape) -> None:
+        """Hold the layer to this shape of a sample; it has no weights."""
+        self.compute_output_shape(input_shape)
+        self._sample_shape = any_shape(input_shape)[1:]
+
+    def prepare_unbuild(self) -> Callable[[], None]:
+        """Return the function that lets go of the shape again; as of layers with weights."""
+        return partial(setattr, self, "_sample_shape", self._sample_shape)
+
+    @property
+    def built(self) -> bool:
+        """Whether `build` has been called."""
+        return self._sample_shape is not None
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        if self._sample_shape is None:
+            raise AttributeError(f"the input shape of {self.name!r} is not known yet; build the layer first")
+        return None, *self._sample_shape
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the input shape."""
+        return any_shape(input_shape)
+
+    def step(self, grads: None, lr: float) -> None:
+        """Do nothing: the layer has no weights."""
+
+    def count_params(self) -> int:
+        """Return 0."""
+        return 0
+
+    def get_weights(self) -> list[Array]:
+        """Return no weights."""
+        return []
+
+    def set_weights(self, weights: list[Array]) -> None:
+        """Take no weights."""
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
+        if weights:
+            raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
+
+    def __repr__(self) -> str:
+        """Class and name."""
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
+    """The input as float32 or, if it is that, float64, of which there is memory for so many copies."""
+    given, like = ingest("x", x)
+    double = given.dtype.newbyteorder("=") == np.float64
+    values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
+    require(copies * values.nbytes, "the output, with what it takes,", "give fewer samples at a time")
+    return values, like
+
+
+class StatelessBackward:
+    """The pullback of a layer without weights."""
+
+    def __init__(self, like: Array, pull: Callable[[Array], Array], sure: bool) -> None:
+        self._shape, self._dtype, self._pull, self._sure = like.shape, like.dtype, pull, sure
+
+    def __call__(self, dy: Any) -> tuple[Any, None]:
+        """Return dx of dy, and no gradients."""
+        given, like = ingest("dy", dy)
+        if given.shape != self._shape:
+            raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
+        dx = self._pull(normalise("dy", given, self._dtype))
+        # Of a linear activation, dy is all there is to return.
+        return like(fresh(dx, given)), None
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Return the function (dy, wants_dx) -> dx; None if code of users has a part in it."""
+        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None

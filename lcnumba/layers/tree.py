@@ -1,0 +1,67 @@
+"""The layers of a model, those of models within it too: the one walk that everything takes."""
+
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["Container", "leaves", "models", "walk"]
+
+
+class Container:
+    """A layer that is made of layers: a model."""
+
+    @property
+    def layers(self) -> tuple[Any, ...]:
+        """The layers, in order."""
+        raise NotImplementedError
+
+
+def walk(layer: Any, *trees: Any) -> Iterator[tuple[Any, ...]]:
+    """Yield each layer that is not a model, with its entries of trees shaped like the model.
+
+    Parameters
+    ----------
+    layer : layer or model
+        A layer that is not a model is yielded itself.
+    *trees : sequences
+        An entry a layer, and in the place of an inner model such a sequence again.
+
+    Raises
+    ------
+    ValueError
+        If a tree has another number of entries than the model has layers.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba.layers.tree import walk
+    >>> model = lc.Sequential([lc.Sequential([lc.Flatten(name="flat")]), lc.Dense(2, name="scores")])
+    >>> [(layer.name, number) for layer, number in walk(model, [[1], 2])]
+    [('flat', 1), ('scores', 2)]
+    """
+    if not isinstance(layer, Container):
+        yield layer, *trees
+        return
+    for entries in zip(layer.layers, *trees, strict=True):
+        yield from walk(*entries)
+
+
+def leaves(model: Any) -> Iterator[Any]:
+    """Yield the layers of a model that are not models, those of inner models too.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba.protocol import leaves
+    >>> inner = lc.Sequential([lc.Flatten(name="flat")])
+    >>> [layer.name for layer in leaves(lc.Sequential([inner, lc.Dense(2, name="scores")]))]
+    ['flat', 'scores']
+    """
+    return (layer for (layer,) in walk(model))
+
+
+def models(model: Container) -> Iterator[Any]:
+    """Yield a model, and all models within it."""
+    yield model
+    for layer in model.layers:
+        if isinstance(layer, Container):
+            yield from models(layer)

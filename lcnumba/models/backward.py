@@ -1,0 +1,114 @@
+"""The pullback of a model, and how all its layers step or none."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from lcnumba.protocol import Layer, Pullback, note_step
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils.arrays import fresh, ingest
+from lcnumba.utils.messages import public
+from lcnumba.utils.validation import learning_rate
+
+__all__ = ["SequentialBackward", "prepared"]
+
+
+class SequentialBackward:
+    """Derivatives at one forward call of a `Sequential`."""
+
+    def __init__(self, layers: Sequence[Layer], pullbacks: Sequence[Pullback]) -> None:
+        self._layers = layers
+        self._pullbacks = pullbacks
+
+    @property
+    def activity_loss(self) -> float:
+        """The penalties of all layers' outputs in this call."""
+        return sum(getattr(pullback, "activity_loss", 0.0) for pullback in self._pullbacks)
+
+    @public
+    def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
+        """Return dx, of the kind of dy, and the list of the layers' gradients."""
+        given, like = ingest("dy", dy)
+        values, grads = given, []
+        for pullback in reversed(self._pullbacks):
+            found: Any = pullback(values)
+            if not (isinstance(found, tuple | list) and len(found) == 2):
+                raise TypeError(
+                    f"the pullback {pullback!r:.80} returned a {type(found).__name__}; it must return dx and the "
+                    "gradients of weights, None without any"
+                )
+            values, grad = found
+            grads.append(grad)
+        return like(fresh(values, given)), grads[::-1]
+
+    @public
+    def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
+        """Backward and the model's `step` in one: return dx, and change the parameters.
+
+        Layers with built-in optimizers update their weights as the gradients come, so that no array
+        of them is made; if code of users has a part in any layer's step, all gradients are made, and
+        all layers checked, before the first one changes. If anything is refused, no layer has changed.
+
+        Parameters
+        ----------
+        dy : array
+            Of the shape of the output.
+        lr : float
+            Learning rate, finite and at least 0.
+        wants_dx : bool, default True
+            Whether dx is wanted; if not, the first layer does not compute it, and None is returned.
+        """
+        rate = learning_rate(lr)
+        with deferred():  # no handler of a signal changes a layer between the look at all and the steps
+            carry_out = self.plan_step(rate)
+            if carry_out is not None:
+                return carry_out(dy, wants_dx)
+        dx, grads = self(dy)
+        self.prepare_step(grads, rate)()
+        return dx if wants_dx else None
+
+    def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
+        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+
+        None if it could fail half-way, because a layer cannot check its own beforehand.
+        """
+        plans = [plan(lr) if (plan := getattr(p, "plan_step", None)) else None for p in self._pullbacks]
+        if any(plan is None for plan in plans):
+            return None
+
+        def carry_out(dy: Any, wants_dx: bool) -> Any:
+            given, like = ingest("dy", dy)
+            values = given
+            with deferred():  # all layers step or none
+                for number in reversed(range(len(plans))):
+                    values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
+            return like(fresh(values, given)) if wants_dx else None
+
+        return carry_out
+
+    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Check a step by the gradients of this very call; return the function that carries it out."""
+        return prepared(self._layers, self._pullbacks, grads, lr)
+
+
+def prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float) -> Callable[[], None]:
+    """Check every layer's step, and return the function that carries all of them out.
+
+    A pullback checks in place of its layer where it can: it knows which weights it belongs to. What could not be
+    checked may fail, and is carried out first.
+    """
+    checked, unchecked = [], []
+    for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):
+        prepare = getattr(pullback, "prepare_step", None) or getattr(layer, "prepare_step", None)
+        note_step(layer, grad)
+        if prepare is not None:
+            checked.append(prepare(grad, lr))
+        else:
+            unchecked.append(partial(layer.step, grad, lr))
+
+    def commit() -> None:
+        with deferred():
+            for carry_out in unchecked + checked:
+                carry_out()
+
+    return commit

@@ -1,0 +1,197 @@
+"""A model's files and configs: what is written of it, and how it is made again."""
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from lcnumba import optimizers
+from lcnumba.formats import contents, npz
+from lcnumba.layers.base import Trainable
+from lcnumba.layers.registry import layer_class
+from lcnumba.layers.tree import Container
+from lcnumba.protocol import lost_weights
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils import registry
+from lcnumba.utils.messages import warn
+from lcnumba.utils.types import Array, Shape
+from lcnumba.utils.validation import arguments
+
+# So many layers a warning names.
+MOST_NAMED = 5
+
+
+class UnknownLayerError(ValueError):
+    """A config with a layer whose class has not been given."""
+
+
+def save(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write structure and weights; `Sequential.save` documents it."""
+    _require_built(model, "save")
+    config = model.get_config()
+    found = _left_out(config)
+    if found:  # a warning that is an error comes before anything is written
+        warn(
+            f"the file does not hold {found}: only the library's own optimizers are saved. lcnumba.load will give "
+            "'sgd' in its place; then set layer.optimizer, or compile with the optimizer",
+            UserWarning,
+        )
+    _warn_of_lost_weights(model)
+    npz.write_model(path, config, model.get_weights())
+
+
+def save_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Write the weights alone; `Sequential.save_weights` documents it."""
+    _require_built(model, "save")
+    _warn_of_lost_weights(model)
+    npz.write_weights(path, model.get_weights())
+
+
+def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
+    """Take the weights of a file; `Sequential.load_weights` documents it."""
+    _require_built(model, "load_weights")
+    mine = model.weight_shapes(model.input_shape)
+    with npz.ModelFile(path) as file:
+        theirs = file.weight_shapes()
+        if len(theirs) != len(mine):
+            raise ValueError(f"{os.fspath(path)!r} holds {len(theirs)} weights; {model.name!r} has {len(mine)}")
+        for number, (here, there) in enumerate(zip(mine, theirs, strict=True)):
+            if here != there:
+                raise ValueError(
+                    f"weight {number} of {os.fspath(path)!r} has shape {there}; that of {model.name!r} has {here}"
+                )
+        weights = file.read_weights(mine)
+    model.set_weights(weights)
+
+
+def load(kind: Any, path: str | os.PathLike[str], layers: Mapping[str, Any] | None) -> Any:
+    """Read a model of a class; `lcnumba.load` documents it."""
+    _check_classes(layers)
+    with npz.ModelFile(path) as file, deferred():  # what a signal raises is no fault of the file
+        config = file.config
+        if config is None:
+            raise ValueError(
+                f"{os.fspath(path)!r} holds weights alone; make the model, build it, and call its load_weights(path)"
+            )
+        try:
+            model = from_config(kind, config, layers)
+            shape = (None, *tuple(config["build_input_shape"])[1:])
+            plan = list(weights_plan(model, shape))
+        except UnknownLayerError:
+            raise
+        except Exception as error:
+            if not contents.is_of_content(error):
+                raise
+            raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
+        # Shapes are compared before any weight is read or made, so that a file cannot ask for more
+        # memory than it holds.
+        weights = file.read_weights([shape for _, _, shapes in plan for shape in shapes])
+    for layer, input_shape, shapes in plan:
+        mine, weights = weights[: len(shapes)], weights[len(shapes) :]
+        if isinstance(layer, Trainable):
+            layer.build_with(input_shape, mine)
+        else:
+            layer.set_weights(mine)
+    model.build(shape)
+    warn_of_optimizers(repr(os.fspath(path)), config)
+    return model
+
+
+def from_config(kind: Any, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Any:
+    """The model of a config, without any weights; `kind` is its class, and that of models within it."""
+    _check_classes(layers)
+    known = dict(layers or {})
+    config = arguments(config)
+    entries = config.get("layers")
+    if not isinstance(entries, list | tuple):
+        raise TypeError(f"layers={entries!r} of the config is a {type(entries).__name__}; give a list")
+    model = kind(name=config.get("name"))
+    for entry in entries:
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("class_name"), str):
+            raise TypeError(f"layers of the config holds {entry!r}; give dicts of 'class_name' and 'config'")
+        name, settings = entry["class_name"], arguments(entry.get("config"))
+        layer: Any
+        if name == "Sequential":
+            layer = from_config(kind, settings, layers)
+        else:
+            found = known.get(name) or layer_class(name)
+            if found is None:
+                raise UnknownLayerError(f"layer class {name!r} is not known; pass layers={{{name!r}: the class}}")
+            make = getattr(found, "from_config", None)
+            layer = make(settings) if make else found(**settings)
+        if "optimizer" in entry:
+            layer.optimizer = entry["optimizer"]
+        model.append_unbuilt(layer)
+    return model
+
+
+def weights_plan(model: Any, shape: Shape) -> Iterator[tuple[Any, Shape, list[tuple[int, ...]]]]:
+    """The layers with weights, in order, each with its input shape and its weights' shapes."""
+    for layer in model.layers:
+        if isinstance(layer, Container):
+            yield from weights_plan(layer, shape)
+        elif isinstance(layer, Trainable):
+            yield layer, shape, list(layer.weight_shapes(shape).values())
+        else:
+            model.build_missing(layer, shape)  # only then does a layer of users' own know its weights
+            if hasattr(layer, "get_weights"):
+                yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
+        shape = tuple(layer.compute_output_shape(shape))
+
+
+def layer_entry(layer: Any) -> dict[str, Any]:
+    """A layer in the config of its model; with its optimizer if that is a built-in one, else the name of its class."""
+    entry = {"class_name": type(layer).__name__, "config": layer.get_config()}
+    optimizer = getattr(layer, "optimizer", None)
+    if optimizers.is_built_in(optimizer):
+        return {**entry, "optimizer": registry.config_of(optimizer)}
+    return entry if optimizer is None else {**entry, "optimizer_left_out": type(optimizer).__name__}
+
+
+def weights_of(layer: Any) -> list[Array]:
+    """Copies of the weights of a layer, none of one that has no such method."""
+    return list(layer.get_weights()) if hasattr(layer, "get_weights") else []
+
+
+def warn_of_optimizers(where: str, config: Mapping[str, Any]) -> None:
+    """Say which layers have "sgd" in place of an optimizer that a config could not hold."""
+    found = _left_out(config)
+    if found:
+        warnings.warn(
+            f"{where} does not hold {found}, which is not one of the library's own; it is 'sgd' now. Set "
+            "layer.optimizer, or compile with the optimizer",
+            stacklevel=3,
+        )
+
+
+def _left_out(config: Mapping[str, Any]) -> str:
+    """The layers of a config whose optimizers it cannot hold, and their classes; empty if there are none."""
+    found: list[str] = []
+
+    def look(config: Mapping[str, Any]) -> None:
+        for entry in config["layers"]:
+            if entry["class_name"] == "Sequential":
+                look(entry["config"])
+            elif "optimizer_left_out" in entry:
+                found.append(f"{entry['optimizer_left_out']!r:.80} of layer {entry['config'].get('name')!r:.80}")
+
+    look(config)
+    rest = f" and of {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
+    return f"the optimizer {', '.join(found[:MOST_NAMED])}{rest}" if found else ""
+
+
+def _warn_of_lost_weights(model: Any) -> None:
+    if lost := lost_weights(model):
+        warn(f"the file does not hold {lost}", UserWarning)
+
+
+def _require_built(model: Any, action: str) -> None:
+    if not model.built:
+        raise RuntimeError(f"{action} before build: {model.name!r} has no weights yet; call or build it first")
+
+
+def _check_classes(layers: Any) -> None:
+    if not isinstance(layers, Mapping | None):
+        raise TypeError(f"layers={layers!r:.200} is a {type(layers).__name__}; give a dict of name to class")

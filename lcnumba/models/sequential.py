@@ -1,0 +1,1040 @@
+"""A network of layers, one after the other; itself a layer."""
+
+import copy
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, Self
+
+import numpy as np
+
+from lcnumba import optimizers
+from lcnumba.callbacks import Callback
+from lcnumba.layers.backward import Activity
+from lcnumba.layers.base import Trainable
+from lcnumba.layers.dropout import Dropout
+from lcnumba.layers.flatten import Flatten
+from lcnumba.layers.naming import layer_name
+from lcnumba.layers.parameters import as_vector
+from lcnumba.layers.tree import Container, leaves, models, walk
+from lcnumba.models import saving
+from lcnumba.models.backward import SequentialBackward, prepared
+from lcnumba.protocol import Layer, Pullback
+from lcnumba.runtime.locks import Mutex
+from lcnumba.runtime.memory import require
+from lcnumba.runtime.signals import deferred
+from lcnumba.training import data, evaluation, loop, run, step
+from lcnumba.training.config import Recipe, training_config, warn_of_last_activation
+from lcnumba.utils.arrays import check_dtype, fresh, ingest, reads_lazily
+from lcnumba.utils.messages import public, public_class, refuse_attribute
+from lcnumba.utils.types import Array, Shape
+from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
+
+__all__ = ["Sequential", "load"]
+
+
+@public_class
+class Sequential(Container):
+    """Layers applied in order.
+
+    Parameters
+    ----------
+    layers : iterable of layers, optional
+        Any objects with the layer Protocol (`lcnumba.protocol.Layer`).
+    name : str, optional
+        "sequential", "sequential_1", ... by default.
+
+    Notes
+    -----
+    If the first layer knows its input shape, each layer is built as it is added; otherwise all are
+    built by the first call.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential()
+    >>> model.add(lc.LocallyConnected2D(64, (3, 3), input_shape=(32, 32, 3)))
+    >>> model.add(lc.LocallyConnected2D(32, (3, 3)))
+    >>> model.output_shape
+    (None, 28, 28, 32)
+    """
+
+    def __init__(self, layers: Iterable[Layer] = (), name: str | None = None) -> None:
+        if not is_iterable(layers) or isinstance(layers, Sequential):
+            raise TypeError(f"layers={layers!r} is a {type(layers).__name__}; give a list of layers")
+        self.name = layer_name(name, "sequential")
+        self._layers: list[Layer] = []
+        self._input_shape: Shape | None = None
+        self._output_shape: Shape | None = None
+        self._building = Mutex()
+        self._built_names: set[str] = set()  # of layers that do not tell whether they are built
+        self._nested = False
+        self.recipe = Recipe()
+        self.steps_taken = 0  # by train_on_batch, since compile
+        self.history: run.History | None = None  # of the last fit, even if it was broken off
+        for layer in layers:
+            self.add(layer)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """The layers, in order."""
+        return tuple(self._layers)
+
+    def __len__(self) -> int:
+        """How many layers there are."""
+        return len(self._layers)
+
+    def __bool__(self) -> bool:
+        """A model is one also without layers."""
+        return True
+
+    def __iter__(self) -> Iterator[Layer]:
+        """The layers, in order."""
+        return iter(self.layers)
+
+    def __getitem__(self, index: int | slice | str) -> Any:
+        """The layer of a number or name, or the layers of a slice, as a tuple: ``model[0]``, ``model["scores"]``."""
+        if isinstance(index, str):
+            return self.get_layer(index)
+        return self.layers[index]
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse what Keras' models have, and would do nothing here."""
+        refuse_attribute(self, name)
+        object.__setattr__(self, name, value)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether `step` changes the weights of all layers; setting it sets it for each, also in inner models."""
+        return all(getattr(layer, "trainable", True) for layer in leaves(self))
+
+    @trainable.setter
+    def trainable(self, value: bool) -> None:
+        boolean("trainable", value)
+        layers = list(leaves(self))
+        for layer in layers:
+            if not hasattr(layer, "trainable") and saving.weights_of(layer):
+                raise TypeError(f"layer {layer.name!r} has weights and no attribute trainable; give its class one")
+        for layer in layers:
+            if hasattr(layer, "trainable"):
+                layer.trainable = value
+
+    @public
+    def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
+        """Return a layer by its name or its number.
+
+        Parameters
+        ----------
+        name : str, optional
+            Its name; of a layer within an inner model, the names on the way: "inner/scores".
+        index : int, optional
+            Its number, from 0; negative from the end. Either this or a name is given.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        ValueError
+            If there is no such layer; the message lists those that there are.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Flatten(), lc.Dense(3, name="scores")])
+        >>> model.get_layer("scores").units, model[-1].units, len(model)
+        (3, 3, 2)
+        """
+        if (name is None) == (index is None):
+            raise ValueError(f"give either name or index; name={name!r}, index={index!r}")
+        if index is not None:
+            number = integer("index", index, -len(self._layers))
+            if number >= len(self._layers):
+                raise ValueError(f"index={index!r} is too large; {self.name!r} has {len(self._layers)} layers")
+            return self._layers[number]
+        own = {layer.name: layer for layer in self._layers}
+        if name in own:
+            return own[name]
+        first, _, rest = str(name).partition("/")
+        if rest and isinstance(inner := own.get(first), Sequential):
+            return inner.get_layer(rest)
+        raise ValueError(f"name={name!r} is no layer of {self.name!r}; it has {', '.join(own) or 'none'}")
+
+    @public
+    def add(self, layer: Layer) -> None:
+        """Append a layer, and build it if the shape of its input is known.
+
+        A layer that has weights already keeps them, if it was built for that shape. Nothing is
+        appended if the layer is refused or does not fit.
+        """
+        self._check_layer(layer)
+        shape = self._output_shape
+        if not self._layers:
+            shape = getattr(layer, "input_shape", None)
+        if shape is None:
+            self._append(layer)
+            return
+        output_shape = _fitting(layer, shape)
+        self.build_missing(layer, shape)
+        self._append(layer)
+        self._input_shape, self._output_shape = self._input_shape or tuple(shape), output_shape
+
+    def append_unbuilt(self, layer: Any) -> None:
+        """Append a layer as it is; for a model that is being made from a config."""
+        self._check_layer(layer)
+        self._append(layer)
+
+    def _append(self, layer: Any) -> None:
+        if isinstance(layer, Sequential):
+            layer._nested = True
+        self._layers.append(layer)
+
+    def _check_layer(self, layer: Any) -> None:
+        """Raise unless the object can join the model."""
+        if isinstance(layer, type):
+            raise TypeError(f"{layer.__name__} is a class; give an instance, {layer.__name__}(...)")
+        if not isinstance(layer, Layer):
+            missing = [member for member in ("name", *_METHODS) if not hasattr(layer, member)]
+            raise TypeError(f"{layer!r} is no layer: it lacks {', '.join(missing)}")
+        if isinstance(layer, Sequential) and layer._contains(self):
+            raise ValueError(f"{layer.name!r} contains {self.name!r}; a model cannot contain itself")
+        if self._nested:
+            raise RuntimeError(f"{self.name!r} is part of another model; add to it before it joins one")
+        twice = {id(leaf) for leaf in leaves(self)} & {id(leaf) for leaf in leaves(layer)}
+        if twice:
+            raise ValueError(
+                f"{layer.name!r} is, or holds, a layer that is in the model already; weights cannot be shared"
+            )
+        if any(layer.name == other.name for other in self._layers):
+            raise ValueError(f"a layer named {layer.name!r} is in the model already; give each layer a name of its own")
+
+    def _contains(self, model: Any) -> bool:
+        return self is model or any(isinstance(x, Sequential) and x._contains(model) for x in self._layers)
+
+    @property
+    def built(self) -> bool:
+        """Whether the model knows its shapes, and its layers have their weights."""
+        return self._input_shape is not None
+
+    @public
+    def build(self, input_shape: Any) -> None:
+        """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
+
+        If one of them fails, the library's layers that were built before it have no weights again.
+
+        Raises
+        ------
+        ValueError
+            If a layer does not fit, or was built for another shape.
+        """
+        if not (isinstance(input_shape, list | tuple) and input_shape):
+            raise TypeError(f"input_shape={input_shape!r} must be a tuple, the batch first")
+        shapes: list[Shape] = [(None, *(n if n is None else integer("input_shape", n) for n in input_shape[1:]))]
+        for layer in self._layers:
+            shapes.append(_fitting(layer, shapes[-1]))
+        with self._building.lock, self.unbuilt_on_failure():
+            for layer, shape in zip(self._layers, shapes, strict=False):
+                self.build_missing(layer, shape)
+            self._input_shape, self._output_shape = shapes[0], shapes[-1]
+
+    @contextmanager
+    def unbuilt_on_failure(self) -> Iterator[None]:
+        """Take weights away again from the library's layers that had none before, if the block fails."""
+        fresh = (leaf for leaf in leaves(self) if hasattr(leaf, "prepare_unbuild") and not leaf.built)
+        undo = [leaf.prepare_unbuild() for leaf in fresh]
+        shapes = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in models(self)]
+        try:
+            yield
+        except BaseException:
+            with deferred():
+                for unbuild in undo:
+                    unbuild()
+                for model, input_shape, output_shape, names in shapes:
+                    model._input_shape, model._output_shape, model._built_names = input_shape, output_shape, names
+            raise
+
+    def build_missing(self, layer: Any, shape: Shape) -> None:
+        """Build a layer that has no weights yet."""
+        if hasattr(layer, "ensure_built"):
+            layer.ensure_built(shape)
+        elif not getattr(layer, "built", layer.name in self._built_names):
+            layer.build(shape)
+            self._built_names.add(layer.name)
+
+    @property
+    def input_shape(self) -> Shape:
+        """Shape of the input, None for the batch."""
+        if self._input_shape is None:
+            raise AttributeError(f"{self.name!r} has not been built; give its first layer an input_shape, or call it")
+        return self._input_shape
+
+    @property
+    def output_shape(self) -> Shape:
+        """Shape of the output, None for the batch."""
+        if self._output_shape is None:
+            raise AttributeError(f"{self.name!r} has not been built; give its first layer an input_shape, or call it")
+        return self._output_shape
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape, the batch (or None) first."""
+        shape = any_shape(input_shape)
+        for layer in self._layers:
+            shape = tuple(layer.compute_output_shape(shape))
+        return shape
+
+    @public
+    def __call__(self, x: Any) -> Any:
+        """Return the output for inference, an array of the kind of x."""
+        values, like = self._ingest(x)
+        y = values
+        for layer in self._layers:
+            y = _call(layer, y)
+        return like(fresh(y, values))
+
+    def call_penalised(self, x: Any) -> tuple[Any, float]:
+        """Return the output for inference and the activity penalties of this very call.
+
+        `losses` tells those of whichever call came last, from any thread.
+        """
+        values, like = self._ingest(x)
+        y, total = values, 0.0
+        for layer in self._layers:
+            if isinstance(layer, Sequential):
+                y, inner = layer.call_penalised(y)
+                total += inner
+                continue
+            y = _call(layer, y)
+            regularizer = getattr(layer, "activity_regularizer", None)
+            total += 0.0 if regularizer is None else Activity(regularizer, y).loss
+        return like(fresh(y, values)), total
+
+    @public
+    def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
+        """Return the output and the pullback of this very call, for training.
+
+        Leave x and the output unchanged until the pullback has run.
+        """
+        values, like = self._ingest(x)
+        y, pullbacks = values, []
+        for layer in self._layers:
+            y, pullback = _forward(layer, y)
+            pullbacks.append(pullback)
+        return like(fresh(y, values)), SequentialBackward(self.layers, pullbacks)
+
+    @public
+    def step(self, grads: Sequence[Any], lr: float) -> None:
+        """Step every layer, given the list of their gradients in order; all layers or none.
+
+        Where several threads step the same model, guard the calls with a lock of your own: each
+        layer stays consistent, but one thread's step may fall between another's layers.
+
+        Layers of users' own that lack ``prepare_step`` are stepped first, each on its own: if one of them fails, the
+        library's layers are as they were.
+        """
+        self.prepare_step(grads, lr)()
+
+    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that carries the step out."""
+        if not isinstance(grads, list | tuple) or len(grads) != len(self._layers):
+            raise ValueError(f"grads must be a list with one entry for each of {len(self._layers)} layers")
+        return prepared(self._layers, [None] * len(grads), grads, lr)
+
+    def set_optimizer(self, optimizer: Any) -> None:
+        """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
+        found = optimizers.get(optimizer)
+        layers = [leaf for leaf in leaves(self) if hasattr(leaf, "optimizer")]
+        # Those of users' own may refuse it, and come before any of the library's has lost its state.
+        others = [leaf for leaf in layers if not isinstance(leaf, Trainable)]
+        with deferred():
+            _all_or_none((partial(setattr, x, "optimizer", found), partial(setattr, x, "optimizer", x.optimizer))
+                         for x in others)  # fmt: skip
+            for leaf in layers:
+                if isinstance(leaf, Trainable):
+                    leaf.optimizer = found
+
+    @public
+    def compile(
+        self,
+        optimizer: Any = None,
+        loss: Any = None,
+        metrics: Iterable[Any] = (),
+        *,
+        lr: Any = None,
+        clip_value: float | None = None,
+        clip_norm: float | None = None,
+        accumulate: int = 1,
+    ) -> None:
+        """Say how the model is trained; `fit`, `evaluate` and `train_on_batch` go by it.
+
+        Parameters
+        ----------
+        optimizer : str or object, optional
+            For all layers, with fresh state; by default each keeps its own.
+        loss : str or callable, optional
+            "mse", "mae", "huber"; "softmax_cross_entropy" (from logits, labels or probabilities),
+            "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy" (of probabilities); an
+            object of `lcnumba.losses`, ``lc.losses.BinaryCrossentropy(from_logits=True)`` for instance; or
+            ``loss(y_true, y_pred) -> (value, dy_pred)``.
+        metrics : iterable of str or callable
+            "accuracy", "binary_accuracy", "auc", "mae", "mse", or ``metric(y_true, y_pred) -> float``.
+        lr : float or callable, optional
+            Learning rate, or a schedule ``lr(step)``; by default Keras' for the optimizer: 0.01 for SGD, 0.001 for
+            the others.
+        clip_value : float, optional
+            Each number of the gradients is cut to -clip_value ... clip_value.
+        clip_norm : float, optional
+            Gradients are scaled down together where their norm, over all layers, exceeds it (after `clip_value`).
+        accumulate : int, default 1
+            A step is made of the gradients of so many batches: their mean, by samples.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything cannot be used; nothing has changed then.
+
+        Warns
+        -----
+        RuntimeWarning
+            If the model ends in a softmax or sigmoid and the loss is from logits, which would apply it once more.
+
+        Notes
+        -----
+        Penalties of weights (regularizers) are sums over all weights, while a loss is a mean over samples and
+        positions: a factor that is usual elsewhere may drown the loss of a grid. Gradients are clipped before the
+        penalties of weights are added to them (Keras: afterwards). Clipping and accumulation need the gradients of all
+        layers at once, where a plain step takes them a block at a time.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+        >>> model.compile("sgd", "mse", ["mae"], lr=0.1)
+        >>> x, y = np.array([[1.0], [2.0]]), np.array([[2.0], [4.0]])
+        >>> history = model.fit(x, y, epochs=2, progress=False)
+        >>> model.evaluate(x, y)["mae"] < history.history["mae"][0]
+        True
+        """
+        config = training_config(loss, metrics, lr, clip_value, clip_norm, accumulate)
+        warn_of_last_activation(self, config)  # before anything changes: a warning may be an error
+        if optimizer is not None:
+            self.set_optimizer(optimizer)
+        self.recipe, self.steps_taken = config, 0
+
+    @public
+    def fit(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        loss: Any = None,
+        epochs: int = 1,
+        batch_size: int = 32,
+        lr: Any = None,
+        metrics: Iterable[Any] | None = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        validation_data: Any = None,
+        validation_split: float = 0.0,
+        shuffle: bool | str = True,
+        rng: Any = None,
+        initial_epoch: int = 0,
+        steps_per_epoch: int | None = None,
+        callbacks: Iterable[Callback] = (),
+        resume: str | os.PathLike[str] | None = None,
+        progress: bool = True,
+    ) -> run.History:
+        """Train the model by stepping it on batches.
+
+        Parameters
+        ----------
+        x, y : arrays, (N, ...)
+            Inputs and targets: arrays in memory or memory-mapped, or datasets of h5py, netCDF4, zarr, Dask, xarray and
+            the like, of which a batch at a time is read. Or `x` is an iterable of batches ``(x, y)`` or ``(x, y,
+            weights)``, and `y` is left out: one that can be gone through again, or a generator.
+        loss, metrics, lr
+            As for `compile`, which they go before. "softmax_cross_entropy": y holds labels (N,), integers from 0, or
+            probabilities (N, classes), and the model ends in (N, classes) without an activation. "mse": y has the
+            shape of the output, and the mean is over all its numbers, as in Keras; on a grid of many positions each
+            one's gradient is small, so take "adam" or a larger lr.
+        epochs : int
+            Number of the last epoch; with `initial_epoch` 0, how many there are.
+        batch_size : int
+            Samples of a step; the last batch of an epoch may be smaller.
+        sample_weight : array, (N,) or (N, ...) by position, optional
+            Each sample's part of the loss is multiplied by its weight; of the shape of the first axes of the output,
+            such as (N, H, W), each position's is. Metrics are not weighted.
+        class_weight : dict of int to float, optional
+            Weights by label, 1 where there is none.
+        validation_data : (x, y), (x, y, weights) or iterable of such batches, optional
+            Evaluated after each epoch, not trained on.
+        validation_split : float, default 0
+            The share of the last samples that is kept for validation instead.
+        shuffle : bool or "batch"
+            Whether each epoch visits the samples in a new random order; "batch" changes the order of batches of
+            neighbours alone, which files are read much faster by.
+        rng : None, int or numpy.random.Generator
+            Source of that order.
+        initial_epoch : int, default 0
+            Number of the first epoch.
+        steps_per_epoch : int, optional
+            Of an iterable: how many batches make an epoch. The next one goes on where the last one ended.
+        callbacks : iterable of Callback
+            Called at certain moments: `lcnumba.callbacks`.
+        resume : path, optional
+            A file of the callback `Checkpoint`, from which training goes on as if it had not been broken off, given the
+            same arguments. If there is no such file, training begins at the beginning; a ValueError if that would
+            replace the file of a `Checkpoint` at another path.
+        progress : bool
+            Whether to show a bar on the standard error stream (with tqdm installed; else a line an
+            epoch). The logger "lcnumba" gets a line an epoch in any case.
+
+        Returns
+        -------
+        History
+            Its ``history["loss"]`` and so on hold a number an epoch. It is ``model.history`` too, also after an error.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything does not fit. Arrays are looked at before the first step; what is read lazily, or comes in
+            batches, when it comes.
+        KeyboardInterrupt
+            After the batch during which it came: all layers have made its step, or none.
+
+        Warns
+        -----
+        RuntimeWarning
+            Once, if the loss is not finite: the weights are then lost, or will be. If an iterable ends before its
+            epochs do, which ends the training. If penalties exceed the loss a hundredfold in the first epoch. And if
+            the loss does not fit what the model ends in.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.LocallyConnected2D(2, 3, rng=0), lc.Flatten(), lc.Dense(2, rng=0)])
+        >>> x, y = np.random.default_rng(0).random((64, 5, 5, 1)), np.arange(64) % 2
+        >>> x[y == 1, 0, 0] += 3
+        >>> history = model.fit(x, y, loss="softmax_cross_entropy", epochs=20, lr=0.2, metrics=["accuracy"], rng=0,
+        ...                     validation_split=0.25, progress=False)
+        >>> history.history["val_accuracy"][-1]
+        1.0
+        """
+        return loop.fit(
+            self,
+            x,
+            y,
+            loss=loss,
+            epochs=epochs,
+            batch_size=batch_size,
+            lr=lr,
+            metrics=metrics,
+            sample_weight=sample_weight,
+            class_weight=class_weight,
+            validation_data=validation_data,
+            validation_split=validation_split,
+            shuffle=shuffle,
+            rng=rng,
+            initial_epoch=initial_epoch,
+            steps_per_epoch=steps_per_epoch,
+            callbacks=callbacks,
+            resume=resume,
+            progress=progress,
+        )
+
+    @public
+    def evaluate(
+        self,
+        x: Any,
+        y: Any = None,
+        *,
+        loss: Any = None,
+        metrics: Iterable[Any] | None = None,
+        sample_weight: Any = None,
+        batch_size: int = 256,
+    ) -> run.Figures:
+        """Return the mean loss, penalties included, and metrics of the model on data.
+
+        Parameters
+        ----------
+        x, y, loss, metrics, sample_weight, batch_size
+            As for `fit`.
+
+        Returns
+        -------
+        dict of str to float
+            "loss" and the metrics.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="ones")])
+        >>> model.evaluate(np.array([[1.0], [3.0]]), np.array([[0.0], [0.0]]), loss="mse", metrics=["mae"])
+        {'loss': 5.0, 'mae': 2.0}
+        """
+        return evaluation.evaluate(
+            self, x, y, loss=loss, metrics=metrics, sample_weight=sample_weight, batch_size=batch_size
+        )
+
+    @public
+    def train_on_batch(
+        self,
+        x: Any,
+        y: Any,
+        *,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        loss: Any = None,
+        metrics: Iterable[Any] | None = None,
+        lr: Any = None,
+    ) -> run.Figures:
+        """Step the model once, on these samples, and return their figures before the step.
+
+        Parameters
+        ----------
+        x, y, sample_weight, class_weight, loss, metrics, lr
+            As for `fit`; a schedule counts the calls since `compile`. Gradients are clipped as `compile` says, and
+            not accumulated.
+
+        Returns
+        -------
+        dict of str to float
+            "loss" and the metrics.
+
+        Raises
+        ------
+        ValueError, TypeError
+            If anything does not fit.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
+        >>> model.train_on_batch(np.array([[1.0]]), np.array([[2.0]]), loss="mse", lr=0.5)
+        {'loss': 4.0}
+        >>> model.train_on_batch(np.array([[1.0]]), np.array([[2.0]]), loss="mse", lr=0.5)
+        {'loss': 4.0}
+        """
+        return step.train_on_batch(
+            self, x, y, sample_weight=sample_weight, class_weight=class_weight, loss=loss, metrics=metrics, lr=lr
+        )
+
+    @public
+    def predict(self, x: Any, batch_size: int = 256) -> Any:
+        """Return the output, computed in batches.
+
+        Parameters
+        ----------
+        x : array, or an object that reads lazily
+            An array of any kind, or a dataset of h5py, netCDF4, zarr and the like, of which no more than a batch
+            is in memory at a time.
+        batch_size : int, default 256
+            Samples of a batch.
+
+        Returns
+        -------
+        array of the kind of x
+            A NumPy array for what reads lazily.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> import lcnumba as lc
+        >>> model = lc.Sequential([lc.Flatten(), lc.Dense(3, kernel_initializer="ones")])
+        >>> model.predict(np.ones((2, 4, 5)), batch_size=1)
+        array([[20., 20., 20.],
+               [20., 20., 20.]], dtype=float32)
+        """
+        size = integer("batch_size", batch_size)
+        if reads_lazily(x):
+            source = data.rows("x", x)
+            return self._predicted(source.take, source.shape[0], size)
+        values, like = self._ingest(x)
+        return like(self._predicted(values.__getitem__, len(values), size))
+
+    def _predicted(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
+        """The outputs for all samples, of which `take` gives a slice."""
+        first: Array = self(take(slice(0, size)))
+        if samples <= size:
+            return first
+        require(first.nbytes // len(first) * samples, "the output for all samples", "predict some at a time")
+        y = np.empty((samples, *first.shape[1:]), first.dtype)
+        y[:size] = first
+        for at in range(size, samples, size):
+            y[at : at + size] = self(take(slice(at, at + size)))
+        return y
+
+    def get_weights(self) -> list[Array]:
+        """Return copies of the weights of all layers, in order."""
+        return [weight for weights in self._weights_by_layer() for weight in weights]
+
+    def set_weights(self, weights: Sequence[Array]) -> None:
+        """Replace the weights of all layers, given in the order of `get_weights`; all or none."""
+        if not isinstance(weights, list | tuple):
+            raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
+        # What lies in the weights of one layer, whatever wraps it, would change as the layers before it do.
+        own, given = self.live_weights(), [ingest(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
+        weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
+        layers = list(leaves(self))
+        counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(saving.weights_of(leaf)) for leaf in layers]
+        if len(weights) != sum(counts):
+            raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(counts)}")
+        rest, prepared, others = list(weights), [], []
+        for leaf, count in zip(layers, counts, strict=True):
+            mine, rest = rest[:count], rest[count:]
+            if count and type(leaf).set_weights is Trainable.set_weights:
+                prepared.append(leaf.prepare_weights(mine))
+            elif count:
+                others.append((partial(leaf.set_weights, mine), partial(leaf.set_weights, saving.weights_of(leaf))))
+        with deferred():
+            _all_or_none(others)  # layers of users' own, which may fail: the library's have been checked
+            for commit in prepared:
+                commit()
+
+    def live_weights(self) -> list[Array]:
+        """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
+        own = (layer.weights if isinstance(layer, Trainable) else saving.weights_of(layer) for layer in leaves(self))
+        return [weight for weights in own for weight in weights]
+
+    def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
+        """Return the shapes of the weights of all layers, in order, for an input shape, the batch (or None) first.
+
+        Of the library's own layers they are known before build; others are built for it, if they are not yet.
+        """
+        return [shape for _, _, shapes in saving.weights_plan(self, any_shape(input_shape)) for shape in shapes]
+
+    def get_training_state(self) -> list[Any]:
+        """Return what a checkpoint holds of each layer beside its weights, None where there is nothing."""
+        states = (getattr(layer, "get_training_state", None) for layer in self._layers)
+        return [None if state is None else state() for state in states]
+
+    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal model returned; return the function that takes it over."""
+        if not isinstance(state, list) or len(state) != len(self._layers):
+            raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
+        pairs: list[tuple[Any, Any]] = list(zip(self._layers, state, strict=True))
+        prepared = [(layer, layer.prepare_training_state(mine)) for layer, mine in pairs if mine is not None]
+
+        def back(layer: Any, before: Any) -> None:
+            layer.prepare_training_state(before)()
+
+        def commit() -> None:
+            with deferred():
+                _all_or_none((take_over, partial(back, layer, _state_of(layer))) for layer, take_over in prepared)
+
+        return commit
+
+    def get_flat(self) -> Array:
+        """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
+        return np.concatenate([np.empty(0, np.float64), *(layer.get_flat() for layer in self._vectors())])
+
+    def set_flat(self, vector: Array) -> None:
+        """Replace those weights by a vector as `get_flat` returns it; none if it does not fit."""
+        layers = self._vectors()
+        sizes = [layer.count_params() for layer in layers]
+        values = as_vector(vector)
+        if values.shape != (sum(sizes),):
+            raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
+        parts = zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True)
+        prepared = [layer.prepare_flat(part) for layer, part in parts]
+        with deferred():
+            for layer in layers:
+                layer._parameters.lock.check()
+            for commit in prepared:
+                commit()
+
+    @public
+    def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
+        """Return the loss on data, penalties included, and its gradient by `get_flat`.
+
+        For `scipy.optimize.minimize(..., jac=True)`, with layers of float64: quasi-Newton methods need its
+        precision.
+
+        Parameters
+        ----------
+        x, y : arrays, (N, ...)
+            Inputs and targets.
+        loss : str or callable
+            As for `fit`.
+
+        Returns
+        -------
+        value : float
+            The loss plus `losses`.
+        gradient : (get_flat().size,) float64
+            By the weights of the layers that are trainable.
+        """
+        random = [layer.name for layer in leaves(self) if isinstance(layer, Dropout) and layer.rate]
+        if random:
+            raise ValueError(f"{', '.join(random)} would make the value random; leave Dropout out, or give it rate=0")
+        value, grads = step.value_and_gradients(self, x, y, loss)
+        by_layer = {id(layer): grad for layer, grad in walk(self, grads)}
+        parts = [layer.flat_gradient(by_layer[id(layer)]) for layer in self._vectors()]
+        return value, np.concatenate([np.empty(0, np.float64), *parts])
+
+    def _vectors(self) -> list[Trainable]:
+        """The trainable layers with weights; an error if there are others that cannot be seen as vectors."""
+        layers = list(leaves(self))
+        for layer in layers:
+            if not isinstance(layer, Trainable) and hasattr(layer, "get_weights") and layer.get_weights():
+                raise TypeError(f"layer {layer.name!r} has weights and no get_flat; only the library's own layers have")
+        return [layer for layer in layers if isinstance(layer, Trainable) and layer.trainable]
+
+    def penalties(self) -> float:
+        """Return the sum of the penalties of all layers' weights."""
+        return sum(sum(leaf.penalties()) for leaf in leaves(self) if isinstance(leaf, Trainable))
+
+    @property
+    def losses(self) -> list[float]:
+        """Penalties of all layers, those of each as its own `losses`."""
+        return [loss for layer in self._layers for loss in getattr(layer, "losses", [])]
+
+    def count_params(self) -> int:
+        """Return the number of weights of all layers."""
+        return sum(layer.count_params() for layer in self._layers if hasattr(layer, "count_params"))
+
+    @public
+    def summary(self, print_fn: Callable[[str], Any] = print) -> None:
+        """Print a table of the layers, their output shapes and numbers of parameters."""
+        rows, shape = [], self.input_shape
+        for layer in self._layers:
+            shape = tuple(layer.compute_output_shape(shape))
+            count = layer.count_params() if hasattr(layer, "count_params") else 0
+            rows.append((f"{layer.name} ({type(layer).__name__})", str(shape), f"{count:,}"))
+        head = ("Layer (type)", "Output shape", "Parameters")
+        widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
+        for row in (head, *rows):
+            print_fn("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print_fn(f"Total parameters: {self.count_params():,}")
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the name, the layers' classes, configs and built-in optimizers, and the input shape if built.
+
+        Of an optimizer that is not built in, the name of its class alone.
+        """
+        return {
+            "name": self.name,
+            "layers": [saving.layer_entry(layer) for layer in self._layers],
+            "build_input_shape": self._input_shape,
+        }
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None = None) -> Self:
+        """Make a model from the result of `get_config`; its weights are fresh.
+
+        A layer whose optimizer was not a built-in one gets "sgd", and a warning says so.
+
+        Parameters
+        ----------
+        config : mapping
+            What `get_config` returned.
+        layers : mapping of str to class, optional
+            Classes of layers that are not the library's, by class name.
+        """
+        model: Self = saving.from_config(cls, config, layers)
+        saving.warn_of_optimizers("the config", config)
+        shape = config.get("build_input_shape")
+        if shape is not None:
+            model.build(shape)
+        return model
+
+    @public
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write structure and weights to one file, which `lcnumba.load` reads.
+
+        The file is complete or, if saving fails, as it was before. Built-in optimizers are saved with
+        their settings, but not their state; of any other one there is a warning, and the name of its class in the
+        file. What `compile` was given, random states and `n_threads` are not saved: `Checkpoint` and ``fit(resume=)``
+        keep the state of a training, `pickle` keeps all.
+
+        Parameters
+        ----------
+        path : path
+            The file, by convention ``.npz``; nothing is appended to the name. Symbolic links are followed.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        TypeError
+            If a layer has a custom function, which no file can hold.
+        ValueError
+            If the name ends as files of another kind do: ``.h5``, ``.keras``.
+        OSError
+            If the file cannot be written, or the path leads to a folder, a device or a pipe.
+        """
+        saving.save(self, path)
+
+    @public
+    def save_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the weights alone to a file, which `load_weights` of a model of the same layers reads.
+
+        Parameters
+        ----------
+        path : path
+            As for `save`.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        ValueError, OSError
+            As `save` does.
+
+        Examples
+        --------
+        >>> import pathlib, tempfile
+        >>> import lcnumba as lc
+        >>> first, second = (lc.Sequential([lc.Dense(3, input_shape=(2,))]) for _ in range(2))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     first.save_weights(pathlib.Path(folder, "weights.npz"))
+        ...     second.load_weights(pathlib.Path(folder, "weights.npz"))
+        >>> bool((second.layers[0].kernel == first.layers[0].kernel).all())
+        True
+        """
+        saving.save_weights(self, path)
+
+    @public
+    def load_weights(self, path: str | os.PathLike[str]) -> None:
+        """Take the weights of a file that `save_weights`, `save` or `Checkpoint` wrote; all of them, or none.
+
+        Weights go by their order, names of layers do not matter. `lcnumba.load_keras` reads files of Keras.
+
+        Parameters
+        ----------
+        path : path
+            The file.
+
+        Raises
+        ------
+        RuntimeError
+            If the model has not been built.
+        OSError
+            If the file cannot be read.
+        ValueError
+            If it is no such file, or its weights have other shapes; the model is as it was then.
+        """
+        saving.load_weights(self, path)
+
+    def __repr__(self) -> str:
+        """Name and layers."""
+        layers = "".join(f"\n  {layer!r}" for layer in self._layers)
+        return f"<{type(self).__name__} {self.name!r}{layers}>"
+
+    def __copy__(self) -> Self:
+        """Copy deeply: a shallow copy would share the list of layers."""
+        return copy.deepcopy(self)
+
+    def _weights_by_layer(self) -> list[list[Array]]:
+        return [saving.weights_of(layer) for layer in self._layers]
+
+    def _ingest(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+        """The input as NumPy, for a model that has layers and is built."""
+        if not self._layers:
+            raise RuntimeError(f"{self.name!r} has no layers; add some first")
+        values, like = ingest("x", x)
+        check_dtype("x", values)
+        if values.ndim < 1:
+            raise ValueError("x has 0 dimensions; give the batch first")
+        if self._input_shape is None:
+            with self._building.lock:
+                if self._input_shape is None:  # another thread may have come first
+                    self.build(values.shape)
+        elif values.shape[1:] != self._input_shape[1:]:
+            raise ValueError(
+                f"x has shape {values.shape}; {self.name!r} was built for {self._input_shape}"
+                + axes_hint("x", values.shape, self._input_shape)
+            )
+        return values, like
+
+
+@public
+def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) -> Sequential:
+    """Read a model that `Sequential.save` wrote.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    layers : mapping of str to class, optional
+        Classes of layers that are not the library's, by class name.
+
+    Returns
+    -------
+    Sequential
+        With the saved weights, and optimizers whose state is fresh: "sgd", with a warning, where the saved one was not
+        built in.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it is no such file, or its weights do not fit its config.
+
+    Examples
+    --------
+    >>> import pathlib, tempfile
+    >>> import lcnumba as lc
+    >>> model = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1))])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     model.save(pathlib.Path(folder, "model.npz"))
+    ...     again = lc.load(pathlib.Path(folder, "model.npz"))
+    >>> bool((again.layers[0].kernel == model.layers[0].kernel).all())
+    True
+    """
+    model: Sequential = saving.load(Sequential, path, layers)
+    return model
+
+
+def _fitting(layer: Layer, shape: Shape) -> Shape:
+    """The output shape of a layer for an input shape; an error if it was built for another."""
+    output_shape = tuple(layer.compute_output_shape(shape))
+    if getattr(layer, "built", False):
+        mine = tuple(layer.input_shape)  # type: ignore[attr-defined]
+        if mine[1:] != tuple(shape)[1:]:
+            raise ValueError(f"layer {layer.name!r} was built for input {mine}, not {tuple(shape)}")
+    return output_shape
+
+
+def _all_or_none(changes: Iterable[tuple[Callable[[], Any], Callable[[], Any]]]) -> None:
+    """Carry out changes, each given with what undoes it; if one fails, undo it and those before it."""
+    done: list[Callable[[], Any]] = []
+    try:
+        for change, undo in changes:
+            done.append(undo)
+            change()
+    except BaseException:
+        for undo in reversed(done):
+            with suppress(BaseException):  # the first error is told
+                undo()
+        raise
+
+
+def _state_of(layer: Any) -> Any:
+    """What brings a layer's training back to now; apart from what a layer of users' own may change in place."""
+    state = layer.get_training_state()
+    return state if isinstance(layer, Trainable | Sequential) else copy.deepcopy(state)
+
+
+def _call(layer: Layer, x: Any) -> Any:
+    """A layer's output for inference; a Flatten need not copy what no one else has."""
+    return layer.reshaped(x)[0] if type(layer) is Flatten else layer(x)
+
+
+def _forward(layer: Layer, x: Any) -> tuple[Any, Pullback]:
+    """The same for training."""
+    return layer.reshaped(x) if type(layer) is Flatten else layer.forward(x)
+
+
+_METHODS = ("build", "compute_output_shape", "__call__", "forward", "step", "get_config")

@@ -1,0 +1,263 @@
+"""What the library runs on and with, and what about it is wrong: ``python -m lcnumba info``."""
+
+import os
+import platform
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import NamedTuple
+
+import lcnumba
+from lcnumba.runtime import memory, threads
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils.messages import install
+
+__all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
+
+NEEDED = ("numba", "llvmlite", "numpy", "scipy", "array-api-compat")
+OPTIONAL = ("tbb", "h5py", "matplotlib", "scikit-learn", "tqdm", "torch", "jax")
+
+
+class Environment(NamedTuple):
+    """What was found.
+
+    Attributes
+    ----------
+    facts : dict of str
+        What there is, in the order to print it.
+    warnings : list of str
+        What is wrong, each with its remedy.
+    """
+
+    facts: dict[str, str]
+    warnings: list[str]
+
+
+def look() -> Environment:
+    """Return versions, processor, threads, memory and compiled code, and what is wrong with any of them.
+
+    Numba's threads begin by it, and one small layer is computed in all implementations, for which kernels are compiled
+    if they are not on disk.
+
+    Examples
+    --------
+    >>> from lcnumba.tools import info
+    >>> found = info.look()
+    >>> found.facts["answers"]
+    'right'
+    """
+    right, problem = False, None
+    try:
+        right = _answers()  # first, so that compiled code is there to be told of
+    except RuntimeError as error:  # of threads that cannot begin
+        problem = str(error)
+    facts = {
+        "lcnumba": lcnumba.__version__,
+        "Python": f"{platform.python_version()} {platform.python_implementation()}{_free_threaded()}",
+        **versions([*NEEDED, *OPTIONAL]),
+        "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "processor": processor(),
+        **_vectors(),
+        "processors": _processors(),
+        "threads": "none" if problem else _threads(),
+        "memory": _memory(),
+        "compiled code": _cache(),
+        "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if _matters(name)) or "none",
+        "answers": "none" if problem else "right" if right else "WRONG",
+    }
+    found = [problem] if problem else list(_warnings_of_threads())
+    return Environment(facts, [*found, *_warnings(facts)])
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may use.
+
+    Examples
+    --------
+    >>> from lcnumba.tools.info import usable_processors
+    >>> usable_processors() >= 1
+    True
+    """
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Return the processor's name.
+
+    Examples
+    --------
+    >>> from lcnumba.tools.info import processor
+    >>> bool(processor())
+    True
+    """
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return [*names, platform.processor(), platform.machine(), "unknown"][0] or "unknown"
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed.
+
+    Examples
+    --------
+    >>> from lcnumba.tools.info import versions
+    >>> list(versions(["numpy", "no such package"]))
+    ['numpy']
+    """
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _free_threaded() -> str:
+    enabled = getattr(sys, "_is_gil_enabled", None)
+    return "" if enabled is None or enabled() else ", free-threaded"
+
+
+def _vectors() -> dict[str, str]:
+    with deferred():
+        from lcnumba.kernels import vectors
+
+    length = vectors.host_bytes()
+    way = "register tile" if vectors.TILED else "plain loops"
+    return {
+        "features": " ".join(vectors.host_features()) or "unknown",
+        "vectors": f"{8 * length} bits, {length // 4} numbers of float32; {way}",
+    }
+
+
+def _processors() -> str:
+    allowed = memory.processors()
+    quota = "" if allowed is None else f", time of {allowed:g} by control groups"
+    return f"{usable_processors()} usable{quota}"
+
+
+def _threads() -> str:
+    layer = threads.threading_layer()
+    return f"{threads.count()}, " + (f"Numba's {layer}" if threads.numba_is_safe() else f"Python's for Numba's {layer}")
+
+
+def _memory() -> str:
+    found = memory.available()
+    return "unknown" if found is None else f"{found[0] / 1e9:.1f} GB free by {found[1]}"
+
+
+def _matters(variable: str) -> bool:
+    return variable.startswith(("NUMBA_", "LCNUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_"))
+
+
+def _cache_folder() -> Path | None:
+    with deferred():
+        from lcnumba.kernels import update
+
+    stats = getattr(update.whole.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
+    return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
+
+
+def _cache() -> str:
+    with deferred():
+        from lcnumba.kernels.disk_cache import is_usable
+
+    folder = _cache_folder()
+    if folder is None:
+        return "not kept"
+    usable = others = size = 0
+    for file in folder.glob("*.nb[ic]"):
+        try:
+            size += file.stat().st_size
+            if is_usable(file):
+                usable += 1
+            else:
+                others += 1
+        except OSError:  # another process replaces it
+            continue
+    rest = f", {others} of other versions or damaged" if others else ""
+    return f"{folder}, {usable} files{rest}, {size / 1e6:.1f} MB"
+
+
+def _answers() -> bool:
+    """Whether a small layer computes on whole numbers what the definition says."""
+    with deferred():
+        import numpy as np
+
+        from lcnumba.layers.locally_connected import LocallyConnected2D
+        from lcnumba.testing import adjoint_sums, integers, reference
+
+    rng = np.random.default_rng(0)
+    size, kernel_size = (6, 7), (3, 2)
+    x = integers(rng, (20, *size, 3))
+    for implementation in (1, 2, 3):
+        layer = LocallyConnected2D(
+            5, kernel_size, use_bias=False, implementation=implementation, rng=0, n_threads=2,
+            kernel_initializer=lambda shape, dtype, rng: integers(rng, shape, dtype),
+        )  # fmt: skip
+        y, backward = layer.forward(x)
+        dy = integers(rng, y.shape)
+        dx, grads = backward(dy)
+        expected = reference.forward(
+            x, layer.kernel, None, kernel_size=kernel_size, strides=(1, 1), dilation=(1, 1), padding="valid"
+        )
+        sums = adjoint_sums(x, layer.kernel, dy, y, dx, grads.kernel)
+        if len(set(sums)) != 1 or not np.array_equal(y, expected):
+            return False
+    return True
+
+
+def _warnings(facts: dict[str, str]) -> Iterator[str]:
+    with deferred():
+        import numba
+
+        from lcnumba.kernels import vectors
+
+    if facts["answers"] == "WRONG":
+        yield "answers are wrong: do not use this installation; tell the developers what is above"
+    if numba.config.DISABLE_JIT:
+        yield "NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
+    elif not vectors.TILED:
+        yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
+    if numba.config.BOUNDSCHECK:
+        yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
+    folder = _cache_folder()
+    if folder is None and not numba.config.DISABLE_JIT:
+        yield "compiled code is not kept, so each process compiles anew; set NUMBA_CACHE_DIR to a folder of yours"
+    elif folder is not None and folder.is_dir():
+        if not os.access(folder, os.W_OK):
+            yield f"{folder} cannot be written to: what is not there is compiled anew each time; set NUMBA_CACHE_DIR"
+        if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
+            yield (
+                f"everybody can write to {folder}, and what lies there is run as code; set NUMBA_CACHE_DIR to a folder "
+                "of yours"
+            )
+
+
+def _warnings_of_threads() -> Iterator[str]:
+    layer = threads.threading_layer()
+    if layer == "none":
+        yield "no threads can be started: a limit of the system or a container's (ulimit -u, -v, pids) is too low"
+    elif layer == "workqueue":
+        yield (
+            "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
+            f"Python's threads instead, which begin more slowly. Give it TBB: {install('threads')}; or the system's "
+            "OpenMP"
+        )
+    elif not threads.numba_is_safe():
+        yield (
+            "kernels run on Python's threads, which begin more slowly than Numba's: those may have begun in a parent "
+            "of this process. Import lcnumba before the first parallel function runs; forked children have no remedy"
+        )
+    if threads.count() > usable_processors():
+        yield (
+            f"{threads.count()} threads share {usable_processors()} processors and wait for each other; set "
+            "NUMBA_NUM_THREADS to fewer"
+        )

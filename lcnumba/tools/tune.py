@@ -1,0 +1,105 @@
+"""Measuring which implementation suits a layer on this machine."""
+
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lcnumba.layers.locally_connected import LocallyConnected
+from lcnumba.utils.arrays import ingest
+from lcnumba.utils.messages import public
+from lcnumba.utils.validation import real
+
+__all__ = ["Tuning", "tune"]
+
+
+class Tuning(NamedTuple):
+    """What `tune` found.
+
+    Attributes
+    ----------
+    implementation : int
+        The one with the quickest step.
+    forward, step : dict of int to float
+        Median seconds of each implementation that was tried.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> tuning = lc.Tuning(implementation=2, forward={1: 0.5, 2: 0.25}, step={1: 3.0, 2: 1.5})
+    >>> tuning.step[1] / tuning.step[tuning.implementation]  # how many times as long the loops take
+    2.0
+    """
+
+    implementation: int
+    forward: dict[int, float]
+    step: dict[int, float]
+
+
+@public
+def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> Tuning:
+    """Measure each implementation on a batch, and return the quickest for training.
+
+    Parameters
+    ----------
+    layer : LocallyConnected1D, 2D or 3D
+        The layer; it is built if need be, and otherwise left alone: copies are measured.
+    x : array
+        A batch of the size to come.
+    seconds : float, default 1
+        How long each implementation's steps are repeated, after a first one that compiles.
+    memory : float, default 2**30
+        Bytes; implementations whose form of the weights needs more are not tried.
+
+    Returns
+    -------
+    Tuning
+        Make the layer of choice with ``layer.with_implementation(tuning.implementation)``.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If a parameter is no such thing, or x does not fit the layer.
+
+    Notes
+    -----
+    Measurements differ from machine to machine and from day to day; ``implementation="auto"`` chooses
+    by shapes alone. Each try holds a copy of the weights.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.LocallyConnected2D(2, 3)
+    >>> tuning = lc.tune(layer, np.ones((4, 6, 6, 1)), seconds=0)
+    >>> sorted(tuning.step)  # which were tried
+    [1, 2, 3]
+    >>> best = layer.with_implementation(tuning.implementation)
+    """
+    if not isinstance(layer, LocallyConnected):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
+    limit, budget = real("memory", memory), real("seconds", seconds)
+    if limit < 0:
+        raise ValueError(f"memory={memory!r} cannot be used; give bytes, at least 0")
+    values, _ = ingest("x", x)
+    layer._normalised(values)  # builds it, as a call would, and leaves the penalty of its last output
+    forward, step = {}, {}
+    for cost in layer.costs(len(values)):
+        if cost.memory > limit:
+            continue
+        candidate = layer.with_implementation(cost.implementation)
+        candidate.optimizer, candidate.trainable = "sgd", True
+        y, backward = candidate.forward(values)
+        dy = np.zeros_like(y)
+        backward.step(dy, 0.0)
+        both: list[tuple[float, float]] = []
+        end = time.perf_counter() + budget
+        while len(both) < 3 or time.perf_counter() < end:
+            start = time.perf_counter()
+            y, backward = candidate.forward(values)
+            middle = time.perf_counter()
+            backward.step(dy, 0.0)
+            both.append((middle - start, time.perf_counter() - start))
+        forward[cost.implementation], step[cost.implementation] = map(statistics.median, zip(*both, strict=True))
+    return Tuning(min(step, key=lambda number: step[number]), forward, step)

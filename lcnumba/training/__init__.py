@@ -1,0 +1,1 @@
+"""What happens between `fit` and a step."""

@@ -1,0 +1,233 @@
+"""Checks of single values at the public edge: each names the parameter, its value and the rule."""
+
+import math
+import operator
+import os
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = [
+    "any_shape",
+    "arguments",
+    "axes_hint",
+    "boolean",
+    "choice",
+    "file_path",
+    "generator",
+    "input_shape",
+    "int_tuple",
+    "integer",
+    "is_iterable",
+    "learning_rate",
+    "real",
+    "sample_shape",
+]
+
+# Sizes beyond this are a slip, and their products would leave the range of index arithmetic.
+MAXIMUM = 2**40
+
+
+def integer(name: str, value: Any, minimum: int = 1) -> int:
+    """Return `value` as an int of at least `minimum`.
+
+    Any integral type passes (NumPy's too); a bool or a float does not, since both are more
+    often a slip than an intention.
+    """
+    try:
+        if isinstance(value, bool | np.bool_):
+            raise TypeError
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(
+            f"{name}={value!r} is a {type(value).__name__}; give an integer of at least {minimum}"
+        ) from None
+    if number < minimum:
+        raise ValueError(f"{name}={value!r} is too small; give an integer of at least {minimum}")
+    if number > MAXIMUM:
+        raise ValueError(f"{name}={value!r} is too large; give an integer of at most {MAXIMUM}")
+    return number
+
+
+def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, ...]:
+    """Return `value`, an integer or a list or tuple of `rank` integers, as a tuple of ints."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if not isinstance(value, list | tuple):
+        return (integer(name, value, minimum),) * rank
+    if len(value) != rank:
+        raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer or {rank}")
+    return tuple(integer(name, entry, minimum) for entry in value)
+
+
+def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int | None, ...]:
+    """Return a shape, the batch (or None) first, of fully defined samples.
+
+    Parameters
+    ----------
+    shape : tuple or list
+        What the caller gave.
+    axes : tuple of str
+        What messages call its entries.
+    hint : str
+        What else messages say of a wrong number of entries.
+    """
+    _entries(shape, axes, hint)
+    batch = None if shape[0] is None else integer("input_shape", shape[0], 0)
+    return batch, *_sample(shape, shape[1:])
+
+
+def sample_shape(shape: Any, axes: tuple[str, ...]) -> tuple[int | None, ...]:
+    """Return None, for the batch, and the shape of a sample; `axes` has the batch first."""
+    _entries(shape, axes[1:], ", without the batch")
+    return None, *_sample(shape, shape)
+
+
+def axes_hint(name: str, shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> str:
+    """Return what messages say of an array of another shape than is wanted, if it holds the same in another order.
+
+    Parameters
+    ----------
+    name : str
+        What the array is called.
+    shape, wanted : tuple of int
+        What it has, and what it should have, the batch (of any size) first.
+
+    Returns
+    -------
+    str
+        Text to append, with the call that makes the one of the other; empty if there is none.
+
+    Examples
+    --------
+    >>> from lcnumba.utils.validation import axes_hint
+    >>> axes_hint("y", (32,), (None, 1))
+    '; y[:, None] has that shape'
+    """
+    given, sample = shape[1:], tuple(wanted[1:])
+    if len(given) == len(sample) > 1:
+        if (*given[1:], given[0]) == sample:
+            return (
+                f"; its channels come first: np.moveaxis({name}, 1, -1), or {name}.movedim(1, -1) of torch, puts them "
+                "last, and a layer with data_format='channels_first' takes them as they are"
+            )
+        if (given[-1], *given[:-1]) == sample:
+            return (
+                f"; its channels come last: np.moveaxis({name}, -1, 1), or {name}.movedim(-1, 1) of torch, puts them "
+                "first, and a layer with data_format='channels_last' takes them as they are"
+            )
+    view = ""
+    if (*given, 1) == sample:
+        view = f"{name}[:, None]" if len(given) == 0 else f"{name}[..., None]"
+    elif given == (*sample, 1):
+        view = f"{name}[:, 0]" if len(sample) == 0 else f"{name}[..., 0]"
+    elif tuple(shape) == sample:
+        return f"; {name}[None] adds the batch"
+    elif min(len(given), len(sample)) == 1 and None not in sample and math.prod(given) == math.prod(sample):
+        view = f"{name}.reshape({', '.join(map(str, (-1, *sample)))})"
+    return f"; {view} has that shape" if view else ""
+
+
+def _entries(shape: Any, axes: tuple[str, ...], hint: str) -> None:
+    if not isinstance(shape, list | tuple):
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give ({', '.join(axes)}){hint}")
+    if len(shape) != len(axes):
+        raise ValueError(
+            f"input_shape={tuple(shape)} has {len(shape)} entries; give {len(axes)}: ({', '.join(axes)}){hint}"
+        )
+
+
+def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
+    if any(size is None for size in sizes):
+        raise ValueError(
+            f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
+        )
+    return tuple(integer("input_shape", size) for size in sizes)
+
+
+def any_shape(shape: Any) -> tuple[int | None, ...]:
+    """Return a shape of any length, the batch first; entries may be None."""
+    if not isinstance(shape, list | tuple):
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give a tuple, the batch first")
+    if not shape:
+        raise ValueError("input_shape=() has no entries; give a tuple, the batch first")
+    return tuple(None if size is None else integer("input_shape", size, 0) for size in shape)
+
+
+def is_iterable(value: Any) -> bool:
+    """Whether something can be gone through, and is no text; an array without dimensions only says so."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
+
+
+def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
+    """Return `value` if it is one of `options`; strings are compared in lower case."""
+    options = tuple(options)
+    wanted = value.lower() if isinstance(value, str) else value
+    for option in options:
+        if type(wanted) is type(option) and wanted == option:
+            return option
+    raise ValueError(f"{name}={value!r} is not known; give one of {', '.join(map(repr, options))}")
+
+
+def boolean(name: str, value: Any) -> bool:
+    """Return `value` if it is a bool."""
+    if type(value) is not bool:
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give True or False")
+    return value
+
+
+def real(name: str, value: Any) -> float:
+    """Return `value`, a finite real number, as a float."""
+    # A time span counts as an integer with NumPy.
+    if isinstance(value, bool | np.bool_ | np.timedelta64) or not isinstance(value, Real):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a finite number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not math.isfinite(number):
+        raise ValueError(f"{name}={value!r} cannot be used; give a finite number")
+    return number
+
+
+def learning_rate(value: Any, dtype: Any = np.float64, name: str = "lr") -> float:
+    """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
+    rate = real(name, value)
+    if rate < 0 or rate > float(np.finfo(dtype).max):
+        raise ValueError(
+            f"{name}={value!r} cannot be used; give a number of at least 0 that is finite in {np.dtype(dtype)}"
+        )
+    return rate
+
+
+def arguments(config: Any) -> dict[str, Any]:
+    """Return a config, a mapping of arguments by name, as a dict."""
+    if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
+        raise TypeError(f"config={config!r} is no config; give a dict of arguments by name, as get_config returns it")
+    return dict(config)
+
+
+def file_path(value: Any, name: str = "path") -> Path:
+    """Return a path of a file; an error for what no file can be called."""
+    if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
+        raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a str or a pathlib.Path")
+    if not text:
+        raise ValueError(f"{name}={value!r} is empty; give the path of a file")
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise ValueError(f"{name}={value!r} holds characters that no file's name can have; give another one")
+    return Path(text)
+
+
+def generator(rng: Any) -> np.random.Generator:
+    """Return the random generator that `rng` (None, a seed or a Generator) stands for."""
+    try:
+        return np.random.default_rng(rng)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"rng={rng!r} is no source of numbers; give None, a seed or a Generator: {error}") from None

@@ -1,0 +1,257 @@
+import itertools
+import math
+import pickle
+import tracemalloc
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from lcnumba.connectivity.geometry import BAND_COLUMNS, TASKS, Geometry, paddings
+from lcnumba.testing import PROBLEMS, reference
+
+
+@st.composite
+def geometries(draw, max_size=9, max_rank=3):
+    rank = draw(st.integers(1, max_rank))
+
+    def numbers(top):
+        return tuple(draw(st.lists(st.integers(1, top), min_size=rank, max_size=rank)))
+
+    size = max_size if rank < 3 else 5
+    input_size, kernel_size, strides, dilation = numbers(size), numbers(5), numbers(4), numbers(3)
+    if rank == 1:
+        input_size = (draw(st.integers(1, 60)),)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    padding = draw(st.sampled_from(("valid", "same", "pairs")))
+    if padding == "pairs":
+        padding = tuple((draw(st.integers(0, e - 1)), draw(st.integers(0, e - 1))) for e in spans)
+    margins = [(0, 0)] * rank if isinstance(padding, str) else padding
+    assume(padding == "same" or all(e <= b + n + a for e, n, (b, a) in zip(spans, input_size, margins, strict=True)))
+    modes = tuple(draw(st.lists(st.sampled_from(("zeros", "circular")), min_size=rank, max_size=rank)))
+    channels, filters = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    return Geometry(input_size, channels, filters, kernel_size, strides, dilation, padding, modes)
+
+
+def brute_index(g):
+    """The input that each (position, window entry) reads, from the definition, by plain loops."""
+    index = np.full((g.positions, g.window), -1)
+    for p, out in enumerate(itertools.product(*map(range, g.output_size))):
+        for t, tap in enumerate(itertools.product(*map(range, g.kernel_size))):
+            at = []
+            for axis, (o, k, s, d) in enumerate(zip(out, tap, g.strides, g.dilation, strict=True)):
+                before = 0 if g.padding == "valid" else (d * (g.kernel_size[axis] - 1) + 1) // 2
+                before = before if isinstance(g.padding, str) else g.padding[axis][0]
+                here = o * s + k * d - before
+                at.append(here % g.input_size[axis] if g.padding_mode[axis] == "circular" else here)
+            if all(0 <= a < n for a, n in zip(at, g.input_size, strict=True)):
+                flat = 0
+                for a, n in zip(at, g.input_size, strict=True):
+                    flat = flat * n + a
+                for c in range(g.channels):
+                    index[p, t * g.channels + c] = flat * g.channels + c
+    return index
+
+
+def index_from_tables(g, triples, segments, grouped_by_output):
+    """The same index, read off the triples and a segment table as the kernels read them."""
+    index = np.full((g.positions, g.window), -1)
+    OW, KW, W, C = g.output_size[-1], g.kernel_size[-1], g.input_size[-1], g.channels
+    for group in range(len(triples.start) - 1):
+        for row in range(triples.start[group], triples.start[group + 1]):
+            o, i = (group, triples.line[row]) if grouped_by_output else (triples.line[row], group)
+            for s in range(len(segments.column)):
+                p = o * OW + segments.column[s]
+                for t in range(segments.taps[s]):
+                    for c in range(C):
+                        k = (triples.tap_line[row] * KW + segments.first_tap[s] + t) * C + c
+                        assert index[p, k] == -1, "a connection is listed twice"
+                        index[p, k] = (i * W + segments.first_input[s] + t) * C + c
+    return index
+
+
+def check(g):
+    assert g.output_size == reference.output_size(g.input_size, g.kernel_size, g.strides, g.dilation, g.padding)
+    expected = brute_index(g)
+    np.testing.assert_array_equal(g.input_index, expected)
+    np.testing.assert_array_equal(index_from_tables(g, g.by_output, g.columns, True), expected)
+    np.testing.assert_array_equal(index_from_tables(g, g.by_input, g.bands, False), expected)
+    assert g.connections == np.count_nonzero(expected >= 0)
+    assert g.complete == bool((expected >= 0).all())
+    np.testing.assert_array_equal(g.exists, expected >= 0)
+
+
+@given(geometries())
+def test_tables_equal_the_definition(g):
+    check(g)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_tables_of_the_problem_table(problem):
+    check(problem.geometry)
+
+
+@given(geometries())
+def test_index_maps_expand_the_connections(g):
+    kernel = np.arange(1, math.prod(g.kernel_shape) + 1).reshape(g.kernel_shape)
+    expected = np.zeros((g.inputs, g.positions, g.filters), int)
+    for p, k in zip(*np.nonzero(g.exists), strict=True):
+        expected[g.input_index[p, k], p] += kernel[p, k]  # a window that wraps may meet an input twice
+    expected = expected.reshape(g.inputs, -1)
+
+    mask = np.broadcast_to(g.exists[:, None, :], (g.positions, g.filters, g.window))
+    indptr, indices = g.csr_index(None if g.complete else mask)
+    values = kernel.transpose(0, 2, 1)[mask]
+    sparse = np.zeros_like(expected.T)
+    for row in range(len(indptr) - 1):
+        columns = indices[indptr[row] : indptr[row + 1]]
+        assert "circular" in g.padding_mode or (np.diff(columns) > 0).all(), "columns are sorted within each row"
+        np.add.at(sparse[row], columns, values[indptr[row] : indptr[row + 1]])
+    np.testing.assert_array_equal(sparse.T, expected)
+
+
+@given(geometries())
+def test_segments_are_as_long_as_they_can_be(g):
+    c = g.columns
+    for j in range(g.output_size[-1]):
+        part = slice(c.start[j], c.start[j + 1])
+        ends = list(zip(c.first_input[part] + c.taps[part], c.first_tap[part] + c.taps[part], strict=True))
+        begins = list(zip(c.first_input[part], c.first_tap[part], strict=True))
+        assert not set(ends) & set(begins), "two segments could have been one"
+        if g.dilation[-1] == 1 and g.padding_mode[-1] == "zeros":
+            assert len(begins) <= 1
+
+
+@given(geometries())
+def test_bands_stay_between_their_edges(g):
+    for band in range(len(g.band_edges) - 1):
+        part = slice(g.bands.start[band], g.bands.start[band + 1])
+        assert (g.bands.first_input[part] >= g.band_edges[band]).all()
+        assert (g.bands.first_input[part] + g.bands.taps[part] <= g.band_edges[band + 1]).all()
+        assert (np.diff(g.bands.column[part]) >= 0).all()
+    assert (g.bands.taps > 0).all()
+    assert g.band_edges[0] == 0
+    assert g.band_edges[-1] == g.input_size[-1]
+
+
+@given(geometries())
+def test_readers_are_the_taps_that_read_a_column(g):
+    start, column, tap = g.readers
+    assert len(start) == g.input_size[-1] + 1
+    found = {(w, j, t) for w in range(g.input_size[-1]) for j, t in zip(column[start[w]:start[w + 1]],
+             tap[start[w]:start[w + 1]], strict=True)}  # fmt: skip
+    taps = g._taps(-1)
+    assert found == {(taps[j, t], j, t) for j in range(taps.shape[0]) for t in range(taps.shape[1]) if taps[j, t] >= 0}
+    assert len(column) == len(found)
+
+
+@given(geometries())
+def test_lines_that_are_needed_at_once_have_places_of_their_own(g):
+    """And no more places than it takes."""
+    for triples, cycle in ((g.by_input, g.output_cycle), (g.by_output, g.input_cycle)):
+        groups = [set(triples.line[a:b].tolist()) for a, b in itertools.pairwise(triples.start)]
+        fits = (
+            n for n in itertools.count(1) if all(len({line % n for line in group}) == len(group) for group in groups)
+        )
+        assert cycle == next(fits)
+
+
+def test_few_lines_are_cut_into_bands_and_many_are_not():
+    assert len(Geometry((1000,), 1, 1, 3).band_edges) - 1 == TASKS
+    assert len(Geometry((32, 32), 1, 1, 3).band_edges) - 1 == 2
+    assert len(Geometry((64, 100), 1, 1, 3).band_edges) - 1 == 1
+    assert len(Geometry((8, BAND_COLUMNS), 1, 1, 3).band_edges) - 1 == 1
+    # Many channels make long parts of few columns, and a line too long for a cache is cut anyway.
+    assert len(Geometry((7, 7), 1024, 1, 3).band_edges) - 1 == 7
+    assert len(Geometry((100, 1000), 16, 1, 3).band_edges) - 1 == 4
+
+
+def test_the_sparse_form_counts_in_64_bits_where_32_would_overflow():
+    """Indices up to 2^31 - 1 fit; of inputs alone, since so many weights would take too long."""
+    for size, dtype in ((2**31, np.int32), (2**31 + 1, np.int64), (2**32, np.int64)):
+        g = Geometry((size - 1,), 1, 1, 1, strides=2**30)
+        assert [array.dtype for array in g.csr_index()] == [dtype, dtype]
+        np.testing.assert_array_equal(g.csr_index()[1], np.arange(0, size - 1, 2**30))
+
+
+def test_documented_example():
+    g = Geometry((32, 32), channels=3, filters=64, kernel_size=(3, 3))
+    assert g.output_size == (30, 30)
+    assert g.connections * 64 + math.prod(g.bias_shape) == 1_612_800
+
+
+def test_keras_same_is_not_tensorflow_same():
+    # n = 6, k = 3, s = 2: Keras begins at -1, 1, 3, TensorFlow's convolutions at 0, 2, 4.
+    g = Geometry((6,), 1, 1, 3, strides=2, padding="same")
+    np.testing.assert_array_equal(g.input_index, [[-1, 0, 1], [1, 2, 3], [3, 4, 5]])
+
+
+def test_what_exists_is_known_without_the_index():
+    """A layer of implementation 1 needs no table of the size of its weights."""
+    g = Geometry((256, 256), 3, 1, 9, padding="same")
+    tracemalloc.start()
+    exists = g.exists
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 2 * exists.nbytes
+    assert np.count_nonzero(exists) == g.connections
+
+
+def test_tables_are_read_only_and_the_geometry_is_frozen():
+    g = Geometry((5, 5), 1, 1, 3)
+    for table in (*g.by_output, *g.by_input, *g.columns, *g.bands, g.band_edges, g.input_index, g.exists):
+        assert not table.flags.writeable
+        assert table.flags.c_contiguous
+    with pytest.raises(AttributeError, match="filters"):
+        g.filters = 3
+    assert pickle.loads(pickle.dumps(g)) == g
+    assert hash(g) == hash(Geometry((5, 5), 1, 1, (3, 3)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"kernel_size": 0}, ValueError, r"kernel_size=0 is too small"),
+        ({"kernel_size": (1, 2, 3)}, ValueError, r"kernel_size=\(1, 2, 3\) has 3 entries; give one integer or 2"),
+        ({"kernel_size": (2.5, 2)}, TypeError, r"kernel_size=2.5 is a float"),
+        ({"kernel_size": True}, TypeError, r"kernel_size=True is a bool"),
+        ({"kernel_size": "3"}, TypeError, r"kernel_size='3' is a str"),
+        ({"kernel_size": (9, 1)}, ValueError, r"kernel_size=\(9, 1\).*does not fit input \(6, 5\).*padding='same'"),
+        ({"dilation": (3, 1)}, ValueError, r"with dilation=\(3, 1\) does not fit"),
+        ({"strides": 0}, ValueError, r"strides=0 is too small"),
+        ({"strides": (1, -1)}, ValueError, r"strides=-1 is too small"),
+        ({"dilation": 0}, ValueError, r"dilation=0 is too small"),
+        ({"filters": 0}, ValueError, r"filters=0 is too small"),
+        ({"filters": 4.5}, TypeError, r"filters=4.5 is a float"),
+        ({"channels": np.bool_(True)}, TypeError, r"channels=.*True.* is a bool"),
+        ({"padding": "causal"}, ValueError, r"padding='causal' is not known; give one of 'valid', 'same'"),
+        ({"padding": 3}, ValueError, r"padding=3 is not known"),
+        ({"input_size": 5}, TypeError, r"input_size=5 must be a tuple"),
+        ({"input_size": ()}, ValueError, r"input_size=\(\) has 0 entries"),
+        ({"input_size": (3, 3, 3, 3)}, ValueError, r"has 4 entries; give 1, 2 or 3"),
+        ({"input_size": (0, 5)}, ValueError, r"input_size=0 is too small"),
+    ],
+)
+def test_bad_parameters(changes, error, message):
+    settings = {"input_size": (6, 5), "channels": 2, "filters": 3, "kernel_size": (3, 3)} | changes
+    with pytest.raises(error, match=message):
+        Geometry(**settings)
+
+
+@pytest.mark.parametrize(
+    ("padding", "rank", "error", "message"),
+    [
+        (((1, 1), 1), 2, TypeError, "holds what is no pair"),
+        (((1, 1), 1), 1, ValueError, "give 'valid', 'same', or 1 pairs"),
+        ((), 1, ValueError, r"padding=\(\) has 0 entries"),
+    ],
+)
+def test_paddings_that_are_no_pairs(padding, rank, error, message):
+    with pytest.raises(error, match=message):
+        paddings(padding, rank)
+
+
+def test_any_integral_type_is_welcome():
+    g = Geometry((np.int64(6), 5), np.uint8(2), 3, np.int32(3), strides=[1, np.int16(2)], padding="SAME")
+    assert g == Geometry((6, 5), 2, 3, (3, 3), (1, 2), (1, 1), "same")

@@ -1,0 +1,662 @@
+"""Checkpoints: a training that is broken off goes on bit for bit, and a broken file never passes for a good one."""
+
+import collections
+import copy
+import json
+import os
+import warnings
+import zipfile
+
+import killed_training
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.callbacks import Callback, Checkpoint, CSVLogger, EarlyStopping, LearningRate
+from lcnumba.formats import checkpoint, npz
+from lcnumba.utils import random_state
+
+
+def net(seed=0, optimizer="adam"):
+    layers = [
+        lc.LocallyConnected2D(2, 2, activation="relu", input_shape=(4, 3, 1), rng=seed, fans="window"),
+        lc.Dropout(0.25),  # unseeded: its numbers must come from the checkpoint
+        lc.Flatten(),
+        lc.Dense(3, rng=seed),
+    ]
+    model = lc.Sequential([lc.Sequential(layers[:2]), *layers[2:]])
+    model.compile(optimizer, "softmax_cross_entropy", ["accuracy"])
+    return model
+
+
+@pytest.fixture
+def data(rng):
+    return rng.standard_normal((27, 4, 3, 1), np.float32), rng.integers(0, 3, 27)
+
+
+class Crash(Callback):
+    """Raise after so many batches in all."""
+
+    def __init__(self, after):
+        self.left = after
+
+    def after_batch(self, run, figures):
+        self.left -= 1
+        if not self.left:
+            raise RuntimeError("crash")
+
+
+def callbacks(path, **settings):
+    return [
+        Checkpoint(path, **settings),
+        EarlyStopping("val_loss", patience=50),
+        LearningRate(lambda epoch, lr: lr * 0.9),
+        CSVLogger(path.with_suffix(".csv")),
+    ]
+
+
+def fit(model, data, path, extra=(), every=None, epochs=5, **settings):
+    """Five batches of an epoch; weights, what early stopping holds, and the history."""
+    x, y = data
+    given = callbacks(path, every_batches=every)
+    history = model.fit(
+        x, y, epochs=epochs, batch_size=5, validation_split=0.2, rng=np.random.default_rng(7), progress=False,
+        callbacks=[*given, *extra], resume=path, **settings,
+    )  # fmt: skip
+    table = path.with_suffix(".csv").read_text()
+    return model.get_weights(), model.get_training_state(), history.history, history.epoch, given[1].best_epoch, table
+
+
+def equal(one, other):
+    assert checkpoint._encode(one[2:], []) == checkpoint._encode(other[2:], [])
+    arrays, others = [], []
+    tree, other_tree = checkpoint._encode(one[:2], arrays), checkpoint._encode(other[:2], others)
+    assert tree == other_tree
+    for a, b in zip(arrays, others, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def copied(model):
+    """A model whose unseeded layers draw the same numbers."""
+    return copy.deepcopy(model)
+
+
+@pytest.mark.parametrize("shuffle", [True, "batch"])
+@pytest.mark.parametrize(("every", "after"), [(None, 7), (None, 12), (1, 3), (2, 8), (3, 14), (1, 19)])
+def test_a_resumed_training_equals_an_unbroken_one(every, after, shuffle, data, tmp_path):
+    first = net()
+    whole = fit(copied(first), data, tmp_path / "whole.npz", every=every, shuffle=shuffle)
+    path = tmp_path / "run.npz"
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(first, data, path, extra=[Crash(after)], every=every, shuffle=shuffle)
+    again = net(seed=5)
+    equal(fit(again, data, path, every=every, shuffle=shuffle), whole)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", lc.SGD(momentum=0.5), "rmsprop", "adamw"])
+def test_every_optimizer_goes_on(optimizer, data, tmp_path):
+    first = net(optimizer=optimizer)
+    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(first, data, tmp_path / "run.npz", extra=[Crash(12)])
+    equal(fit(net(9, optimizer), data, tmp_path / "run.npz"), whole)
+
+
+class Slow:
+    """An optimizer of a user's, with a state of several kinds."""
+
+    def init(self, param):
+        return {"last": (np.zeros_like(param), 0), "rates": [0.5, None]}
+
+    def update(self, param, grad, state, lr):
+        last, steps = state["last"]
+        param -= lr * (grad + state["rates"][0] * last) / (1 + steps)
+        state["last"] = grad.copy(), steps + 1
+
+
+def test_an_optimizer_of_ones_own_goes_on(data, tmp_path):
+    first = net(optimizer=Slow())
+    whole = fit(copied(first), data, tmp_path / "whole.npz", lr=0.1)
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(first, data, tmp_path / "run.npz", extra=[Crash(12)], lr=0.1)
+    equal(fit(net(9, Slow()), data, tmp_path / "run.npz", lr=0.1), whole)
+
+
+def test_accumulated_gradients_are_waited_for(data, tmp_path):
+    """Of 5 batches, 2 together: a checkpoint that is due after batch 3 is written after batch 4."""
+
+    def network(seed=0):
+        model = net(seed)
+        model.compile("adam", "softmax_cross_entropy", accumulate=2, clip_norm=0.5)
+        return model
+
+    first = network()
+    whole = fit(copied(first), data, tmp_path / "whole.npz", every=3)
+    for after in (8, 9):
+        path = tmp_path / f"{after}.npz"
+        with pytest.raises(RuntimeError, match="crash"):
+            fit(copied(first), data, path, extra=[Crash(after)], every=3)
+        with npz.ModelFile(path) as file:
+            progress = file.training["dict"]["progress"]["dict"]
+        assert (progress["epoch"], progress["batch"], progress["step"]) == ((1, 0, 3), (1, 4, 5))[after - 8]
+        equal(fit(network(3), data, path, every=3), whole)
+
+
+def test_a_finished_training_resumes_to_itself(data, tmp_path):
+    path = tmp_path / "run.npz"
+    whole = fit(net(), data, path)
+    equal(fit(net(3), data, path), whole)
+
+
+def test_more_epochs_may_follow(data, tmp_path):
+    first = net()
+    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    fit(first, data, tmp_path / "run.npz", epochs=2)
+    equal(fit(net(3), data, tmp_path / "run.npz"), whole)
+
+
+def test_early_stopping_stays_stopped(data, tmp_path):
+    x, y = data
+    path = tmp_path / "run.npz"
+    settings = {"epochs": 50, "lr": 1.0, "rng": 0, "progress": False, "resume": path}
+
+    def go(model):
+        stopping = EarlyStopping("loss", patience=2)
+        history = model.fit(x, y, callbacks=[Checkpoint(path), stopping], **settings)
+        return history, model.get_weights(), stopping.best_epoch
+
+    one, other = go(net()), go(net(4))
+    assert 2 < len(one[0].epoch) < 50
+    assert one[0] == other[0]
+    assert one[2] == other[2]
+    for a, b in zip(one[1], other[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_iterables_go_on(steps, data, tmp_path):
+    x, y = data
+    loader = [(x[at : at + 5], y[at : at + 5]) for at in range(0, 25, 5)]
+    settings = {"epochs": 4, "steps_per_epoch": steps, "progress": False}
+
+    def go(model, path, *extra):
+        history = model.fit(loader, callbacks=[Checkpoint(path, every_batches=2), *extra], resume=path, **settings)
+        return model.get_weights(), model.get_training_state(), history.history
+
+    first = net()
+    whole = go(copied(first), tmp_path / "whole.npz")
+    for after in (5, 7, 8):
+        path = tmp_path / f"{after}.npz"
+        with pytest.raises(RuntimeError, match="crash"):
+            go(copied(first), path, Crash(after))
+        equal(go(net(8), path), whole)
+
+
+def test_a_model_can_be_read_from_a_checkpoint(data, tmp_path):
+    model = net()
+    fit(model, data, tmp_path / "run.npz", epochs=1)
+    again = lc.load(tmp_path / "run.npz")
+    np.testing.assert_array_equal(again(data[0]), model(data[0]))
+
+
+def test_the_best_alone_is_kept_if_wanted(tmp_path):
+    path, figures, seen = tmp_path / "best.npz", [3, 1, 2, np.nan, 0.5, 4], []
+
+    class Script(Callback):
+        def on_epoch_begin(self, run):
+            run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
+
+    class Look(Callback):
+        def after_epoch(self, run, _):
+            seen.append(float(lc.load(path).layers[0].kernel[0, 0]))
+
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=6, progress=False,
+                  callbacks=[Checkpoint(path, monitor="loss"), Script(), Look()])  # fmt: skip
+    assert seen == [3, 1, 1, 1, 0.5, 0.5]
+
+
+def test_how_often(data, tmp_path, monkeypatch):
+    x, y = data
+    seen = []
+    monkeypatch.setattr("lcnumba.training.run.Run.save", lambda run, path: seen.append((run.epoch, run.batch)))
+    net().fit(x, y, epochs=5, callbacks=[Checkpoint(tmp_path / "a", every=2)], progress=False)
+    assert [epoch for epoch, _ in seen] == [1, 3, 4], "and after the last"
+    seen.clear()
+    net().fit(x, y, batch_size=5, callbacks=[Checkpoint(tmp_path / "a", every_batches=4)], progress=False)
+    assert seen == [(0, 4), (0, 6)]
+
+
+def test_no_checkpoint_is_a_beginning(data, tmp_path):
+    x, y = data
+    one, other = net(), net()
+    other.set_weights(one.get_weights())
+    settings = {"epochs": 1, "rng": 0, "progress": False}
+    other.prepare_training_state(one.get_training_state())()
+    assert one.fit(x, y, resume=tmp_path / "no.npz", **settings) == other.fit(x, y, **settings)
+
+
+def tampered(source, target, change):
+    """A checkpoint whose description has been changed."""
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
+        for member in old.namelist():
+            content = old.read(member)
+            if member == "config.npy":
+                text = json.loads(np.lib.format.read_array(old.open(member)).tobytes())
+                change(text)
+                with new.open(member, "w") as stream:
+                    np.lib.format.write_array(stream, np.frombuffer(json.dumps(text).encode(), np.uint8))
+            else:
+                new.writestr(member, content)
+
+
+def progress(text):
+    return text["training"]["dict"]["progress"]["dict"]
+
+
+def layers(text):
+    return text["training"]["dict"]["layers"]
+
+
+CHANGES = {
+    "no rng": lambda text: progress(text).pop("rng"),
+    "unknown rng": lambda text: progress(text)["rng"]["dict"].update(bit_generator="Mine"),
+    "no epoch": lambda text: progress(text).pop("epoch"),
+    "sums": lambda text: progress(text).update(sums=3),
+    "array that is not there": lambda text: progress(text).update(step={"array": 99}),
+    "kind of value": lambda text: progress(text).update(step={"mine": 99}),
+    "layers": lambda text: layers(text).pop(),
+    "state of another layer": lambda text: layers(text)[-1]["dict"].update(mine=layers(text)[-1]["dict"].pop("bias")),
+    "state of other shape": lambda text: layers(text)[-1]["dict"]["bias"]["dict"].update(m={"array": 0}),
+    "no training": lambda text: text.pop("training"),
+    "not a tree": lambda text: text.update(training=3),
+    "dropout": lambda text: layers(text)[0].__setitem__(1, 3),
+    "dropout of another kind": lambda text: layers(text)[0][1]["dict"].update(bit_generator="MT19937"),
+    "negative epoch": lambda text: progress(text).update(epoch=-3),
+    "epoch and a half": lambda text: progress(text).update(epoch=1.5),
+    "batch": lambda text: progress(text).update(batch=-2),
+    "rate": lambda text: progress(text).update(lr=float("nan")),
+    "history": lambda text: progress(text)["history"]["dict"]["loss"].pop(),
+    "figures": lambda text: progress(text)["sums"]["dict"].update(loss="x"),
+    "stopped": lambda text: progress(text).update(finished="x"),
+    "steps of adam": lambda text: layers(text)[-1]["dict"]["bias"]["dict"].update(t={"array": 1}),
+    "numbers beyond their range": lambda text: progress(text)["rng"]["dict"].update(has_uint32=7),
+    "an array twice": lambda text: progress(text)["callbacks"].update(dict={"a": [{"array": 0}, {"array": 0}]}),
+    "shape": lambda text: text["model"].update(build_input_shape=[None, 40000, 30000, 1]),
+    "no config": lambda text: text.update(model=3),
+    "best": lambda text: progress(text)["callbacks"]["dict"]["EarlyStopping 1"]["dict"].update(best="x"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_files_that_make_no_sense_change_nothing(change, data, tmp_path):
+    x, y = data
+    model = net()
+    fit(net(), data, tmp_path / "run.npz", epochs=2)
+    tampered(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
+    before = model.get_weights()
+    stopping = EarlyStopping("loss")
+    with pytest.raises(ValueError, match=r"bad\.npz' "):
+        model.fit(x, y, epochs=3, callbacks=[stopping], resume=tmp_path / "bad.npz", progress=False)
+    if change == "best":  # told by the callback, when all else has been found good
+        return
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_broken_files_are_told(data, tmp_path):
+    x, y = data
+    fit(net(), data, tmp_path / "run.npz", epochs=1)
+    content = (tmp_path / "run.npz").read_bytes()
+    for size in (0, 10, len(content) // 2, len(content) - 1):
+        (tmp_path / "bad.npz").write_bytes(content[:size])
+        with pytest.raises(ValueError, match="is no model file"):
+            net().fit(x, y, resume=tmp_path / "bad.npz", progress=False)
+    with pytest.raises(OSError, match="directory"):
+        net().fit(x, y, resume=tmp_path, progress=False)
+
+
+def test_other_models_are_refused(data, tmp_path):
+    x, y = data
+    path = tmp_path / "run.npz"
+    fit(net(), data, path, epochs=1)
+    inner = r"layer 0 \(LocallyConnected2D '.*'\) in layer 0 \(Sequential '.*'\)"
+    for other, message in (
+        (net(optimizer="sgd"), rf"optimizer of {inner} is SGD\(.*\) here and Adam\(.*\) there"),
+        (
+            lc.Sequential([lc.Flatten(), lc.Dense(3)]),
+            r"it has 2 layers \(Flatten, Dense\) here and 3 layers \(Sequential, Flatten, Dense\) there",
+        ),
+        (
+            lc.Sequential([*net().layers[:2], lc.Dense(4)]),
+            r"units of layer 2 \(Dense '.*'\) is 4 here and 3 there",
+        ),
+    ):
+        with pytest.raises(ValueError, match=f"it belongs to another model: {message}") as refused:
+            other.fit(x, y, loss="softmax_cross_entropy", lr=0.1, resume=path, progress=False)
+        assert len(str(refused.value)) < 600
+    with pytest.raises(ValueError, match="initial_epoch or resume, not both"):
+        net().fit(x, y, resume=path, initial_epoch=1, progress=False)
+
+
+def test_differences_of_models_fit_into_a_line():
+    """However large a setting is, and however many layers there are."""
+
+    def net(mask, count=1):
+        layers = [lc.LocallyConnected1D(1, 2, kernel_mask=mask, input_shape=(51, 1), name="masked")]
+        return lc.Sequential([*layers, *(lc.Activation("relu") for _ in range(count))]).get_config()
+
+    one, other = np.ones((50, 2), bool), np.eye(50, 2) == 0
+    found = checkpoint._difference(json.loads(json.dumps(net(one))), json.loads(json.dumps(net(other))))
+    assert found.startswith("kernel_mask of layer 0 (LocallyConnected1D 'masked') is ")
+    assert len(found) < 400
+    found = checkpoint._difference(net(one, 200), net(one, 300))
+    assert found.startswith("it has 201 layers (LocallyConnected1D, Activation, ")
+    assert "...) here and 301 layers (" in found
+    assert len(found) < 400
+    assert checkpoint._difference(net(one, 3), net(one, 3)) == "", "but for names"
+
+
+def test_optimizers_of_users_are_compared_by_their_classes(data, tmp_path):
+    """Where the file tells: those of the first versions do not."""
+
+    class Other(Slow):
+        pass
+
+    x, y = data
+    net(optimizer=Slow()).fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz")], progress=False)
+    with pytest.raises(ValueError, match=r"optimizer of layer 0 .* is Other here and Slow there"):
+        net(optimizer=Other()).fit(x, y, lr=0.1, resume=tmp_path / "a.npz", progress=False)
+
+    def forget(text):
+        for entry in (text["model"]["layers"][0]["config"]["layers"][0], text["model"]["layers"][2]):
+            entry.pop("optimizer_left_out")
+
+    tampered(tmp_path / "a.npz", tmp_path / "old.npz", forget)
+    net(optimizer=Slow()).fit(x, y, lr=0.1, resume=tmp_path / "old.npz", progress=False)
+
+
+def test_other_settings_within_an_epoch_are_refused(data, tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(net(), data, path, extra=[Crash(3)], every=2)
+    with pytest.raises(ValueError, match="resume with the same data and settings"):
+        net().fit(*data, batch_size=6, resume=path, progress=False)
+
+
+def test_what_cannot_be_saved_is_told_before_the_first_step(data, tmp_path):
+    class Mine:
+        def __call__(self, z, out=None):
+            return z
+
+        def gradient(self, dy, y):
+            return dy
+
+    x, y = data
+    model = lc.Sequential([lc.Flatten(), lc.Dense(3, activation=Mine())])
+    with pytest.raises(TypeError, match="cannot be saved"):
+        model.fit(x, y, loss="softmax_cross_entropy", callbacks=[Checkpoint(tmp_path / "a.npz")], progress=False)
+    assert not model.built
+
+    class Odd(Slow):
+        def init(self, param):
+            return {"mine": object()}
+
+    class Forgetful(Callback):
+        def get_state(self):
+            return {1, 2}
+
+    for settings, callback in (({"optimizer": Odd()}, Callback()), ({}, Forgetful())):
+        model = net(**settings)
+        before = model.get_weights()
+        with pytest.raises(TypeError, match="state of an optimizer, a layer or a callback, cannot be saved"):
+            model.fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz"), callback], progress=False)
+        np.testing.assert_array_equal(model.get_weights()[0], before[0])
+
+
+def test_states_keep_their_types():
+    state = {"a": np.float64(0.1), "b": (1, [2.0, None]), "c": np.array(3), "d": np.float32(0.5), "e": True}
+    arrays = []
+    tree = json.loads(json.dumps(checkpoint._encode(state, arrays)))
+    again = checkpoint._decode(tree, arrays.__getitem__)
+    assert again == state
+    assert [type(value) for value in again.values()] == [type(value) for value in state.values()]
+    pair = collections.namedtuple("pair", "a b")(1, 2)
+    with pytest.raises(TypeError, match="cannot be saved"):
+        checkpoint._encode(pair, [])
+
+
+@pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
+def test_random_states_are_looked_at(kind):
+    """NumPy takes positions as they are, and would read wherever they point to."""
+    rng = np.random.Generator(getattr(np.random, kind)(3))
+    rng.random(5, np.float32)
+    state = random_state.generator_state(rng)
+    twin = random_state.restored_generator(state)
+    assert [twin.random() for _ in range(9)] == [rng.random() for _ in range(9)]
+    place = state["state"] if "pos" in state["state"] else state
+    for name, value in {"pos": 10**9, "buffer_pos": -1, "has_uint32": 2, "uinteger": 2**40}.items():
+        if name in place:
+            with pytest.raises(ValueError, match="random state of"):
+                random_state.restored_generator(
+                    copy.deepcopy(state)
+                    | ({"state": state["state"] | {name: value}} if place is not state else {name: value})
+                )
+    with pytest.raises(ValueError, match="random state of"):
+        random_state.restored_generator(
+            state, like=np.random.Generator(np.random.MT19937(0)) if kind != "MT19937" else np.random.default_rng()
+        )
+
+
+def test_models_that_are_not_built_go_on(data, tmp_path):
+    """Nested ones, too; and a file for other samples leaves them unbuilt."""
+
+    def network():
+        inner = [lc.LocallyConnected2D(2, 2, activation="relu", fans="window"), lc.Dropout(0.25)]
+        model = lc.Sequential([lc.Sequential(inner), lc.Flatten(), lc.Dense(3)])
+        model.compile("adam", "softmax_cross_entropy", ["accuracy"])
+        return model
+
+    first = network()
+    first.build((None, 4, 3, 1))
+    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(first, data, tmp_path / "run.npz", extra=[Crash(12)])
+    equal(fit(network(), data, tmp_path / "run.npz"), whole)
+    other = network()
+    with pytest.raises(ValueError, match=r"belongs to samples of shape \(4, 3, 1\), not \(5, 3, 1\)"):
+        other.fit(np.zeros((3, 5, 3, 1)), np.zeros(3, int), resume=tmp_path / "run.npz", progress=False)
+    assert not other.built
+
+
+def test_several_checkpoints_know_of_each_other(tmp_path):
+    """The last and the best: whoever is written first holds what the other has seen."""
+    figures = [3.0, 1.0, 2.0, 4.0]
+
+    class Script(Callback):
+        def on_epoch_begin(self, run):
+            run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
+
+    def go(epochs):
+        last, best = tmp_path / "last.npz", tmp_path / "best.npz"
+        model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+        model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=epochs, progress=False, resume=last,
+                  callbacks=[Script(), Checkpoint(last), Checkpoint(best, monitor="loss", every=1)])  # fmt: skip
+        return [float(lc.load(path).layers[0].kernel[0, 0]) for path in (last, best)]
+
+    assert [go(epochs) for epochs in (1, 2, 3, 4)] == [[3, 3], [1, 1], [2, 1], [4, 1]]
+
+
+def test_the_best_of_those_that_are_due(tmp_path):
+    figures, path = [1.0, 3.0, 2.0, 2.5, 2.0, 2.0], tmp_path / "best.npz"
+
+    class Script(Callback):
+        def on_epoch_begin(self, run):
+            run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
+
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=6, progress=False,
+              callbacks=[Script(), Checkpoint(path, every=2, monitor="loss")])  # fmt: skip
+    assert float(lc.load(path).layers[0].kernel[0, 0]) == 2.0
+
+
+def test_a_stop_that_is_not_for_good_is_not_remembered(data, tmp_path):
+    """Time is up, say: the next run of the script goes on."""
+    x, y = data
+    path = tmp_path / "run.npz"
+
+    class Stop(Callback):
+        def on_epoch_end(self, run, figures):
+            run.stop()
+
+    settings = {"epochs": 3, "progress": False, "resume": path}
+    for epochs in ([0], [0, 1], [0, 1, 2]):
+        assert net().fit(x, y, callbacks=[Stop(), Checkpoint(path)], **settings).epoch == epochs
+
+
+@pytest.mark.parametrize("every", [None, 1])
+@pytest.mark.parametrize("moment", ["on_batch_end", "before_step"])
+def test_what_a_stop_leaves_of_an_epoch_follows(moment, every, data, tmp_path):
+    """Stopped within an epoch, between or before steps: no batch is missed, none is taken twice."""
+
+    class Stop(Callback):
+        def __init__(self, step):
+            self.step = step
+
+    def stop(self, run, figures):
+        if run.step == self.step:
+            run.stop()
+
+    setattr(Stop, moment, stop)
+    first = net()
+    whole = fit(copied(first), data, tmp_path / "whole.npz", every=every)
+    path = tmp_path / "run.npz"
+    if moment == "before_step" and every is None:
+        return  # the last checkpoint is that of the epoch before, of which other tests are
+    fit(first, data, path, extra=[Stop(12)], every=every)
+    equal(fit(net(5), data, path, every=every), whole)
+
+
+def test_what_cannot_be_written_is_no_best(tmp_path):
+    """A diverged epoch with a fine figure: a later one that beats what is on disk is written."""
+    path, figures = tmp_path / "best.npz", iter([1.0, 9.0, 5.0])
+    losses = iter([1.0, np.inf, 1.0])
+
+    def quality(y_true, y_pred):
+        return next(figures)
+
+    def loss(y_true, y_pred):
+        return next(losses), np.zeros_like(y_pred)
+
+    class Mark(Callback):
+        def on_epoch_end(self, run, _):
+            run.model.set_weights([np.full((1, 1), run.epoch, np.float32)])
+
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.fit(np.ones((2, 1)), np.ones((2, 1)), loss=loss, metrics=[quality], lr=0.0, epochs=3, progress=False,
+                  callbacks=[Mark(), Checkpoint(path, monitor="quality", mode="max")])  # fmt: skip
+    assert float(lc.load(path).layers[0].kernel[0, 0]) == 2
+
+
+def test_a_callback_that_refuses_its_state_leaves_the_model(data, tmp_path):
+    class Odd(Callback):
+        def get_state(self):
+            return {"a": 1}
+
+        def set_state(self, state):
+            raise KeyError("b")
+
+    x, y = data
+    path, model = tmp_path / "run.npz", net()
+    net(3).fit(x, y, callbacks=[Checkpoint(path), Odd()], progress=False)
+    before = model.get_weights()
+    with pytest.raises(ValueError, match=r"is no checkpoint that can be gone on from: KeyError\('b'\)"):
+        model.fit(x, y, callbacks=[Odd()], resume=path, progress=False)
+    for a, b in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_callers_generator_goes_on_too(data, tmp_path):
+    x, y = data
+    path, rng, twin = tmp_path / "run.npz", np.random.default_rng(3), np.random.default_rng(3)
+    net().fit(x, y, epochs=3, rng=twin, progress=False)
+    net().fit(x, y, epochs=2, callbacks=[Checkpoint(path)], rng=np.random.default_rng(3), progress=False)
+    net().fit(x, y, epochs=3, rng=rng, resume=path, progress=False)
+    assert rng.random() == twin.random()
+
+
+def test_other_figures_within_an_epoch_are_refused(data, tmp_path):
+    path = tmp_path / "run.npz"
+    with pytest.raises(RuntimeError, match="crash"):
+        fit(net(), data, path, extra=[Crash(3)], every=2)
+    with pytest.raises(ValueError, match="resume with the same data and settings"):
+        fit(net(), data, path, every=2, metrics=[])
+
+
+def test_an_epoch_that_diverged_is_not_written(tmp_path):
+    path = tmp_path / "run.npz"
+    x = np.ones((4, 1))
+    model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
+    settings = {"loss": "mse", "callbacks": [Checkpoint(path)], "progress": False, "resume": path}
+    model.fit(x, x, epochs=1, **settings)
+    good = path.read_bytes()
+    with pytest.warns(RuntimeWarning, match="the loss is nan"):
+        model.fit(np.full((4, 1), np.nan), x, epochs=2, **settings)
+    assert path.read_bytes() == good
+
+
+def test_a_full_disk_is_a_warning_and_the_last_checkpoint_stays(data, tmp_path, monkeypatch):
+    x, y = data
+    path = tmp_path / "run.npz"
+    fsync, calls = os.fsync, []
+
+    def full(descriptor):
+        calls.append(descriptor)
+        if len(calls) > 2:
+            raise OSError(28, "No space left on device")
+        fsync(descriptor)
+
+    monkeypatch.setattr("lcnumba.formats.npz.os.fsync", full)
+    model = net()
+    with pytest.warns(RuntimeWarning, match=r"no checkpoint of epoch [23]: .*No space left") as seen:
+        model.fit(x, y, epochs=3, callbacks=[Checkpoint(path)], progress=False, rng=0)
+    assert len(seen) == 2
+    assert len(model.history.epoch) == 3
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.npz"]
+    again = net()
+    again.fit(x, y, epochs=1, resume=path, progress=False)
+    assert again.history.epoch == [0]
+
+
+def test_what_killed_writers_left_is_swept_away(data, tmp_path):
+    path = tmp_path / "run.npz"
+    left, other = tmp_path / ".run.npz.0123abcd", tmp_path / ".run.npz.mine"
+    left.touch(), other.touch()
+    fit(net(), data, path, epochs=1)
+    assert not left.exists()
+    assert other.exists()
+
+
+def test_saving_at_other_moments_is_refused(data, tmp_path):
+    model = net()
+    model.compile("sgd", "softmax_cross_entropy", accumulate=3)
+
+    def save(run, *_):
+        run.save(tmp_path / "a.npz")
+
+    for moment in ("after_batch", "on_epoch_begin", "before_step"):
+        saving = type("Save", (Callback,), {moment: lambda self, *given: save(*given)})()
+        with pytest.raises(RuntimeError, match="a checkpoint can be written after a step or an epoch"):
+            model.fit(*data, callbacks=[saving], batch_size=5, progress=False)
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on(tmp_path):
+    """Killed at some moments; the script does it for as often as one likes."""
+    figures = killed_training.run(tmp_path, kills=3, seed=0)
+    assert figures["kills"] == figures["readable"] == 3
+    assert figures["equal"]

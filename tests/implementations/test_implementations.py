@@ -1,0 +1,239 @@
+import concurrent.futures
+import time
+import tracemalloc
+
+import numba
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from oracle import check_against_reference, run
+
+from lcnumba.implementations.create import IMPLEMENTATIONS, create
+from lcnumba.kernels import rules, vectors
+from lcnumba.testing import PROBLEMS, Problem, adjoint_sums, integers, reference
+
+# Also run with every index checked, and interpreted instead of compiled.
+pytestmark = pytest.mark.kernels
+
+problems = pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+implementations = pytest.mark.parametrize("number", IMPLEMENTATIONS)
+
+
+@problems
+@implementations
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_to_the_reference_bit_for_bit(problem, number, dtype, rng):
+    check_against_reference(problem, number, dtype, rng)
+
+
+@st.composite
+def random_problems(draw):
+    rank = draw(st.integers(1, 3))
+
+    def numbers(top):
+        return tuple(draw(st.lists(st.integers(1, top), min_size=rank, max_size=rank)))
+
+    kernel_size, strides, dilation = numbers(4), numbers(4), numbers(3)
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    padding = draw(st.sampled_from(("valid", "same", "pairs")))
+    if padding == "pairs":
+        padding = tuple((draw(st.integers(0, e - 1)), draw(st.integers(0, e - 1))) for e in spans)
+    mode = tuple(draw(st.lists(st.sampled_from(("zeros", "circular")), min_size=rank, max_size=rank)))
+    rest = numbers((24, 6, 3)[rank - 1])
+    least = spans if padding == "valid" else [1] * rank
+    if not isinstance(padding, str):
+        least = [max(1, e - sum(pair)) for e, pair in zip(spans, padding, strict=True)]
+    size = tuple(a + b - 1 for a, b in zip(least, rest, strict=True))
+    batch, channels, filters = (draw(st.integers(low, top)) for low, top in ((0, 5), (1, 4), (1, 9)))
+    windows = (kernel_size, strides, padding, dilation, mode)
+    return Problem("random", "hypothesis", batch, size, channels, filters, *windows)
+
+
+@implementations
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@given(problem=random_problems(), seed=st.integers(0, 2**32 - 1))
+def test_equal_to_the_reference_on_random_geometries(number, problem, seed):
+    check_against_reference(problem, number, np.float32, np.random.default_rng(seed))
+
+
+@problems
+@implementations
+def test_adjoint_identities_are_exact(problem, number, rng):
+    x, kernel, _, dy = problem.data(rng)
+    y, dx, dkernel = run(create(number, problem.geometry), problem, x, kernel, None, dy)
+    first, second, third = adjoint_sums(x, kernel, dy, y, dx, dkernel)
+    assert first == second == third
+
+
+@problems
+@implementations
+def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng):
+    g = problem.geometry
+    x, kernel, bias, dy = problem.data(rng)
+    clean = run(create(number, g), problem, x, kernel, bias, dy)
+    kernel[~g.exists] = np.nan
+    garbage = run(create(number, g), problem, x, kernel, bias, dy)
+    for a, b in zip(clean, garbage, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not clean[2][~g.exists].any()
+
+
+@pytest.mark.parametrize("tiled", sorted({vectors.TILED, False}))
+@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters"])
+@implementations
+def test_forward_with_a_bias_and_a_rectifier(name, number, rectify, tiled, rng, monkeypatch):
+    monkeypatch.setattr(vectors, "TILED", tiled)
+    problem = next(p for p in PROBLEMS if p.name == name)
+    g = problem.geometry
+    x, kernel, bias, _ = problem.data(rng)
+    for b in (bias, None):
+        row = None if b is None else b.reshape(g.positions, -1)
+        y = create(number, g).forward(x.reshape(len(x), -1), kernel, row, 0, rectify=rectify)
+        expected = reference.forward(x, kernel, b, **problem.settings).reshape(y.shape)
+        np.testing.assert_array_equal(y, np.maximum(expected, 0) if rectify else expected)
+
+
+@pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters", "batch_1"])
+@implementations
+def test_dy_counts_where_a_rectifiers_output_is_above_0(name, number, rng):
+    problem = next(p for p in PROBLEMS if p.name == name)
+    g, implementation = problem.geometry, create(number, problem.geometry)
+    x, kernel, _, dy = problem.data(rng)
+    x, dy = x.reshape(len(x), -1), dy.reshape(len(dy), g.positions, g.filters)
+    y = np.maximum(integers(rng, dy.shape), 0)
+    dx, dkernel = implementation.backward(x, kernel, dy, 0, y=y)
+    expected_dx, expected = implementation.backward(x, kernel, np.where(y > 0, dy, 0), 0)
+    np.testing.assert_array_equal(dx, expected_dx)
+    np.testing.assert_array_equal(dkernel, expected)
+    none, dkernel = implementation.backward(x, kernel, dy, 0, y=y, wants_dx=False)
+    assert none is None
+    np.testing.assert_array_equal(dkernel, expected)
+
+
+@implementations
+def test_inputs_are_not_written(number, rng):
+    problem = PROBLEMS[0]
+    arrays = problem.data(rng)
+    before = [a.copy() for a in arrays]
+    for a in arrays:
+        a.flags.writeable = False
+    outputs = run(create(number, problem.geometry), problem, *arrays)
+    for a, b in zip(arrays, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for output in outputs:
+        assert output.flags.writeable
+        assert not any(np.may_share_memory(output, a) for a in arrays)
+
+
+@implementations
+@pytest.mark.parametrize("name", ["one_filter", "plain", "same_stride", "one_channel_one_tap"])
+def test_a_new_version_of_the_kernel_is_used(number, name, rng):
+    """Also where the other form of the kernel could be a view of it."""
+    problem = next(p for p in PROBLEMS if p.name == name)
+    x, kernel, bias, dy = problem.data(rng)
+    implementation = create(number, problem.geometry)
+    run(implementation, problem, x, kernel, bias, dy, version=0)
+    _, other, _, _ = problem.data(rng)
+    kept = kernel.copy()
+    y, dx, _ = run(implementation, problem, x, other, bias, dy, version=1)
+    np.testing.assert_array_equal(kernel, kept)
+    kernel = other
+    np.testing.assert_array_equal(y, reference.forward(x, kernel, bias, **problem.settings))
+    np.testing.assert_array_equal(dx, reference.backward(x, kernel, dy, **problem.settings)[0])
+
+
+@problems
+@implementations
+def test_any_number_of_threads_gives_the_same_bits(problem, number, rng, monkeypatch):
+    """And the calling thread alone, which does small work."""
+    g = problem.geometry
+    shapes = [(problem.batch, *problem.input_size, g.channels), g.kernel_shape, g.bias_shape]
+    arrays = [rng.standard_normal(s, np.float32) for s in (*shapes, (problem.batch, *g.bias_shape))]
+    small = run(create(number, g), problem, *arrays)
+    monkeypatch.setattr(rules, "SERIAL_WORK", -1)
+    for threads in (1, 2, 3, 7):
+        for a, b in zip(small, run(create(number, g), problem, *arrays, threads=threads), strict=True):
+            assert a.tobytes() == b.tobytes()
+
+
+@pytest.mark.parametrize("number", [1, 3])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_number_reaches_its_windows_and_nothing_else(number, bad, rng):
+    problem = Problem("nan", "", 2, (6, 6), 2, 3, (3, 3), (1, 1), "same")
+    x, kernel, bias, dy = problem.data(rng)
+    kernel[kernel == 0] = 1  # so that no product hides it
+    x[0, 2, 3, 1] = bad
+    y, _, _ = run(create(number, problem.geometry), problem, x, kernel, bias, dy)
+    expected = np.zeros((2, 6, 6), bool)
+    expected[0, 1:4, 2:5] = True
+    np.testing.assert_array_equal(~np.isfinite(y).all(axis=-1), expected)
+    np.testing.assert_array_equal(~np.isfinite(y).any(axis=-1), expected)
+
+
+def test_dense_spreads_a_bad_number_over_its_sample_alone(rng):
+    problem = PROBLEMS[0]
+    x, kernel, bias, dy = problem.data(rng)
+    x[0, 0, 0, 0] = np.nan
+    y, _, _ = run(create(2, problem.geometry), problem, x, kernel, bias, dy)
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1:]).all()
+
+
+@pytest.mark.parametrize("number", [0, 4, "1", None])
+def test_unknown_implementations(number):
+    with pytest.raises(ValueError, match=r"implementation=.* is not known"):
+        create(number, PROBLEMS[0].geometry)
+
+
+def test_a_form_is_filled_once_for_many_threads():
+    from lcnumba.implementations.cache import FormCache
+
+    cache, fills = FormCache(), []
+
+    def fill(old):
+        fills.append(old)
+        time.sleep(0.05)
+        return object()
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: cache.get(1, fill), range(8)))) == 1
+    assert fills == [None]
+
+    def fails(old):
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        cache.get(2, fails)
+    cache.get(1, fill)
+    assert len(fills) == 2, "what a failed fill left behind is not used"
+
+
+@implementations
+def test_concurrent_calls_agree(number, rng):
+    problem = Problem("threads", "", 8, (16, 16), 3, 32, (3, 3), (1, 1))  # large enough for threads
+    arrays = problem.data(rng)
+    implementation = create(number, problem.geometry)
+    expected = run(create(number, problem.geometry), problem, *arrays)
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        results = list(pool.map(lambda _: run(implementation, problem, *arrays), range(16)))
+    for result in results:
+        for a, b in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="a large layer")
+def test_the_sparse_form_of_a_published_size_is_small():
+    """14.5 million weights: Keras' implementation 3 takes more than 8 GB to build them."""
+    problem = Problem("seed2", "", 1, (30, 30), 64, 32, (3, 3), (1, 1))
+    g = problem.geometry
+    kernel = np.ones(g.kernel_shape, np.float32)
+    implementation = create(3, g)
+    tracemalloc.start()
+    try:
+        implementation.forward(np.ones((1, g.inputs), np.float32), kernel, None, 0)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 5 * kernel.nbytes

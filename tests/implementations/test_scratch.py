@@ -1,0 +1,105 @@
+import os
+import subprocess
+import sys
+import textwrap
+import tracemalloc
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.implementations import scratch
+
+
+@pytest.mark.parametrize("shape", [(3,), (0, 5), (40, 7, 33), (1 << 16,)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_aligned_arrays_are_ordinary_and_the_large_ones_begin_with_a_cache_line(shape, dtype):
+    array = scratch.aligned(shape, np.dtype(dtype))
+    assert array.shape == shape
+    assert array.dtype == dtype
+    assert array.flags.c_contiguous
+    assert array.flags.writeable
+    assert array.nbytes < scratch.SMALL_BYTES or array.ctypes.data % scratch.LINE_BYTES == 0
+
+
+def test_scratch_arrays_lie_apart_and_begin_with_a_cache_line():
+    shapes = [(3,), (0, 5), (40, 7, 3), (2, 2)]
+    made = scratch.scratch(np.dtype(np.float64), *shapes)
+    assert made[0].base.nbytes <= sum(array.nbytes for array in made) + scratch.LINE_BYTES * (len(made) + 1)
+    for number, (array, shape) in enumerate(zip(made, shapes, strict=True)):
+        assert array.shape == shape
+        assert array.ctypes.data % scratch.LINE_BYTES == 0
+        array[...] = number
+    for number, array in enumerate(made):
+        assert (array == number).all()
+
+
+def test_implementation_1_holds_the_weights_once():
+    """Where implementation 3, for comparison, makes another form of them."""
+    layer = lc.LocallyConnected2D(32, 3, input_shape=(40, 40, 8), rng=0)
+    layer.build((None, 40, 40, 8))
+    x = np.ones((1, 40, 40, 8), np.float32)
+    sizes = []
+    for mine in (layer, layer.with_implementation(3)):
+        tracemalloc.start()
+        try:
+            y, backward = mine.forward(x)
+            backward.step(y, lr=0.01)
+            mine(x)
+            sizes.append(tracemalloc.get_traced_memory()[1])
+        finally:
+            tracemalloc.stop()
+    assert sizes[0] < layer.kernel.nbytes / 2
+    assert sizes[1] > layer.kernel.nbytes
+
+
+TRAINING = """
+    import os, sys
+    import numpy as np
+    import lcnumba as lc
+    from lcnumba.kernels import rules
+
+    if os.environ["NUMBA_THREADING_LAYER"] == "workqueue":
+        rules.SERIAL_WORK = -1
+
+    def resident():
+        "Bytes of memory that no file stands behind."
+        with open("/proc/self/status") as file:
+            return 1024 * next(int(line.split()[1]) for line in file if line.startswith("RssAnon"))
+
+    def step():
+        for layer in layers:
+            y, backward = layer.forward(x)
+            dx, grads = backward(y)
+            layer.step(grads, lr=1e-3)
+            layer.forward(x)[1].step(y, lr=1e-3)
+            layer(x)
+        model.train_on_batch(x, labels)
+
+    x = np.random.default_rng(0).standard_normal((4, 12, 12, 3), np.float32)
+    labels = np.zeros(4, int)
+    settings = {"activation": "relu", "optimizer": "adam", "n_threads": 2, "rng": 0}
+    layers = [lc.LocallyConnected2D(8, 3, input_shape=x.shape[1:], implementation=i, **settings) for i in (1, 2, 3)]
+    model = lc.Sequential([lc.LocallyConnected2D(8, 3, rng=0), lc.Flatten(), lc.Dense(5, rng=0)])
+    model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
+    for _ in range(100):
+        step()
+    before = resident()
+    for _ in range(2000):
+        step()
+    print(resident() - before)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the size")
+@pytest.mark.parametrize("layer", ["default", "workqueue"])
+def test_thousands_of_steps_take_no_more_memory(layer, tmp_path):
+    """An array of 1 kB kept at each step would show; with workqueue kernels take threads however small they are."""
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(TRAINING)],
+        cwd=tmp_path, env={**os.environ, "NUMBA_THREADING_LAYER": layer},
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert int(result.stdout) < 2e6

@@ -1,0 +1,364 @@
+"""The register tile, against loops, on integers: every answer must be equal bit for bit.
+
+Each vector length is tried on every machine: LLVM makes do with what the machine has.
+"""
+
+import functools
+from dataclasses import replace
+
+import numba
+import numpy as np
+import pytest
+from oracle import check_against_reference
+
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.implementations.loop import Loops
+from lcnumba.kernels import vectors
+from lcnumba.kernels.movement import pack, transpose
+from lcnumba.kernels.rules import Rule
+from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply
+from lcnumba.testing import PROBLEMS, Problem
+
+SIZES = {4: np.float32, 8: np.float64}
+WIDTHS = [(size, width // size) for size in SIZES for width in (16, 32, 64)]
+widths = pytest.mark.parametrize(("size", "lanes"), WIDTHS, ids=lambda n: str(n))
+GUARD = 77.0  # what surrounds the result, and must not be written
+
+
+@functools.cache
+def product(SIZE, VL, PREFETCH):
+    number = SIZES[SIZE]
+    one, bottom = number(1), number(-np.inf)
+
+    @numba.njit
+    def run(a, b, segments, c, init, rows, cols):
+        multiply(
+            SIZE, VL, PREFETCH, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
+            segments.ctypes.data, len(segments), c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
+            rows, cols, 0, 0, 0, one, bottom,
+        )  # fmt: skip
+
+    @numba.njit
+    def wrong(a, b, init, c, rows_from, rows_to, cols_from, cols_to, length):
+        """How many results, over all sizes in the ranges, are not what loops make of them."""
+        segments = np.zeros((2, 4), np.int64)
+        first = (length + 1) // 2
+        segments[0, 2] = first
+        segments[1, 0], segments[1, 1], segments[1, 2] = first * a.strides[1], first * b.strides[0], length - first
+        count = 0
+        for rows in range(rows_from, rows_to):
+            for cols in range(cols_from, cols_to):
+                c[:] = GUARD
+                used = segments if length > first else segments[:1]
+                run(a, b, used, c, init, rows, cols)
+                for r in range(c.shape[0]):
+                    for v in range(c.shape[1]):
+                        expected = number(GUARD)
+                        if r < rows and v < cols:
+                            expected = init[r, v]
+                            for k in range(length):
+                                expected += a[r, k] * b[k, v]
+                        count += c[r, v] != expected
+        return count
+
+    return run, wrong
+
+
+def operands(rng, size, rows=41, cols=71, length=40):
+    return tuple(rng.integers(-4, 5, s).astype(SIZES[size]) for s in ((rows, length), (length, cols), (rows, cols)))
+
+
+@pytest.mark.parametrize(
+    ("size", "lanes", "prefetch"), [(*width, B_ROWS) for width in WIDTHS] + [(4, 16, NEXT_A)], ids=lambda n: str(n)
+)
+def test_every_number_of_rows_and_columns(size, lanes, prefetch, rng):
+    a, b, init = operands(rng, size)
+    c = np.empty((42, 72), SIZES[size])
+    _, wrong = product(size, lanes, prefetch)
+    for length in (1, 5):
+        assert wrong(a, b, init, c, 0, 41, 1, 71, length) == 0
+
+
+@widths
+def test_every_length_of_a_sum(size, lanes, rng):
+    a, b, init = operands(rng, size)
+    c = np.empty((34, 56), SIZES[size])
+    _, wrong = product(size, lanes, B_ROWS)
+    for length in range(1, 41):
+        assert wrong(a, b, init, c, 31, 34, 1, 6, length) == 0
+        assert wrong(a, b, init, c, 1, 4, 33, 36, length) == 0
+
+
+@widths
+def test_no_segment_gives_the_initial_value(size, lanes, rng):
+    a, b, init = operands(rng, size)
+    c = np.full_like(init, GUARD)
+    product(size, lanes, B_ROWS)[0](a, b, np.empty((0, 4), np.int64), c, init, 5, 19)
+    np.testing.assert_array_equal(c[:5, :19], init[:5, :19])
+    assert (c[5:] == GUARD).all()
+    assert (c[:, 19:] == GUARD).all()
+
+
+@functools.cache
+def scaled_and_rectified(SIZE, VL):
+    number = SIZES[SIZE]
+
+    @numba.njit
+    def run(a, b, segments, c, init, factor, floor):
+        multiply(
+            SIZE, VL, B_ROWS, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
+            segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
+            c.shape[0], c.shape[1], 0, 0, 0, number(factor), number(floor),
+        )  # fmt: skip
+
+    return run
+
+
+@widths
+def test_factor_and_floor(size, lanes, rng):
+    a, b, init = operands(rng, size)
+    segments = np.array([[0, 0, 40, 0]])
+    c = np.empty_like(init)
+    scaled_and_rectified(size, lanes)(a, b, segments, c, init, -0.5, 0.0)
+    np.testing.assert_array_equal(c, np.maximum(init - 0.5 * (a @ b), 0))
+    init[3, 4], init[5, 6], init[7, 8] = np.nan, np.inf, -np.inf
+    scaled_and_rectified(size, lanes)(a, b, segments, c, init, 1.0, 0.0)
+    assert np.isnan(c[3, 4])
+    assert (c[5, 6], c[7, 8]) == (np.inf, 0)
+    assert np.isnan(c).sum() == 1
+    scaled_and_rectified(size, lanes)(a, b, segments, c, init, 1.0, -np.inf)
+    assert c[7, 8] == -np.inf
+
+
+@functools.cache
+def turning(SIZE):
+    @numba.njit
+    def run(source, target, rows, cols):
+        transpose(SIZE, source.ctypes.data, source.strides[0], target.ctypes.data, target.strides[0], rows, cols)
+
+    return run
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_transposes_of_every_size(size, rng):
+    source = rng.standard_normal((21, 23)).astype(SIZES[size])
+    for rows in range(20):
+        for cols in range(20):
+            target = np.full((22, 25), GUARD, SIZES[size])
+            turning(size)(source, target, rows, cols)
+            np.testing.assert_array_equal(target[:cols, :rows], source[:rows, :cols].T)
+            target[:cols, :rows] = GUARD
+            assert (target == GUARD).all()
+
+
+@functools.cache
+def packing(SIZE, VL):
+    @numba.njit
+    def run(source, gate, target, rows, cols):
+        at = gate.ctypes.data if gate.size else 0
+        pack(SIZE, VL, source.ctypes.data, at, source.strides[0], target.ctypes.data, target.strides[0], rows, cols, 64)
+
+    return run
+
+
+@pytest.mark.parametrize("lanes", [4, 8, 16])
+@pytest.mark.parametrize("size", SIZES)
+def test_rows_are_packed_through_a_gate_or_none(size, lanes, rng):
+    """Every number of columns up to two vectors; NaN does not open the gate, and nothing beyond is written."""
+    dtype = SIZES[size]
+    for cols in range(1, 2 * lanes + 2):
+        source, gate = (rng.integers(-4, 5, (3, cols + 5)).astype(dtype) for _ in range(2))
+        gate[0, 0] = np.nan
+        for given in (gate, np.empty((0, 0), dtype)):
+            target = np.full((3, cols + 2), 9, dtype)
+            packing(size, lanes)(source, given, target, 3, cols)
+            expected = np.where(gate > 0, source, 0) if given.size else source
+            np.testing.assert_array_equal(target[:, :cols], expected[:, :cols])
+            assert (target[:, cols:] == 9).all()
+
+
+@functools.cache
+def summing(SIZE, VL):
+    @numba.njit
+    def run(a, vector, c, rows, cols, x, factor):
+        at = x.ctypes.data if x.size else 0
+        begin, row_bytes = a.ctypes.data, a.strides[0]
+        dots(SIZE, VL, begin, row_bytes, vector.ctypes.data, c.ctypes.data, rows, cols, begin, at, factor)
+
+    return run
+
+
+@widths
+def test_dots_of_every_size(size, lanes, rng):
+    dtype = SIZES[size]
+    a, vector, start, x = (rng.integers(-4, 5, s).astype(dtype) for s in ((41, 71), 71, 45, 45))
+    factor = dtype(-3)
+    for rows in range(41):
+        for cols in (*range(20), 31, 32, 33, 47, 64, 70):
+            for given in (np.empty(0, dtype), x):
+                c, changed, expected = start.copy(), a.copy(), a.copy()
+                summing(size, lanes)(changed, vector, c, rows, cols, given, factor)
+                np.testing.assert_array_equal(c[:rows], start[:rows] + a[:rows, :cols] @ vector[:cols])
+                np.testing.assert_array_equal(c[rows:], start[rows:])
+                if given.size:
+                    expected[:rows, :cols] += factor * np.outer(x[:rows], vector[:cols])
+                np.testing.assert_array_equal(changed, expected)
+
+
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+@pytest.mark.parametrize("width", [16, 32, 64])
+def test_layers_of_every_vector_length(width, dtype, rng, monkeypatch):
+    monkeypatch.setattr(vectors, "host_bytes", lambda: width)
+    for filters in (16, 19, 70):
+        problem = Problem("width", "", 33, (5, 6), 3, filters, (2, 3), (1, 2), "same")
+        check_against_reference(problem, 1, dtype, rng)
+
+
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+def test_layers_of_every_batch_and_number_of_filters(dtype, rng):
+    for batch in range(41):
+        check_against_reference(Problem("batch", "", batch, (3, 4), 2, 19, (2, 2), (1, 1)), 1, dtype, rng)
+    for filters in range(1, 71):
+        check_against_reference(Problem("filters", "", 9, (3, 4), 1, filters, (2, 3), (1, 1)), 1, dtype, rng)
+        check_against_reference(Problem("filters", "", 2, (3, 4), 1, filters, (2, 3), (1, 1)), 1, dtype, rng)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_the_plain_loops_agree(problem, rng, monkeypatch):
+    monkeypatch.setattr(vectors, "TILED", False)
+    check_against_reference(problem, 1, np.float32, rng)
+
+
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+def test_sums_are_cut_into_pieces_where_the_weights_exceed_a_cache(dtype, rng, monkeypatch):
+    from lcnumba.implementations import loop
+
+    problem = Problem("pieces", "", 7, (6, 6), 3, 5, (3, 3), (1, 1), "same", (2, 1))
+    for entries in (1, 2, 4, 5, 9, 26):
+        monkeypatch.setattr(loop, "PIECE_BYTES", entries * 5 * np.dtype(dtype).itemsize)
+        check_against_reference(problem, 1, dtype, rng)
+
+
+@pytest.mark.parametrize("filters", [64, 65, 127, 128, 129, 256, 500, 693, 1025])
+def test_filters_are_divided_among_tasks_where_positions_are_few(filters, rng):
+    """Also where whole vectors for every task come to more than there are filters."""
+    problem = Problem("one_position", "", 2, (2, 3), 2, filters, (2, 3), (1, 1))
+    check_against_reference(problem, 1, np.float32, rng)
+
+
+@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("room", [1 << 23, 1])
+def test_one_position_needs_no_copy_of_dy(rectify, room, rng, monkeypatch):
+    """Whole, and for as many samples at a time as fit; what a rectifier gates is copied."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "TURNED_DY_BYTES", room)
+    problem = Problem("one_position", "", 40, (2, 3), 2, 5, (2, 3), (1, 1))
+    g = problem.geometry
+    x, kernel, _, dy = problem.data(rng)
+    flat, rows = x.reshape(40, g.inputs), dy.reshape(40, 1, 5)
+    y = rng.integers(-1, 2, rows.shape).astype(np.float32) if rectify else None
+    gated = rows if y is None else np.where(y > 0, rows, 0)
+    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0, y=y)
+    np.testing.assert_array_equal(dx, gated[:, 0] @ kernel[0].T)
+    np.testing.assert_array_equal(dkernel[0], flat.T @ gated[:, 0])
+
+
+def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):
+    from lcnumba.implementations import loop
+
+    problem = Problem("pieces", "", 3, (5, 5), 2, 4, (3, 3), (1, 1))
+    g = problem.geometry
+    x, kernel, bias, _ = problem.data(rng)
+    flat, row = x.reshape(3, g.inputs), bias.reshape(g.positions, 4)
+    expected = np.maximum(Loops(g).forward(flat, kernel, row, 0), 0)
+    assert (expected > 0).any()
+    assert (expected == 0).any()
+    for entries in (18, 5, 1):
+        monkeypatch.setattr(loop, "PIECE_BYTES", entries * 4 * 4)
+        np.testing.assert_array_equal(Loops(g).forward(flat, kernel, row, 0, rectify=True), expected)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("held", [1 << 21, 3000])
+def test_both_ways_to_sum_up_dx_agree(problem, held, rng, monkeypatch):
+    """By columns of the input, which many channels take, also where not all rows of dy can be kept."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "CHANNELS", 1)
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0)
+    monkeypatch.setattr(loop, "HELD_BYTES", held)
+    check_against_reference(problem, 1, np.float32, rng)
+
+
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_forward_along_the_batch_agrees(problem, dtype, rng, monkeypatch):
+    """What few filters take, for all of the batch at once or 16 samples at a time."""
+
+    def samples(self, N, size):
+        VN = vectors.for_batch(N, size)
+        return min(-(-N // VN) * VN, 16) if VN else 0
+
+    monkeypatch.setattr(Loops, "_turned_samples", samples)
+    check_against_reference(problem, 1, dtype, rng)
+    for batch in (5, 16, 17, 40):
+        check_against_reference(replace(problem, batch=batch), 1, dtype, rng)
+
+
+def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
+    monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
+
+    def samples(filters, batch, kernel_size=3, input_size=(28, 28), channels=1):
+        return Loops(Geometry(input_size, channels, filters, kernel_size))._turned_samples(batch, 4)
+
+    assert samples(1, 64) == 64
+    assert samples(1, 60) == 64
+    assert samples(1, 4) == 0
+    assert samples(16, 64) == 0
+    assert samples(8, 100, 5, (29, 29), 32) == 48, "what does not fit a cache is done in parts"
+    assert samples(1, 64, 3, (4, 10**6)) == 0, "or not at all"
+
+
+@pytest.mark.parametrize("by_columns", [True, False])
+@pytest.mark.parametrize("batch", [127, 128, 129, 200])
+@pytest.mark.parametrize("room", ["held and copied", "held", "copied"])
+def test_large_batches_are_summed_in_parts(batch, by_columns, room, rng, monkeypatch):
+    """dx for as many samples as fit, gradients 64 at a time, and no weight before all of dx is there."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "CHANNELS", 1)
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0 if by_columns else 1 << 40)
+    if "held" not in room:
+        monkeypatch.setattr(loop, "HELD_BYTES", 1)
+    if "copied" not in room:
+        monkeypatch.setattr(loop, "BAND_BYTES", 1)
+    problem = Problem("parts", "", batch, (4, 5), 3, 4, (2, 3), (1, 1), "same")
+    g = problem.geometry
+    x, kernel, _, dy = problem.data(rng)
+    flat, rows = x.reshape(batch, g.inputs), dy.reshape(batch, g.positions, 4)
+    results = []
+    for turned_bytes in (1 << 18, 1):
+        monkeypatch.setattr(loop, "TURNED_BYTES", turned_bytes)
+        check_against_reference(problem, 1, np.float32, rng)
+        for rule, states in ((1, 0), (2, 1), (4, 2)):
+            numbers = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
+            dx = Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers))
+            results.append((rule, dx, weights))
+            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
+            Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers), wants_dx=False)
+            results.append((rule, dx, weights))
+    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0)
+    for rule, fused_dx, weights in results:
+        np.testing.assert_array_equal(fused_dx, dx)
+        if rule < 4:
+            np.testing.assert_array_equal(weights, kernel - 0.5 * dkernel)
+
+
+def test_vectors_suit_the_shape(monkeypatch):
+    monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
+    assert [vectors.for_filters(f, 4) for f in (1, 4, 5, 8, 9, 16, 100)] == [4, 4, 8, 8, 16, 16, 16]
+    assert [vectors.for_batch(n, 8) for n in (0, 1, 2, 3, 4, 5, 100)] == [0, 0, 0, 4, 4, 8, 8]
+    monkeypatch.setattr(vectors, "host_bytes", lambda: 16)
+    assert [vectors.for_filters(f, 8) for f in (1, 2, 100)] == [2, 2, 2]
