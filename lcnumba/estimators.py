@@ -353,7 +353,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             new.build((None, *self._sample_shape()))
             new.set_weights(old.get_weights())
             new.set_optimizer(before["solver"])
-            new.prepare_training_state(old.get_training_state())()
+            new.plan_training_state(old.get_training_state())()
             self.model_ = new
         if not _alike(before["solver"], made["solver"], optimizers):
             self.model_.set_optimizer(made["solver"])

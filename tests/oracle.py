@@ -10,8 +10,8 @@ def run(implementation, problem, x, kernel, bias, dy, version=0, threads=None):
     """(y, dx, dkernel) with the shapes of the layer."""
     g, n = problem.geometry, len(x)
     flat, flat_bias = x.reshape(n, g.inputs), None if bias is None else bias.reshape(g.positions, g.filters)
-    y = implementation.forward(flat, kernel, flat_bias, version, threads=threads)
-    dx, dkernel = implementation.backward(flat, kernel, dy.reshape(y.shape), version, threads=threads)
+    y = implementation.apply(flat, kernel, flat_bias, version=version, threads=threads)
+    dx, dkernel = implementation.gradients(flat, kernel, dy.reshape(y.shape), version=version, threads=threads)
     return y.reshape(dy.shape), dx.reshape(x.shape), dkernel
 
 

@@ -59,7 +59,7 @@ class Scale:
     def get_training_state(self):
         return self.state
 
-    def prepare_training_state(self, state):
+    def plan_training_state(self, state):
         def commit():
             self.state = state
             self._do("state")
@@ -151,7 +151,7 @@ def test_a_state_that_a_layer_of_users_refuses():
         same(before, now)
     scale.refuses = {"state"}
     with pytest.raises(KeyboardInterrupt, match="state"):
-        model.prepare_training_state(older)()
+        model.plan_training_state(older)()
     same(now, everything(model))
     assert scale.state == 0
 

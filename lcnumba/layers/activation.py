@@ -6,7 +6,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
-from lcnumba.layers.stateless import StatelessBackward, Weightless, as_floats
+from lcnumba.layers.stateless import Stateless, StatelessBackward, as_floats
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array
 
@@ -15,7 +15,7 @@ __all__ = ["Activation"]
 
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"activation"}, STATELESS_COMMON - {"name"}))
 @public_class
-class Activation(Weightless):
+class Activation(Stateless):
     """y = activation(x), over the last axis where it is a softmax.
 
     Parameters

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
-from lcnumba.layers.stateless import Weightless
+from lcnumba.layers.stateless import Stateless
 from lcnumba.utils import keras_config
 from lcnumba.utils.arrays import fresh, ingest
 from lcnumba.utils.messages import public, public_class
@@ -19,7 +19,7 @@ __all__ = ["Flatten"]
 
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"data_format"}, STATELESS_COMMON - {"name"}))
 @public_class
-class Flatten(Weightless):
+class Flatten(Stateless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
     Results are arrays of their own; within a `Sequential` they are views where that is possible.

@@ -9,13 +9,14 @@ import numpy as np
 from lcnumba.layers.naming import layer_name
 from lcnumba.runtime.memory import require
 from lcnumba.utils.arrays import fresh, ingest, normalise
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape
 
-__all__ = ["StatelessBackward", "Weightless", "as_floats"]
+__all__ = ["Stateless", "StatelessBackward", "as_floats"]
 
 
-class Weightless:
+class Stateless:
     """A layer of which there is nothing to step; shapes stay unless a subclass says otherwise."""
 
     def __init__(self, name: str | None, default: str) -> None:
@@ -32,7 +33,7 @@ class Weightless:
         self.compute_output_shape(input_shape)
         self._sample_shape = any_shape(input_shape)[1:]
 
-    def prepare_unbuild(self) -> Callable[[], None]:
+    def plan_unbuild(self) -> Callable[[], None]:
         """Return the function that lets go of the shape again; as of layers with weights."""
         return partial(setattr, self, "_sample_shape", self._sample_shape)
 
@@ -70,6 +71,8 @@ class Weightless:
         if weights:
             raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
 
+    prepare_unbuild = Renamed("plan_unbuild")
+
     def __repr__(self) -> str:
         """Class and name."""
         return f"<{type(self).__name__} {self.name!r}>"
@@ -87,8 +90,8 @@ def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
 class StatelessBackward:
     """The pullback of a layer without weights."""
 
-    def __init__(self, like: Array, pull: Callable[[Array], Array], sure: bool) -> None:
-        self._shape, self._dtype, self._pull, self._sure = like.shape, like.dtype, pull, sure
+    def __init__(self, like: Array, pull: Callable[[Array], Array], cannot_fail: bool) -> None:
+        self._shape, self._dtype, self._pull, self._cannot_fail = like.shape, like.dtype, pull, cannot_fail
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dx of dy, and no gradients."""
@@ -100,5 +103,5 @@ class StatelessBackward:
         return like(fresh(dx, given)), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Return the function (dy, wants_dx) -> dx; None if code of users has a part in it."""
-        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None
+        """Return the function (dy, wants_dx) -> dx; None if user code has a part in it."""
+        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._cannot_fail else None

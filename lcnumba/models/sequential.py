@@ -11,7 +11,7 @@ import numpy as np
 
 from lcnumba import optimizers
 from lcnumba.callbacks import Callback
-from lcnumba.layers.backward import Activity
+from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.base import Trainable
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
@@ -19,7 +19,7 @@ from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import as_vector
 from lcnumba.layers.tree import Container, leaves, models, walk
 from lcnumba.models import saving
-from lcnumba.models.backward import SequentialBackward, prepared
+from lcnumba.models.backward import SequentialBackward, plan_updates
 from lcnumba.protocol import Layer, Pullback
 from lcnumba.runtime.locks import Mutex
 from lcnumba.runtime.memory import require
@@ -27,6 +27,7 @@ from lcnumba.runtime.signals import deferred
 from lcnumba.training import data, evaluation, loop, run, step
 from lcnumba.training.config import Recipe, training_config, warn_of_last_activation
 from lcnumba.utils.arrays import check_dtype, fresh, ingest, reads_lazily
+from lcnumba.utils.deprecation import Renamed, plan_method
 from lcnumba.utils.messages import public, public_class, refuse_attribute
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
@@ -242,8 +243,7 @@ class Sequential(Container):
     @contextmanager
     def unbuilt_on_failure(self) -> Iterator[None]:
         """Take weights away again from the library's layers that had none before, if the block fails."""
-        fresh = (leaf for leaf in leaves(self) if hasattr(leaf, "prepare_unbuild") and not leaf.built)
-        undo = [leaf.prepare_unbuild() for leaf in fresh]
+        undo = [plan() for leaf in leaves(self) if (plan := plan_method(leaf, "unbuild")) and not leaf.built]
         shapes = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in models(self)]
         try:
             yield
@@ -307,7 +307,7 @@ class Sequential(Container):
                 continue
             y = _call(layer, y)
             regularizer = getattr(layer, "activity_regularizer", None)
-            total += 0.0 if regularizer is None else Activity(regularizer, y).loss
+            total += 0.0 if regularizer is None else ActivityPenalty(regularizer, y).loss
         return like(fresh(y, values)), total
 
     @public
@@ -330,16 +330,16 @@ class Sequential(Container):
         Where several threads step the same model, guard the calls with a lock of your own: each
         layer stays consistent, but one thread's step may fall between another's layers.
 
-        Layers of users' own that lack ``prepare_step`` are stepped first, each on its own: if one of them fails, the
+        Layers of users' own that lack ``plan_update`` are stepped first, each on its own: if one of them fails, the
         library's layers are as they were.
         """
-        self.prepare_step(grads, lr)()
+        self.plan_update(grads, lr)()
 
-    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that carries the step out."""
+    def plan_update(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that runs the step and cannot fail."""
         if not isinstance(grads, list | tuple) or len(grads) != len(self._layers):
             raise ValueError(f"grads must be a list with one entry for each of {len(self._layers)} layers")
-        return prepared(self._layers, [None] * len(grads), grads, lr)
+        return plan_updates(self._layers, [None] * len(grads), grads, lr)
 
     def set_optimizer(self, optimizer: Any) -> None:
         """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
@@ -689,17 +689,17 @@ class Sequential(Container):
         counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(saving.weights_of(leaf)) for leaf in layers]
         if len(weights) != sum(counts):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(counts)}")
-        rest, prepared, others = list(weights), [], []
+        rest, planned, others = list(weights), [], []
         for leaf, count in zip(layers, counts, strict=True):
             mine, rest = rest[:count], rest[count:]
             if count and type(leaf).set_weights is Trainable.set_weights:
-                prepared.append(leaf.prepare_weights(mine))
+                planned.append(leaf.plan_weights(mine))
             elif count:
                 others.append((partial(leaf.set_weights, mine), partial(leaf.set_weights, saving.weights_of(leaf))))
         with deferred():
             _all_or_none(others)  # layers of users' own, which may fail: the library's have been checked
-            for commit in prepared:
-                commit()
+            for run in planned:
+                run()
 
     def live_weights(self) -> list[Array]:
         """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
@@ -718,21 +718,23 @@ class Sequential(Container):
         states = (getattr(layer, "get_training_state", None) for layer in self._layers)
         return [None if state is None else state() for state in states]
 
-    def prepare_training_state(self, state: Any) -> Callable[[], None]:
-        """Check what `get_training_state` of an equal model returned; return the function that takes it over."""
+    def plan_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal model returned; return the function that restores it."""
         if not isinstance(state, list) or len(state) != len(self._layers):
             raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
         pairs: list[tuple[Any, Any]] = list(zip(self._layers, state, strict=True))
-        prepared = [(layer, layer.prepare_training_state(mine)) for layer, mine in pairs if mine is not None]
+        planned = [(layer, plan_method(layer, "training_state")(mine)) for layer, mine in pairs if mine is not None]
 
         def back(layer: Any, before: Any) -> None:
-            layer.prepare_training_state(before)()
+            plan_method(layer, "training_state")(before)()
 
-        def commit() -> None:
+        def run() -> None:
             with deferred():
-                _all_or_none((take_over, partial(back, layer, _state_of(layer))) for layer, take_over in prepared)
+                _all_or_none((restore, partial(back, layer, _state_of(layer))) for layer, restore in planned)
 
-        return commit
+        return run
+
+    prepare_step, prepare_training_state = Renamed("plan_update"), Renamed("plan_training_state")
 
     def get_flat(self) -> Array:
         """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
@@ -746,12 +748,12 @@ class Sequential(Container):
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
         parts = zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True)
-        prepared = [layer.prepare_flat(part) for layer, part in parts]
+        planned = [layer.plan_flat(part) for layer, part in parts]
         with deferred():
             for layer in layers:
                 layer._parameters.lock.check()
-            for commit in prepared:
-                commit()
+            for run in planned:
+                run()
 
     @public
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:

@@ -50,7 +50,7 @@ class Stepper:
         except BaseException:
             with deferred():
                 for layer, state in drawn:
-                    layer.prepare_training_state(state)()
+                    layer.plan_training_state(state)()
             raise
 
     def _train(self, batch: Batch) -> BatchResult:

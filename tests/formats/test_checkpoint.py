@@ -234,7 +234,7 @@ def test_no_checkpoint_is_a_beginning(data, tmp_path):
     one, other = net(), net()
     other.set_weights(one.get_weights())
     settings = {"epochs": 1, "rng": 0, "progress": False}
-    other.prepare_training_state(one.get_training_state())()
+    other.plan_training_state(one.get_training_state())()
     assert one.fit(x, y, resume=tmp_path / "no.npz", **settings) == other.fit(x, y, **settings)
 
 

@@ -259,7 +259,7 @@ def test_one_position_needs_no_copy_of_dy(rectify, room, rng, monkeypatch):
     flat, rows = x.reshape(40, g.inputs), dy.reshape(40, 1, 5)
     y = rng.integers(-1, 2, rows.shape).astype(np.float32) if rectify else None
     gated = rows if y is None else np.where(y > 0, rows, 0)
-    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0, y=y)
+    dx, dkernel = Loops(g).gradients(flat, kernel, rows, y=y)
     np.testing.assert_array_equal(dx, gated[:, 0] @ kernel[0].T)
     np.testing.assert_array_equal(dkernel[0], flat.T @ gated[:, 0])
 
@@ -271,12 +271,12 @@ def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):
     g = problem.geometry
     x, kernel, bias, _ = problem.data(rng)
     flat, row = x.reshape(3, g.inputs), bias.reshape(g.positions, 4)
-    expected = np.maximum(Loops(g).forward(flat, kernel, row, 0), 0)
+    expected = np.maximum(Loops(g).apply(flat, kernel, row), 0)
     assert (expected > 0).any()
     assert (expected == 0).any()
     for entries in (18, 5, 1):
         monkeypatch.setattr(loop, "PIECE_BYTES", entries * 4 * 4)
-        np.testing.assert_array_equal(Loops(g).forward(flat, kernel, row, 0, rectify=True), expected)
+        np.testing.assert_array_equal(Loops(g).apply(flat, kernel, row, relu=True), expected)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
@@ -344,12 +344,12 @@ def test_large_batches_are_summed_in_parts(batch, by_columns, room, rng, monkeyp
         for rule, states in ((1, 0), (2, 1), (4, 2)):
             numbers = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
             weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            dx = Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers))
+            dx = Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), numbers))
             results.append((rule, dx, weights))
             weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers), wants_dx=False)
+            Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), numbers), wants_dx=False)
             results.append((rule, dx, weights))
-    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0)
+    dx, dkernel = Loops(g).gradients(flat, kernel, rows)
     for rule, fused_dx, weights in results:
         np.testing.assert_array_equal(fused_dx, dx)
         if rule < 4:

@@ -110,13 +110,13 @@ def test_dx_is_computed_only_if_it_is_wanted(implementation, rng, monkeypatch):
 
 def test_fit_steps_fused_and_without_dx_of_the_first_layer(rng, monkeypatch):
     seen = []
-    real = loop.Loops.update
+    real = loop.Loops.fused_update
 
     def watched(self, *arguments, wants_dx, **rest):
         seen.append((self, wants_dx))
         return real(self, *arguments, wants_dx=wants_dx, **rest)
 
-    monkeypatch.setattr(loop.Loops, "update", watched)
+    monkeypatch.setattr(loop.Loops, "fused_update", watched)
     model = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(6, 6, 1)), lc.LocallyConnected2D(2, 3),
                            lc.Flatten(), lc.Dense(3)])  # fmt: skip
     model.fit(rng.standard_normal((8, 6, 6, 1)), np.arange(8) % 3, loss="softmax_cross_entropy", progress=False)

@@ -529,16 +529,16 @@ def test_a_step_between_a_backward_and_its_own_step_is_noticed(optimizer, rng):
     """Another thread may step while this one computes its gradients."""
     layer, x = filled(rng, optimizer=optimizer)
     y, backward = layer.forward(x)
-    derivatives = backward._derivatives
-    name = "fused" if layer.optimizer == lc.SGD() else "gradients"
-    real, (_, grads) = getattr(derivatives, name), backward(np.ones_like(y))
+    vjp = backward._vjp
+    name = "fused_update" if layer.optimizer == lc.SGD() else "gradients"
+    real, (_, grads) = getattr(vjp, name), backward(np.ones_like(y))
 
     def interrupted(*arguments):
         result = real(*arguments)
         layer.step(grads, lr=0.5)
         return result
 
-    setattr(derivatives, name, interrupted)
+    setattr(vjp, name, interrupted)
     before = layer.get_weights()[0]
     with pytest.raises(RuntimeError, match="older weights"):
         backward.step(np.ones_like(y), lr=0.5)
@@ -878,7 +878,7 @@ def test_weights_may_change_while_a_custom_penalty_is_computed():
 def test_a_state_of_no_steps_is_taken_over(rng):
     one, other = (filled(rng, optimizer="adam")[0] for _ in range(2))
     other.set_weights(one.get_weights())
-    other.prepare_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
+    other.plan_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
     for layer in (one, other):
         layer.step([np.ones_like(w) for w in layer.weights], lr=0.5)
     for a, b in zip(one.weights, other.weights, strict=True):
@@ -941,7 +941,7 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
     layer.build((None, 1))
     grads = (np.ones((1, 1), np.float32),)
     layer.step(grads, 1.0)
-    commit = layer.prepare_step(grads, 1.0)
+    commit = layer.plan_update(grads, 1.0)
     layer.optimizer = optimizer
     commit()
     np.testing.assert_array_equal(layer.kernel, -2)
@@ -950,7 +950,7 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
 def test_weights_set_between_the_phases_of_a_step_are_not_stepped_by_old_gradients(rng):
     layer, x = filled(rng)
     y, backward = layer.forward(x)
-    commit = backward.prepare_step(backward(np.ones_like(y))[1], 1.0)
+    commit = backward.plan_update(backward(np.ones_like(y))[1], 1.0)
     layer.set_weights([np.ones_like(w) for w in layer.weights])
     with pytest.raises(RuntimeError, match="older weights"):
         commit()
