@@ -253,7 +253,7 @@ class Geometry:
     def by_output(self) -> Triples:
         """The triples grouped by output line o, ordered by a; `line` is i."""
         o, a = np.nonzero(self._line_table >= 0)
-        return Triples(_starts(o, len(self._line_table)), *_frozen(a, self._line_table[o, a]))
+        return Triples(_starts(o, len(self._line_table)), *_read_only(a, self._line_table[o, a]))
 
     @cached_property
     def by_input(self) -> Triples:
@@ -261,7 +261,7 @@ class Geometry:
         o, a = np.nonzero(self._line_table >= 0)
         i = self._line_table[o, a]
         order = np.argsort(i, kind="stable")
-        return Triples(_starts(i[order], self.input_lines), *_frozen(a[order], o[order]))
+        return Triples(_starts(i[order], self.input_lines), *_read_only(a[order], o[order]))
 
     @cached_property
     def columns(self) -> Segments:
@@ -273,7 +273,7 @@ class Geometry:
         column, first_tap = np.nonzero(exists & ~follows)
         segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
         length = np.bincount(segment, minlength=len(column))
-        return Segments(_starts(column, len(taps)), *_frozen(column, taps[column, first_tap], first_tap, length))
+        return Segments(_starts(column, len(taps)), *_read_only(column, taps[column, first_tap], first_tap, length))
 
     @cached_property
     def band_edges(self) -> Index:
@@ -282,7 +282,7 @@ class Geometry:
         wanted = max(-(-TASKS // self.input_lines), -(-width * self.channels // LINE_ENTRIES))
         least = min(BAND_COLUMNS, -(-BAND_ENTRIES // self.channels))
         bands = max(1, min(wanted, width // least))
-        return _frozen(np.arange(bands + 1) * width // bands)[0]
+        return _read_only(np.arange(bands + 1) * width // bands)[0]
 
     @cached_property
     def bands(self) -> Segments:
@@ -297,7 +297,7 @@ class Geometry:
             band_of = np.full(np.count_nonzero(kept), band)
             parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
         of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
-        return Segments(_starts(of_band, len(self.band_edges) - 1), *_frozen(*table))
+        return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
 
     @cached_property
     def readers(self) -> tuple[Index, Index, Index]:
@@ -306,7 +306,7 @@ class Geometry:
         column, tap = np.nonzero(taps >= 0)
         order = np.argsort(taps[column, tap], kind="stable")
         starts = _starts(taps[column, tap][order], self.input_size[-1])
-        columns, tap_of = _frozen(column[order], tap[order])
+        columns, tap_of = _read_only(column[order], tap[order])
         return starts, columns, tap_of
 
     @cached_property
@@ -331,7 +331,7 @@ class Geometry:
         w = taps[None, :, None, :, None]
         index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
         index = np.where((i >= 0) & (w >= 0), index, -1)
-        return _frozen(index.reshape(self.positions, self.window))[0]
+        return _read_only(index.reshape(self.positions, self.window))[0]
 
     @cached_property
     def exists(self) -> Mask:
@@ -506,12 +506,12 @@ def _cycle(triples: Triples) -> int:
 
 def _starts(group: Index, groups: int) -> Index:
     """Where each of `groups` groups begins in the sorted list `group` of group numbers."""
-    return _frozen(np.searchsorted(group, np.arange(groups + 1)))[0]
+    return _read_only(np.searchsorted(group, np.arange(groups + 1)))[0]
 
 
-def _frozen(*arrays: Index) -> tuple[Index, ...]:
+def _read_only(*arrays: Index) -> tuple[Index, ...]:
     """The arrays as contiguous, read-only int64: one compiled specialisation serves all tables."""
-    frozen = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
-    for array in frozen:
+    tables = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
+    for array in tables:
         array.flags.writeable = False
-    return frozen
+    return tables

@@ -9,7 +9,7 @@ from lcnumba import regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.parameters import Parameters
-from lcnumba.utils.arrays import frozen, ingest, like_model, normalise
+from lcnumba.utils.arrays import ingest, like_model, normalise, read_only
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 
@@ -25,13 +25,13 @@ class Activity:
     def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
         self._regularizer, self._y = regularizer, y
         self.sure = regularizers.is_built_in(regularizer)
-        self.loss = float(regularizer(frozen(y))) / len(y) if len(y) else 0.0
+        self.loss = float(regularizer(read_only(y))) / len(y) if len(y) else 0.0
 
     def add_to(self, dy: Array) -> Array:
         """Return dy and the penalty's gradient."""
         if not len(dy):
             return dy
-        gradient = self._regularizer.gradient(frozen(self._y))
+        gradient = self._regularizer.gradient(read_only(self._y))
         slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
         return dy + slope / dy.dtype.type(len(dy))
 

@@ -19,7 +19,7 @@ from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, re
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
-from lcnumba.utils.arrays import frozen, ingest
+from lcnumba.utils.arrays import ingest, read_only
 from lcnumba.utils.keras_config import FORMATS, data_format
 from lcnumba.utils.messages import public, public_class, warn
 from lcnumba.utils.types import Array, Mask, Shape
@@ -143,7 +143,7 @@ class LocallyConnected(Trainable):
         """Take the state of a copy; its mask is as read-only as the original."""
         self.__dict__.update(state)
         if self.kernel_mask is not None:
-            self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
+            self.__dict__["kernel_mask"] = read_only(self.kernel_mask)
 
     @public
     def __call__(self, x: Any) -> Any:

@@ -12,7 +12,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.regularization import Restraint
 from lcnumba.runtime.locks import SharedLock
-from lcnumba.utils.arrays import check_dtype, check_exact, frozen, ingest, normalise
+from lcnumba.utils.arrays import check_dtype, check_exact, ingest, normalise, read_only
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import learning_rate
 
@@ -131,7 +131,7 @@ class Parameters:
 
     def views(self) -> dict[str, Array]:
         """The arrays as read-only views, which follow later changes."""
-        return {name: frozen(array) for name, array in self._arrays.items()}
+        return {name: read_only(array) for name, array in self._arrays.items()}
 
     def copies(self) -> list[Array]:
         """Copies of the arrays."""
@@ -344,7 +344,7 @@ class Parameters:
             # Code of users runs outside the lock.
             given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
             values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
-        return [values[n] if n in values else float(r(frozen(a))) for n, (r, a) in enumerate(given)]
+        return [values[n] if n in values else float(r(read_only(a))) for n, (r, a) in enumerate(given)]
 
     def check_step(self, lr: Any, version: int | None) -> float:
         """Return the learning rate, or raise what a step would raise before its gradients are known."""
@@ -445,10 +445,10 @@ class Parameters:
         for name, array in arrays.items():
             shape, dtype = array.shape, array.dtype
             if name not in states:
-                states[name] = optimizer.init(frozen(array))
+                states[name] = optimizer.init(read_only(array))
             restraint = self._restraint(name)
             returned: Any = optimizer.update(  # type: ignore[func-returns-value]
-                array, frozen(restraint.total(array, gradients[name])), states[name], rate
+                array, read_only(restraint.total(array, gradients[name])), states[name], rate
             )
             if returned is not None:
                 raise TypeError(

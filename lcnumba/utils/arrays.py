@@ -17,10 +17,10 @@ __all__ = [
     "check_exact",
     "float_dtype",
     "fresh",
-    "frozen",
     "ingest",
     "like_model",
     "normalise",
+    "read_only",
     "reads_lazily",
     "refuse_masked",
 ]
@@ -184,7 +184,7 @@ def fresh(result: Array, given: Array) -> Array:
     return result.copy()
 
 
-def frozen(array: Array) -> Array:
+def read_only(array: Array) -> Array:
     """A read-only view of an array."""
     view = array[...]
     view.setflags(write=False)
