@@ -9,7 +9,7 @@ from lcnumba import regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.parameters import Parameters
-from lcnumba.utils.arrays import ingest, like_model, normalise, read_only
+from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 
@@ -136,7 +136,7 @@ class Backward:
         >>> dx, grads.kernel[:, 0], grads.bias
         (array([[4., 4.]], dtype=float32), array([4., 8.], dtype=float32), array([4.], dtype=float32))
         """
-        values, like = self._ingested(dy)
+        values, like = self._as_numpy(dy)
         dx, grads = self._derivatives.gradients(values)
         return like(dx), grads
 
@@ -194,7 +194,7 @@ class Backward:
         return lambda dy, wants_dx: self._step(dy, rate, wants_dx)
 
     def _step(self, dy: Any, lr: float, wants_dx: bool) -> Any:
-        values, like = self._ingested(dy)
+        values, like = self._as_numpy(dy)
         fused = self._derivatives.fused(values, wants_dx) if self._parameters.fuses else None
         if fused is not None:
             dx = self._parameters.step_fused(lr, self._version, *fused)
@@ -207,8 +207,8 @@ class Backward:
         """Check a step by the gradients of this very call; return the function that carries it out."""
         return self._parameters.prepare(grads, lr, self._version)
 
-    def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
-        given, like = ingest("dy", dy)
+    def _as_numpy(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
+        given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
         values = normalise("dy", given, self._dtype)

@@ -12,7 +12,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.regularization import Restraint
 from lcnumba.runtime.locks import SharedLock
-from lcnumba.utils.arrays import check_dtype, check_exact, ingest, normalise, read_only
+from lcnumba.utils.arrays import as_numpy, check_dtype, check_exact, normalise, read_only
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import learning_rate
 
@@ -21,7 +21,7 @@ __all__ = ["Parameters", "as_vector"]
 
 def as_vector(vector: Any) -> Array:
     """Return a vector of weights, of any kind of array, as NumPy; an error for what is no float or integer."""
-    values, _ = ingest("vector", vector)
+    values, _ = as_numpy("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
 
@@ -223,7 +223,7 @@ class Parameters:
         Several layers can so be checked before the first one changes. Equal values are no change, after which a
         pullback would refuse to run.
         """
-        given = self.ingested(weights)
+        given = self.as_numpy(weights)
         self.require_built("set_weights")
         with self.lock.shared():
             shapes = {name: array.shape for name, array in self._arrays.items()}
@@ -247,11 +247,11 @@ class Parameters:
         self.version += 1
         self._arrays, self._exists, self._restraints, self._states = {}, {}, {}, {}
 
-    def ingested(self, weights: Any) -> list[Array]:
+    def as_numpy(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any kind, as NumPy arrays."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-        return [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
+        return [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
 
     def checked(
         self, weights: list[Array], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
@@ -422,7 +422,7 @@ class Parameters:
             )
         if len(grads) != len(names):
             raise ValueError(f"grads has {len(grads)} arrays; {self._owner} needs {len(names)}: {', '.join(names)}")
-        return {name: ingest(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
+        return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Change | None:
         """Check a step against the parameters as they are now; None if they are not trainable."""
