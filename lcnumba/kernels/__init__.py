@@ -16,3 +16,7 @@ Dimensions, in every file of this folder::
 
 Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 """
+
+from lcnumba.runtime import forks
+
+forks.guard()  # every file here imports Numba or llvmlite

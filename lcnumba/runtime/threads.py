@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lcnumba.runtime.forks import in_children
+from lcnumba.runtime.forks import guard, in_children
 from lcnumba.runtime.memory import processors
 from lcnumba.runtime.signals import deferred, import_whole
 
@@ -21,6 +21,7 @@ __all__ = ["count", "numba_is_safe", "share", "threading_layer"]
 
 @import_whole
 def _numba() -> Any:
+    guard()
     import numba
 
     return numba
