@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Mask
 from lcnumba.utils.validation import choice, int_tuple, integer
@@ -381,9 +382,12 @@ class Geometry:
         if self.padding_mode[dimension] == "circular":
             return outputs * k
         s, before = self.strides[dimension], self.margins[dimension][0]
-        # Those that read an input before the end, but for those that read one before the beginning. In closed form:
-        # what is known of a layer must not need arrays, which sizes may make larger than memory.
-        return _taps_up_to(n - 1 + before, outputs, k, s, d) - _taps_up_to(before - 1, outputs, k, s, d)
+        # For each tap, how many outputs read an input through it; or for each output how many taps, if those are more.
+        (few, step), (many, stride) = sorted(((k, d), (outputs, s)))
+        require(40 * few, "counting the connections", "give a smaller kernel_size or input")
+        first = np.arange(few, dtype=np.int64) * step - before
+        begin, end = (np.clip(-((first - edge) // stride), 0, many) for edge in (0, n))
+        return int(np.sum(end - begin))
 
     def _taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
@@ -472,28 +476,6 @@ def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
     if not isinstance(modes, list | tuple) or len(modes) != rank:
         raise ValueError(f"padding_mode={value!r} is not known; give one of {MODES}, or {rank} of them")
     return tuple(choice("padding_mode", mode, MODES) for mode in modes)
-
-
-def _taps_up_to(last: int, outputs: int, taps: int, stride: int, dilation: int) -> int:
-    """How many pairs (o, t), o < outputs and t < taps, have ``o * stride + t * dilation <= last``."""
-    if last < 0:
-        return 0
-    ends = last - (taps - 1) * dilation
-    whole = min(outputs, ends // stride + 1) if ends >= 0 else 0
-    some = min(outputs, last // stride + 1)
-    # Counted from the last of these outputs backwards, the sum is one of floors of a line that rises.
-    return whole * taps + _floor_sum(some - whole, stride, last - (some - 1) * stride + dilation, dilation)
-
-
-def _floor_sum(count: int, slope: int, start: int, divisor: int) -> int:
-    """Sum of ``(slope * i + start) // divisor`` over i < count, by Euclid's algorithm."""
-    total = 0
-    while count > 0:
-        total += (slope // divisor) * (count * (count - 1) // 2) + (start // divisor) * count
-        slope, start = slope % divisor, start % divisor
-        top = slope * count + start
-        count, start, slope, divisor = top // divisor, top % divisor, divisor, slope
-    return total
 
 
 def _cycle(triples: Triples) -> int:

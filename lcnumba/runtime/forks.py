@@ -17,8 +17,8 @@ from typing import Any
 
 __all__ = ["guard", "in_children"]
 
-# Seconds that a fork waits at most: importing Numba takes up to 2 and compiling one kernel up to 3, here three times as
-# much for a busy machine. The bound ends a deadlock, where the other thread waits for a lock that the forking one holds.
+# Seconds that a fork waits at most: three times what importing Numba (2) and compiling a kernel (3) take, for a busy
+# machine. The bound ends a deadlock, where the other thread waits for a lock that the forking one holds.
 TIMEOUT = 15.0
 
 _held = threading.local()

@@ -220,7 +220,11 @@ def _has_threads(process: _Process) -> bool:
 
 
 def _can_be_started(number: int) -> bool:
-    """Whether there can be so many threads more, which is tried out."""
+    """Whether so many more threads can be started, found by starting them.
+
+    Limits cannot tell: besides pids.max and RLIMIT_NPROC (which counts all processes of the user, in other containers
+    too, and does not hold for root), stacks need address space (RLIMIT_AS), mappings and memory.
+    """
     gate, started = threading.Event(), []
     with deferred():
         try:
