@@ -301,7 +301,7 @@ class Geometry:
         return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
 
     @cached_property
-    def readers(self) -> tuple[Index, Index, Index]:
+    def inverse_map(self) -> tuple[Index, Index, Index]:
         """Which taps read each column of a line: starts by input column, output column, tap."""
         taps = self._taps(-1)
         column, tap = np.nonzero(taps >= 0)

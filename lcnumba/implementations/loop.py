@@ -237,7 +237,7 @@ class Loops:
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
+            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, chunk)
             tiled_backward.backward_by_inputs(*kinds)(
                 *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
             )
@@ -257,7 +257,7 @@ class Loops:
         if VN and wants_dx:
             fitting = min(TURNED_BYTES // (entries * size * VN), TURNED_DY_BYTES // (F * size * VN))
             chunk = max(1, min(-(-N // VN), fitting)) * VN
-        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
+        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
         held = g.output_cycle * g.output_size[-1]
         holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES

@@ -137,8 +137,8 @@ def test_bands_stay_between_their_edges(g):
 
 
 @given(geometries())
-def test_readers_are_the_taps_that_read_a_column(g):
-    start, column, tap = g.readers
+def test_the_inverse_map_holds_the_taps_that_read_a_column(g):
+    start, column, tap = g.inverse_map
     assert len(start) == g.input_size[-1] + 1
     found = {(w, j, t) for w in range(g.input_size[-1]) for j, t in zip(column[start[w]:start[w + 1]],
              tap[start[w]:start[w + 1]], strict=True)}  # fmt: skip
