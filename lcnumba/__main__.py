@@ -171,7 +171,7 @@ def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
         for name in demo.WRITTEN:
-            files.check_place(Path(given["output"], name))
+            files.check_writable(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:

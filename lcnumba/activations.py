@@ -12,7 +12,7 @@ import numpy as np
 
 from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
-from lcnumba.utils.arrays import frozen, like_model
+from lcnumba.utils.arrays import like_model, read_only
 from lcnumba.utils.messages import missing, public_class
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import MAXIMUM, integer, real
@@ -753,7 +753,7 @@ def apply(activation: Activation, z: Array, keeps: bool = False) -> tuple[Array,
         y = np.empty_like(z) if keeps else z
         _in_blocks(lambda z, y: activation(z, out=y), z, y)
     else:
-        given = frozen(z) if keeps else z
+        given = read_only(z) if keeps else z
         y = like_model(f"activation {activation!r}", activation(given, out=None if keeps else z), z)
         # It may hand out an array that it will use again.
         y = y if y is z else y.copy()
@@ -772,7 +772,9 @@ def pull(activation: Activation, dy: Array, kept: Array) -> Array:
 
         _in_blocks(pull_block, dy, kept, dz)
         return dz
-    dz = like_model(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(kept)), dy)
+    dz = like_model(
+        f"the gradient of activation {activation!r}", activation.gradient(read_only(dy), read_only(kept)), dy
+    )
     return np.ascontiguousarray(dz)
 
 

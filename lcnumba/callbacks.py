@@ -369,8 +369,8 @@ class Checkpoint(Callback):
             self._watch.best = None
         run.check_saving()
         self._target = self.path.absolute()  # written there also if the folder changes
-        files.check_place(self._target)
-        files.sweep(self._target)
+        files.check_writable(self._target)
+        files.remove_stale_temp_files(self._target)
         self._due = self._told = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
@@ -662,7 +662,7 @@ class Progress(Callback):
     def on_train_begin(self, run: Any) -> None:
         """Listen for kernels that are compiled."""
         self._compiles = False
-        self._listening.enter_context(compilation.told(self._tell_compiling))
+        self._listening.enter_context(compilation.listening(self._tell_compiling))
 
     def _tell_compiling(self) -> None:
         """Say why nothing moves: once for a training, or as the title of the bar until a batch is done."""

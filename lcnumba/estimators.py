@@ -222,7 +222,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         if weights is not None:
             weights = weights / weights.mean()
         follow = _Follow(self, held, len(values), partial=epochs is None)
-        with warnings.catch_warnings(), compilation.told(follow.tell_compiling):
+        with warnings.catch_warnings(), compilation.listening(follow.tell_compiling):
             warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # told below, and to all by an error
             self.model_.fit(
                 self._shaped(values), goals, loss=self._loss(), epochs=epochs or 1, batch_size=size,

@@ -637,8 +637,8 @@ def test_a_verbose_estimator_says_that_kernels_are_compiled(digits, capsys, monk
 
     def forward(self, x):
         for _ in range(2):
-            compilation.began("forward")
-            compilation.ended("forward")
+            compilation.started("forward")
+            compilation.finished("forward")
         return before(self, x)
 
     monkeypatch.setattr(lc.Sequential, "forward", forward)

@@ -459,7 +459,7 @@ USUAL = {
     "strides": (1, 2, 2**30),
     "use_bias": (True, False),
     "padding": ("valid", "same", ((1, 0), (0, 1)), ((0, 1),)),
-    "dilation_rate": (1, 2, 2**35),
+    "dilation_rate": (1, 2, 2**31),
     "implementation": (1, 2, 3, "auto"),
     "padding_mode": ("zeros", "circular"),
     "dtype": ("float32", "float64"),

@@ -541,20 +541,26 @@ def test_outputs_beyond_2_31_elements_are_read_where_they_lie():
 
 @exact_ones
 def test_a_line_beyond_2_31_inputs_is_read_where_it_lies(implementation):
-    x = zeros((1, BEYOND + 8, 1))
-    x[0, [0, 1 << 30, BEYOND], 0] = 2, 3, 5
+    x = zeros((1, BEYOND // 2 + 8, 2))
+    x[0, [0, 1 << 29, BEYOND // 2], 1] = 2, 3, 5
     layer = lc.LocallyConnected1D(
-        2, 1, 1 << 30, implementation=implementation, kernel_initializer="ones", input_shape=x.shape[1:]
+        2, 1, 1 << 29, implementation=implementation, kernel_initializer="ones", input_shape=x.shape[1:]
     )
     np.testing.assert_array_equal(layer(x)[0], [[2, 2], [3, 3], [5, 5]])
 
 
-@pytest.mark.parametrize(("inputs", "dtype"), [(BEYOND - 1, np.int32), (BEYOND, np.int64), (BEYOND + 8, np.int64)])
+@pytest.mark.parametrize(("inputs", "dtype"), [(BEYOND - 1, np.int32), (BEYOND, np.int64)])
 def test_the_sparse_form_counts_as_far_as_it_must(inputs, dtype):
     indptr, indices = Geometry((inputs,), 1, 2, 1, (1 << 30) - 4).csr_index()
     assert indptr.dtype == indices.dtype == dtype
     last = [2 * ((1 << 30) - 4)] * 2
     np.testing.assert_array_equal(indices, [0, 0, (1 << 30) - 4, (1 << 30) - 4, *last])
+
+
+def test_the_sparse_form_of_channels_counts_beyond_2_31():
+    indptr, indices = Geometry((BEYOND // 2 + 4,), 2, 1, 1, 1 << 29).csr_index()
+    assert indptr.dtype == indices.dtype == np.int64
+    np.testing.assert_array_equal(indices, [0, 1, 1 << 30, (1 << 30) + 1, BEYOND, BEYOND + 1])
 
 
 @pytest.mark.parametrize("ordered", [False, True])

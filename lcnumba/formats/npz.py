@@ -14,7 +14,7 @@ import numpy as np
 from lcnumba.formats import contents
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.arrays import FLOATS
-from lcnumba.utils.files import PathLike, replacing
+from lcnumba.utils.files import PathLike, atomic_write
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import file_path
 
@@ -83,7 +83,7 @@ def _write(path: PathLike, description: dict[str, Any], weights: Sequence[Array]
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays |= {f"state_{number}": state for number, state in enumerate(states)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
-    with replacing(path) as temporary, temporary.open("xb") as file:
+    with atomic_write(path) as temporary, temporary.open("xb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]
 
 

@@ -14,7 +14,7 @@ from lcnumba.kernels import plain, update, vectors
 from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, slots
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 
@@ -134,13 +134,13 @@ class Loops:
         threads = slots(len(x) * self._work, threads)
         if not vectors.TILED:
             bias = np.empty((0, 0), dtype) if bias is None else bias
-            plain.forward(self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, y, threads=threads)
+            plain.forward(self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables, y, threads=threads)
             return np.maximum(y, 0, out=y) if relu else y
         plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
         segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
         floor = dtype.type(0 if relu else -np.inf)
-        arrays = (self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables)
+        arrays = (self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables)
         if plan.chunk:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             xt, yt = scratch(dtype, (threads, held, line, plan.chunk), (threads, g.filters, plan.chunk))
@@ -249,10 +249,10 @@ class Loops:
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
         threads = min(slots(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
-            dy = frozen(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
+            dy = read_only(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
             if dx is not None:
                 bands = (*g.by_input, *g.bands, g.band_edges)
-                plain.backward_input(frozen(kernel), dy, *bands, *sizes, lines, threads=threads)
+                plain.backward_input(read_only(kernel), dy, *bands, *sizes, lines, threads=threads)
             if rule.number == GRADIENT:
                 plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
             return
@@ -262,7 +262,7 @@ class Loops:
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
         numbers = rule.packed(dtype)
-        arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
+        arrays = (self._lines(x), read_only(kernel), read_only(dy), read_only(_or_empty(y, dtype)), *g.by_input)
         changed = (rule.number, target.reshape(-1), *states, numbers)
         # With one position dy is as good as a copy of it; and it may be large.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
@@ -280,7 +280,7 @@ class Loops:
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
+            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, chunk)
             tiled_backward.backward_by_inputs(*kinds)(
                 *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
             )
@@ -299,7 +299,7 @@ class Loops:
         if VN and wants_dx:
             fitting = min(TURNED_BYTES // (entries * size * VN), TURNED_DY_BYTES // (F * size * VN))
             chunk = max(1, min(-(-N // VN), fitting)) * VN
-        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
+        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
         held = g.output_cycle * g.output_size[-1]
         holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
@@ -319,7 +319,7 @@ class Loops:
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""
-        return frozen(self._shaped(x))
+        return read_only(self._shaped(x))
 
     def _shaped(self, x: Array) -> Array:
         g = self._geometry
@@ -332,7 +332,7 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     rows = (len(dy), dbias.size)
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
     tiled_backward.backward_bias(
-        frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads)
+        read_only(dy.reshape(rows)), read_only(y), dbias.reshape(-1), threads=slots(dy.size, threads)
     )
     return dbias
 

@@ -10,7 +10,7 @@ from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import slots
 from lcnumba.kernels.sparse import product
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array, Mask
 
@@ -114,7 +114,7 @@ def _transposed_copy(array: Array, out: Array | None = None) -> Array:
 def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
     """The product of a sparse matrix, whose values lie at data[order], and x.T."""
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
-    pattern = (frozen(indptr), frozen(indices), frozen(order), frozen(data))
+    pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
     chunk = -(-len(out) // TASKS)
-    product(*pattern, frozen(_transposed_copy(x)), chunk, out, threads=slots(len(x) * len(indices), threads))
+    product(*pattern, read_only(_transposed_copy(x)), chunk, out, threads=slots(len(x) * len(indices), threads))
     return out

@@ -2,7 +2,7 @@
 
 The contract: a kernel takes C-contiguous arrays and integers, writes into arrays it is given,
 allocates nothing, raises nothing, and knows no strings. Arrays that are only read come as read-only
-views (`lcnumba.utils.arrays.frozen`), so that one compiled specialisation a dtype is enough. A kernel's work
+views (`lcnumba.utils.arrays.read_only`), so that one compiled specialisation a dtype is enough. A kernel's work
 is cut into tasks by shapes alone, every output element is written by exactly one task, and no sum is
 divided among tasks: results do not depend on who computes which task, nor on how many threads there
 are. Below a fixed amount of work a kernel runs in the calling thread.
@@ -16,3 +16,7 @@ Dimensions, in every file of this folder::
 
 Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 """
+
+from lcnumba.runtime import forks
+
+forks.guard()  # every file here imports Numba or llvmlite

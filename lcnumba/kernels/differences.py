@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from lcnumba.kernels.jit import next_task, tasks
 from lcnumba.kernels.rules import ABSOLUTE, SQUARED, slots
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 
 __all__ = ["run"]
 
@@ -82,7 +82,7 @@ def run(
     width = 0 if weights is None else max(1, p.size // max(1, weights.size))
     flat = (np.ascontiguousarray(array).reshape(-1) for array in (t, p))
     whole(
-        kind, number(delta), number(1 / count), number(1), frozen(each), width,
-        *(frozen(array) for array in flat), slope.reshape(-1), sums, threads=slots(WORK * p.size, None),
+        kind, number(delta), number(1 / count), number(1), read_only(each), width,
+        *(read_only(array) for array in flat), slope.reshape(-1), sums, threads=slots(WORK * p.size, None),
     )  # fmt: skip
     return float(np.sum(sums)) / count, slope

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 from lcnumba.kernels.disk_cache import LLVM_BYTES, Cache
 from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
-from lcnumba.runtime.threads import numba_is_safe, share
+from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
 __all__ = ["LLVM_BYTES", "array_at", "compiled", "next_task", "specialised", "tasks"]
 
@@ -50,7 +50,7 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
             single(0, counter, *arguments)
             return
         if not numba_is_safe():
-            share(single, threads, counter, *arguments)
+            run_on_python_threads(single, threads, counter, *arguments)
             return
         kinds = tuple([getattr(argument, "dtype", None) for argument in arguments])
         address = addresses.get(kinds)
@@ -182,11 +182,11 @@ class _Compilations(event.Listener):  # type: ignore[misc]
 
     def on_start(self, event: Any) -> None:
         if _is_ours(event):
-            compilation.began(event.data["dispatcher"].py_func.__name__)
+            compilation.started(event.data["dispatcher"].py_func.__name__)
 
     def on_end(self, event: Any) -> None:
         if _is_ours(event):
-            compilation.ended(event.data["dispatcher"].py_func.__name__)
+            compilation.finished(event.data["dispatcher"].py_func.__name__)
 
 
 def _is_ours(event: Any) -> bool:

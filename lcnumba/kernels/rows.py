@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from lcnumba.kernels.jit import next_task, tasks
 from lcnumba.kernels.rules import slots
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 
 __all__ = ["take"]
 
@@ -39,5 +39,5 @@ def take(source: npt.NDArray[Any], chosen: npt.NDArray[Any]) -> npt.NDArray[Any]
         return source[chosen]
     out = np.empty((len(chosen), *source.shape[1:]), source.dtype)
     rows, copies = (array.reshape(len(array), -1).view(np.uint8) for array in (source, out))
-    copy(frozen(rows), frozen(chosen.astype(np.int64)), max(1, size // PIECE), copies, threads=threads)
+    copy(read_only(rows), read_only(chosen.astype(np.int64)), max(1, size // PIECE), copies, threads=threads)
     return out

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from lcnumba.kernels.jit import next_task, tasks
 from lcnumba.kernels.rules import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
 from lcnumba.runtime.threads import count
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 
 CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
 
@@ -89,7 +89,7 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
     states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
     numbers = rule.packed(param.dtype)
     slots = _slots(param, threads)
-    whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)
+    whole(rule.number, param.reshape(-1), read_only(grad.reshape(-1)), *states, numbers, threads=slots)
 
 
 def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
@@ -100,7 +100,7 @@ def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
 @functools.cache
 def _compile(dtype: np.dtype[Any], slots: int) -> None:
     empty = np.empty(0, dtype)
-    whole(SGD, empty, frozen(empty), empty, empty, empty, threads=slots)
+    whole(SGD, empty, read_only(empty), empty, empty, empty, threads=slots)
 
 
 def _slots(param: npt.NDArray[Any], threads: int | None) -> int:

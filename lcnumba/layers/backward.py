@@ -8,7 +8,7 @@ import numpy as np
 from lcnumba import regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.layers.parameters import FusedUpdate, Parameters
-from lcnumba.utils.arrays import frozen, ingest, like_model, normalise
+from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 
@@ -24,13 +24,13 @@ class ActivityPenalty:
     def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
         self._regularizer, self._y = regularizer, y
         self.cannot_fail = regularizers.is_built_in(regularizer)
-        self.loss = float(regularizer(frozen(y))) / len(y) if len(y) else 0.0
+        self.loss = float(regularizer(read_only(y))) / len(y) if len(y) else 0.0
 
     def add_to(self, dy: Array) -> Array:
         """Return dy and the penalty's gradient."""
         if not len(dy):
             return dy
-        gradient = self._regularizer.gradient(frozen(self._y))
+        gradient = self._regularizer.gradient(read_only(self._y))
         slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
         return dy + slope / dy.dtype.type(len(dy))
 
@@ -204,7 +204,7 @@ class Backward:
         return like(dx) if wants_dx else None
 
     def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
         values = normalise("dy", given, self._dtype)

@@ -75,7 +75,7 @@ class Trainable:
         self._rng = generator(given["rng"])
         self._initial_weights: list[Array] | None = None
         if given["weights"] is not None:
-            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(given["weights"])]
+            self._initial_weights = [weight.copy() for weight in self._parameters.as_numpy(given["weights"])]
         self._given_input_shape = self._declared_shape(given)
         self._built_input_shape: Shape | None = None
         self._activity_loss: float | None = None
@@ -212,7 +212,7 @@ class Trainable:
         TypeError, ValueError
             As `build` does, or if the weights do not fit.
         """
-        before, self._initial_weights = self._initial_weights, self._parameters.ingested(weights)
+        before, self._initial_weights = self._initial_weights, self._parameters.as_numpy(weights)
         try:
             self.build(input_shape)
         finally:  # what was refused must not stay behind

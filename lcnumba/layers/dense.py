@@ -9,7 +9,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
-from lcnumba.utils.arrays import ingest
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask, Shape
 from lcnumba.utils.validation import boolean, integer
@@ -115,7 +115,7 @@ class Dense(Trainable):
         ValueError
             If its shape is not that for which the layer was built.
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         y = self._apply(self._normalised(given), keeps=False)[0]
         self._activity(y)
         return like(y)
@@ -142,7 +142,7 @@ class Dense(Trainable):
         TypeError, ValueError
             As a plain call does.
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         values = self._normalised(given)
         y, kept, version = self._apply(values, keeps=True)
 

@@ -20,7 +20,7 @@ from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
-from lcnumba.utils.arrays import frozen, ingest
+from lcnumba.utils.arrays import as_numpy, read_only
 from lcnumba.utils.keras_config import FORMATS, data_format
 from lcnumba.utils.messages import public, public_class, warn
 from lcnumba.utils.types import Array, Mask, Shape
@@ -144,7 +144,7 @@ class LocallyConnected(Trainable):
         """Take the state of a copy; its mask is as read-only as the original."""
         self.__dict__.update(state)
         if self.kernel_mask is not None:
-            self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
+            self.__dict__["kernel_mask"] = read_only(self.kernel_mask)
 
     @public
     def __call__(self, x: Any) -> Any:
@@ -174,7 +174,7 @@ class LocallyConnected(Trainable):
         >>> layer([[[1.0], [2.0], [3.0]]])[0, :, 0]
         array([3., 5.], dtype=float32)
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
         self._activity(y)
         return like(y)
@@ -213,7 +213,7 @@ class LocallyConnected(Trainable):
         array([[ 1.,  2.],
                [20., 30.]], dtype=float32)
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         inner = self._inward(self._normalised(given))
         y, kept, version = self._apply(inner, keeps=True)
 

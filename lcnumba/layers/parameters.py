@@ -13,7 +13,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.regularization import Restraint
 from lcnumba.runtime.locks import SharedLock
-from lcnumba.utils.arrays import check_dtype, check_exact, frozen, ingest, normalise
+from lcnumba.utils.arrays import as_numpy, check_dtype, check_exact, normalise, read_only
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import learning_rate
 
@@ -22,7 +22,7 @@ __all__ = ["FusedUpdate", "Parameters", "as_vector"]
 
 def as_vector(vector: Any) -> Array:
     """Return a vector of weights, of any kind of array, as NumPy; an error for what is no float or integer."""
-    values, _ = ingest("vector", vector)
+    values, _ = as_numpy("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
 
@@ -133,7 +133,7 @@ class Parameters:
 
     def views(self) -> dict[str, Array]:
         """The arrays as read-only views, which follow later changes."""
-        return {name: frozen(array) for name, array in self._arrays.items()}
+        return {name: read_only(array) for name, array in self._arrays.items()}
 
     def copies(self) -> list[Array]:
         """Copies of the arrays."""
@@ -225,7 +225,7 @@ class Parameters:
         Several layers can so be checked before the first one changes. Equal values are no change, after which a
         pullback would refuse to run.
         """
-        given = self.ingested(weights)
+        given = self.as_numpy(weights)
         self.require_built("set_weights")
         with self.lock.shared():
             shapes = {name: array.shape for name, array in self._arrays.items()}
@@ -249,11 +249,11 @@ class Parameters:
         self._changes()
         self._arrays, self._exists, self._restraints, self._states = {}, {}, {}, {}
 
-    def ingested(self, weights: Any) -> list[Array]:
+    def as_numpy(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any kind, as NumPy arrays."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-        return [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
+        return [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
 
     def checked(
         self, weights: list[Array], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
@@ -411,7 +411,7 @@ class Parameters:
             # Code of users runs outside the lock.
             given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
             values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
-        return [values[n] if n in values else float(r(frozen(a))) for n, (r, a) in enumerate(given)]
+        return [values[n] if n in values else float(r(read_only(a))) for n, (r, a) in enumerate(given)]
 
     def _rate(self, lr: Any) -> float:
         """The learning rate, if all factors of a step are finite in the type of the arrays."""
@@ -448,7 +448,7 @@ class Parameters:
             )
         if len(grads) != len(names):
             raise ValueError(f"grads has {len(grads)} arrays; {self._owner} needs {len(names)}: {', '.join(names)}")
-        return {name: ingest(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
+        return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
         """Check a step against the parameters as they are now; None if they are not trainable."""
@@ -470,10 +470,10 @@ class Parameters:
         for name, array in arrays.items():
             shape, dtype = array.shape, array.dtype
             if name not in states:
-                states[name] = optimizer.init(frozen(array))
+                states[name] = optimizer.init(read_only(array))
             restraint = self._restraint(name)
             returned: Any = optimizer.update(  # type: ignore[func-returns-value]
-                array, frozen(restraint.total(array, gradients[name])), states[name], rate
+                array, read_only(restraint.total(array, gradients[name])), states[name], rate
             )
             if returned is not None:
                 raise TypeError(

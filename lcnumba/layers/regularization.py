@@ -7,7 +7,7 @@ import numpy as np
 
 from lcnumba import constraints, regularizers
 from lcnumba.kernels.rules import Rule
-from lcnumba.utils.arrays import frozen, like_model
+from lcnumba.utils.arrays import like_model, read_only
 from lcnumba.utils.types import Array
 
 __all__ = ["Restraint"]
@@ -51,7 +51,7 @@ class Restraint:
         """Return the gradient of loss and penalty, whoever wrote the penalty."""
         if self.regularizer is None:
             return grad
-        gradient = self.regularizer.gradient(frozen(array))
+        gradient = self.regularizer.gradient(read_only(array))
         return grad + like_model(f"the gradient of regularizer {self.regularizer!r}", gradient, array)
 
     def bring_back(self, array: Array) -> None:

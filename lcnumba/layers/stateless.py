@@ -8,7 +8,7 @@ import numpy as np
 
 from lcnumba.layers.naming import layer_name
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import fresh, ingest, normalise
+from lcnumba.utils.arrays import as_numpy, fresh, normalise
 from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape
@@ -80,7 +80,7 @@ class Stateless:
 
 def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
     """The input as float32 or, if it is that, float64, of which there is memory for so many copies."""
-    given, like = ingest("x", x)
+    given, like = as_numpy("x", x)
     double = given.dtype.newbyteorder("=") == np.float64
     values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
     require(copies * values.nbytes, "the output, with what it takes,", "give fewer samples at a time")
@@ -95,7 +95,7 @@ class StatelessBackward:
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dx of dy, and no gradients."""
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
         dx = self._pull(normalise("dy", given, self._dtype))

@@ -6,7 +6,7 @@ from typing import Any
 
 from lcnumba.protocol import Layer, Pullback, note_step
 from lcnumba.runtime.signals import deferred
-from lcnumba.utils.arrays import fresh, ingest
+from lcnumba.utils.arrays import as_numpy, fresh
 from lcnumba.utils.deprecation import Renamed, plan_method
 from lcnumba.utils.messages import public
 from lcnumba.utils.validation import learning_rate
@@ -29,7 +29,7 @@ class SequentialBackward:
     @public
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
         """Return dx, of the kind of dy, and the list of the layers' gradients."""
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         values, grads = given, []
         for pullback in reversed(self._pullbacks):
             found: Any = pullback(values)
@@ -78,7 +78,7 @@ class SequentialBackward:
             return None
 
         def run(dy: Any, wants_dx: bool) -> Any:
-            given, like = ingest("dy", dy)
+            given, like = as_numpy("dy", dy)
             values = given
             with deferred():  # all layers step or none
                 for number in reversed(range(len(plans))):

@@ -26,7 +26,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.training import data, evaluation, loop, run, step
 from lcnumba.training.config import Recipe, training_config, warn_of_last_activation
-from lcnumba.utils.arrays import check_dtype, fresh, ingest, reads_lazily
+from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
 from lcnumba.utils.deprecation import Renamed, plan_method
 from lcnumba.utils.messages import public, public_class, refuse_attribute
 from lcnumba.utils.types import Array, Shape
@@ -287,7 +287,7 @@ class Sequential(Container):
     @public
     def __call__(self, x: Any) -> Any:
         """Return the output for inference, an array of the kind of x."""
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y = values
         for layer in self._layers:
             y = _call(layer, y)
@@ -298,7 +298,7 @@ class Sequential(Container):
 
         `losses` tells those of whichever call came last, from any thread.
         """
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y, total = values, 0.0
         for layer in self._layers:
             if isinstance(layer, Sequential):
@@ -316,7 +316,7 @@ class Sequential(Container):
 
         Leave x and the output unchanged until the pullback has run.
         """
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y, pullbacks = values, []
         for layer in self._layers:
             y, pullback = _forward(layer, y)
@@ -659,7 +659,7 @@ class Sequential(Container):
         if reads_lazily(x):
             source = data.rows("x", x)
             return self._predicted(source.take, source.shape[0], size)
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         return like(self._predicted(values.__getitem__, len(values), size))
 
     def _predicted(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
@@ -683,7 +683,7 @@ class Sequential(Container):
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         # What lies in the weights of one layer, whatever wraps it, would change as the layers before it do.
-        own, given = self.live_weights(), [ingest(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
+        own, given = self.live_weights(), [as_numpy(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
         weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
         layers = list(leaves(self))
         counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(saving.weights_of(leaf)) for leaf in layers]
@@ -940,11 +940,11 @@ class Sequential(Container):
     def _weights_by_layer(self) -> list[list[Array]]:
         return [saving.weights_of(layer) for layer in self._layers]
 
-    def _ingest(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+    def _as_numpy(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
         """The input as NumPy, for a model that has layers and is built."""
         if not self._layers:
             raise RuntimeError(f"{self.name!r} has no layers; add some first")
-        values, like = ingest("x", x)
+        values, like = as_numpy("x", x)
         check_dtype("x", values)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; give the batch first")

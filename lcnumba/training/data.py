@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lcnumba.runtime.signals import import_whole
-from lcnumba.utils.arrays import check_dtype, ingest, reads_lazily
+from lcnumba.utils.arrays import as_numpy, check_dtype, reads_lazily
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import integer, real
 
@@ -86,7 +86,7 @@ class _Lazy:
                     f"{self._name} has missing values; fill them before training, or leave the samples out"
                 )
             part = part.data
-        return ingest(self._name, np.asarray(part))[0]
+        return as_numpy(self._name, np.asarray(part))[0]
 
 
 def rows(name: str, array: Any, *, any_dtype: bool = False) -> Rows:
@@ -102,7 +102,9 @@ def rows(name: str, array: Any, *, any_dtype: bool = False) -> Rows:
     array([[2, 3],
            [4, 5]])
     """
-    found: Rows = _Lazy(name, array) if reads_lazily(array) else _InMemory(ingest(name, array, any_dtype=any_dtype)[0])
+    found: Rows = (
+        _Lazy(name, array) if reads_lazily(array) else _InMemory(as_numpy(name, array, any_dtype=any_dtype)[0])
+    )
     if not found.shape:
         raise ValueError(f"{name} has 0 dimensions; give samples along the first axis")
     return found
@@ -271,7 +273,7 @@ class Batches:
             raise TypeError(
                 f"batch {number} is a {type(given).__name__}{many}; an iterable must give (x, y) or (x, y, weights)"
             )
-        x, y = ingest("x", given[0])[0], ingest("y", given[1], any_dtype=True)[0]
+        x, y = as_numpy("x", given[0])[0], as_numpy("y", given[1], any_dtype=True)[0]
         if x.ndim < 1 or y.ndim < 1 or len(x) != len(y) or not len(x):
             raise ValueError(
                 f"batch {number} has x of shape {x.shape} and y of shape {y.shape}; give as many of both, at least one"
@@ -283,7 +285,7 @@ class Batches:
 
 def sample_weights(weights: Any, samples: int) -> Array:
     """Return weights of samples, or of positions of them, as an array, or an error."""
-    values, _ = ingest("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
+    values, _ = as_numpy("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
     if values.shape[:1] != (samples,):
         by_position = (
             f", or np.broadcast_to(sample_weight, ({samples}, ...)) for each position" if values.ndim > 1 else ""

@@ -12,7 +12,7 @@ from lcnumba.training.config import Recipe, completed, overridden, warn_of_last_
 from lcnumba.training.data import Batch
 from lcnumba.training.inputs import Data, dataset
 from lcnumba.training.run import BatchResult, Figures, RunningMean
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import integer
@@ -48,7 +48,7 @@ def loss_and_metrics(
     The prediction is what backward refers to, and y may be the caller's own: loss and metrics may
     only read them.
     """
-    y, view = frozen(batch.y), frozen(prediction)
+    y, view = read_only(batch.y), read_only(prediction)
     found: Any = recipe.loss(y, view) if batch.weights is None else recipe.loss(y, view, batch.weights)
     try:
         value, dy = found
@@ -63,7 +63,7 @@ def loss_and_metrics(
     penalty = model.penalties() + activity
     figures, kept = {"loss": value + penalty}, {}
     if isinstance(recipe.loss, losses.Masked) and recipe.metrics:
-        y = frozen(recipe.loss.with_unknown(y, view))
+        y = read_only(recipe.loss.with_unknown(y, view))
     for name, metric in recipe.metrics.items():
         if is_of_all(metric):
             # Copies: whoever gives batches may fill the same arrays again.

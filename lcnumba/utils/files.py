@@ -16,7 +16,7 @@ from typing import IO
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.validation import file_path
 
-__all__ = ["PathLike", "TextFile", "check_place", "is_there", "replacing", "sweep"]
+__all__ = ["PathLike", "TextFile", "atomic_write", "check_writable", "exists", "remove_stale_temp_files"]
 
 PathLike = str | os.PathLike[str]
 # Longer names of files get a temporary one made of their hash: a name may have 255 bytes, or fewer.
@@ -24,7 +24,7 @@ LONGEST_STEM = 100
 
 
 @contextmanager
-def replacing(path: PathLike) -> Iterator[Path]:
+def atomic_write(path: PathLike) -> Iterator[Path]:
     """Give a new place beside a file to write to, which takes the file's place if all goes well.
 
     Signals wait meanwhile: zipfile makes another error of an interrupt, and what is left over is removed in any case.
@@ -50,31 +50,31 @@ def _check_folder(target: Path) -> None:
         raise FileNotFoundError(errno.ENOENT, "no such folder", str(target.parent))
 
 
-def is_there(path: PathLike) -> bool:
+def exists(path: PathLike) -> bool:
     """Whether a path leads to anything; an OSError for one that leads nowhere, such as a loop of links.
 
     Examples
     --------
     >>> import tempfile
-    >>> from lcnumba.utils.files import is_there
+    >>> from lcnumba.utils.files import exists
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     is_there(folder), is_there(f"{folder}/model.npz")
+    ...     exists(folder), exists(f"{folder}/model.npz")
     (True, False)
     """
     return _mode(file_path(path)) is not None
 
 
-def check_place(path: PathLike) -> None:
+def check_writable(path: PathLike) -> None:
     """Raise an OSError if no file can be written there, before the work that it is for.
 
     Examples
     --------
     >>> import tempfile
-    >>> from lcnumba.utils.files import check_place
+    >>> from lcnumba.utils.files import check_writable
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     check_place(f"{folder}/model.npz")
+    ...     check_writable(f"{folder}/model.npz")
     ...     try:
-    ...         check_place(folder)
+    ...         check_writable(folder)
     ...     except OSError as error:
     ...         type(error).__name__
     'IsADirectoryError'
@@ -110,8 +110,8 @@ class TextFile:
         self._stream: IO[str] | None = None
         mode = _mode(self._path)
         if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            check_place(path)
-            sweep(path)
+            check_writable(path)
+            remove_stale_temp_files(path)
             return
         nonblocking = getattr(os, "O_NONBLOCK", 0)  # which Windows has not
         descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
@@ -122,7 +122,7 @@ class TextFile:
     def write(self, text: str) -> None:
         """Write the whole text, of which a pipe has the beginning already."""
         if self._stream is None:
-            with replacing(self._path) as temporary:
+            with atomic_write(self._path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
             return
         new, self._written = text[self._written :], len(text)
@@ -164,17 +164,17 @@ def _stem(target: Path) -> str:
     return target.name if len(name) <= LONGEST_STEM else hashlib.sha256(name).hexdigest()[:16]
 
 
-def sweep(path: PathLike) -> None:
+def remove_stale_temp_files(path: PathLike) -> None:
     """Remove what writers of a file left beside it when they were killed; nobody may be writing it now.
 
     Examples
     --------
     >>> import pathlib, tempfile
-    >>> from lcnumba.utils.files import sweep
+    >>> from lcnumba.utils.files import remove_stale_temp_files
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     left = pathlib.Path(folder, ".model.npz.0a1b2c3d")
     ...     left.touch()
-    ...     sweep(pathlib.Path(folder, "model.npz"))
+    ...     remove_stale_temp_files(pathlib.Path(folder, "model.npz"))
     ...     left.exists()
     False
     """

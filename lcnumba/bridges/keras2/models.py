@@ -221,7 +221,7 @@ def save_keras_weights(
         raise ValueError(f"implementations={chosen!r} names a layer that {model.name!r} does not have")
     arrays = {layer.name: exported_weights(layer, chosen.get(layer.name)) for layer in layers}
     write = _write_present if name.endswith(".weights.h5") else _write_first
-    with files.replacing(name) as temporary, h5py.File(temporary, "w") as file:
+    with files.atomic_write(name) as temporary, h5py.File(temporary, "w") as file:
         write(file, layers, arrays)
 
 
