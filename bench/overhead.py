@@ -85,7 +85,7 @@ def _recorded() -> Iterator[list[Launch]]:
             maker = getattr(module, name)
             made = mock.patch.object(module, name, lambda *kind, maker=maker: recording(maker(*kind)))
             stack.enter_context(made)
-        for module, name in ((backward, "backward_bias"), (update, "whole")):
+        for module, name in ((backward, "backward_bias"), (update, "apply_all")):
             stack.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
         yield launches
 

@@ -469,7 +469,7 @@ def test_calls_take_longer_than_the_compiled_code_that_they_run():
         y, backward = layer.forward(np.ones((1, 5, 5, 1), np.float32))
         backward.step(y, 0.1)
     kernels = [compiled.py_func.__name__.partition("_4")[0] for compiled, _ in launches]
-    assert kernels == ["forward", "backward_bias", "backward", "whole"]
+    assert kernels == ["forward", "backward_bias", "backward", "apply_all"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells")
