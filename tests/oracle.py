@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Comparison with the reference implementation, used by several test files."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from lcnumba.testing import reference
 
 
 def run(implementation, problem, x, kernel, bias, dy, version=0, threads=None):
-    """(y, dx, dkernel) with the shapes of the layer."""
+    """Return (y, dx, dkernel) in the shapes of the layer."""
     g, n = problem.geometry, len(x)
     flat, flat_bias = x.reshape(n, g.inputs), None if bias is None else bias.reshape(g.positions, g.filters)
     y = implementation.apply(flat, kernel, flat_bias, version=version, threads=threads)

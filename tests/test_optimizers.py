@@ -80,7 +80,7 @@ def test_penalties_are_gradients_and_bounds_come_last(optimizer, nonnegative):
     grad = np.array([0.5, -1, 2, 0.25, -2, 1, -0.5])
     plain, state, plain_state = param.copy(), optimizer.init(param), optimizer.init(param)
     optimizers.run(optimizer, plain, grad + 0.5 * np.sign(param) + 2 * 0.25 * param, plain_state, 0.5)
-    optimizers.run(optimizer, param, grad, state, 0.5, 1, lambda rule: rule.restrained(0.5, 0.25, nonnegative))
+    optimizers.run(optimizer, param, grad, state, 0.5, 1, lambda rule: rule.regularized(0.5, 0.25, nonnegative))
     np.testing.assert_array_equal(param, np.maximum(plain, 0) if nonnegative else plain)
     assert plain.min() < 0 < plain.max()
     for name in state:

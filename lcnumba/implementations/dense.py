@@ -11,7 +11,7 @@ from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels import vectors
 from lcnumba.kernels.dense import spread
-from lcnumba.kernels.rules import slots
+from lcnumba.kernels.rules import workers
 from lcnumba.runtime.memory import require
 from lcnumba.utils.arrays import read_only
 from lcnumba.utils.types import Array
@@ -75,7 +75,7 @@ class DenseMatrix(MatrixForm):
                 )  # fmt: skip
             matrix = np.zeros(shape, kernel.dtype) if old is None else old
             chunk = -(-g.positions // TASKS)
-            spread(read_only(kernel), g.input_index, chunk, matrix, threads=slots(kernel.size, threads))
+            spread(read_only(kernel), g.input_index, chunk, matrix, threads=workers(kernel.size, threads))
             return matrix
 
         return self._cache.get(version, fill)

@@ -11,7 +11,7 @@ from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import block as tiled_block
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import plain, update, vectors
-from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, slots
+from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
 from lcnumba.utils.arrays import read_only
@@ -131,7 +131,7 @@ class Loops:
         """Return y (N, P, F); see `Implementation`."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         y = aligned((len(x), g.positions, g.filters), dtype) if out is None else out
-        threads = slots(len(x) * self._work, threads)
+        threads = workers(len(x) * self._work, threads)
         if not vectors.TILED:
             bias = np.empty((0, 0), dtype) if bias is None else bias
             plain.forward(self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables, y, threads=threads)
@@ -247,7 +247,7 @@ class Loops:
             return
         lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
-        threads = min(slots(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
+        threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
             dy = read_only(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
             if dx is not None:
@@ -272,10 +272,10 @@ class Loops:
             (threads, held, 0 if in_place else N * F),
             (threads, held if turns else 0, F, chunk),
             (threads, plan.entries if turns else 0, chunk),
-            (threads, 2 * tiled_block.STRETCH * F),
+            (threads, 2 * tiled_block.ROW_TILE * F),
         )
         tags = np.full((threads, held), -1, np.int64)
-        zeros = np.zeros(max(F, chunk, tiled_block.STRETCH), dtype)
+        zeros = np.zeros(max(F, chunk, tiled_block.ROW_TILE), dtype)
         held_arrays = (plan.ranges, zeros, xs, packed, dyt, tags)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
@@ -304,7 +304,7 @@ class Loops:
         holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays
-        piece = tiled_block.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled_block.STRETCH * F * size))
+        piece = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
         # Few filters leave lanes idle, which as many inputs fill.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
         turned = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
@@ -332,7 +332,7 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     rows = (len(dy), dbias.size)
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
     tiled_backward.backward_bias(
-        read_only(dy.reshape(rows)), read_only(y), dbias.reshape(-1), threads=slots(dy.size, threads)
+        read_only(dy.reshape(rows)), read_only(y), dbias.reshape(-1), threads=workers(dy.size, threads)
     )
     return dbias
 

@@ -7,7 +7,7 @@ from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.implementations.scratch import aligned
-from lcnumba.kernels.rules import slots
+from lcnumba.kernels.rules import workers
 from lcnumba.kernels.sparse import product
 from lcnumba.runtime.memory import require
 from lcnumba.utils.arrays import read_only
@@ -116,5 +116,5 @@ def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array,
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
     pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
     chunk = -(-len(out) // TASKS)
-    product(*pattern, read_only(_transposed_copy(x)), chunk, out, threads=slots(len(x) * len(indices), threads))
+    product(*pattern, read_only(_transposed_copy(x)), chunk, out, threads=workers(len(x) * len(indices), threads))
     return out

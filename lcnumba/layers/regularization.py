@@ -40,7 +40,7 @@ class Restraint:
         l1, l2 = (
             (self.regularizer.l1, self.regularizer.l2) if isinstance(self.regularizer, regularizers.L1L2) else (0, 0)
         )
-        return rule.restrained(l1, l2, isinstance(self.constraint, constraints.NonNeg))
+        return rule.regularized(l1, l2, isinstance(self.constraint, constraints.NonNeg))
 
     def finish(self, array: Array) -> None:
         """Bring norms back, in place, after a step by `on`."""

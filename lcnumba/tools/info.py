@@ -161,7 +161,7 @@ def _cache_folder() -> Path | None:
     with deferred():
         from lcnumba.kernels import update
 
-    stats = getattr(update.whole.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
+    stats = getattr(update.apply_all.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
     return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 
