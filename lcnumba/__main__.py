@@ -138,7 +138,7 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
 def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
-        for line in inspect.described(given["file"]):
+        for line in inspect.describe(given["file"]):
             print(line)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"inspect: {error}")
@@ -171,7 +171,7 @@ def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
         for name in demo.WRITTEN:
-            files.check_place(Path(given["output"], name))
+            files.check_writable(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:

@@ -346,7 +346,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: str = "auto",
     ) -> None:
-        npz.check_name(path)
+        npz.check_suffix(path)
         self.path = file_path(path)
         if found := _FIELD.search(self.path.name):
             raise ValueError(
@@ -369,8 +369,8 @@ class Checkpoint(Callback):
             self._watch.best = None
         run.check_saving()
         self._target = self.path.absolute()  # written there also if the folder changes
-        files.check_place(self._target)
-        files.sweep(self._target)
+        files.check_writable(self._target)
+        files.remove_stale_temp_files(self._target)
         self._due = self._told = False
 
     def on_batch_end(self, run: Any, figures: Figures) -> None:
@@ -465,7 +465,7 @@ class CSVLogger(Callback):
         usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
         if not usable or given in '\r\n"':
             raise ValueError(f"separator={separator!r} cannot be used; give one character")
-        npz.check_name(path, table=True)
+        npz.check_suffix(path, table=True)
         self._path, self._separator = file_path(path), separator
         self._file: files.TextFile | None = None
 

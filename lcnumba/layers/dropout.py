@@ -135,7 +135,7 @@ class Dropout(Weightless):
 
     def prepare_training_state(self, state: Any) -> Callable[[], None]:
         """Check what `get_training_state` returned; return the function that takes it over."""
-        rng = random_state.restored_generator(state, like=self._rng)
+        rng = random_state.restore_generator(state, like=self._rng)
 
         def commit() -> None:
             self._rng = rng

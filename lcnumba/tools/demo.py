@@ -91,7 +91,7 @@ def run(
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     for name in WRITTEN:
-        files.check_place(folder / name)
+        files.check_writable(folder / name)
     train, test = load_data(data)
     shape = train[0].shape[1:]
     print(f"{data}: {len(train[0])} images of {shape[0]} x {shape[1]} to train on, {len(test[0])} to test\n")

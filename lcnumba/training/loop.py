@@ -132,13 +132,13 @@ def fit(
 def _look_at_checkpoints(resume: Any, hooks: Sequence[Callback]) -> None:
     """Refuse, or log, a training that begins at the beginning and would replace a checkpoint that is there."""
     mine = [hook for hook in hooks if isinstance(hook, Checkpoint)]
-    there = [hook.path for hook in mine if files.is_there(hook.path)]
+    there = [hook.path for hook in mine if files.exists(hook.path)]
     if resume is None:
         for path in there:
             _log.warning("%s is there, and is replaced by this training; fit(resume=...) would go on from it", path)
         return
     places = {os.path.realpath(hook.path) for hook in mine}
-    if there and not files.is_there(resume) and os.path.realpath(resume) not in places:
+    if there and not files.exists(resume) and os.path.realpath(resume) not in places:
         raise ValueError(
             f"resume={os.fspath(resume)!r} does not exist, and Checkpoint({os.fspath(there[0])!r}), which does, would "
             "be replaced by a training from the beginning; give resume= the path of the file, or remove that one"
@@ -148,7 +148,7 @@ def _look_at_checkpoints(resume: Any, hooks: Sequence[Callback]) -> None:
 def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, RunningMean]:
     """Go on from a checkpoint, if it is there: how many batches of the epoch are done, and their figures."""
     name = os.fspath(path)
-    if not files.is_there(path):
+    if not files.exists(path):
         _log.info("no checkpoint at %s; training from the beginning", name)
         return 0, RunningMean()
     with run.model.unbuilt_on_failure(), deferred():  # what a signal raises is no fault of the file
@@ -162,9 +162,9 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, R
             if type(order.bit_generator).__name__ == state["bit_generator"]:
                 order.bit_generator.state = state
             else:
-                run._order = random_state.restored_generator(state)
+                run._order = random_state.restore_generator(state)
         except Exception as error:
-            if not contents.is_of_content(error):
+            if not contents.is_content_error(error):
                 raise
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
