@@ -138,7 +138,7 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
 def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
-        for line in inspect.described(given["file"]):
+        for line in inspect.describe(given["file"]):
             print(line)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"inspect: {error}")

@@ -346,7 +346,7 @@ class Checkpoint(Callback):
         monitor: str | None = None,
         mode: str = "auto",
     ) -> None:
-        npz.check_name(path)
+        npz.check_suffix(path)
         self.path = file_path(path)
         if found := _FIELD.search(self.path.name):
             raise ValueError(
@@ -465,7 +465,7 @@ class CSVLogger(Callback):
         usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
         if not usable or given in '\r\n"':
             raise ValueError(f"separator={separator!r} cannot be used; give one character")
-        npz.check_name(path, table=True)
+        npz.check_suffix(path, table=True)
         self._path, self._separator = file_path(path), separator
         self._file: files.TextFile | None = None
 

@@ -1,1 +1,1 @@
-"""The library's own files: models, weights and checkpoints."""
+"""The library's own file formats: models, weights and checkpoints."""

@@ -136,7 +136,7 @@ class Dropout(Stateless):
 
     def plan_training_state(self, state: Any) -> Callable[[], None]:
         """Check what `get_training_state` returned; return the function that takes it over."""
-        rng = random_state.restored_generator(state, like=self._rng)
+        rng = random_state.restore_generator(state, like=self._rng)
 
         def run() -> None:
             self._rng = rng

@@ -82,7 +82,7 @@ def load(kind: Any, path: str | os.PathLike[str], layers: Mapping[str, Any] | No
         except UnknownLayerError:
             raise
         except Exception as error:
-            if not contents.is_of_content(error):
+            if not contents.is_content_error(error):
                 raise
             raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
         # Shapes are compared before any weight is read or made, so that a file cannot ask for more

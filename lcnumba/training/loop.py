@@ -162,9 +162,9 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, R
             if type(order.bit_generator).__name__ == state["bit_generator"]:
                 order.bit_generator.state = state
             else:
-                run._order = random_state.restored_generator(state)
+                run._order = random_state.restore_generator(state)
         except Exception as error:
-            if not contents.is_of_content(error):
+            if not contents.is_content_error(error):
                 raise
             raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
     _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)

@@ -220,7 +220,7 @@ class Run:
             if not optimizers.is_built_in(optimizer):
                 checkpoint.check(self.model, optimizer.init(np.zeros((2, 2), np.float32)))
         random = random_state.generator_state(self._order)
-        random_state.restored_generator(random)
+        random_state.restore_generator(random)
         checkpoint.check(self.model, self._progress(0, 0, RunningMean(), random))
 
     def _progress(self, epoch: int, batch: int, mean: RunningMean, random: Any) -> dict[str, Any]:

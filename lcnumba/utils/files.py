@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that are looked at first."""
+"""Atomic writes: a file is written completely or not at all, and a path is checked before the work."""
 
 import errno
 import glob
@@ -19,17 +19,17 @@ from lcnumba.utils.validation import file_path
 __all__ = ["PathLike", "TextFile", "atomic_write", "check_writable", "exists", "remove_stale_temp_files"]
 
 PathLike = str | os.PathLike[str]
-# Longer names of files get a temporary one made of their hash: a name may have 255 bytes, or fewer.
-LONGEST_STEM = 100
+# The temporary file of a longer name is named by its hash: file systems allow 255 bytes, or fewer.
+MAX_STEM_BYTES = 100
 
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
-    """Give a new place beside a file to write to, which takes the file's place if all goes well.
+    """Yield the path of a temporary file, which replaces `path` when the block succeeds and is removed when it fails.
 
-    Signals wait meanwhile: zipfile makes another error of an interrupt, and what is left over is removed in any case.
+    Signals are deferred meanwhile: zipfile turns an interrupt into another error.
     """
-    target = _place(path)
+    target = _target(path)
     _check_folder(target)
     temporary = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}")
     with deferred():
@@ -40,7 +40,7 @@ def atomic_write(path: PathLike) -> Iterator[Path]:
             if target.exists():
                 shutil.copymode(target, temporary)
             temporary.replace(target)
-            _flush_folder(target.parent)
+            _fsync_folder(target.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -51,7 +51,7 @@ def _check_folder(target: Path) -> None:
 
 
 def exists(path: PathLike) -> bool:
-    """Whether a path leads to anything; an OSError for one that leads nowhere, such as a loop of links.
+    """Return whether a path exists; an OSError for one that cannot be resolved, such as a loop of links.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def exists(path: PathLike) -> bool:
 
 
 def check_writable(path: PathLike) -> None:
-    """Raise an OSError if no file can be written there, before the work that it is for.
+    """Raise an OSError if no file can be written to `path`; for use before a long computation.
 
     Examples
     --------
@@ -79,17 +79,17 @@ def check_writable(path: PathLike) -> None:
     ...         type(error).__name__
     'IsADirectoryError'
     """
-    target = _place(path)
+    target = _target(path)
     _check_folder(target)
-    with deferred():  # where files without a name are not known, one with a name is made
+    with deferred():  # TemporaryFile creates a named file on some systems
         tempfile.TemporaryFile(dir=target.parent).close()
 
 
 class TextFile:
-    """A text that is written as a whole, again and again as it grows: in place of a file, complete at any time.
+    """A growing text file: each `write` takes the whole text and replaces the file atomically.
 
-    A device or a pipe stays what it is, and gets what is new each time; one that nobody reads is an OSError, and
-    not waited for. What cannot be written to is found by the constructor.
+    A device or pipe is not replaced; it gets the new part of each text. The constructor raises an OSError for a path
+    that cannot be written to, and for a pipe without a reader.
 
     Examples
     --------
@@ -106,21 +106,21 @@ class TextFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        self._path, self._written = file_path(path).absolute(), 0  # also if the folder changes
+        self._path, self._written = file_path(path).absolute(), 0  # independent of later chdir
         self._stream: IO[str] | None = None
         mode = _mode(self._path)
         if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             check_writable(path)
             remove_stale_temp_files(path)
             return
-        nonblocking = getattr(os, "O_NONBLOCK", 0)  # which Windows has not
+        nonblocking = getattr(os, "O_NONBLOCK", 0)  # missing on Windows
         descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
         if nonblocking:
             os.set_blocking(descriptor, True)
         self._stream = os.fdopen(descriptor, "w", errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        """Write the whole text, of which a pipe has the beginning already."""
+        """Write the whole text, which must begin with the text of the previous call."""
         if self._stream is None:
             with atomic_write(self._path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -130,28 +130,28 @@ class TextFile:
         self._stream.flush()
 
     def close(self) -> None:
-        """Close a pipe or device, also one that nobody reads any more."""
+        """Close a pipe or device, even if its reader has gone."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.close()
 
 
-def _place(path: PathLike) -> Path:
-    """Where a file is written: what a link points to is, and the link stays. An OSError if that can be no file.
+def _target(path: PathLike) -> Path:
+    """Return the path to write to, with links resolved; an OSError for what is not a regular file.
 
-    What is there and no regular file (a device, a pipe) is not replaced: programs would wonder at a file in its place.
+    Devices and pipes are not replaced: programs that use them would find a file in their place.
     """
     given = file_path(path)
     mode = _mode(given)
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if mode is not None and not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "no regular file, which is not replaced; give the path of a file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file, so it is not replaced; give the path of a file", str(path))
     return given.resolve()
 
 
 def _mode(path: Path) -> int | None:
-    """The mode of what a path leads to, None if that is nothing yet; an OSError for a loop, or too long a name."""
+    """Return the mode of a path, or None if it does not exist; an OSError for a loop of links or too long a name."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -159,39 +159,39 @@ def _mode(path: Path) -> int | None:
 
 
 def _stem(target: Path) -> str:
-    """What the temporary names of a file have in common, however long its own is."""
+    """Return the common part of a file's temporary names, of bounded length."""
     name = os.fsencode(target.name)
-    return target.name if len(name) <= LONGEST_STEM else hashlib.sha256(name).hexdigest()[:16]
+    return target.name if len(name) <= MAX_STEM_BYTES else hashlib.sha256(name).hexdigest()[:16]
 
 
 def remove_stale_temp_files(path: PathLike) -> None:
-    """Remove what writers of a file left beside it when they were killed; nobody may be writing it now.
+    """Remove temporary files that killed writers of `path` left behind; no other process may be writing it.
 
     Examples
     --------
     >>> import pathlib, tempfile
     >>> from lcnumba.utils.files import remove_stale_temp_files
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     left = pathlib.Path(folder, ".model.npz.0a1b2c3d")
-    ...     left.touch()
+    ...     stale = pathlib.Path(folder, ".model.npz.0a1b2c3d")
+    ...     stale.touch()
     ...     remove_stale_temp_files(pathlib.Path(folder, "model.npz"))
-    ...     left.exists()
+    ...     stale.exists()
     False
     """
-    target = _place(path)
-    for left in target.parent.glob(f".{glob.escape(_stem(target))}.{'[0-9a-f]' * 8}"):
-        left.unlink(missing_ok=True)
+    target = _target(path)
+    for stale in target.parent.glob(f".{glob.escape(_stem(target))}.{'[0-9a-f]' * 8}"):
+        stale.unlink(missing_ok=True)
 
 
-def _flush_folder(folder: Path) -> None:
-    """Let a name outlive a loss of power, where folders can be flushed."""
+def _fsync_folder(folder: Path) -> None:
+    """Flush a directory entry to disk, so that the file survives a power failure."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows has no such thing
+    except OSError:  # directories cannot be opened on Windows
         return
     try:
         os.fsync(descriptor)
-    except OSError:  # nor have some file systems
+    except OSError:  # or not be flushed on some file systems
         pass
     finally:
         os.close(descriptor)

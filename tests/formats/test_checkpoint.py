@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is broken off goes on bit for bit, and a broken file never passes for a good one."""
+"""Checkpoints: interrupted training resumes bit for bit, and a damaged file is never taken for a good one."""
 
 import collections
 import copy
@@ -20,7 +20,7 @@ from lcnumba.utils import random_state
 def net(seed=0, optimizer="adam"):
     layers = [
         lc.LocallyConnected2D(2, 2, activation="relu", input_shape=(4, 3, 1), rng=seed, fans="window"),
-        lc.Dropout(0.25),  # unseeded: its numbers must come from the checkpoint
+        lc.Dropout(0.25),  # unseeded: its random state must come from the checkpoint
         lc.Flatten(),
         lc.Dense(3, rng=seed),
     ]
@@ -35,7 +35,7 @@ def data(rng):
 
 
 class Crash(Callback):
-    """Raise after so many batches in all."""
+    """Raise after this many batches."""
 
     def __init__(self, after):
         self.left = after
@@ -56,7 +56,7 @@ def callbacks(path, **settings):
 
 
 def fit(model, data, path, extra=(), every=None, epochs=5, **settings):
-    """Five batches of an epoch; weights, what early stopping holds, and the history."""
+    """Train with five batches an epoch; return weights, states, the history and the log."""
     x, y = data
     given = callbacks(path, every_batches=every)
     history = model.fit(
@@ -67,7 +67,7 @@ def fit(model, data, path, extra=(), every=None, epochs=5, **settings):
     return model.get_weights(), model.get_training_state(), history.history, history.epoch, given[1].best_epoch, table
 
 
-def equal(one, other):
+def assert_equal(one, other):
     assert checkpoint._encode(one[2:], []) == checkpoint._encode(other[2:], [])
     arrays, others = [], []
     tree, other_tree = checkpoint._encode(one[:2], arrays), checkpoint._encode(other[:2], others)
@@ -76,34 +76,34 @@ def equal(one, other):
         np.testing.assert_array_equal(a, b)
 
 
-def copied(model):
-    """A model whose unseeded layers draw the same numbers."""
+def copy_of(model):
+    """A copy whose unseeded layers draw the same numbers."""
     return copy.deepcopy(model)
 
 
 @pytest.mark.parametrize("shuffle", [True, "batch"])
 @pytest.mark.parametrize(("every", "after"), [(None, 7), (None, 12), (1, 3), (2, 8), (3, 14), (1, 19)])
-def test_a_resumed_training_equals_an_unbroken_one(every, after, shuffle, data, tmp_path):
+def test_resumed_training_equals_uninterrupted_training(every, after, shuffle, data, tmp_path):
     first = net()
-    whole = fit(copied(first), data, tmp_path / "whole.npz", every=every, shuffle=shuffle)
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz", every=every, shuffle=shuffle)
     path = tmp_path / "run.npz"
     with pytest.raises(RuntimeError, match="crash"):
         fit(first, data, path, extra=[Crash(after)], every=every, shuffle=shuffle)
     again = net(seed=5)
-    equal(fit(again, data, path, every=every, shuffle=shuffle), whole)
+    assert_equal(fit(again, data, path, every=every, shuffle=shuffle), whole)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", lc.SGD(momentum=0.5), "rmsprop", "adamw"])
-def test_every_optimizer_goes_on(optimizer, data, tmp_path):
+def test_every_optimizer_resumes(optimizer, data, tmp_path):
     first = net(optimizer=optimizer)
-    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz")
     with pytest.raises(RuntimeError, match="crash"):
         fit(first, data, tmp_path / "run.npz", extra=[Crash(12)])
-    equal(fit(net(9, optimizer), data, tmp_path / "run.npz"), whole)
+    assert_equal(fit(net(9, optimizer), data, tmp_path / "run.npz"), whole)
 
 
 class Slow:
-    """An optimizer of a user's, with a state of several kinds."""
+    """A custom optimizer, with a state of several types."""
 
     def init(self, param):
         return {"last": (np.zeros_like(param), 0), "rates": [0.5, None]}
@@ -114,16 +114,16 @@ class Slow:
         state["last"] = grad.copy(), steps + 1
 
 
-def test_an_optimizer_of_ones_own_goes_on(data, tmp_path):
+def test_a_custom_optimizer_resumes(data, tmp_path):
     first = net(optimizer=Slow())
-    whole = fit(copied(first), data, tmp_path / "whole.npz", lr=0.1)
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz", lr=0.1)
     with pytest.raises(RuntimeError, match="crash"):
         fit(first, data, tmp_path / "run.npz", extra=[Crash(12)], lr=0.1)
-    equal(fit(net(9, Slow()), data, tmp_path / "run.npz", lr=0.1), whole)
+    assert_equal(fit(net(9, Slow()), data, tmp_path / "run.npz", lr=0.1), whole)
 
 
-def test_accumulated_gradients_are_waited_for(data, tmp_path):
-    """Of 5 batches, 2 together: a checkpoint that is due after batch 3 is written after batch 4."""
+def test_a_checkpoint_waits_for_accumulated_gradients(data, tmp_path):
+    """With accumulate=2 and 5 batches, a checkpoint that is due after batch 3 is written after batch 4."""
 
     def network(seed=0):
         model = net(seed)
@@ -131,28 +131,28 @@ def test_accumulated_gradients_are_waited_for(data, tmp_path):
         return model
 
     first = network()
-    whole = fit(copied(first), data, tmp_path / "whole.npz", every=3)
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz", every=3)
     for after in (8, 9):
         path = tmp_path / f"{after}.npz"
         with pytest.raises(RuntimeError, match="crash"):
-            fit(copied(first), data, path, extra=[Crash(after)], every=3)
+            fit(copy_of(first), data, path, extra=[Crash(after)], every=3)
         with npz.ModelFile(path) as file:
             progress = file.training["dict"]["progress"]["dict"]
         assert (progress["epoch"], progress["batch"], progress["step"]) == ((1, 0, 3), (1, 4, 5))[after - 8]
-        equal(fit(network(3), data, path, every=3), whole)
+        assert_equal(fit(network(3), data, path, every=3), whole)
 
 
-def test_a_finished_training_resumes_to_itself(data, tmp_path):
+def test_resuming_a_finished_training_changes_nothing(data, tmp_path):
     path = tmp_path / "run.npz"
     whole = fit(net(), data, path)
-    equal(fit(net(3), data, path), whole)
+    assert_equal(fit(net(3), data, path), whole)
 
 
-def test_more_epochs_may_follow(data, tmp_path):
+def test_resuming_with_more_epochs(data, tmp_path):
     first = net()
-    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz")
     fit(first, data, tmp_path / "run.npz", epochs=2)
-    equal(fit(net(3), data, tmp_path / "run.npz"), whole)
+    assert_equal(fit(net(3), data, tmp_path / "run.npz"), whole)
 
 
 def test_early_stopping_stays_stopped(data, tmp_path):
@@ -160,12 +160,12 @@ def test_early_stopping_stays_stopped(data, tmp_path):
     path = tmp_path / "run.npz"
     settings = {"epochs": 50, "lr": 1.0, "rng": 0, "progress": False, "resume": path}
 
-    def go(model):
+    def train(model):
         stopping = EarlyStopping("loss", patience=2)
         history = model.fit(x, y, callbacks=[Checkpoint(path), stopping], **settings)
         return history, model.get_weights(), stopping.best_epoch
 
-    one, other = go(net()), go(net(4))
+    one, other = train(net()), train(net(4))
     assert 2 < len(one[0].epoch) < 50
     assert one[0] == other[0]
     assert one[2] == other[2]
@@ -174,32 +174,32 @@ def test_early_stopping_stays_stopped(data, tmp_path):
 
 
 @pytest.mark.parametrize("steps", [None, 3])
-def test_iterables_go_on(steps, data, tmp_path):
+def test_iterables_resume(steps, data, tmp_path):
     x, y = data
     loader = [(x[at : at + 5], y[at : at + 5]) for at in range(0, 25, 5)]
     settings = {"epochs": 4, "steps_per_epoch": steps, "progress": False}
 
-    def go(model, path, *extra):
+    def train(model, path, *extra):
         history = model.fit(loader, callbacks=[Checkpoint(path, every_batches=2), *extra], resume=path, **settings)
         return model.get_weights(), model.get_training_state(), history.history
 
     first = net()
-    whole = go(copied(first), tmp_path / "whole.npz")
+    whole = train(copy_of(first), tmp_path / "whole.npz")
     for after in (5, 7, 8):
         path = tmp_path / f"{after}.npz"
         with pytest.raises(RuntimeError, match="crash"):
-            go(copied(first), path, Crash(after))
-        equal(go(net(8), path), whole)
+            train(copy_of(first), path, Crash(after))
+        assert_equal(train(net(8), path), whole)
 
 
-def test_a_model_can_be_read_from_a_checkpoint(data, tmp_path):
+def test_load_reads_a_checkpoint(data, tmp_path):
     model = net()
     fit(model, data, tmp_path / "run.npz", epochs=1)
     again = lc.load(tmp_path / "run.npz")
     np.testing.assert_array_equal(again(data[0]), model(data[0]))
 
 
-def test_the_best_alone_is_kept_if_wanted(tmp_path):
+def test_monitor_keeps_only_the_best_epoch(tmp_path):
     path, figures, seen = tmp_path / "best.npz", [3, 1, 2, np.nan, 0.5, 4], []
 
     class Script(Callback):
@@ -218,7 +218,7 @@ def test_the_best_alone_is_kept_if_wanted(tmp_path):
     assert seen == [3, 1, 1, 1, 0.5, 0.5]
 
 
-def test_how_often(data, tmp_path, monkeypatch):
+def test_frequency_of_checkpoints(data, tmp_path, monkeypatch):
     x, y = data
     seen = []
     monkeypatch.setattr("lcnumba.training.run.Run.save", lambda run, path: seen.append((run.epoch, run.batch)))
@@ -229,7 +229,7 @@ def test_how_often(data, tmp_path, monkeypatch):
     assert seen == [(0, 4), (0, 6)]
 
 
-def test_no_checkpoint_is_a_beginning(data, tmp_path):
+def test_resume_without_a_checkpoint_starts_training(data, tmp_path):
     x, y = data
     one, other = net(), net()
     other.set_weights(one.get_weights())
@@ -238,8 +238,8 @@ def test_no_checkpoint_is_a_beginning(data, tmp_path):
     assert one.fit(x, y, resume=tmp_path / "no.npz", **settings) == other.fit(x, y, **settings)
 
 
-def tampered(source, target, change):
-    """A checkpoint whose description has been changed."""
+def write_changed(source, target, change):
+    """Write a copy of a checkpoint with a changed description."""
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for member in old.namelist():
             content = old.read(member)
@@ -291,28 +291,28 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_files_that_make_no_sense_change_nothing(change, data, tmp_path):
+def test_invalid_checkpoints_change_nothing(change, data, tmp_path):
     x, y = data
     model = net()
     fit(net(), data, tmp_path / "run.npz", epochs=2)
-    tampered(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
+    write_changed(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
     before = model.get_weights()
     stopping = EarlyStopping("loss")
-    with pytest.raises(ValueError, match=r"bad\.npz' "):
+    with pytest.raises(ValueError, match=r"bad\.npz'(: | is )"):
         model.fit(x, y, epochs=3, callbacks=[stopping], resume=tmp_path / "bad.npz", progress=False)
-    if change == "best":  # told by the callback, when all else has been found good
+    if change == "best":  # found by the callback, after all other checks
         return
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
-def test_broken_files_are_told(data, tmp_path):
+def test_damaged_files_are_refused(data, tmp_path):
     x, y = data
     fit(net(), data, tmp_path / "run.npz", epochs=1)
     content = (tmp_path / "run.npz").read_bytes()
     for size in (0, 10, len(content) // 2, len(content) - 1):
         (tmp_path / "bad.npz").write_bytes(content[:size])
-        with pytest.raises(ValueError, match="is no model file"):
+        with pytest.raises(ValueError, match="is not an lcnumba model file"):
             net().fit(x, y, resume=tmp_path / "bad.npz", progress=False)
     with pytest.raises(OSError, match="directory"):
         net().fit(x, y, resume=tmp_path, progress=False)
@@ -324,25 +324,25 @@ def test_other_models_are_refused(data, tmp_path):
     fit(net(), data, path, epochs=1)
     inner = r"layer 0 \(LocallyConnected2D '.*'\) in layer 0 \(Sequential '.*'\)"
     for other, message in (
-        (net(optimizer="sgd"), rf"optimizer of {inner} is SGD\(.*\) here and Adam\(.*\) there"),
+        (net(optimizer="sgd"), rf"optimizer of {inner} is SGD\(.*\) here and Adam\(.*\) in the file"),
         (
             lc.Sequential([lc.Flatten(), lc.Dense(3)]),
-            r"it has 2 layers \(Flatten, Dense\) here and 3 layers \(Sequential, Flatten, Dense\) there",
+            r"it has 2 layers \(Flatten, Dense\) here and 3 layers \(Sequential, Flatten, Dense\) in the file",
         ),
         (
             lc.Sequential([*net().layers[:2], lc.Dense(4)]),
-            r"units of layer 2 \(Dense '.*'\) is 4 here and 3 there",
+            r"units of layer 2 \(Dense '.*'\) is 4 here and 3 in the file",
         ),
     ):
-        with pytest.raises(ValueError, match=f"it belongs to another model: {message}") as refused:
+        with pytest.raises(ValueError, match=f"it belongs to a different model: {message}") as refused:
             other.fit(x, y, loss="softmax_cross_entropy", lr=0.1, resume=path, progress=False)
         assert len(str(refused.value)) < 600
     with pytest.raises(ValueError, match="initial_epoch or resume, not both"):
         net().fit(x, y, resume=path, initial_epoch=1, progress=False)
 
 
-def test_differences_of_models_fit_into_a_line():
-    """However large a setting is, and however many layers there are."""
+def test_differences_of_models_are_short():
+    """Also with large settings and many layers."""
 
     def net(mask, count=1):
         layers = [lc.LocallyConnected1D(1, 2, kernel_mask=mask, input_shape=(51, 1), name="masked")]
@@ -359,22 +359,22 @@ def test_differences_of_models_fit_into_a_line():
     assert checkpoint._difference(net(one, 3), net(one, 3)) == "", "but for names"
 
 
-def test_optimizers_of_users_are_compared_by_their_classes(data, tmp_path):
-    """Where the file tells: those of the first versions do not."""
+def test_custom_optimizers_are_compared_by_class(data, tmp_path):
+    """Files of the first versions do not name them."""
 
     class Other(Slow):
         pass
 
     x, y = data
     net(optimizer=Slow()).fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz")], progress=False)
-    with pytest.raises(ValueError, match=r"optimizer of layer 0 .* is Other here and Slow there"):
+    with pytest.raises(ValueError, match=r"optimizer of layer 0 .* is Other here and Slow in the file"):
         net(optimizer=Other()).fit(x, y, lr=0.1, resume=tmp_path / "a.npz", progress=False)
 
-    def forget(text):
+    def without_optimizers(text):
         for entry in (text["model"]["layers"][0]["config"]["layers"][0], text["model"]["layers"][2]):
             entry.pop("optimizer_left_out")
 
-    tampered(tmp_path / "a.npz", tmp_path / "old.npz", forget)
+    write_changed(tmp_path / "a.npz", tmp_path / "old.npz", without_optimizers)
     net(optimizer=Slow()).fit(x, y, lr=0.1, resume=tmp_path / "old.npz", progress=False)
 
 
@@ -386,7 +386,7 @@ def test_other_settings_within_an_epoch_are_refused(data, tmp_path):
         net().fit(*data, batch_size=6, resume=path, progress=False)
 
 
-def test_what_cannot_be_saved_is_told_before_the_first_step(data, tmp_path):
+def test_what_cannot_be_saved_is_an_error_before_the_first_step(data, tmp_path):
     class Mine:
         def __call__(self, z, out=None):
             return z
@@ -411,7 +411,7 @@ def test_what_cannot_be_saved_is_told_before_the_first_step(data, tmp_path):
     for settings, callback in (({"optimizer": Odd()}, Callback()), ({}, Forgetful())):
         model = net(**settings)
         before = model.get_weights()
-        with pytest.raises(TypeError, match="state of an optimizer, a layer or a callback, cannot be saved"):
+        with pytest.raises(TypeError, match="state of an optimizer, layer or callback, cannot be saved"):
             model.fit(x, y, lr=0.1, callbacks=[Checkpoint(tmp_path / "a.npz"), callback], progress=False)
         np.testing.assert_array_equal(model.get_weights()[0], before[0])
 
@@ -429,29 +429,29 @@ def test_states_keep_their_types():
 
 
 @pytest.mark.parametrize("kind", ["PCG64", "PCG64DXSM", "MT19937", "Philox", "SFC64"])
-def test_random_states_are_looked_at(kind):
-    """NumPy takes positions as they are, and would read wherever they point to."""
+def test_random_states_are_validated(kind):
+    """NumPy accepts positions out of range, and would read out of bounds."""
     rng = np.random.Generator(getattr(np.random, kind)(3))
     rng.random(5, np.float32)
     state = random_state.generator_state(rng)
-    twin = random_state.restored_generator(state)
+    twin = random_state.restore_generator(state)
     assert [twin.random() for _ in range(9)] == [rng.random() for _ in range(9)]
     place = state["state"] if "pos" in state["state"] else state
     for name, value in {"pos": 10**9, "buffer_pos": -1, "has_uint32": 2, "uinteger": 2**40}.items():
         if name in place:
-            with pytest.raises(ValueError, match="random state of"):
-                random_state.restored_generator(
+            with pytest.raises(ValueError, match=r"random state (of|has)"):
+                random_state.restore_generator(
                     copy.deepcopy(state)
                     | ({"state": state["state"] | {name: value}} if place is not state else {name: value})
                 )
-    with pytest.raises(ValueError, match="random state of"):
-        random_state.restored_generator(
+    with pytest.raises(ValueError, match=r"random state (of|has)"):
+        random_state.restore_generator(
             state, like=np.random.Generator(np.random.MT19937(0)) if kind != "MT19937" else np.random.default_rng()
         )
 
 
-def test_models_that_are_not_built_go_on(data, tmp_path):
-    """Nested ones, too; and a file for other samples leaves them unbuilt."""
+def test_unbuilt_models_resume(data, tmp_path):
+    """Also nested ones; a file for other samples leaves them unbuilt."""
 
     def network():
         inner = [lc.LocallyConnected2D(2, 2, activation="relu", fans="window"), lc.Dropout(0.25)]
@@ -461,35 +461,35 @@ def test_models_that_are_not_built_go_on(data, tmp_path):
 
     first = network()
     first.build((None, 4, 3, 1))
-    whole = fit(copied(first), data, tmp_path / "whole.npz")
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz")
     with pytest.raises(RuntimeError, match="crash"):
         fit(first, data, tmp_path / "run.npz", extra=[Crash(12)])
-    equal(fit(network(), data, tmp_path / "run.npz"), whole)
+    assert_equal(fit(network(), data, tmp_path / "run.npz"), whole)
     other = network()
-    with pytest.raises(ValueError, match=r"belongs to samples of shape \(4, 3, 1\), not \(5, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"was trained on samples of shape \(4, 3, 1\), not \(5, 3, 1\)"):
         other.fit(np.zeros((3, 5, 3, 1)), np.zeros(3, int), resume=tmp_path / "run.npz", progress=False)
     assert not other.built
 
 
-def test_several_checkpoints_know_of_each_other(tmp_path):
-    """The last and the best: whoever is written first holds what the other has seen."""
+def test_several_checkpoints_hold_each_others_state(tmp_path):
+    """The last and the best: the one that is written first holds the other's state."""
     figures = [3.0, 1.0, 2.0, 4.0]
 
     class Script(Callback):
         def on_epoch_begin(self, run):
             run.model.set_weights([np.array([[figures[run.epoch]]], np.float32)])
 
-    def go(epochs):
+    def train(epochs):
         last, best = tmp_path / "last.npz", tmp_path / "best.npz"
         model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,))])
         model.fit(np.ones((2, 1)), np.zeros((2, 1)), loss="mse", lr=0.0, epochs=epochs, progress=False, resume=last,
                   callbacks=[Script(), Checkpoint(last), Checkpoint(best, monitor="loss", every=1)])  # fmt: skip
         return [float(lc.load(path).layers[0].kernel[0, 0]) for path in (last, best)]
 
-    assert [go(epochs) for epochs in (1, 2, 3, 4)] == [[3, 3], [1, 1], [2, 1], [4, 1]]
+    assert [train(epochs) for epochs in (1, 2, 3, 4)] == [[3, 3], [1, 1], [2, 1], [4, 1]]
 
 
-def test_the_best_of_those_that_are_due(tmp_path):
+def test_monitor_compares_only_epochs_that_are_due(tmp_path):
     figures, path = [1.0, 3.0, 2.0, 2.5, 2.0, 2.0], tmp_path / "best.npz"
 
     class Script(Callback):
@@ -502,8 +502,8 @@ def test_the_best_of_those_that_are_due(tmp_path):
     assert float(lc.load(path).layers[0].kernel[0, 0]) == 2.0
 
 
-def test_a_stop_that_is_not_for_good_is_not_remembered(data, tmp_path):
-    """Time is up, say: the next run of the script goes on."""
+def test_a_stop_before_the_last_epoch_is_not_saved(data, tmp_path):
+    """After a time limit, say, the next run of the script resumes."""
     x, y = data
     path = tmp_path / "run.npz"
 
@@ -518,8 +518,8 @@ def test_a_stop_that_is_not_for_good_is_not_remembered(data, tmp_path):
 
 @pytest.mark.parametrize("every", [None, 1])
 @pytest.mark.parametrize("moment", ["on_batch_end", "before_step"])
-def test_what_a_stop_leaves_of_an_epoch_follows(moment, every, data, tmp_path):
-    """Stopped within an epoch, between or before steps: no batch is missed, none is taken twice."""
+def test_training_stopped_within_an_epoch_resumes_there(moment, every, data, tmp_path):
+    """Between or before steps: no batch is skipped or repeated."""
 
     class Stop(Callback):
         def __init__(self, step):
@@ -531,16 +531,16 @@ def test_what_a_stop_leaves_of_an_epoch_follows(moment, every, data, tmp_path):
 
     setattr(Stop, moment, stop)
     first = net()
-    whole = fit(copied(first), data, tmp_path / "whole.npz", every=every)
+    whole = fit(copy_of(first), data, tmp_path / "whole.npz", every=every)
     path = tmp_path / "run.npz"
     if moment == "before_step" and every is None:
-        return  # the last checkpoint is that of the epoch before, of which other tests are
+        return  # resumes from the previous epoch, as in other tests
     fit(first, data, path, extra=[Stop(12)], every=every)
-    equal(fit(net(5), data, path, every=every), whole)
+    assert_equal(fit(net(5), data, path, every=every), whole)
 
 
-def test_what_cannot_be_written_is_no_best(tmp_path):
-    """A diverged epoch with a fine figure: a later one that beats what is on disk is written."""
+def test_an_epoch_that_is_not_written_is_not_the_best(tmp_path):
+    """A diverged epoch with a good metric: a later one that is better than the file is written."""
     path, figures = tmp_path / "best.npz", iter([1.0, 9.0, 5.0])
     losses = iter([1.0, np.inf, 1.0])
 
@@ -580,7 +580,7 @@ def test_a_callback_that_refuses_its_state_leaves_the_model(data, tmp_path):
         np.testing.assert_array_equal(a, b)
 
 
-def test_the_callers_generator_goes_on_too(data, tmp_path):
+def test_the_callers_generator_is_resumed(data, tmp_path):
     x, y = data
     path, rng, twin = tmp_path / "run.npz", np.random.default_rng(3), np.random.default_rng(3)
     net().fit(x, y, epochs=3, rng=twin, progress=False)
@@ -589,7 +589,7 @@ def test_the_callers_generator_goes_on_too(data, tmp_path):
     assert rng.random() == twin.random()
 
 
-def test_other_figures_within_an_epoch_are_refused(data, tmp_path):
+def test_other_metrics_within_an_epoch_are_refused(data, tmp_path):
     path = tmp_path / "run.npz"
     with pytest.raises(RuntimeError, match="crash"):
         fit(net(), data, path, extra=[Crash(3)], every=2)
@@ -609,7 +609,7 @@ def test_an_epoch_that_diverged_is_not_written(tmp_path):
     assert path.read_bytes() == good
 
 
-def test_a_full_disk_is_a_warning_and_the_last_checkpoint_stays(data, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_warning_and_keeps_the_last_checkpoint(data, tmp_path, monkeypatch):
     x, y = data
     path = tmp_path / "run.npz"
     fsync, calls = os.fsync, []
@@ -632,12 +632,12 @@ def test_a_full_disk_is_a_warning_and_the_last_checkpoint_stays(data, tmp_path, 
     assert again.history.epoch == [0]
 
 
-def test_what_killed_writers_left_is_swept_away(data, tmp_path):
+def test_stale_temp_files_are_removed(data, tmp_path):
     path = tmp_path / "run.npz"
-    left, other = tmp_path / ".run.npz.0123abcd", tmp_path / ".run.npz.mine"
-    left.touch(), other.touch()
+    stale, other = tmp_path / ".run.npz.0123abcd", tmp_path / ".run.npz.mine"
+    stale.touch(), other.touch()
     fit(net(), data, path, epochs=1)
-    assert not left.exists()
+    assert not stale.exists()
     assert other.exists()
 
 
@@ -655,8 +655,8 @@ def test_saving_at_other_moments_is_refused(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on(tmp_path):
-    """Killed at some moments; the script does it for as often as one likes."""
+def test_a_killed_training_resumes(tmp_path):
+    """At three moments; the script `killed_training.py` takes more."""
     figures = killed_training.run(tmp_path, kills=3, seed=0)
     assert figures["kills"] == figures["readable"] == 3
     assert figures["equal"]

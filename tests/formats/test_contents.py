@@ -1,4 +1,4 @@
-"""Files in an untidy world: pipes, signals, too little memory, links, other folders; and what messages say of them."""
+"""Reading and writing under adverse conditions: pipes, signals, little memory, links; and their messages."""
 
 import contextlib
 import errno
@@ -43,17 +43,17 @@ def readers(path):
         "resume": lambda: train(resume=path),
         "load_keras": lambda: lc.load_keras(path),
         "load_keras_weights": lambda: lc.load_keras_weights(path, "a"),
-        "described": lambda: list(inspect.described(path)),
+        "describe": lambda: list(inspect.describe(path)),
     }
 
 
-READERS = ("load", "load_weights", "resume", "load_keras", "load_keras_weights", "described")
+READERS = ("load", "load_weights", "resume", "load_keras", "load_keras_weights", "describe")
 THEIRS = READERS[3:5]
 
 
 @pytest.fixture
 def files(tmp_path):
-    """A file for each reader, with what it can read."""
+    """A readable file for each reader."""
     ours, theirs = tmp_path / "ours.npz", tmp_path / "theirs.h5"
     train(Checkpoint(ours))
     pytest.importorskip("h5py")
@@ -63,25 +63,25 @@ def files(tmp_path):
     return {kind: theirs if kind in THEIRS else ours for kind in READERS}
 
 
-# --- what is no regular file
+# --- not a regular file
 
 
 @pytest.mark.parametrize("kind", READERS)
-def test_a_pipe_is_not_waited_for(kind, tmp_path):
+def test_reading_a_pipe_does_not_block(kind, tmp_path):
     path = tmp_path / "pipe.npz"
     os.mkfifo(path)
     done = threading.Event()
 
-    def let_go():
-        """Let what waits for a writer have one, after a while."""
+    def unblock():
+        """Open the pipe for writing, in case a reader blocks."""
         while not done.wait(2):
-            with contextlib.suppress(OSError):  # nobody waits
+            with contextlib.suppress(OSError):  # there is no reader
                 os.close(os.open(path, os.O_WRONLY | os.O_NONBLOCK))
 
-    writer = threading.Thread(target=let_go, daemon=True)
+    writer = threading.Thread(target=unblock, daemon=True)
     writer.start()
     try:
-        with pytest.raises(OSError, match="no regular file, which is not read; give the path of a file"):
+        with pytest.raises(OSError, match="not a regular file, so it is not read; give the path of a file"):
             readers(path)[kind]()
     finally:
         done.set()
@@ -89,7 +89,7 @@ def test_a_pipe_is_not_waited_for(kind, tmp_path):
 
 
 @pytest.mark.parametrize("command", [["inspect"], ["convert"]])
-def test_the_command_line_does_not_wait_for_a_pipe(command, tmp_path):
+def test_the_command_line_does_not_block_on_a_pipe(command, tmp_path):
     path = tmp_path / "pipe"
     os.mkfifo(path)
     target = [str(tmp_path / "out.npz")] if command == ["convert"] else []
@@ -98,7 +98,7 @@ def test_the_command_line_does_not_wait_for_a_pipe(command, tmp_path):
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert found.returncode == 2
-    assert "no regular file" in found.stderr
+    assert "not a regular file" in found.stderr
 
 
 @pytest.mark.parametrize("kind", READERS)
@@ -109,16 +109,16 @@ def test_a_loop_of_links_is_an_error(kind, tmp_path):
         readers(path)[kind]()
 
 
-# --- what a file is not to blame for
+# --- errors that are not due to a file
 
 
 class HandlerError(Exception):
-    """What a handler raises."""
+    """Raised by a signal handler."""
 
 
 @pytest.fixture
 def alarm():
-    """A handler that raises what it is given."""
+    """A signal handler that raises the given error."""
     error = []
 
     def handle(*_):
@@ -129,12 +129,12 @@ def alarm():
     signal.signal(signal.SIGUSR1, before)
 
 
-# Somewhere in the middle of each reader.
+# A function within each reader.
 INNER = [
     ("load", npz, "_read_header"), ("load_weights", npz, "_native"), ("resume", npz, "_native"),
-    ("resume", checkpoint, "_checked"), ("resume", checkpoint, "restored_generator"), ("load", saving, "weights_plan"),
-    ("load_keras", files_, "_index"), ("load_keras", contents, "described"),
-    ("load_keras_weights", models, "entries_of"), ("described", npz, "_read_header"),
+    ("resume", checkpoint, "_validate_progress"), ("resume", checkpoint, "restore_generator"),
+    ("load", saving, "weights_plan"), ("load_keras", files_, "_index"), ("load_keras", contents, "describe"),
+    ("load_keras_weights", models, "read_entries"), ("describe", npz, "_read_header"),
 ]  # fmt: skip
 
 
@@ -150,7 +150,7 @@ def before(monkeypatch, module, name, action):
 
 @pytest.mark.parametrize("error", [TimeoutError("too late"), HandlerError("mine"), ValueError("mine")])
 @pytest.mark.parametrize(("kind", "module", "name"), INNER)
-def test_what_a_handler_raises_stays_what_it_is(kind, module, name, error, files, alarm, monkeypatch):
+def test_errors_of_signal_handlers_pass_unchanged(kind, module, name, error, files, alarm, monkeypatch):
     alarm.append(error)
     before(monkeypatch, module, name, lambda: signal.raise_signal(signal.SIGUSR1))
     with pytest.raises(type(error)) as caught:
@@ -160,7 +160,7 @@ def test_what_a_handler_raises_stays_what_it_is(kind, module, name, error, files
 
 @pytest.mark.parametrize("error", [MemoryError("no room"), OSError(errno.EIO, "Input/output error")])
 @pytest.mark.parametrize(("kind", "module", "name"), INNER)
-def test_memory_and_disks_are_no_fault_of_a_file(kind, module, name, error, files, monkeypatch):
+def test_errors_of_memory_and_disk_pass_unchanged(kind, module, name, error, files, monkeypatch):
     def fail():
         raise error
 
@@ -170,7 +170,7 @@ def test_memory_and_disks_are_no_fault_of_a_file(kind, module, name, error, file
     assert caught.value is error
 
 
-def test_a_member_that_is_too_short_asks_for_no_memory(tmp_path):
+def test_a_short_member_allocates_nothing(tmp_path):
     path = tmp_path / "m.npz"
     lc.Sequential([lc.Dense(1 << 16, input_shape=(1,))]).save_weights(path)
     short = tmp_path / "short.npz"
@@ -183,7 +183,7 @@ def test_a_member_that_is_too_short_asks_for_no_memory(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["save", "save_weights", "Checkpoint", "CSVLogger", "keras"])
-def test_an_interrupted_writer_is_an_interrupt_and_leaves_nothing(kind, tmp_path, monkeypatch):
+def test_an_interrupted_write_completes_and_leaves_no_temp_file(kind, tmp_path, monkeypatch):
     path = tmp_path / ("m.h5" if kind == "keras" else "m.csv" if kind == "CSVLogger" else "m.npz")
     if kind == "keras":
         pytest.importorskip("h5py")
@@ -203,10 +203,10 @@ def test_an_interrupted_writer_is_an_interrupt_and_leaves_nothing(kind, tmp_path
     }  # fmt: skip
     with pytest.raises(KeyboardInterrupt):
         write[kind]()
-    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]  # complete: the interrupt has waited
+    assert [entry.name for entry in tmp_path.iterdir()] == [path.name]  # complete: the interrupt was deferred
 
 
-# --- checkpoints that are there
+# --- existing checkpoints
 
 
 def test_a_checkpoint_is_not_replaced_by_a_mistyped_resume(tmp_path):
@@ -227,16 +227,16 @@ def test_a_checkpoint_is_not_replaced_by_a_mistyped_resume(tmp_path):
     np.testing.assert_array_equal(model.get_weights()[0], [[0]])
 
 
-def test_a_second_checkpoint_may_be_there_before_the_one_to_go_on_from(tmp_path):
+def test_a_second_checkpoint_may_exist_beside_the_resumed_one(tmp_path):
     last, best = tmp_path / "last.npz", tmp_path / "best.npz"
-    best.write_bytes(b"")  # of a training that did not come as far as its first checkpoint
+    best.write_bytes(b"")  # written by an earlier training
     assert train(Checkpoint(last), Checkpoint(best, monitor="loss"), resume=last).epoch == [0]
     link = tmp_path / "link.npz"
     link.symlink_to(last)
     assert train(Checkpoint(last), resume=link, epochs=2).epoch == [0, 1]
 
 
-def test_a_new_training_over_a_checkpoint_is_in_the_log(tmp_path, caplog):
+def test_replacing_a_checkpoint_is_logged(tmp_path, caplog):
     path = tmp_path / "run.npz"
     train(Checkpoint(path))
     assert not caplog.records
@@ -248,7 +248,7 @@ def test_a_new_training_over_a_checkpoint_is_in_the_log(tmp_path, caplog):
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_a_change_of_the_folder_does_not_move_what_is_written(tmp_path, monkeypatch):
+def test_relative_paths_are_independent_of_later_chdir(tmp_path, monkeypatch):
     first, second = tmp_path / "first", tmp_path / "second"
     first.mkdir()
     second.mkdir()
@@ -263,7 +263,7 @@ def test_a_change_of_the_folder_does_not_move_what_is_written(tmp_path, monkeypa
     assert list(second.iterdir()) == []
 
 
-def test_a_warning_that_is_an_error_comes_before_the_file(tmp_path):
+def test_a_warning_as_error_is_raised_before_the_file_is_written(tmp_path):
     class Mine(lc.SGD):
         pass
 
@@ -277,22 +277,22 @@ def test_a_warning_that_is_an_error_comes_before_the_file(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["best_{epoch:02d}.npz", "{val_loss:.2f}.npz", "{epoch}"])
-def test_names_that_keras_fills_in(name):
+def test_templates_of_file_names_are_refused(name):
     with pytest.raises(ValueError, match=r"which Keras fills in; here one file is kept, .* without braces"):
         Checkpoint(name)
 
 
-def test_braces_that_are_no_fields(tmp_path):
+def test_braces_without_fields_are_allowed(tmp_path):
     (tmp_path / "{run}").mkdir()
     train(Checkpoint(tmp_path / "{run}" / "{}{3F25-0}.npz"))
     assert (tmp_path / "{run}" / "{}{3F25-0}.npz").is_file()
 
 
-# --- layers of users' own that do not give their weights
+# --- custom layers without get_weights
 
 
 class Scale:
-    """A layer with one weight, as the Protocol asks, and no more."""
+    """A minimal layer of the protocol, with one weight."""
 
     name = "scale"
 
@@ -318,8 +318,8 @@ class Scale:
         return {"name": self.name}
 
 
-class Still(Scale):
-    """The same without a weight."""
+class Fixed(Scale):
+    """Without a weight."""
 
     def forward(self, x):
         return x, lambda dy: (dy, None)
@@ -328,8 +328,8 @@ class Still(Scale):
         pass
 
 
-class Kept(Scale):
-    """One whose weight is in its training state."""
+class InState(Scale):
+    """With its weight in the training state."""
 
     def get_training_state(self):
         return {"factor": self.factor}
@@ -344,15 +344,15 @@ def of(layer):
 
 
 @pytest.mark.parametrize("clip", [{}, {"clip_norm": 1.0}])
-def test_weights_that_are_not_kept_are_told(clip, tmp_path):
+def test_weights_that_are_not_saved_are_a_warning(clip, tmp_path):
     model = of(Scale())
     model.compile("sgd", "mse", **clip)
     lost = r"the weights of layer 'scale' \(Scale\), which training changes: such a class needs get_weights\(\)"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(Checkpoint(tmp_path / "m.npz"), EarlyStopping("loss", patience=9), model=model, epochs=3)
-    told = sorted(str(warning.message) for warning in caught)
-    assert [text.partition(" the weights of")[0] for text in told] == [
+    messages = sorted(str(warning.message) for warning in caught)
+    assert [text.partition(" the weights of")[0] for text in messages] == [
         "restore_best of EarlyStopping does not bring back", "the checkpoint does not hold",
     ]  # fmt: skip
     for save in (model.save, model.save_weights):
@@ -360,31 +360,31 @@ def test_weights_that_are_not_kept_are_told(clip, tmp_path):
             save(tmp_path / "m.npz")
 
 
-@pytest.mark.parametrize("layer", [Still, Kept, lc.Flatten, lc.Dense])
-def test_layers_that_lose_nothing_are_not_told_of(layer, tmp_path):
+@pytest.mark.parametrize("layer", [Fixed, InState, lc.Flatten, lc.Dense])
+def test_layers_that_lose_nothing_are_no_warning(layer, tmp_path):
     model = of(layer(1) if layer is lc.Dense else layer())
     model.compile("sgd", "mse")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         train(Checkpoint(tmp_path / "m.npz"), model=model, epochs=2)
-        if layer is not Kept:
+        if layer is not InState:
             model.save(tmp_path / "m.npz")
 
 
 # --- messages
 
 
-def test_a_folder_that_is_missing_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     for callback in (Checkpoint, CSVLogger):
         with pytest.raises(FileNotFoundError, match="no such folder") as caught:
             train(callback(tmp_path / "nowhere" / "m"))
         assert caught.value.filename == str(tmp_path / "nowhere")
 
 
-def test_inspecting_what_is_nothing(tmp_path, capsys):
+def test_inspecting_unknown_files(tmp_path, capsys):
     path = tmp_path / "trash.npz"
     for content, text in (
-        (b"trash", "it is no file of Keras, which are HDF5 files or zips of them, nor any other that is known"),
+        (b"trash", "it is not a Keras file (HDF5 or a zip), nor another known type"),
         (b"", "it is empty"), (b"\x93NUMPY", "it is a single NumPy array"),
     ):  # fmt: skip
         path.write_bytes(content)
@@ -399,31 +399,35 @@ def test_inspecting_what_is_nothing(tmp_path, capsys):
     path.write_bytes(content)
     with pytest.raises(SystemExit):
         main(["inspect", str(path)])
-    assert "is no model file of lcnumba: Bad CRC-32" in capsys.readouterr().err
+    assert "is not an lcnumba model file: Bad CRC-32" in capsys.readouterr().err
 
 
-def test_layers_are_given_by_name(tmp_path):
-    model = lc.Sequential([Still()])
+def test_layers_must_be_a_dict(tmp_path):
+    model = lc.Sequential([Fixed()])
     model.build((None, 1))
     model.save(tmp_path / "m.npz")
-    for given in ([Still], Still):
+    for given in ([Fixed], Fixed):
         with pytest.raises(TypeError, match=r"layers=.* is a (list|type); give a dict of name to class"):
             lc.load(tmp_path / "m.npz", layers=given)
         with pytest.raises(TypeError, match="give a dict of name to class"):
             lc.Sequential.from_config(model.get_config(), given)
-    with pytest.raises(ValueError, match=r"^layer class 'Still' is not known; pass layers=\{'Still': the class\}"):
+    with pytest.raises(ValueError, match=r"^layer class 'Fixed' is not known; pass layers=\{'Fixed': the class\}"):
         lc.load(tmp_path / "m.npz")
 
 
 def test_what_the_command_line_cannot_convert(tmp_path, capsys):
     pytest.importorskip("h5py")
-    model = lc.Sequential([Still(), lc.Dense(1)])
+    model = lc.Sequential([Fixed(), lc.Dense(1)])
     model.build((None, 1))
     model.save(tmp_path / "own.npz")
     lc.save_keras_weights(net(), tmp_path / "only.weights.h5")
     for source, target, text in (
         ("own.npz", "out.h5", "a class cannot be given on the command line: call lcnumba.load(path, layers=...)"),
-        ("only.weights.h5", "out.npz", "give the model that they are for: lcnumba.load_keras(path, model), in Python"),
+        (
+            "only.weights.h5",
+            "out.npz",
+            "it holds only weights; give their model: lcnumba.load_keras(path, model) in Python",
+        ),
     ):
         with pytest.raises(SystemExit):
             main(["convert", str(tmp_path / source), str(tmp_path / target)])
@@ -437,7 +441,7 @@ def test_an_empty_path(use):
 
 
 @pytest.mark.parametrize(("name", "error"), [(3, TypeError), ("a\ud800", ValueError)])
-def test_figures_need_names_that_are_text(name, error, tmp_path):
+def test_names_of_metrics_must_be_text(name, error, tmp_path):
     class Named:
         __name__ = name
 
@@ -450,7 +454,7 @@ def test_figures_need_names_that_are_text(name, error, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_table_holds_any_name(tmp_path):
+def test_a_table_holds_names_of_any_script(tmp_path):
     code = """if True:
         import sys, numpy as np, lcnumba as lc
         def metric(y_true, y_pred): return 0.5

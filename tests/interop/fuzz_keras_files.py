@@ -49,7 +49,7 @@ def damaged(rng, content, other):
 
 def work(seed, folder):
     """Read a batch of damaged files."""
-    files.PATIENCE = 5  # what makes the HDF5 library hang shall not take all the time
+    files.TIMEOUT = 5  # what makes the HDF5 library hang shall not take all the time
     rng = random.Random(seed)
     contents = {path: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in (".h5", ".keras")}
     model = lc.load_keras(FOLDER / "digits.h5")

@@ -1,8 +1,8 @@
-"""Reading Keras' files, which may come from anywhere: nothing in them is imported, executed or followed.
+"""Secure reading of untrusted Keras files: nothing in them is imported or executed, and no link is followed.
 
-The HDF5 library looks at a file in a process of its own (`lcnumba.bridges.keras2.index`), which tells where the
-arrays lie; here they are read from there. What a file declares is compared with what it holds before memory is
-asked for, and no more is read than the file has bytes.
+The HDF5 library runs in a separate process (`lcnumba.bridges.keras2.index`), which returns the offsets of the arrays;
+they are read here. Declared sizes are compared with stored sizes before memory is allocated, and no more bytes are read
+than the file has.
 """
 
 import contextlib
@@ -27,53 +27,53 @@ from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import install
 from lcnumba.utils.types import Array
 
-__all__ = ["KerasFile", "KerasFileError", "Stored"]
+__all__ = ["KerasFile", "KerasFileError", "StoredArray"]
 
 
-# A config of a network of hundreds of layers has some hundred kilobytes.
-LONGEST_CONFIG = 1 << 23
-LONGEST_METADATA = 1 << 16
-# An index of a thousand layers has a megabyte.
-LONGEST_INDEX = 1 << 26
-# Seconds that the HDF5 library gets to look at a file; it takes a fraction of one.
-PATIENCE = 30
-_START = """
+# Bytes. The config of a network of hundreds of layers has some hundred kilobytes.
+MAX_CONFIG = 1 << 23
+MAX_METADATA = 1 << 16
+# Bytes. An index of a thousand layers has a megabyte.
+MAX_INDEX = 1 << 26
+# Seconds for the process that lists the arrays; it takes a fraction of one.
+TIMEOUT = 30
+_BOOTSTRAP = """
 import marshal, sys
 path, *sys.path[:] = sys.argv[1:]
-sys.argv = ["keras_index", path]
+sys.argv = ["index", path]
 exec(marshal.loads(sys.stdin.buffer.read()), {"__name__": "__main__"})
 """
 
 
 class KerasFileError(ValueError):
-    """A file that is no file of Keras, or one that cannot be trusted or read."""
+    """A file that is not a Keras file, or cannot be read safely."""
 
 
-class Stored:
-    """An array in a file, not read yet; one that cannot be read is an error only when it is asked for."""
+class StoredArray:
+    """An array in a file that has not been read; an unreadable one raises only when used."""
 
     def __init__(self, file: "KerasFile", entry: dict[str, Any]) -> None:
         self._file, self._entry = file, entry
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Its shape; an error if it cannot be read."""
+        """Its shape; a ValueError if the array cannot be read."""
         if "error" in self._entry:
             raise ValueError(self._entry["error"])
         return tuple(int(size) for size in self._entry["shape"])
 
     @property
     def label(self) -> str:
-        """What Keras' first format calls it, such as "dense/kernel:0"; empty in the present one."""
+        """Its name in a legacy file, such as "dense/kernel:0"; empty in a v3 file."""
         return str(self._entry.get("label", ""))
 
     @property
-    def described(self) -> str:
-        """Its shape as text, or why it cannot be read."""
+    def description(self) -> str:
+        """Its shape as text, or the reason why it cannot be read."""
         return ascii(self._entry["error"]) if "error" in self._entry else str(self.shape)
 
     def read(self, shape: tuple[int, ...]) -> Array:
-        """Return the array, if it has this shape."""
+        """Return the array, which must have this shape."""
         if self.shape != tuple(shape):
             raise ValueError(f"{self._entry['name']} has shape {self.shape}; the layer needs {tuple(shape)}")
         dtype, count = np.dtype(self._entry["dtype"]), int(np.prod(self.shape, dtype=object))
@@ -82,21 +82,21 @@ class Stored:
 
 
 class KerasFile:
-    """A model or weight file of Keras, as a context manager; what it raises of a file is a `KerasFileError`."""
+    """A model or weight file of Keras, as a context manager; an invalid file raises `KerasFileError`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._path = os.fsdecode(path)
         self._stack = contextlib.ExitStack()
         self._file: IO[bytes]
-        self._left = 0
+        self._unread = 0
         self._index: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         """Open the file."""
         try:
-            file = self._opened()
-            with self.refusing():
-                self._open(file)
+            file = self._open_stream()
+            with self.translate_errors():
+                self._read_structure(file)
         except BaseException:
             self._close()
             raise
@@ -107,14 +107,14 @@ class KerasFile:
         self._close()
 
     def _close(self) -> None:
-        with deferred():  # a folder of copies is removed as a whole
+        with deferred():  # the temporary folder is removed completely
             self._stack.close()
 
     @contextlib.contextmanager
-    def refusing(self) -> Iterator[None]:
-        """Turn whatever a foreign or damaged file leads to into one error.
+    def translate_errors(self) -> Iterator[None]:
+        """Translate any error that a foreign or damaged file causes into a `KerasFileError`.
 
-        What the file is not to blame for stays what it is: signals wait, so that nothing of theirs is raised in here.
+        Other errors pass unchanged; signals are deferred, so that no error of a signal handler is raised here.
         """
         with deferred():
             try:
@@ -122,47 +122,43 @@ class KerasFile:
             except (KerasFileError, ImportError):
                 raise
             except Exception as error:
-                if not contents.is_of_content(error):
+                if not contents.is_content_error(error):
                     raise
                 raise KerasFileError(f"{self._path!r} cannot be read: {error}") from error
 
-    def _opened(self) -> IO[bytes]:
+    def _open_stream(self) -> IO[bytes]:
         if Path(self._path).is_dir():
-            what = (
-                "Is a directory, a SavedModel of TensorFlow perhaps, which is not read: save the model as .keras or .h5"
-            )
+            what = "Is a directory, perhaps a TensorFlow SavedModel, which is not supported; save as .keras or .h5"
             raise IsADirectoryError(errno.EISDIR, what, self._path)
-        return self._stack.enter_context(contents.opened(Path(self._path)))
+        return self._stack.enter_context(contents.open_regular(Path(self._path)))
 
-    def _open(self, file: IO[bytes]) -> None:
-        found = contents.described(self._path)
-        if found is not None and contents.KERAS not in found:
+    def _read_structure(self, file: IO[bytes]) -> None:
+        found = contents.describe(self._path)
+        if found is not None and contents.KERAS_FILE not in found:
             raise ValueError(f"it is {found}")
-        self._left = os.fstat(file.fileno()).st_size
+        self._unread = os.fstat(file.fileno()).st_size
         self._file, path, config, version = file, self._path, None, None
         start = file.read(8)
         if start.startswith(b"PK\x03\x04"):
             archive = self._stack.enter_context(zipfile.ZipFile(file))
-            config = _member(archive, "config.json", LONGEST_CONFIG).read().decode()
+            config = _member(archive, "config.json", MAX_CONFIG).read().decode()
             if "metadata.json" in archive.namelist():
-                version = _version(_member(archive, "metadata.json", LONGEST_METADATA).read())
+                version = _version(_member(archive, "metadata.json", MAX_METADATA).read())
             path = os.path.join(self._stack.enter_context(tempfile.TemporaryDirectory()), "model.weights.h5")  # noqa: PTH118
-            with _member(archive, "model.weights.h5", self._left) as stored, Path(path).open("wb") as copy:
+            with _member(archive, "model.weights.h5", self._unread) as stored, Path(path).open("wb") as copy:
                 shutil.copyfileobj(stored, copy)
             self._file = self._stack.enter_context(Path(path).open("rb"))  # noqa: SIM115 - the stack closes it
         elif start != b"\x89HDF\r\n\x1a\n":
-            raise ValueError(
-                "it is no file of Keras, which are HDF5 files or zips of them, nor any other that is known"
-            )
+            raise ValueError("it is not a Keras file (HDF5 or a zip), nor another known type")
         self._index = _index(path)
         if config is not None:
             self._index["config"], self._index["version"] = config, version
 
     def content(self, offset: int, size: int) -> bytes:
-        """Return bytes of the file; in all no more than it has, as if one array were linked many times."""
-        self._left -= size
-        if self._left < 0:
-            raise ValueError("it describes more weights than it has bytes")
+        """Return bytes of the file; in total at most its size, so that linking one array many times is refused."""
+        self._unread -= size
+        if self._unread < 0:
+            raise ValueError("it declares more weights than it has bytes")
         self._file.seek(offset)
         found = self._file.read(size)
         if len(found) != size:
@@ -170,65 +166,65 @@ class KerasFile:
         return found
 
     def config(self) -> dict[str, Any] | None:
-        """The config of the model, or None in a file of weights alone."""
+        """Return the config of the model, or None for a file of weights only."""
         if self._index["config"] is None:
             return None
-        with self.refusing():
+        with self.translate_errors():
             found = json.loads(self._index["config"])
             if not isinstance(found, dict):
-                raise TypeError("its config is no object")
+                raise TypeError("its config is not a JSON object")
             return found
 
     @property
     def version(self) -> str | None:
-        """The version of Keras that wrote the file, if it says so."""
+        """The version of Keras that wrote the file, or None if unknown."""
         return self._index["version"]
 
-    def by_name(self) -> list[tuple[str, list[Stored]]] | None:
-        """The layers with their arrays in Keras' first format, in its order; None in the other one."""
-        layers = self._index["by_name"]
-        with self.refusing():
-            return layers and [(name, [Stored(self, entry) for entry in entries]) for name, entries in layers]
+    def legacy_layers(self) -> list[tuple[str, list[StoredArray]]] | None:
+        """Return the layers of a legacy file with their arrays, in order; None for a v3 file."""
+        layers = self._index["legacy_layers"]
+        with self.translate_errors():
+            return layers and [(name, [StoredArray(self, entry) for entry in entries]) for name, entries in layers]
 
     def groups(self) -> list[str]:
-        """Where layers lie in Keras' present format, at any depth, such as "layers/dense_1"."""
+        """Return the paths of the layers in a v3 file, nested ones included, such as "layers/dense_1"."""
         return list(self._index["groups"])
 
-    def of_group(self, name: str) -> list[Stored]:
-        """The arrays of such a layer."""
-        with self.refusing():
+    def arrays_of(self, name: str) -> list[StoredArray]:
+        """Return the arrays of a layer of a v3 file, by its path."""
+        with self.translate_errors():
             if name not in self._index["groups"]:
                 raise ValueError(f"there is no layer {name!r}")
-            return [Stored(self, entry) for entry in self._index["groups"][name]]
+            return [StoredArray(self, entry) for entry in self._index["groups"][name]]
 
 
 def _index(path: str) -> dict[str, Any]:
-    """What `lcnumba.bridges.keras2.index` tells of a file."""
-    if getattr(sys, "frozen", False) or not sys.executable:  # what would be run is the program itself, once more
+    """Run `lcnumba.bridges.keras2.index` on a file, and return its reply."""
+    if getattr(sys, "frozen", False) or not sys.executable:  # sys.executable is the program itself
         raise RuntimeError(
-            "it is looked at in a Python process of its own, which a frozen program cannot start; convert it before, "
-            "by 'python -m lcnumba convert FILE model.npz', and let the program read that with lcnumba.load"
+            "a frozen program cannot start the Python process that reads it; run 'python -m lcnumba convert FILE "
+            "model.npz' beforehand, and read model.npz with lcnumba.load"
         )
-    # The code as it was imported: there is no file of it in a zip.
+    # The code, not its path: a package imported from a zip has no file.
     module = "lcnumba.bridges.keras2.index"
     program = marshal.dumps(importlib.util.find_spec(module).loader.get_code(module))  # type: ignore[union-attr]
-    # -I, and this process' places of modules: the folder of the file does not decide what is imported.
-    places = [place for place in sys.path if place]
-    command = [sys.executable, "-I", "-c", _START, str(Path(path).absolute()), *places]
-    with tempfile.TemporaryFile() as reply, tempfile.TemporaryFile() as complaints:
+    # -I and an explicit sys.path: nothing is imported from the folder of the file.
+    paths = [path for path in sys.path if path]
+    command = [sys.executable, "-I", "-c", _BOOTSTRAP, str(Path(path).absolute()), *paths]
+    with tempfile.TemporaryFile() as reply, tempfile.TemporaryFile() as errors:
         try:
             code = subprocess.run(
-                command, input=program, stdout=reply, stderr=complaints, timeout=PATIENCE, check=False
+                command, input=program, stdout=reply, stderr=errors, timeout=TIMEOUT, check=False
             ).returncode
         except subprocess.TimeoutExpired:
-            raise ValueError(f"the HDF5 library did not come to an end with it in {PATIENCE} s") from None
+            raise ValueError(f"the HDF5 library took more than {TIMEOUT} s") from None
         if code:
-            complaints.seek(0)
-            if b"No module named 'h5py'" in complaints.read(1 << 16):
-                raise ImportError(f"files of Keras need h5py: {install('keras')}")
-            raise ValueError(f"the HDF5 library failed on it (exit code {code})")
-        if reply.tell() > LONGEST_INDEX:
-            raise ValueError("it lists far too many arrays")
+            errors.seek(0)
+            if b"No module named 'h5py'" in errors.read(1 << 16):
+                raise ImportError(f"Keras files need h5py: {install('keras')}")
+            raise ValueError(f"the HDF5 library failed (exit code {code})")
+        if reply.tell() > MAX_INDEX:
+            raise ValueError("it lists too many arrays")
         reply.seek(0)
         found: dict[str, Any] = json.load(reply)
     if "error" in found:
@@ -242,13 +238,13 @@ def _version(metadata: bytes) -> str | None:
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int) -> IO[bytes]:
-    """One member of a zip, stored as it is, of at most `limit` bytes."""
+    """Open an uncompressed member of a zip, of at most `limit` bytes."""
     found = [info for info in archive.infolist() if info.filename == name]
     if len(found) != 1:
-        raise ValueError(f"it holds {len(found)} members {name}, not one")
+        raise ValueError(f"it holds {len(found)} members {name}; one is expected")
     [info] = found
     if info.compress_type != zipfile.ZIP_STORED or info.file_size != info.compress_size:
-        raise ValueError(f"{name} is compressed, which could make it larger than the file; Keras does not compress")
+        raise ValueError(f"{name} is compressed, which Keras does not do: its size is not bounded")
     if info.file_size > limit:
-        raise ValueError(f"{name} has {info.file_size} bytes, and at most {limit} are expected")
+        raise ValueError(f"{name} has {info.file_size} bytes; at most {limit} are allowed")
     return archive.open(info)

@@ -1,7 +1,6 @@
-"""Keras' ways to store the weights of a locally connected layer, and ours: pure conversions.
+"""Pure conversions between Keras' layouts of the weights of a locally connected layer and the canonical one.
 
-Keras' implementations store the kernel each in its own form, and each in another order with
-channels_first:
+Each Keras implementation has its own layout of the kernel, which also depends on the data format:
 
 ==============  =========================================  ========================================
 implementation  channels_last                              channels_first
@@ -12,8 +11,8 @@ implementation  channels_last                              channels_first
                 each over (*input, C)                      each over (C, *input)
 ==============  =========================================  ========================================
 
-Entries of the dense form where no connection exists hold anything. The bias has shape (*output, F) in both
-formats; with channels_first Keras uses its memory as (F, *output).
+Elements of the dense layout without a connection are arbitrary. The bias has shape (*output, F) in both data formats,
+but with channels_first Keras uses its memory as (F, *output).
 """
 
 import math
@@ -35,7 +34,7 @@ __all__ = [
 
 
 def kernel_shape(geometry: Geometry, implementation: int, data_format: str) -> tuple[int, ...]:
-    """Return the shape in which Keras stores the kernel.
+    """Return the shape of the kernel in Keras.
 
     Parameters
     ----------
@@ -44,7 +43,7 @@ def kernel_shape(geometry: Geometry, implementation: int, data_format: str) -> t
     implementation : {1, 2, 3}
         Keras' implementation.
     data_format : {"channels_last", "channels_first"}
-        Of Keras' layer.
+        Of the Keras layer.
 
     Returns
     -------
@@ -69,12 +68,12 @@ def kernel_shape(geometry: Geometry, implementation: int, data_format: str) -> t
 
 
 def implementation_of(shape: tuple[int, ...], rank: int) -> int:
-    """Return the implementation of Keras that stores a kernel with so many axes.
+    """Return the Keras implementation of a kernel, by its number of axes.
 
     Parameters
     ----------
     shape : tuple of int
-        Of Keras' kernel.
+        Of the Keras kernel.
     rank : int
         Spatial dimensions of the layer.
 
@@ -85,7 +84,7 @@ def implementation_of(shape: tuple[int, ...], rank: int) -> int:
     Raises
     ------
     ValueError
-        If none does.
+        If no implementation has that number of axes.
 
     Examples
     --------
@@ -96,13 +95,13 @@ def implementation_of(shape: tuple[int, ...], rank: int) -> int:
     axes = {3: 1, 2 * (rank + 1): 2, 1: 3}
     if len(shape) not in axes:
         raise ValueError(
-            f"kernel has shape {shape}; Keras stores it with 3 axes (implementation 1), {2 * (rank + 1)} (2) or 1 (3)"
+            f"kernel has shape {shape}; it must have 3 axes (implementation 1), {2 * (rank + 1)} (2) or 1 (3)"
         )
     return axes[len(shape)]
 
 
 def kernel_from_keras(kernel: Array, geometry: Geometry, implementation: int, data_format: str) -> Array:
-    """Return the canonical kernel of one of Keras'.
+    """Return the canonical kernel from a Keras kernel.
 
     Parameters
     ----------
@@ -113,7 +112,7 @@ def kernel_from_keras(kernel: Array, geometry: Geometry, implementation: int, da
     implementation : {1, 2, 3}
         Keras' implementation.
     data_format : {"channels_last", "channels_first"}
-        Of Keras' layer.
+        Of the Keras layer.
 
     Returns
     -------
@@ -130,28 +129,28 @@ def kernel_from_keras(kernel: Array, geometry: Geometry, implementation: int, da
     array([[1., 2.],
            [3., 4.]])
     """
-    g, first = geometry, data_format == "channels_first"
+    g, channels_first = geometry, data_format == "channels_first"
     if implementation == 1:
-        if not first:
+        if not channels_first:
             return np.where(g.exists[:, :, None], kernel, kernel.dtype.type(0))
-        turned = kernel.reshape(g.positions, g.channels, -1, g.filters).transpose(0, 2, 1, 3)
-        return np.where(g.exists[:, :, None], turned.reshape(g.kernel_shape), kernel.dtype.type(0))
+        transposed = kernel.reshape(g.positions, g.channels, -1, g.filters).transpose(0, 2, 1, 3)
+        return np.where(g.exists[:, :, None], transposed.reshape(g.kernel_shape), kernel.dtype.type(0))
     canonical = np.zeros(g.kernel_shape, kernel.dtype)
     if implementation == 2:
-        if first:
+        if channels_first:
             kernel = np.moveaxis(np.moveaxis(kernel, 0, g.rank), g.rank + 1, -1)
         dense = kernel.reshape(g.inputs, g.positions, g.filters)
         for p in range(g.positions):
-            there = g.exists[p]
-            canonical[p, there] = dense[g.input_index[p, there], p]
+            exists = g.exists[p]
+            canonical[p, exists] = dense[g.input_index[p, exists], p]
         return canonical
-    order, exists = _sparse_order(canonical, g, first), _sparse_order(g.exists[:, :, None], g, first)
-    order[np.broadcast_to(exists, order.shape)] = kernel  # a view of the canonical one
+    order, exists = _sparse_order(canonical, g, channels_first), _sparse_order(g.exists[:, :, None], g, channels_first)
+    order[np.broadcast_to(exists, order.shape)] = kernel  # writes into canonical, of which it is a view
     return canonical
 
 
 def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data_format: str) -> Array:
-    """Return the kernel as Keras stores it.
+    """Return the kernel in the layout of Keras.
 
     Parameters
     ----------
@@ -162,12 +161,12 @@ def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data
     implementation : {1, 2, 3}
         Keras' implementation.
     data_format : {"channels_last", "channels_first"}
-        Of Keras' layer.
+        Of the Keras layer.
 
     Returns
     -------
     array
-        A fresh array of the shape that `kernel_shape` returns; the dense form is 0 where no connection exists.
+        A new array of the shape that `kernel_shape` returns; the dense layout is 0 where no connection exists.
 
     Examples
     --------
@@ -180,39 +179,42 @@ def kernel_to_keras(kernel: Array, geometry: Geometry, implementation: int, data
            [2., 3.],
            [0., 4.]])
     """
-    g, first = geometry, data_format == "channels_first"
+    g, channels_first = geometry, data_format == "channels_first"
     if implementation == 1:
-        if not first:
+        if not channels_first:
             return kernel.copy()
-        turned = kernel.reshape(g.positions, -1, g.channels, g.filters).transpose(0, 2, 1, 3)
-        return turned.copy().reshape(g.kernel_shape)
+        transposed = kernel.reshape(g.positions, -1, g.channels, g.filters).transpose(0, 2, 1, 3)
+        return transposed.copy().reshape(g.kernel_shape)
     if implementation == 2:
+        copies = 2 if channels_first else 1
         require(
-            g.inputs * g.positions * g.filters * kernel.itemsize * (2 if first else 1), "a kernel of implementation 2",
+            g.inputs * g.positions * g.filters * kernel.itemsize * copies, "a kernel of implementation 2",
             f"implementation=1 holds the same weights in {kernel.nbytes / 1e9:.3g} GB",
         )  # fmt: skip
         dense = np.zeros((g.inputs, g.positions, g.filters), kernel.dtype)
         for p in range(g.positions):
-            there = g.exists[p]
-            dense[g.input_index[p, there], p] = kernel[p, there]
+            exists = g.exists[p]
+            dense[g.input_index[p, exists], p] = kernel[p, exists]
         dense = dense.reshape(kernel_shape(g, 2, "channels_last"))
-        return np.ascontiguousarray(np.moveaxis(np.moveaxis(dense, -1, g.rank + 1), g.rank, 0)) if first else dense
-    order, exists = _sparse_order(kernel, g, first), _sparse_order(g.exists[:, :, None], g, first)
+        if not channels_first:
+            return dense
+        return np.ascontiguousarray(np.moveaxis(np.moveaxis(dense, -1, g.rank + 1), g.rank, 0))
+    order, exists = _sparse_order(kernel, g, channels_first), _sparse_order(g.exists[:, :, None], g, channels_first)
     values: Array = order[np.broadcast_to(exists, order.shape)]
     return values
 
 
 def bias_from_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
-    """Return the bias as it takes effect in Keras.
+    """Return the canonical bias from a Keras bias.
 
     Parameters
     ----------
     bias : array, (*output, F)
-        As Keras stores it.
+        In the layout of Keras.
     geometry : Geometry
         Of the layer.
     data_format : {"channels_last", "channels_first"}
-        Of Keras' layer.
+        Of the Keras layer.
 
     Returns
     -------
@@ -235,7 +237,7 @@ def bias_from_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
 
 
 def bias_to_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
-    """Return the bias as Keras stores it.
+    """Return the bias in the layout of Keras.
 
     Parameters
     ----------
@@ -244,12 +246,12 @@ def bias_to_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
     geometry : Geometry
         Of the layer.
     data_format : {"channels_last", "channels_first"}
-        Of Keras' layer.
+        Of the Keras layer.
 
     Returns
     -------
     array, (*output, F)
-        A fresh array.
+        A new array.
 
     Examples
     --------
@@ -266,9 +268,9 @@ def bias_to_keras(bias: Array, geometry: Geometry, data_format: str) -> Array:
     return np.moveaxis(bias, -1, 0).copy().reshape(geometry.bias_shape)
 
 
-def _sparse_order(array: Array, g: Geometry, first: bool) -> Array:
-    """A view of (P, K, any) in the order of the sparse form."""
-    if not first:
+def _sparse_order(array: Array, g: Geometry, channels_first: bool) -> Array:
+    """Return a view of (P, K, any) in the order of the sparse layout."""
+    if not channels_first:
         return array.transpose(0, 2, 1)
     taps = math.prod(g.kernel_size)
     return array.reshape(g.positions, taps, g.channels, -1).transpose(3, 0, 2, 1)

@@ -1,4 +1,4 @@
-"""Weights of Keras' layers, converted to this library's and back."""
+"""Conversion of one layer's weights between Keras' layouts and this library's."""
 
 import warnings
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.bridges.keras2 import layouts
-from lcnumba.bridges.keras2.files import Stored
+from lcnumba.bridges.keras2.files import StoredArray
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
@@ -21,30 +21,30 @@ from lcnumba.utils.validation import choice, integer
 __all__ = [
     "StoredWeights",
     "activation_name",
-    "converted_weights",
+    "convert_weights",
     "export_weights",
-    "exported_weights",
-    "format_of",
     "import_weights",
-    "softmax_over_width",
-    "warn_of_softmax",
+    "is_softmax_over_width",
+    "keras_weights",
+    "resolve_data_format",
+    "warn_softmax_axis",
 ]
 
 
-# How many times larger than in the file a kernel may become, unless it has few numbers all the same. A window clipped
-# by "same" loses at most three quarters of its connections unless it is larger than the image.
-MOST_CLIPPED, SMALL = 16, 1 << 22
+# A kernel may become this many times larger than it is in the file, or up to this many elements. A window clipped by
+# "same" loses at most three quarters of its connections, unless it is larger than the image.
+MAX_EXPANSION, SMALL_KERNEL = 16, 1 << 22
 
 
 @public
 def import_weights(layer: Any, weights: list[Any], data_format: str | None = None) -> None:
-    """Give a layer weights as Keras' layer of the same config stores them.
+    """Set a layer's weights from those of the same layer in Keras.
 
-    Which of Keras' three implementations they come from follows from the number of the kernel's axes; ours
-    has nothing to do with it. The layer is built if it knows its input shape.
+    The Keras implementation is inferred from the number of axes of the kernel; it need not be that of `layer`. The
+    layer is built if it knows its input shape.
 
-    A warning tells if Keras' layer of the same config computes another function: softmax and log_softmax with
-    channels_first, which are over the width there.
+    A warning is issued if the Keras layer computes a different function: softmax and log_softmax with channels_first
+    are over the width in Keras.
 
     Parameters
     ----------
@@ -53,14 +53,14 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     weights : list of arrays
         [kernel, bias] or [kernel], as Keras' ``get_weights`` returns them.
     data_format : {"channels_last", "channels_first"}, optional
-        That of Keras' layer; by default the layer's own.
+        That of the Keras layer; by default the layer's own.
 
     Raises
     ------
     TypeError, ValueError
-        If they do not fit, or the layer is one that Keras cannot have; nothing has changed then.
+        If the weights do not fit, or the layer does not exist in Keras; the layer is unchanged then.
     RuntimeError
-        If the layer knows no input shape.
+        If the layer's input shape is unknown.
 
     Examples
     --------
@@ -75,25 +75,25 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
     given = [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
-    shape = _known_shape(_checked_layer(layer))
-    warn_of_softmax([layer])
-    values = converted_weights(layer, shape, _Given(given), format_of(layer, data_format))
+    shape = _input_shape(_check_layer(layer))
+    warn_softmax_axis([layer])
+    values = convert_weights(layer, shape, _GivenWeights(given), resolve_data_format(layer, data_format))
     layer.ensure_built(shape)
     layer.set_weights(values)
 
 
 @public
 def export_weights(layer: Any, implementation: int | None = None, data_format: str | None = None) -> list[Array]:
-    """Return a layer's weights as Keras' layer stores them, for its ``set_weights``.
+    """Return a layer's weights in the layout of Keras, for ``set_weights`` of the Keras layer.
 
     Parameters
     ----------
     layer : LocallyConnected1D, LocallyConnected2D or Dense
-        A layer that has been built.
+        A built layer.
     implementation : {1, 2, 3}, optional
-        That of Keras' layer; by default the layer's own, and 1 for "auto".
+        That of the Keras layer; by default the layer's own, and 1 for "auto".
     data_format : {"channels_last", "channels_first"}, optional
-        That of Keras' layer; by default the layer's own.
+        That of the Keras layer; by default the layer's own.
 
     Returns
     -------
@@ -103,8 +103,8 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     Raises
     ------
     TypeError, ValueError
-        If the layer is one that Keras cannot have, or there is no such implementation or format; Keras has no
-        implementation 1 with ``padding="same"``.
+        If the layer does not exist in Keras, or the implementation or format is invalid; Keras has no implementation 1
+        with ``padding="same"``.
     RuntimeError
         If the layer has not been built.
 
@@ -116,49 +116,49 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     >>> [lc.export_weights(layer, implementation)[0].shape for implementation in (1, 2, 3)]
     [(9, 9, 2), (5, 5, 1, 3, 3, 2), (162,)]
     """
-    if not _checked_layer(layer).built:
-        raise RuntimeError(f"{layer.name!r} has no weights yet; call or build it first")
+    if not _check_layer(layer).built:
+        raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
     kernel, *bias = layer.get_weights()
     if isinstance(layer, Dense):
         return [kernel, *bias]
-    warn_of_softmax([layer])
+    warn_softmax_axis([layer])
     geometry = _geometry(layer, layer.input_shape)
-    wanted = _implementation(layer) if implementation is None else integer("implementation", implementation)
+    wanted = _own_implementation(layer) if implementation is None else integer("implementation", implementation)
     number = choice("implementation", wanted, (1, 2, 3))
     if number == 1 and layer.padding == "same":
         raise ValueError("Keras has no implementation 1 with padding='same'; give implementation=2 or 3")
-    data_format = format_of(layer, data_format)
+    data_format = resolve_data_format(layer, data_format)
     stored = layouts.kernel_to_keras(kernel, geometry, number, data_format)
     return [stored, *(layouts.bias_to_keras(b, geometry, data_format) for b in bias)]
 
 
-def warn_of_softmax(layers: Iterable[Any]) -> None:
-    """Tell of layers whose like in Keras computes another function of the same weights."""
+def warn_softmax_axis(layers: Iterable[Any]) -> None:
+    """Warn of layers whose Keras counterpart takes a softmax over another axis."""
     for layer in layers:
-        if isinstance(layer, LocallyConnected) and softmax_over_width(layer.activation, layer.data_format):
+        if isinstance(layer, LocallyConnected) and is_softmax_over_width(layer.activation, layer.data_format):
             warnings.warn(
-                f"Keras' {activation_name(layer.activation)} with channels_first is over the width, and that of "
-                f"{layer.name!r} over the channels: its layer of these weights computes another function. An "
-                "Activation after a layer without one is over the width here, too",
+                f"{activation_name(layer.activation)} with channels_first is over the width in Keras, but over the "
+                f"channels in {layer.name!r}: with the same weights the outputs differ. For Keras' result, use a layer "
+                "without activation, followed by an Activation layer",
                 stacklevel=3,
             )
 
 
-def softmax_over_width(activation: Any, data_format: str) -> bool:
-    """Whether Keras takes an activation over the width where a layer here takes it over the channels."""
+def is_softmax_over_width(activation: Any, data_format: str) -> bool:
+    """Return whether Keras applies an activation over the width, and this library over the channels."""
     return data_format == "channels_first" and isinstance(activation, activations.Softmax | activations.LogSoftmax)
 
 
 def activation_name(activation: Any) -> str:
-    """The name of an activation, for messages."""
+    """Return the name of an activation, for messages."""
     return str(activations.serialize(activation))
 
 
-# --- layers
+# --- conversion of shapes and arrays
 
 
-class _Given:
-    """Arrays that a caller gave."""
+class _GivenWeights:
+    """Arrays given by the caller."""
 
     def __init__(self, arrays: list[Array]) -> None:
         self._arrays = arrays
@@ -168,14 +168,14 @@ class _Given:
         """Return an array, if it has this shape."""
         array = self._arrays[number]
         if array.shape != shape:
-            raise ValueError(f"weights[{number}] has shape {array.shape}; Keras' layer has {shape}")
+            raise ValueError(f"weights[{number}] has shape {array.shape}; the Keras layer has {shape}")
         return array
 
 
 class StoredWeights:
-    """Arrays in a file."""
+    """Arrays in a file, which are read one at a time."""
 
-    def __init__(self, arrays: list[Stored]) -> None:
+    def __init__(self, arrays: list[StoredArray]) -> None:
         self._arrays = arrays
         self.shapes = [array.shape for array in arrays]
 
@@ -184,8 +184,8 @@ class StoredWeights:
         return self._arrays[number].read(shape)
 
 
-def converted_weights(layer: Any, shape: Shape, stored: _Given | StoredWeights, data_format: str) -> list[Array]:
-    """Keras' weights of a layer in our form; shapes are compared before anything large is made."""
+def convert_weights(layer: Any, shape: Shape, stored: _GivenWeights | StoredWeights, data_format: str) -> list[Array]:
+    """Convert the Keras weights of a layer; shapes are compared before large arrays are allocated."""
     wanted = list(layer.weight_shapes(shape).values())
     if len(stored.shapes) != len(wanted):
         raise ValueError(f"{len(stored.shapes)} arrays given; {layer.name!r} has {len(wanted)}")
@@ -193,10 +193,10 @@ def converted_weights(layer: Any, shape: Shape, stored: _Given | StoredWeights, 
         return [stored.read(number, expected) for number, expected in enumerate(wanted)]
     geometry = _geometry(layer, shape)
     number = layouts.implementation_of(stored.shapes[0], geometry.rank)
-    # A window far larger than its input has few weights in Keras' forms 2 and 3, and all of them in ours.
+    # With a window far larger than the input, Keras' implementations 2 and 3 store few of the weights that we store.
     size, ours = (int(np.prod(shape, dtype=object)) for shape in (stored.shapes[0], geometry.kernel_shape))
-    if ours > max(MOST_CLIPPED * size, SMALL):
-        raise ValueError(f"kernel has shape {stored.shapes[0]}, far too few numbers for {geometry.kernel_shape}")
+    if ours > max(MAX_EXPANSION * size, SMALL_KERNEL):
+        raise ValueError(f"kernel has shape {stored.shapes[0]}, too small for {geometry.kernel_shape}")
     kernel = stored.read(0, layouts.kernel_shape(geometry, number, data_format))
     biases = [
         layouts.bias_from_keras(stored.read(n, geometry.bias_shape), geometry, data_format)
@@ -205,55 +205,55 @@ def converted_weights(layer: Any, shape: Shape, stored: _Given | StoredWeights, 
     return [layouts.kernel_from_keras(kernel, geometry, number, data_format), *biases]
 
 
-def _checked_layer(layer: Any) -> Any:
+def _check_layer(layer: Any) -> Any:
     if not isinstance(layer, LocallyConnected | Dense):
         raise TypeError(f"layer is a {type(layer).__name__}; give a locally connected or Dense layer")
     return layer
 
 
 def _geometry(layer: Any, shape: Shape) -> Geometry:
-    """The geometry of a layer that Keras can have."""
+    """Return the geometry of a layer that exists in Keras."""
     if not isinstance(layer, LocallyConnected1D | LocallyConnected2D):
-        raise TypeError(f"{layer!r} is no layer of Keras that has weights here; use get_weights and set_weights")
+        raise TypeError(f"{layer!r} does not exist in Keras; use get_weights and set_weights")
     geometry = layer._geometry_of(shape)
-    beyond = {
+    not_in_keras = {
         "dilation_rate": max(geometry.dilation) > 1,
         "padding": not isinstance(geometry.padding, str),
         "padding_mode": "circular" in geometry.padding_mode,
         "bias_sharing": layer.bias_sharing != "position",
         "kernel_mask": layer.kernel_mask is not None,
     }
-    for name, used in beyond.items():
+    for name, used in not_in_keras.items():
         if used:
             raise ValueError(f"Keras has no {name} for {layer.name!r}; use get_weights and set_weights")
     return geometry
 
 
-def _known_shape(layer: Any) -> Shape:
+def _input_shape(layer: Any) -> Shape:
     try:
         shape: Shape = layer.input_shape
     except AttributeError:
-        raise RuntimeError(f"the input shape of {layer.name!r} is not known yet; build the layer first") from None
+        raise RuntimeError(f"the input shape of {layer.name!r} is unknown; build the layer first") from None
     return shape
 
 
-def format_of(layer: Any, data_format: str | None) -> str:
-    """The data format of weights of Keras: as given, or the layer's own."""
+def resolve_data_format(layer: Any, data_format: str | None) -> str:
+    """Return the data format as given, or the layer's own."""
     own = getattr(layer, "data_format", FORMATS[0])
-    found: str = choice("data_format", own if data_format is None else data_format, FORMATS)
-    return found
+    resolved: str = choice("data_format", own if data_format is None else data_format, FORMATS)
+    return resolved
 
 
-def _implementation(layer: Any) -> int:
+def _own_implementation(layer: Any) -> int:
     return layer.implementation if isinstance(layer.implementation, int) else 1
 
 
-def exported_weights(layer: Any, implementation: int | None) -> list[Array]:
-    """The weights of any layer as Keras stores them; none of one without weights."""
+def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
+    """Return the weights of any layer in the layout of Keras; empty for a layer without weights."""
     if isinstance(layer, LocallyConnected | Dense):
         return export_weights(layer, implementation)
     if layer.get_weights():
         raise TypeError(
-            f"layer {layer.name!r} has weights that Keras does not know; only the library's own layers are written"
+            f"layer {layer.name!r} is a custom layer with weights; only built-in layers can be written for Keras"
         )
     return []

@@ -1,4 +1,4 @@
-"""Every number equals what tf_keras recorded; `data/make_keras_golden.py` makes the file."""
+"""Results equal those of tf_keras, recorded by `data/make_keras_golden.py`."""
 
 import json
 from pathlib import Path

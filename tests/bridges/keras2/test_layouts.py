@@ -1,4 +1,4 @@
-"""Keras' storages, entry by entry, from the table in `lcnumba.bridges.keras2.layouts`."""
+"""Keras' layouts, element by element, from the table in `lcnumba.bridges.keras2.layouts`."""
 
 import itertools
 
@@ -13,15 +13,16 @@ CASES = [next(problem for problem in PROBLEMS if problem.name == name) for name 
 FORMATS = ("channels_last", "channels_first")
 
 
-# Axes of each form: p position, t tap, c channel, f filter, i input. The sparse form holds what exists, in this order.
+# Axes of each layout: p position, t tap, c channel, f filter, i input. The sparse layout holds the existing connections
+# in this order.
 ORDER = {
     (1, "channels_last"): "ptcf", (1, "channels_first"): "pctf", (2, "channels_last"): "icpf",
     (2, "channels_first"): "cifp", (3, "channels_last"): "pfic", (3, "channels_first"): "fpci",
 }  # fmt: skip
 
 
-def stored_by_the_table(g, kernel, implementation, data_format):
-    """What Keras stores, weight by weight, flat."""
+def expected_storage(g, kernel, implementation, data_format):
+    """Return the array in Keras, flat, weight by weight."""
     order, C = ORDER[implementation, data_format], g.channels
     size = {"p": g.positions, "t": g.window // C, "c": C, "f": g.filters, "i": g.inputs // C}
     weights = {}
@@ -41,24 +42,24 @@ def stored_by_the_table(g, kernel, implementation, data_format):
 @pytest.mark.parametrize("problem", CASES, ids=str)
 @pytest.mark.parametrize("implementation", [1, 2, 3])
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_every_weight_lies_where_the_table_says(problem, implementation, data_format):
+def test_every_weight_has_the_place_of_the_table(problem, implementation, data_format):
     g = problem.geometry
     numbers = np.arange(1.0, 1 + np.prod(g.kernel_shape)).reshape(g.kernel_shape)
     kernel = np.where(g.exists[:, :, None], numbers, 0)
-    stored = stored_by_the_table(g, kernel, implementation, data_format)
+    stored = expected_storage(g, kernel, implementation, data_format)
     found = layouts.kernel_to_keras(kernel, g, implementation, data_format)
     np.testing.assert_array_equal(found.ravel(), stored)
     assert found.shape == layouts.kernel_shape(g, implementation, data_format)
     assert not np.may_share_memory(found, kernel)
     assert layouts.implementation_of(found.shape, g.rank) == implementation
     if implementation < 3:
-        stored[stored == 0] = np.nan  # where no connection exists Keras may hold anything
+        stored[stored == 0] = np.nan  # elements without a connection are arbitrary
     stored = stored.reshape(found.shape)
     np.testing.assert_array_equal(layouts.kernel_from_keras(stored, g, implementation, data_format), kernel)
 
 
 @pytest.mark.parametrize("problem", CASES, ids=str)
-def test_biases_are_used_as_they_lie_in_memory(problem):
+def test_biases_follow_the_use_of_their_memory(problem):
     g = problem.geometry
     bias = np.arange(1.0 * np.prod(g.bias_shape)).reshape(g.bias_shape)
     first = bias.reshape(g.filters, *g.output_size)
@@ -69,6 +70,6 @@ def test_biases_are_used_as_they_lie_in_memory(problem):
         np.testing.assert_array_equal(layouts.bias_from_keras(stored, g, data_format), bias)
 
 
-def test_a_kernel_of_no_implementation():
-    with pytest.raises(ValueError, match=r"kernel has shape \(2, 3\); Keras stores it with 3 axes .*, 6 \(2\) or 1"):
+def test_a_kernel_with_another_number_of_axes():
+    with pytest.raises(ValueError, match=r"kernel has shape \(2, 3\); it must have 3 axes .*, 6 \(2\) or 1"):
         layouts.implementation_of((2, 3), 2)

@@ -1,4 +1,4 @@
-"""What Keras' own tests of the layer check, in our words."""
+"""The checks of Keras' own tests of the layer."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def test_shapes_configs_weights_and_training(padding, strides, data_format, impl
 
 @pytest.mark.parametrize("implementation", [1, 2, 3])
 @pytest.mark.parametrize("data_format", FORMATS)
-def test_regularized_layers_have_two_losses_and_then_three(data_format, implementation, rng):
+def test_losses_of_regularized_layers(data_format, implementation, rng):
     layer = lc.LocallyConnected2D(
         3, 3, data_format=data_format, kernel_regularizer="l2", bias_regularizer="l2", activity_regularizer="l2",
         implementation=implementation,
@@ -50,7 +50,7 @@ def test_regularized_layers_have_two_losses_and_then_three(data_format, implemen
     assert len(layer.losses) == 3
 
 
-def test_constraints_are_kept_as_they_are():
+def test_constraints_are_attributes():
     kernel, bias = lc.constraints.MaxNorm(0.01), lc.constraints.MaxNorm(0.01)
     layer = lc.LocallyConnected2D(3, 3, kernel_constraint=kernel, bias_constraint=bias, input_shape=(6, 10, 4))
     layer.build((None, 6, 10, 4))
@@ -67,7 +67,7 @@ def test_a_kernel_larger_than_its_input_is_refused(implementation):
 
 @pytest.mark.parametrize(("data_format", "padding"), [*itertools.product(FORMATS, ("valid", "same"))])
 def test_implementations_agree_before_and_after_training(data_format, padding, rng, tmp_path):
-    """Two stacked layers, a Dense one, and two epochs of RMSprop; and predictions outlive saving."""
+    """Two stacked layers, a Dense one, two epochs of RMSprop; and saved models make the same predictions."""
     shape = sample(data_format, (4, 8, 13, 2))
     x, y = rng.standard_normal(shape).astype(np.float32), rng.standard_normal((4, 3)).astype(np.float32)
 
