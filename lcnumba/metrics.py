@@ -194,7 +194,7 @@ class AUC:
         return f"AUC(name={self.__name__!r})"
 
 
-def is_of_all(metric: Any) -> TypeGuard[AUC]:
+def needs_all_samples(metric: Any) -> TypeGuard[AUC]:
     """Whether a metric is of all samples together: it has `collect` and `compute`."""
     return callable(getattr(metric, "collect", None)) and callable(getattr(metric, "compute", None))
 

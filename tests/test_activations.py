@@ -17,9 +17,9 @@ ALL = [*NAMES, *OTHERS]
 
 def slope(activation, dy, z):
     """The gradient by what the activation asks for."""
-    y, kept = activations.apply(activation, z.copy(), keeps=True)
+    y, kept = activations.apply(activation, z.copy(), for_backward=True)
     assert (kept is y) != activation.uses_input or isinstance(activation, activations.Linear)
-    return activations.pull(activation, dy, kept)
+    return activations.vjp(activation, dy, kept)
 
 
 @pytest.mark.parametrize("name", ALL, ids=repr)

@@ -123,12 +123,12 @@ def test_a_vector_that_cannot_be_cast_changes_no_layer():
 
 def test_an_optimizer_that_a_layer_of_users_refuses():
     model, _, _, _ = trained("optimizer")
-    before, recipe = everything(model), model.recipe
+    before, config = everything(model), model.training_config
     with pytest.raises(KeyboardInterrupt, match="optimizer"):
         model.compile("sgd", "mae")
     same(before, everything(model))
     assert [layer.optimizer for layer in model.layers] == [lc.Adam(), lc.Adam(), lc.Adam()]
-    assert model.recipe is recipe
+    assert model.training_config is config
 
 
 def test_a_step_that_a_layer_of_users_refuses():

@@ -115,10 +115,10 @@ def test_names_and_configs():
     assert not optimizers.is_built_in(Mine()), "a subclass may fail"
 
 
-def test_usual_rates_are_those_of_keras():
-    rates = {type(o).__name__: optimizers.default_rate(o) for o in (SGD(momentum=0.9), Adam(), AdamW(), RMSprop())}
+def test_default_lrs_are_those_of_keras():
+    rates = {type(o).__name__: optimizers.default_lr(o) for o in (SGD(momentum=0.9), Adam(), AdamW(), RMSprop())}
     assert rates == {"SGD": 0.01, "Adam": 0.001, "AdamW": 0.001, "RMSprop": 0.001}
-    assert optimizers.default_rate(object()) is None
+    assert optimizers.default_lr(object()) is None
     assert "usual_rate" not in SGD().get_config()
 
 

@@ -569,7 +569,7 @@ class _Derivatives:
         dy = layer._inward(dy)
         if activations.rectifies(layer.activation):
             return dy.reshape(self._flat), self._kept.reshape(self._flat)
-        return activations.pull(layer.activation, dy, self._kept).reshape(self._flat), None
+        return activations.vjp(layer.activation, dy, self._kept).reshape(self._flat), None
 
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:

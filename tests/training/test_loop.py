@@ -160,18 +160,18 @@ def test_what_compile_says_is_what_fit_does(data):
 def test_compile_changes_all_or_nothing(data):
     net = model()
     net.compile("adam", "mse", lr=0.5)
-    before = net.recipe
+    before = net.training_config
     for bad in ({"loss": "nope"}, {"metrics": ["nope"]}, {"lr": -1}, {"clip_norm": 0}, {"clip_value": -1},
                 {"accumulate": 0}, {"optimizer": "nope"}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad))[:6]):
             net.compile(**{"optimizer": "sgd", "loss": "mse", **bad})
-        assert net.recipe is before
+        assert net.training_config is before
         assert isinstance(net.layers[0].optimizer, lc.Adam)
-    with pytest.raises(ValueError, match="has no loss; give loss"):
+    with pytest.raises(ValueError, match="loss is required to train 'sequential.*'; pass loss"):
         model().fit(*data, progress=False)
 
 
-def test_the_usual_rate_of_the_optimizer_is_taken(data):
+def test_the_default_lr_of_the_optimizer_is_taken(data):
     for optimizer, rate in (("sgd", 0.01), ("adam", 0.001), ("rmsprop", 0.001)):
         one, other = model(), model()
         for net in (one, other):
@@ -180,7 +180,7 @@ def test_the_usual_rate_of_the_optimizer_is_taken(data):
         other.fit(*data, rng=0, progress=False, lr=rate)
         np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
     one.layers[0].optimizer = "sgd"
-    with pytest.raises(ValueError, match="lr is missing; with several optimizers"):
+    with pytest.raises(ValueError, match="lr is required with a custom optimizer, or with optimizers whose default lr differs"):
         one.fit(*data, progress=False)
 
 
@@ -659,10 +659,10 @@ def test_what_is_refused_at_a_batch_leaves_random_numbers_and_builds_as_they_wer
 
 def test_a_warning_that_is_an_error_comes_before_any_change():
     net = ending("softmax")
-    recipe = net.recipe
+    config = net.training_config
     with pytest.raises(RuntimeWarning, match="once more"):  # pytest makes errors of warnings
         net.compile("adam", "softmax_cross_entropy")
-    assert net.recipe is recipe
+    assert net.training_config is config
     assert net.layers[1].optimizer == lc.SGD()
 
 
