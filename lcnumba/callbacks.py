@@ -482,9 +482,7 @@ class CSVLogger(Callback):
         try:
             self._file.write(table.getvalue())  # type: ignore[union-attr]
         except OSError as error:
-            warnings.warn(
-                f"log of epoch {run.epoch + 1} not written: {error}", RuntimeWarning, stacklevel=2
-            )
+            warnings.warn(f"log of epoch {run.epoch + 1} not written: {error}", RuntimeWarning, stacklevel=2)
 
     def close(self) -> None:
         """Close the file."""
@@ -636,9 +634,7 @@ class TerminateOnNaN(Callback):
     def before_step(self, run: Any, logs: Logs) -> None:
         """Stop if the loss is not finite."""
         if not math.isfinite(logs["loss"]):
-            _log.warning(
-                "the loss is %s in epoch %d, batch %d; stopping", logs["loss"], run.epoch + 1, run.batch + 1
-            )
+            _log.warning("the loss is %s in epoch %d, batch %d; stopping", logs["loss"], run.epoch + 1, run.batch + 1)
             run.stop()
 
 

@@ -64,7 +64,7 @@ class _Lazy:
     def __init__(self, name: str, source: Any) -> None:
         self._name, self._source = name, source
         if any(math.isnan(size) for size in source.shape):
-            raise ValueError(f"{name} has unknown sizes, shape {source.shape}; call .compute_chunk_sizes() on the Dask array first")
+            raise ValueError(f"{name} has unknown shape {source.shape}; call .compute_chunk_sizes() of a Dask array")
         self.shape = tuple(map(int, source.shape))
 
     def take(self, chosen: Any) -> Array:
@@ -82,9 +82,7 @@ class _Lazy:
         part = getattr(self._source, "oindex", self._source)[chosen]
         if isinstance(part, np.ma.MaskedArray):
             if np.ma.is_masked(part):
-                raise ValueError(
-                    f"{self._name} has masked values; fill them or drop these samples"
-                )
+                raise ValueError(f"{self._name} has masked values; fill them or drop these samples")
             part = part.data
         return ingest(self._name, np.asarray(part))[0]
 
@@ -287,7 +285,7 @@ def sample_weights(weights: Any, samples: int) -> Array:
     values, _ = ingest("sample_weight", np.asarray(weights) if reads_lazily(weights) else weights)
     if values.shape[:1] != (samples,):
         by_position = (
-            f"; for weights by position, use np.broadcast_to(sample_weight, ({samples}, ...))" if values.ndim > 1 else ""
+            f"; for weights by position use np.broadcast_to(sample_weight, ({samples}, ...))" if values.ndim > 1 else ""
         )
         raise ValueError(
             f"sample_weight must have one weight for each of {samples} samples, got shape {values.shape}{by_position}"

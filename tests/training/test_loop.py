@@ -167,7 +167,7 @@ def test_compile_changes_all_or_nothing(data):
             net.compile(**{"optimizer": "sgd", "loss": "mse", **bad})
         assert net.training_config is before
         assert isinstance(net.layers[0].optimizer, lc.Adam)
-    with pytest.raises(ValueError, match="loss is required to train 'sequential.*'; pass loss"):
+    with pytest.raises(ValueError, match=r"loss is required to train 'sequential\w*'; pass loss=\.\.\."):
         model().fit(*data, progress=False)
 
 
@@ -180,7 +180,7 @@ def test_the_default_lr_of_the_optimizer_is_taken(data):
         other.fit(*data, rng=0, progress=False, lr=rate)
         np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
     one.layers[0].optimizer = "sgd"
-    with pytest.raises(ValueError, match="lr is required with a custom optimizer, or with optimizers whose default lr differs"):
+    with pytest.raises(ValueError, match="lr is required with a custom optimizer, or .* whose default lr differs"):
         one.fit(*data, progress=False)
 
 
