@@ -347,7 +347,7 @@ def _arrays(grads: Any) -> Iterator[Array]:
 
 def _numbers(grads: Any) -> Array:
     if isinstance(grads, np.ma.MaskedArray):
-        raise TypeError("grads has a numpy MaskedArray, whose mask would be ignored; use .filled(0)")
+        raise TypeError("grads holds a numpy MaskedArray; its mask would be ignored; use .filled(0)")
     values = np.asarray(grads)
     check_dtype("grads", values)
     return values if values.dtype.kind == "f" else values.astype(np.float64)

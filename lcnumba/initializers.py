@@ -372,7 +372,7 @@ class VarianceScaling(Initializer):
             raise ValueError(f"scale must be > 0, got {scale!r}")
         given: Any = mode
         if not isinstance(given, str) or given not in FANS:
-            raise ValueError(f"mode must be one of {', '.join(map(repr, FANS))}, got {mode!r}")
+            raise ValueError(f"mode={mode!r} is not known; give one of {', '.join(map(repr, FANS))}")
         self.mode = mode
         known = choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
         self.distribution = DISTRIBUTIONS[0] if known == "normal" else known

@@ -124,7 +124,7 @@ def _refuse_masks(*arrays: Any) -> None:
     for name, array in zip(("y_true", "y_pred", "weights"), arrays, strict=True):
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(
-                f"{name} is a numpy MaskedArray, whose mask would be ignored; use .filled(np.nan) with "
+                f"{name} is a numpy MaskedArray; its mask would be ignored; use .filled(np.nan) with "
                 "lcnumba.losses.Masked"
             )
 

@@ -251,7 +251,7 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
         elif callable(metric) and not isinstance(metric, type):
             name, function = getattr(metric, "__name__", type(metric).__name__), metric
         else:
-            raise ValueError(f"metric={metric!r} is unknown; give one of {', '.join(_BY_NAME)}, or a function")
+            raise ValueError(f"metric={metric!r} is not known; give one of {', '.join(_BY_NAME)}, or a function")
         if not isinstance(name, str):
             raise TypeError(f"__name__ of metric={metric!r:.80} must be a str, got {name!r:.80}")
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):

@@ -177,7 +177,7 @@ def test_a_checkpoint_that_is_refused_half_way(refuses, tmp_path):
 def test_a_fit_that_does_not_begin_leaves_the_history():
     model, _, x, y = trained()
     history = model.history
-    with pytest.raises(ValueError, match="no figure of this training"):
+    with pytest.raises(ValueError, match="not a metric of this training"):
         model.fit(x, y, loss="mse", callbacks=[lc.callbacks.EarlyStopping("nothing")], progress=False)
     assert model.history is history
     assert len(history.epoch) == 2

@@ -81,7 +81,7 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
         except Exception as error:
             if not contents.is_of_content(error):
                 raise
-            raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error}") from error
+            raise ValueError(f"cannot resume from {name!r}: {error}") from error
 
     def restore() -> None:
         before = model.get_training_state()

@@ -307,7 +307,7 @@ def class_weights(weights: Mapping[Any, Any]) -> Callable[[Array], Array]:
     array([1., 2., 1.])
     """
     if not isinstance(weights, Mapping):
-        raise TypeError(f"class_weight must be a dict of label to weight, got {type(weights).__name__}")
+        raise TypeError(f"class_weight must be a dict of label to weight, got {weights!r}")
     table = {integer("class_weight's label", label, 0): real("class_weight", value) for label, value in weights.items()}
     if any(value < 0 for value in table.values()):
         raise ValueError(f"class_weight must have weights >= 0, got {weights!r}")

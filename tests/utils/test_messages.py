@@ -240,7 +240,7 @@ def test_callbacks_in_keras_words_are_told_the_words_here():
 
     with pytest.raises(AttributeError, match=r"Run has no attribute stop_training: a callback calls run\.stop\(\)"):
         network().fit(X, Y, callbacks=[Stops()], progress=False)
-    with pytest.raises(AttributeError, match=r"Asks has no attribute model: each moment gets the run"):
+    with pytest.raises(AttributeError, match=r"Asks has no attribute model: each method gets the run"):
         network().fit(X, Y, callbacks=[Asks()], progress=False)
 
 
