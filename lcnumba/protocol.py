@@ -80,7 +80,7 @@ class Model(Protocol):
     """What training asks of a model, which `Sequential` is."""
 
     name: str
-    recipe: Any
+    training_config: Any
     steps_taken: int
     history: Any
 

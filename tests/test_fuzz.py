@@ -278,7 +278,7 @@ def use_initializer(initializer):
 def use_activation(activation):
     z = np.ones((2, 3), np.float32)
     kept = lc.activations.apply(activation, z.copy(), True)[1]
-    lc.activations.pull(activation, z, kept)
+    lc.activations.vjp(activation, z, kept)
 
 
 def use_regularizer(regularizer):

@@ -21,4 +21,4 @@ def test_the_example_runs(tmp_path, monkeypatch, capsys):
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 1e6, "the example leaves small files"
     capsys.readouterr()
     exec(compile(code, str(README), "exec"), {})  # noqa: S102
-    assert f"all 2 epochs are done in '{tmp_path}/run.npz': nothing is left to do" in capsys.readouterr().err
+    assert f"nothing left to do: all 2 epochs are done in '{tmp_path}/run.npz'" in capsys.readouterr().err

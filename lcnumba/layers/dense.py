@@ -240,7 +240,7 @@ class _Vjp:
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer
-        dz = activations.pull(layer.activation, dy, self._saved)
+        dz = activations.vjp(layer.activation, dy, self._saved)
         with layer._parameters.lock.shared():
             layer._parameters.check_version(self._version)
             dx = dz @ layer._parameters["kernel"].T

@@ -576,7 +576,7 @@ class _Vjp:
         dy = layer._inward(dy)
         if activations.rectifies(layer.activation):
             return dy.reshape(self._flat), self._saved.reshape(self._flat)
-        return activations.pull(layer.activation, dy, self._saved).reshape(self._flat), None
+        return activations.vjp(layer.activation, dy, self._saved).reshape(self._flat), None
 
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:

@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 
 from lcnumba import optimizers
-from lcnumba.callbacks import Callback
+from lcnumba.callbacks import Callback, Logs
 from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.base import Trainable
 from lcnumba.layers.dropout import Dropout
@@ -25,10 +25,10 @@ from lcnumba.runtime.locks import Mutex
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.training import data, evaluation, loop, run, step
-from lcnumba.training.config import Recipe, training_config, warn_of_last_activation
+from lcnumba.training.config import TrainingConfig, training_config, warn_of_last_activation
 from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
 from lcnumba.utils.deprecation import Renamed, plan_method
-from lcnumba.utils.messages import public, public_class, refuse_attribute
+from lcnumba.utils.messages import public, public_class, refuse_attribute, warn
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
 
@@ -71,9 +71,9 @@ class Sequential(Container):
         self._building = Mutex()
         self._built_names: set[str] = set()  # of layers that do not tell whether they are built
         self._nested = False
-        self.recipe = Recipe()
+        self.training_config = TrainingConfig()
         self.steps_taken = 0  # by train_on_batch, since compile
-        self.history: run.History | None = None  # of the last fit, even if it was broken off
+        self.history: run.History | None = None  # of the last fit, even if it was interrupted
         for layer in layers:
             self.add(layer)
 
@@ -104,6 +104,12 @@ class Sequential(Container):
         """Refuse what Keras' models have, and would do nothing here."""
         refuse_attribute(self, name)
         object.__setattr__(self, name, value)
+
+    @property
+    def recipe(self) -> TrainingConfig:
+        """Deprecated alias of `training_config`."""
+        warn("Sequential.recipe is deprecated; use Sequential.training_config", DeprecationWarning)
+        return self.training_config
 
     @property
     def trainable(self) -> bool:
@@ -421,7 +427,7 @@ class Sequential(Container):
         warn_of_last_activation(self, config)  # before anything changes: a warning may be an error
         if optimizer is not None:
             self.set_optimizer(optimizer)
-        self.recipe, self.steps_taken = config, 0
+        self.training_config, self.steps_taken = config, 0
 
     @public
     def fit(
@@ -555,7 +561,7 @@ class Sequential(Container):
         metrics: Iterable[Any] | None = None,
         sample_weight: Any = None,
         batch_size: int = 256,
-    ) -> run.Figures:
+    ) -> Logs:
         """Return the mean loss, penalties included, and metrics of the model on data.
 
         Parameters
@@ -596,7 +602,7 @@ class Sequential(Container):
         loss: Any = None,
         metrics: Iterable[Any] | None = None,
         lr: Any = None,
-    ) -> run.Figures:
+    ) -> Logs:
         """Step the model once, on these samples, and return their figures before the step.
 
         Parameters
