@@ -86,6 +86,17 @@ def test_layers_of_users_own_may_have_the_old_methods():
     assert set(layer.calls) == {"step", "state"}
 
 
+def test_attributes():
+    model = built()[2]
+    model.compile(loss="mse", accumulate=3)
+    with pytest.warns(DeprecationWarning, match=r"^Sequential\.recipe is deprecated; use training_config$"):
+        assert model.recipe is model.training_config
+    cost = lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)).costs()[0]
+    with pytest.warns(DeprecationWarning, match=r"^Cost\.effort is deprecated; use estimate$") as caught:
+        assert cost.effort == cost.estimate
+    assert [warning.filename for warning in caught] == [__file__]
+
+
 def test_new_names_do_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -1,25 +1,26 @@
-"""What each implementation costs, reckoned from shapes alone, and which one that speaks for.
+"""The estimated cost of each implementation, from shapes alone, and the choice of "auto".
 
-A reckoning, not a measurement: it knows no machine, so that `implementation="auto"` chooses the same
-everywhere and results stay reproducible. `lcnumba.tune` measures.
+An estimate knows no machine, so that `implementation="auto"` chooses the same everywhere and results stay
+reproducible. `lcnumba.tune` measures.
 """
 
 from typing import NamedTuple
 
 from lcnumba.connectivity.geometry import Geometry
+from lcnumba.utils.messages import warn
 
 __all__ = ["Cost", "choose", "costs", "explained"]
 
-# The batch for which a layer that is asked to choose by itself reckons.
+# The batch size for which "auto" estimates.
 TYPICAL_BATCH = 32
-# What share of a machine's arithmetic rate each way of computing reaches: kernels of implementation 1
-# with full vectors of filters; products by a dense matrix; sparse products, whose every weight fetches a row.
+# The share of peak arithmetic that each reaches: the kernels of implementation 1 with full vectors of filters,
+# products with a dense matrix, and sparse products, whose every weight loads a row.
 LOOPS, DENSE, SPARSE = 0.7, 0.7, 0.1
 # Filters that fill a vector. Fewer leave lanes idle, down to the shortest vectors, of 4.
 FULL, SHORTEST = 16, 4
-# Multiplications and additions in the time that a number takes to come from memory, and to go back.
+# Multiplications and additions in the time of reading a number from memory, and of writing it.
 READ, WRITE = 10, 50
-# Bytes up to which another form of the weights surprises nobody, however few the weights are.
+# Bytes that another layout of the weights may always take, however few the weights are.
 SMALL = 1 << 26
 
 
@@ -37,11 +38,11 @@ class Cost(NamedTuple):
         Multiplications and additions, those with zeros included; a step is forward, dx, the
         kernel's gradient and its application.
     memory : int
-        Bytes that are held beside weights, gradients, inputs and outputs.
+        Bytes beside weights, gradients, inputs and outputs.
     bytes_step : int
-        Bytes of weights, in whatever form, that a step reads and writes.
-    effort : float
-        The time of a step in multiplications and additions at the machine's full rate.
+        Bytes of weights, in any layout, that a step reads and writes.
+    estimate : float
+        The time of a step, in multiplications and additions at peak rate.
     """
 
     implementation: int
@@ -49,7 +50,13 @@ class Cost(NamedTuple):
     flop_step: int
     memory: int
     bytes_step: int
-    effort: float
+    estimate: float
+
+    @property
+    def effort(self) -> float:
+        """Deprecated; use `estimate`."""
+        warn("Cost.effort is deprecated; use estimate", DeprecationWarning)
+        return self.estimate
 
 
 def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Cost]:
@@ -69,7 +76,7 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
     loops = products * (2 / use + 1 / dx_use) + loops_traffic
     dense_numbers = g.inputs * g.positions * g.filters
     dense_products = 2 * batch * dense_numbers
-    # The form is read by two products and rewritten where connections exist, after every step.
+    # The matrix is read by two products, and rewritten at existing connections after every step.
     dense = 2 * dense_products / DENSE + products / use + loops_traffic + 2 * READ * dense_numbers + WRITE * weights
     sparse = products * (2 / SPARSE + 1 / use) + loops_traffic + 4 * READ * weights + WRITE * weights
     index = 4 if max(weights, g.inputs) < 2**31 else 8
@@ -87,22 +94,22 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
 
 
 def choose(geometry: Geometry, itemsize: int) -> int:
-    """Return the implementation of the least effort whose form of the weights is not out of proportion."""
+    """Return the implementation with the lowest estimate among those whose memory is in proportion to the weights."""
     table = costs(geometry, TYPICAL_BATCH, itemsize)
     allowed = max(SMALL, 2 * geometry.connections * geometry.filters * itemsize)
-    return min((cost for cost in table if cost.memory <= allowed), key=lambda cost: cost.effort).implementation
+    return min((cost for cost in table if cost.memory <= allowed), key=lambda cost: cost.estimate).implementation
 
 
 def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str, used: int) -> str:
     """Return the costs as a table, and what was chosen by which setting."""
-    head = ("implementation", "GFLOP forward", "GFLOP step", "MB beside", "MB of weights moved", "effort")
+    head = ("implementation", "GFLOP forward", "GFLOP step", "MB extra", "MB of weights moved", "estimate")
     table = costs(geometry, batch, itemsize)
-    least = min(cost.effort for cost in table)
+    least = min(cost.estimate for cost in table)
     rows = [
         (
             f"{cost.implementation} {NAMES[cost.implementation]}{' *' if cost.implementation == used else ''}",
             f"{cost.flop_forward / 1e9:.3g}", f"{cost.flop_step / 1e9:.3g}", f"{cost.memory / 1e6:.3g}",
-            f"{cost.bytes_step / 1e6:.3g}", f"{cost.effort / least:.2g}",
+            f"{cost.bytes_step / 1e6:.3g}", f"{cost.estimate / least:.2g}",
         )
         for cost in table
     ]  # fmt: skip
@@ -114,6 +121,6 @@ def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str,
         f"{weights:,} weights ({weights * itemsize / 1e6:.3g} MB), {share:.2%} of a dense matrix; "
         f"batch of {batch}, {8 * itemsize} bits"
     )
-    why = f"of least effort for a batch of {TYPICAL_BATCH}" if setting == "auto" else "as set"
-    last = f"* in use: implementation {used}, {why}. The effort is reckoned; lcnumba.tune measures."
+    why = f"the lowest estimate for a batch of {TYPICAL_BATCH}" if setting == "auto" else "as set"
+    last = f"* in use: implementation {used}, {why}. The estimate is of shapes alone; lcnumba.tune measures."
     return "\n".join((first, *lines, last))

@@ -74,8 +74,8 @@ class DenseMatrix(MatrixForm):
                     f"implementation=1 computes the same with the weights alone, {kernel.nbytes / 1e9:.3g} GB",
                 )  # fmt: skip
             matrix = np.zeros(shape, kernel.dtype) if old is None else old
-            chunk = -(-g.positions // TASKS)
-            spread(read_only(kernel), g.input_index, chunk, matrix, threads=workers(kernel.size, threads))
+            positions_per_task = -(-g.positions // TASKS)
+            spread(read_only(kernel), g.input_index, positions_per_task, matrix, threads=workers(kernel.size, threads))
             return matrix
 
         return self._cache.get(version, fill)

@@ -20,25 +20,24 @@ from lcnumba.utils.types import Array
 
 __all__ = ["Loops", "bias_gradient"]
 
-# Batch sizes whose plans are remembered.
+# Batch sizes whose plans are kept.
 PLANS = 32
 
-# Bytes of W that stay in a core's second cache while all rows of x pass over them.
-PIECE_BYTES = 1 << 17
-# Bytes of the lines of x that forward holds turned, for as many samples at a time as fit.
-LINES_BYTES = 1 << 20
-# Bytes of dx that a task holds turned, and of dy of a position, for as many samples at a time as fit both.
-TURNED_BYTES, TURNED_DY_BYTES = 1 << 18, 1 << 23
-# Channels from which dx is summed up column by column of the input, rather than block by block.
+# Bytes of a k-block of the kernel, which stays in the L2 cache while all rows of x pass over it.
+K_BLOCK_BYTES = 1 << 17
+# Bytes of the transposed lines of x in forward; the batch tile is as many samples as fit.
+TRANSPOSED_LINES_BYTES = 1 << 20
+# Bytes of the transposed dx of a task, and of the transposed dy of a position; the batch tile fits both.
+TRANSPOSED_DX_BYTES, TRANSPOSED_DY_BYTES = 1 << 18, 1 << 23
+# Channels from which dx is accumulated by input columns rather than by blocks of the kernel.
 CHANNELS = 8
-# Multiplications of a channels by filters block from which that pays.
+# Multiplications of a block (channels by filters) from which that is faster.
 BLOCK_WORK = 1 << 14
-# Bytes of the blocks of a column up to which they stay in a core's second cache until their update.
+# Bytes of the blocks of an input column up to which they stay in the L2 cache until their update.
 BLOCKS_BYTES = 1 << 19
-# Bytes of dy, and again as many of dy turned, that are kept for the next input line, if all that it
-# will read fits.
-HELD_BYTES = 1 << 22
-# Bytes of x that a task copies together, if all of its band fits.
+# Bytes of dy, and as many again of its transpose, that are cached for the next input line if all that it reads fits.
+CACHED_DY_BYTES = 1 << 22
+# Bytes of a band of x that a task packs.
 BAND_BYTES = 1 << 20
 
 
@@ -46,66 +45,66 @@ _NO_GRADIENT, _GRADIENT = Rule(NO_GRADIENT, (), ()), Rule(GRADIENT, (), ())
 
 
 class _Plan(NamedTuple):
-    """How backward goes about a batch, decided by shapes alone.
+    """The blocking of backward for a batch size, chosen by shapes alone.
 
     Attributes
     ----------
     VL, VN : int
-        Lengths of vectors for the kernel's gradient, and along the batch for dx, or 0.
-    turned : bool
+        Vector lengths for the kernel's gradient, and along the batch for dx, or 0.
+    transposed : bool
         Whether VL vectors run along the inputs rather than along the filters.
-    chunk : int
-        Samples whose dx is summed up at once, a multiple of VN.
+    batch_tile : int
+        Samples whose dx is accumulated at once, a multiple of VN.
     by_inputs : bool
-        Whether dx is summed up by input columns rather than by blocks.
-    piece : int
-        Rows of a block that are worked on at once.
+        Whether dx is accumulated by input columns rather than by blocks.
+    k_block : int
+        Rows of a block of the kernel that are processed at once.
     blocks : int
-        The most blocks that one input column is read by.
-    held : int
-        Positions whose dy is kept.
+        The most blocks that read one input column.
+    cached : int
+        Positions whose dy is cached.
     entries, row : int
-        The most numbers of a band of an input line; and how far apart its copied rows lie, or 0.
+        Numbers of the longest band of an input line; and the row stride of its packed copy, or 0 without one.
     ranges : array of int64
-        The segments that `lcnumba.kernels.backward.backward` asks for.
+        Segments over the batch, as `lcnumba.kernels.backward.backward` takes them.
     """
 
     VL: int
     VN: int
-    turned: bool
-    chunk: int
+    transposed: bool
+    batch_tile: int
     by_inputs: bool
-    piece: int
+    k_block: int
     blocks: int
-    held: int
+    cached: int
     entries: int
     row: int
     ranges: Array
 
 
 class _ForwardPlan(NamedTuple):
-    """How forward goes about a batch, decided by shapes alone.
+    """The blocking of forward for a batch size, chosen by shapes alone.
 
     Attributes
     ----------
     lanes : int
-        Length of vectors, along the batch if there is a chunk, else along the filters.
-    chunk : int
-        Samples that are worked on at once with vectors along the batch; 0 for vectors along the filters.
+        Vector length, along the batch if there is a batch tile, else along the filters.
+    batch_tile : int
+        Samples that are processed at once with vectors along the batch; 0 for vectors along the filters.
     width : int
-        Filters of a task.
-    piece : int
-        Window entries over which a sum goes on at a time.
+        Filters per task.
+    k_block : int
+        Window entries that are accumulated at a time.
     """
 
     lanes: int
-    chunk: int
+    batch_tile: int
     width: int
-    piece: int
+    k_block: int
 
 
 class Loops:
-    """The layer by kernels that read the canonical weights as they lie."""
+    """The layer by kernels that read the canonical weights in place."""
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
@@ -116,8 +115,8 @@ class Loops:
     @cached_property
     def _forward_tables(self) -> tuple[Any, ...]:
         g, columns = self._geometry, self._geometry.columns
-        positions_of_a_task = -(-g.positions // TASKS)
-        return (*g.by_output, columns.start, *columns[2:], g.channels, g.kernel_size[-1], positions_of_a_task)
+        positions_per_task = -(-g.positions // TASKS)
+        return (*g.by_output, columns.start, *columns[2:], g.channels, g.kernel_size[-1], positions_per_task)
 
     @property
     def supports_fused(self) -> bool:
@@ -139,43 +138,45 @@ class Loops:
         plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
         segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
-        floor = dtype.type(0 if relu else -np.inf)
+        clamp = dtype.type(0 if relu else -np.inf)
         arrays = (self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables)
-        if plan.chunk:
-            held, line = g.input_cycle, g.input_size[-1] * g.channels
-            xt, yt = scratch(dtype, (threads, held, line, plan.chunk), (threads, g.filters, plan.chunk))
-            tags = np.full((threads, held), -1, np.int64)
+        if plan.batch_tile:
+            cached, line = g.input_cycle, g.input_size[-1] * g.channels
+            xt, yt = scratch(dtype, (threads, cached, line, plan.batch_tile), (threads, g.filters, plan.batch_tile))
+            cache_keys = np.full((threads, cached), -1, np.int64)
             kernel_of_shape = tiled_forward.forward_by_batch(size, plan.lanes)
-            kernel_of_shape(*arrays, plan.chunk, floor, segments, xt, tags, yt, y, threads=threads)
+            kernel_of_shape(*arrays, plan.batch_tile, clamp, segments, xt, cache_keys, yt, y, threads=threads)
         else:
             tiled_forward.forward(size, plan.lanes)(
-                *arrays, plan.width, plan.piece, floor, segments, y, threads=threads
+                *arrays, plan.width, plan.k_block, clamp, segments, y, threads=threads
             )
         return y
 
     def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
         """Decide how forward goes about N samples of numbers of `size` bytes, and remember it."""
         g = self._geometry
-        chunk = self._turned_samples(N, size)
-        lanes = vectors.for_batch(N, size) if chunk else vectors.for_filters(g.filters, size)
+        batch_tile = self._batch_tile(N, size)
+        lanes = vectors.for_batch(N, size) if batch_tile else vectors.for_filters(g.filters, size)
         parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
         width = -(-g.filters // (lanes * parts)) * lanes
-        piece = max(1, min(g.window, PIECE_BYTES // (min(width, g.filters) * size)))
-        return _remember(self._forward_plans, (N, size), _ForwardPlan(lanes, chunk, width, piece))
+        k_block = max(1, min(g.window, K_BLOCK_BYTES // (min(width, g.filters) * size)))
+        return _remember(self._forward_plans, (N, size), _ForwardPlan(lanes, batch_tile, width, k_block))
 
-    def _turned_samples(self, N: int, size: int) -> int:
+    def _batch_tile(self, N: int, size: int) -> int:
         """How many samples at a time forward should work on with vectors along the batch; 0 for none.
 
         Filters that fill half a vector or less leave lanes idle. Vectors along the batch do not, but
-        inputs and outputs must be turned, at about three numbers a cycle; products take half a cycle.
+        inputs and outputs must be transposed, at about three numbers a cycle; products take half a cycle.
         """
         g, F, VN = self._geometry, self._geometry.filters, vectors.for_batch(N, size)
         if not VN or 2 * F * size > vectors.host_bytes():
             return 0
-        chunk = min(-(-N // VN), LINES_BYTES // (g.input_cycle * g.input_size[-1] * g.channels * size * VN)) * VN
+        batch_tile = (
+            min(-(-N // VN), TRANSPOSED_LINES_BYTES // (g.input_cycle * g.input_size[-1] * g.channels * size * VN)) * VN
+        )
         along_filters = N * g.connections / 2
         along_batch = F * -(-N // VN) * g.connections / 2 + N * (g.inputs + g.positions * F) / 3
-        return chunk if along_batch < along_filters else 0
+        return batch_tile if along_batch < along_filters else 0
 
     def apply_transpose(
         self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
@@ -257,37 +258,37 @@ class Loops:
                 plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
             return
         plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
-        VN, chunk, held = plan.VN, plan.chunk, plan.held
-        turns = VN > 0 and wants_dx
+        VN, batch_tile, cached = plan.VN, plan.batch_tile, plan.cached
+        transposes = VN > 0 and wants_dx
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-        numbers = rule.packed(dtype)
+        hyper = rule.packed(dtype)
         arrays = (self._lines(x), read_only(kernel), read_only(dy), read_only(_or_empty(y, dtype)), *g.by_input)
-        changed = (rule.number, target.reshape(-1), *states, numbers)
+        changed = (rule.number, target.reshape(-1), *states, hyper)
         # With one position dy is as good as a copy of it; and it may be large.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
         xs, packed, dyt, dxt, gradient = scratch(
             dtype,
             (threads, N if rule.number >= GRADIENT else 0, plan.row),
-            (threads, held, 0 if in_place else N * F),
-            (threads, held if turns else 0, F, chunk),
-            (threads, plan.entries if turns else 0, chunk),
+            (threads, cached, 0 if in_place else N * F),
+            (threads, cached if transposes else 0, F, batch_tile),
+            (threads, plan.entries if transposes else 0, batch_tile),
             (threads, 2 * tiled_block.ROW_TILE * F),
         )
-        tags = np.full((threads, held), -1, np.int64)
-        zeros = np.zeros(max(F, chunk, tiled_block.ROW_TILE), dtype)
-        held_arrays = (plan.ranges, zeros, xs, packed, dyt, tags)
-        kinds = (size, plan.VL, VN, plan.turned)
+        cache_keys = np.full((threads, cached), -1, np.int64)
+        zeros = np.zeros(max(F, batch_tile, tiled_block.ROW_TILE), dtype)
+        workspace = (plan.ranges, zeros, xs, packed, dyt, cache_keys)
+        kinds = (size, plan.VL, VN, plan.transposed)
         if plan.by_inputs:
-            readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, chunk)
+            inverse_map = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
+            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, batch_tile)
             tiled_backward.backward_by_inputs(*kinds)(
-                *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
+                *arrays, *tables, *changed, *workspace, inverse_map, dxt, gradient, lines, threads=threads
             )
         else:
-            tables = (*g.bands, g.band_edges, *sizes, chunk, plan.piece)
+            tables = (*g.bands, g.band_edges, *sizes, batch_tile, plan.k_block)
             tiled_backward.backward(*kinds)(
-                *arrays, *tables, *changed, *held_arrays, dxt, gradient, lines, threads=threads
+                *arrays, *tables, *changed, *workspace, dxt, gradient, lines, threads=threads
             )
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
@@ -295,26 +296,26 @@ class Loops:
         g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
         VN = vectors.for_batch(N, size)
         entries = int(np.max(np.diff(g.band_edges))) * C
-        chunk = N
+        batch_tile = N
         if VN and wants_dx:
-            fitting = min(TURNED_BYTES // (entries * size * VN), TURNED_DY_BYTES // (F * size * VN))
-            chunk = max(1, min(-(-N // VN), fitting)) * VN
+            fitting = min(TRANSPOSED_DX_BYTES // (entries * size * VN), TRANSPOSED_DY_BYTES // (F * size * VN))
+            batch_tile = max(1, min(-(-N // VN), fitting)) * VN
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
-        held = g.output_cycle * g.output_size[-1]
-        holds = held * F * max(chunk, N) * size <= HELD_BYTES
+        cached = g.output_cycle * g.output_size[-1]
+        holds = cached * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays
-        piece = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
+        k_block = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
         # Few filters leave lanes idle, which as many inputs fill.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
-        turned = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
-        VL = vectors.for_filters(rows if turned else F, size)
+        transposed = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
+        VL = vectors.for_filters(rows if transposed else F, size)
         # An odd number of cache lines: equal columns of all rows do not meet in the same few sets of a cache.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled_block.BATCH, N % tiled_block.BATCH, N)], np.int64)
-        held = held if holds else 1
-        plan = _Plan(VL, VN, turned, chunk, by_inputs, piece, blocks, held, entries, row, ranges)
+        cached = cached if holds else 1
+        plan = _Plan(VL, VN, transposed, batch_tile, by_inputs, k_block, blocks, cached, entries, row, ranges)
         return _remember(self._plans, (N, size, wants_dx), plan)
 
     def _lines(self, x: Array) -> Array:

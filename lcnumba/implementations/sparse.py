@@ -115,6 +115,8 @@ def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array,
     """The product of a sparse matrix, whose values lie at data[order], and x.T."""
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
     pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
-    chunk = -(-len(out) // TASKS)
-    product(*pattern, read_only(_transposed_copy(x)), chunk, out, threads=workers(len(x) * len(indices), threads))
+    rows_per_task = -(-len(out) // TASKS)
+    product(
+        *pattern, read_only(_transposed_copy(x)), rows_per_task, out, threads=workers(len(x) * len(indices), threads)
+    )
     return out

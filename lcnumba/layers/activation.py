@@ -92,10 +92,10 @@ class Activation(Stateless):
             If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
         """
         values, like = as_floats(x, 2 if getattr(self.activation, "uses_input", False) else 1)
-        y, kept = activations.apply(self.activation, np.array(values, order="C"), for_backward=True)
+        y, saved = activations.apply(self.activation, np.array(values, order="C"), for_backward=True)
 
         def pull(dy: Array) -> Array:
-            return activations.vjp(self.activation, dy, kept)
+            return activations.vjp(self.activation, dy, saved)
 
         return like(y), StatelessBackward(y, pull, activations.is_built_in(self.activation))
 

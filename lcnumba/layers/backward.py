@@ -31,8 +31,8 @@ class ActivityPenalty:
         if not len(dy):
             return dy
         gradient = self._regularizer.gradient(read_only(self._y))
-        slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
-        return dy + slope / dy.dtype.type(len(dy))
+        derivative = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
+        return dy + derivative / dy.dtype.type(len(dy))
 
 
 class Vjp(Protocol):

@@ -12,7 +12,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import Parameters
-from lcnumba.layers.regularization import Restraint
+from lcnumba.layers.regularization import Regularization
 from lcnumba.optimizers import Optimizer
 from lcnumba.runtime.memory import require
 from lcnumba.utils import validation
@@ -52,7 +52,7 @@ class Trainable:
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
     _default_name: ClassVar[str]
     _shape_hint: ClassVar[str] = ""  # what messages say of a wrong rank
-    _lighter: ClassVar[str]  # and of too many weights
+    _memory_hint: ClassVar[str]  # and of too many weights
 
     name: str
     dtype: str
@@ -282,7 +282,7 @@ class Trainable:
         else:
             require(
                 sum(map(math.prod, shapes.values())) * self._dtype.itemsize, f"building {self.name!r}",
-                self._lighter,
+                self._memory_hint,
             )  # fmt: skip
         attributes, exists = self._parts(shape)
         if self._initial_weights is None:
@@ -292,11 +292,11 @@ class Trainable:
                 weight: initializers.draw(draw[weight], size, self._dtype, self._rng, fans.get(weight))
                 for weight, size in shapes.items()
             }
-        restraints = {
-            "kernel": Restraint(self.kernel_regularizer, self.kernel_constraint),
-            "bias": Restraint(self.bias_regularizer, self.bias_constraint),
+        regularizations = {
+            "kernel": Regularization(self.kernel_regularizer, self.kernel_constraint),
+            "bias": Regularization(self.bias_regularizer, self.bias_constraint),
         }
-        self._parameters.fill(arrays, exists, {name: restraints[name] for name in arrays})
+        self._parameters.fill(arrays, exists, {name: regularizations[name] for name in arrays})
         self.__dict__.update(
             attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
         )
@@ -706,17 +706,17 @@ class Trainable:
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
 
 
-RESTRAINT_RULES: dict[str, Callable[[Any, Any], Any]] = {
+REGULARIZATION_RULES: dict[str, Callable[[Any, Any], Any]] = {
     **{f"{part}_regularizer": lambda _, v: regularizers.get(v) for part in ("kernel", "bias", "activity")},
     **{f"{part}_constraint": lambda _, v: constraints.get(v) for part in ("kernel", "bias")},
 }
 
 
-def restraint_config(layer: Trainable) -> dict[str, Any]:
-    """The config entries of `RESTRAINT_RULES`."""
+def regularization_config(layer: Trainable) -> dict[str, Any]:
+    """The config entries of `REGULARIZATION_RULES`."""
     return {
         name: (regularizers if name.endswith("regularizer") else constraints).serialize(getattr(layer, name))
-        for name in RESTRAINT_RULES
+        for name in REGULARIZATION_RULES
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from lcnumba import activations, initializers
 from lcnumba.gradients import Gradients
 from lcnumba.layers.backward import Backward
-from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
+from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, regularization_config
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public, public_class
@@ -55,7 +55,7 @@ class Dense(Trainable):
 
     _default_name = "dense"
     _shape_hint = "; put a Flatten before Dense"
-    _lighter = "give it fewer inputs, or take fewer units"
+    _memory_hint = "give it fewer inputs, or take fewer units"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "units": lambda _, v: integer("units", v),
@@ -63,7 +63,7 @@ class Dense(Trainable):
         "use_bias": lambda _, v: boolean("use_bias", v),
         "kernel_initializer": lambda _, v: initializers.get(v),
         "bias_initializer": lambda _, v: initializers.get(v),
-        **RESTRAINT_RULES,
+        **REGULARIZATION_RULES,
     }
     units: int
     activation: activations.Activation
@@ -116,7 +116,7 @@ class Dense(Trainable):
             If its shape is not that for which the layer was built.
         """
         given, like = as_numpy("x", x)
-        y = self._apply(self._normalised(given), keeps=False)[0]
+        y = self._apply(self._normalised(given), for_backward=False)[0]
         self._activity(y)
         return like(y)
 
@@ -144,9 +144,9 @@ class Dense(Trainable):
         """
         given, like = as_numpy("x", x)
         values = self._normalised(given)
-        y, kept, version = self._apply(values, keeps=True)
+        y, saved, version = self._apply(values, for_backward=True)
 
-        vjp = _Vjp(self, values, kept, version)
+        vjp = _Vjp(self, values, saved, version)
         activity = self._activity(y)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
@@ -207,10 +207,10 @@ class Dense(Trainable):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
-            **restraint_config(self),
+            **regularization_config(self),
         }
 
-    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+    def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
         """Y of a normalised x, what the activation's gradient asks for, and the version of the weights."""
         with self._parameters.lock.shared():
             kernel, version = self._parameters["kernel"], self._parameters.version
@@ -219,7 +219,7 @@ class Dense(Trainable):
             z = x @ kernel
             if self.use_bias:
                 z += self._parameters["bias"]
-        return *activations.apply(self.activation, z, keeps), version
+        return *activations.apply(self.activation, z, for_backward), version
 
     def _axes(self) -> tuple[str, ...]:
         return "batch", "features"

@@ -15,7 +15,7 @@ from lcnumba.implementations import cost
 from lcnumba.implementations.create import IMPLEMENTATIONS, Implementation, create
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.backward import Backward
-from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
+from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, regularization_config
 from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.runtime.memory import require
@@ -62,7 +62,7 @@ class LocallyConnected(Trainable):
 
     rank: ClassVar[int]
 
-    _lighter = "every position has its own weights: take larger strides, fewer filters, or a convolution"
+    _memory_hint = "every position has its own weights: take larger strides, fewer filters, or a convolution"
     # Every entry of get_config but name and trainable, with its check: the same one whether the
     # value comes through the constructor or is assigned before the layer is built.
     _rules: ClassVar = {
@@ -76,7 +76,7 @@ class LocallyConnected(Trainable):
         "use_bias": lambda _, v: boolean("use_bias", v),
         "kernel_initializer": lambda _, v: initializers.get(v),
         "bias_initializer": lambda _, v: initializers.get(v),
-        **RESTRAINT_RULES,
+        **REGULARIZATION_RULES,
         "implementation": lambda _, v: _implementation(v),
         **{name: rule for name, (rule, _) in _BEYOND.items()},
     }
@@ -175,7 +175,7 @@ class LocallyConnected(Trainable):
         array([3., 5.], dtype=float32)
         """
         given, like = as_numpy("x", x)
-        y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
+        y = self._outward(self._apply(self._inward(self._normalised(given)), for_backward=False)[0])
         self._activity(y)
         return like(y)
 
@@ -215,9 +215,9 @@ class LocallyConnected(Trainable):
         """
         given, like = as_numpy("x", x)
         inner = self._inward(self._normalised(given))
-        y, kept, version = self._apply(inner, keeps=True)
+        y, saved, version = self._apply(inner, for_backward=True)
 
-        y, vjp = self._outward(y), _Vjp(self, inner, kept, version)
+        y, vjp = self._outward(y), _Vjp(self, inner, saved, version)
         activity = self._activity(y)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
@@ -320,7 +320,7 @@ class LocallyConnected(Trainable):
             "use_bias": self.use_bias,
             "kernel_initializer": initializers.serialize(self.kernel_initializer),
             "bias_initializer": initializers.serialize(self.bias_initializer),
-            **restraint_config(self),
+            **regularization_config(self),
             "implementation": self.implementation,
         }
         for name, (rule, default) in _BEYOND.items():
@@ -371,7 +371,7 @@ class LocallyConnected(Trainable):
         return other
 
     def costs(self, batch_size: int = cost.TYPICAL_BATCH) -> tuple[cost.Cost, ...]:
-        """Return what each implementation needs for a step, reckoned from shapes alone.
+        """Return what each implementation needs for a step, estimated from shapes alone.
 
         Parameters
         ----------
@@ -381,7 +381,7 @@ class LocallyConnected(Trainable):
         Returns
         -------
         tuple of lcnumba.implementations.cost.Cost
-            One for each implementation: its number, multiplications and additions, bytes, and effort.
+            One for each implementation: its number, multiplications and additions, bytes, and the estimated time.
 
         Raises
         ------
@@ -422,11 +422,11 @@ class LocallyConnected(Trainable):
         >>> import lcnumba as lc
         >>> lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3)).explain(8)
         1,555,200 weights (6.22 MB), 0.88% of a dense matrix; batch of 8, 32 bits
-        implementation  GFLOP forward  GFLOP step  MB beside  MB of weights moved  effort
-             1 loops *         0.0249      0.0746          0                 18.7       1
-               2 dense           2.83        5.69        708             1.44e+03      47
-              3 sparse         0.0249      0.0746       24.9                 62.2     3.1
-        * in use: implementation 1, as set. The effort is reckoned; lcnumba.tune measures.
+        implementation  GFLOP forward  GFLOP step  MB extra  MB of weights moved  estimate
+             1 loops *         0.0249      0.0746         0                 18.7         1
+               2 dense           2.83        5.69       708             1.44e+03        47
+              3 sparse         0.0249      0.0746      24.9                 62.2       3.1
+        * in use: implementation 1, as set. The estimate is of shapes alone; lcnumba.tune measures.
         """
         geometry = self._geometry_of(self.input_shape)
         size = integer("batch_size", batch_size)
@@ -438,7 +438,7 @@ class LocallyConnected(Trainable):
             return self.implementation
         return cost.choose(geometry, self._dtype.itemsize)
 
-    def _apply(self, x: Array, keeps: bool) -> tuple[Array, Array, int]:
+    def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
         """Y (N, *output, F) of a normalised, channels-last x, what its gradient asks for, and the weights' version."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
@@ -456,7 +456,7 @@ class LocallyConnected(Trainable):
         z = z.reshape(len(x), *geometry.output_size, geometry.filters)
         if relu:
             return z, z, version
-        return *activations.apply(self.activation, z, keeps), version
+        return *activations.apply(self.activation, z, for_backward), version
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":

@@ -11,7 +11,7 @@ import numpy as np
 from lcnumba import constraints, optimizers, regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
-from lcnumba.layers.regularization import Restraint
+from lcnumba.layers.regularization import Regularization
 from lcnumba.runtime.locks import SharedLock
 from lcnumba.utils.arrays import as_numpy, check_dtype, check_exact, normalise, read_only
 from lcnumba.utils.types import Array, Mask
@@ -57,7 +57,7 @@ def _alike(state: Any, model: dict[str, Array]) -> bool:
 
 # Changes a kernel by a rule, or not at all, and returns dx if that is wanted.
 FusedUpdate = Callable[[Array, Rule | None], Any]
-_FREE = Restraint()
+_NONE = Regularization()
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Parameters:
         self.threads: int | None = None  # how many updates may use; None: as many as Numba does
         self._arrays: dict[str, Array] = {}
         self._exists: dict[str, Mask] = {}
-        self._restraints: dict[str, Restraint] = {}
+        self._regularizations: dict[str, Regularization] = {}
         self._optimizer = optimizers.get(optimizer)
         self._states: dict[str, Any] = {}
 
@@ -110,21 +110,21 @@ class Parameters:
             self._optimizer, self._states = optimizer, {}
 
     def fill(
-        self, arrays: Mapping[str, Array], exists: Mapping[str, Mask], restraints: Mapping[str, Restraint]
+        self, arrays: Mapping[str, Array], exists: Mapping[str, Mask], regularizations: Mapping[str, Regularization]
     ) -> None:
         """Take the first, or new, arrays as they are; the caller holds the lock alone.
 
         `exists` marks, for arrays that have such, the rows (all axes but the last) or numbers that exist:
         the others are 0 and stay 0 whatever values or gradients come.
         """
-        for name, restraint in restraints.items():
-            restraint.check(name, arrays[name].dtype)
-            if isinstance(restraint.constraint, constraints.Norm):
-                restraint.constraint.check(f"{name}_constraint", arrays[name].shape)
+        for name, regularization in regularizations.items():
+            regularization.check(name, arrays[name].dtype)
+            if isinstance(regularization.constraint, constraints.Norm):
+                regularization.constraint.check(f"{name}_constraint", arrays[name].shape)
         for name, mask in exists.items():
             arrays[name][~mask] = 0
         self._changes()
-        self._arrays, self._exists, self._restraints = dict(arrays), dict(exists), dict(restraints)
+        self._arrays, self._exists, self._regularizations = dict(arrays), dict(exists), dict(regularizations)
         self._states = {}
 
     def __getitem__(self, name: str) -> Array:
@@ -247,7 +247,7 @@ class Parameters:
     def clear(self) -> None:
         """Forget the arrays; the caller holds the lock alone."""
         self._changes()
-        self._arrays, self._exists, self._restraints, self._states = {}, {}, {}, {}
+        self._arrays, self._exists, self._regularizations, self._states = {}, {}, {}, {}
 
     def as_numpy(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any kind, as NumPy arrays."""
@@ -324,7 +324,7 @@ class Parameters:
                     raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
                 if now is not optimizer or self._states is not base:  # another thread has set one
                     states = self._states_with(now)
-                rule = self._restraint("kernel").on(now.rule(states["kernel"], rate))
+                rule = self._regularization("kernel").on(now.rule(states["kernel"], rate))
                 self._changes()
                 try:
                     result = update(self._arrays["kernel"], rule)
@@ -332,7 +332,7 @@ class Parameters:
                     self.version = version
                     raise
                 now.advance(states["kernel"])
-                self._restraint("kernel").finish(self._arrays["kernel"])
+                self._regularization("kernel").finish(self._arrays["kernel"])
                 for name, grad in others.items():
                     self._run(now, name, grad, states[name], rate)
                 self._states = states
@@ -360,7 +360,7 @@ class Parameters:
     @property
     def fuses(self) -> bool:
         """Whether weights can be updated block by block, as their gradients come: no code of users has a part."""
-        return optimizers.is_built_in(self._optimizer) and all(r.built_in for r in self._restraints.values())
+        return optimizers.is_built_in(self._optimizer) and all(r.built_in for r in self._regularizations.values())
 
     def flat(self) -> Array:
         """All numbers that exist, one array after the other, as a fresh vector."""
@@ -390,7 +390,7 @@ class Parameters:
         given, parts = self._by_name(grads), []
         arrays = dict(zip(self._arrays, self.copies(), strict=True))
         for (name, array), (_, mask) in zip(arrays.items(), self._with_masks(), strict=True):
-            total = self._restraint(name).total(array, self._gradient(name, given[name]))
+            total = self._regularization(name).total(array, self._gradient(name, given[name]))
             parts.append(total.reshape(-1) if mask is None else total[mask])
         return np.concatenate(parts)
 
@@ -407,7 +407,7 @@ class Parameters:
     def penalties(self) -> list[float]:
         """The penalties of the arrays that have one, in their order."""
         with self.lock.shared():
-            found = [(self._restraints[n].regularizer, a) for n, a in self._arrays.items() if n in self._restraints]
+            found = [(self._regularization(n).regularizer, a) for n, a in self._arrays.items()]
             # Code of users runs outside the lock.
             given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
             values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
@@ -421,14 +421,14 @@ class Parameters:
             learning_rate(rate * self._optimizer.weight_decay, dtype, "lr * weight_decay")
         return rate
 
-    def _restraint(self, name: str) -> Restraint:
-        return self._restraints.get(name, _FREE)
+    def _regularization(self, name: str) -> Regularization:
+        return self._regularizations.get(name, _NONE)
 
     def _run(self, optimizer: optimizers.BuiltIn, name: str, grad: Array, state: Any, lr: float) -> None:
         """Step one array in place."""
-        array, restraint = self._arrays[name], self._restraint(name)
-        optimizers.run(optimizer, array, grad, state, lr, self.threads, restraint.on)
-        restraint.finish(array)
+        array, regularization = self._arrays[name], self._regularization(name)
+        optimizers.run(optimizer, array, grad, state, lr, self.threads, regularization.on)
+        regularization.finish(array)
 
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
@@ -471,9 +471,9 @@ class Parameters:
             shape, dtype = array.shape, array.dtype
             if name not in states:
                 states[name] = optimizer.init(read_only(array))
-            restraint = self._restraint(name)
+            regularization = self._regularization(name)
             returned: Any = optimizer.update(  # type: ignore[func-returns-value]
-                array, read_only(restraint.total(array, gradients[name])), states[name], rate
+                array, read_only(regularization.total(array, gradients[name])), states[name], rate
             )
             if returned is not None:
                 raise TypeError(
@@ -487,7 +487,7 @@ class Parameters:
                 )
             # Norms are of what exists.
             array[...] = self._existing(name, array)
-            restraint.bring_back(array)
+            regularization.project(array)
         values = {name: self._existing(name, array) for name, array in arrays.items()}
         return _Step(version, base, optimizer, rate, states, gradients, values)
 

@@ -10,11 +10,11 @@ from lcnumba.kernels.rules import Rule
 from lcnumba.utils.arrays import like_model, read_only
 from lcnumba.utils.types import Array
 
-__all__ = ["Restraint"]
+__all__ = ["Regularization"]
 
 
 @dataclass(frozen=True)
-class Restraint:
+class Regularization:
     """What belongs to an array beside its gradient: its penalty, and what it is brought back to after a step."""
 
     regularizer: regularizers.Regularizer | None = None
@@ -54,7 +54,7 @@ class Restraint:
         gradient = self.regularizer.gradient(read_only(array))
         return grad + like_model(f"the gradient of regularizer {self.regularizer!r}", gradient, array)
 
-    def bring_back(self, array: Array) -> None:
+    def project(self, array: Array) -> None:
         """Let the constraint change an array, whoever wrote it."""
         if self.constraint is None:
             return

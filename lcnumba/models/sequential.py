@@ -28,7 +28,7 @@ from lcnumba.training import data, evaluation, loop, run, step
 from lcnumba.training.config import TrainingConfig, training_config, warn_of_last_activation
 from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
 from lcnumba.utils.deprecation import Renamed, plan_method
-from lcnumba.utils.messages import public, public_class, refuse_attribute, warn
+from lcnumba.utils.messages import public, public_class, refuse_attribute
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
 
@@ -104,12 +104,6 @@ class Sequential(Container):
         """Refuse what Keras' models have, and would do nothing here."""
         refuse_attribute(self, name)
         object.__setattr__(self, name, value)
-
-    @property
-    def recipe(self) -> TrainingConfig:
-        """Deprecated alias of `training_config`."""
-        warn("Sequential.recipe is deprecated; use Sequential.training_config", DeprecationWarning)
-        return self.training_config
 
     @property
     def trainable(self) -> bool:
@@ -741,6 +735,7 @@ class Sequential(Container):
         return run
 
     prepare_step, prepare_training_state = Renamed("plan_update"), Renamed("plan_training_state")
+    recipe = Renamed("training_config")
 
     def get_flat(self) -> Array:
         """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""

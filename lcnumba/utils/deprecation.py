@@ -20,13 +20,13 @@ class Renamed:
     >>> from lcnumba.utils.deprecation import Renamed
     >>> class Cost:
     ...     estimate = 3.0
-    ...     effort = Renamed("estimate")
+    ...     price = Renamed("estimate")
     >>> with warnings.catch_warnings(record=True) as caught:
     ...     warnings.simplefilter("always")
-    ...     Cost().effort
+    ...     Cost().price
     3.0
     >>> str(caught[0].message)
-    'Cost.effort is deprecated; use estimate'
+    'Cost.price is deprecated; use estimate'
     """
 
     def __init__(self, new: str) -> None:
@@ -36,8 +36,10 @@ class Renamed:
         self._old = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
+        if instance is None:  # of documentation and the like, which look at all that a class has
+            return self
         self._warn(owner)
-        return getattr(owner if instance is None else instance, self._new)
+        return getattr(instance, self._new)
 
     def __set__(self, instance: Any, value: Any) -> None:
         self._warn(type(instance))

@@ -1,4 +1,4 @@
-"""Choosing an implementation: by reckoning and by measuring."""
+"""Choosing an implementation: by an estimate and by measuring."""
 
 import json
 
@@ -33,7 +33,7 @@ def test_clipped_connections_do_not_count():
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_more_work_never_costs_less(problem):
     for small, large in zip(costs(problem.geometry, 8, 4), costs(problem.geometry, 64, 4), strict=True):
-        assert small.effort < large.effort
+        assert small.estimate < large.estimate
         assert small.memory == large.memory
 
 
@@ -70,7 +70,7 @@ def test_explain_tells_costs_and_choice():
     text = "\n".join(lines)
     assert "1,555,200 weights (6.22 MB), 0.88% of a dense matrix; batch of 16, 32 bits" in text
     assert "1 loops *" in text
-    assert "implementation 1, of least effort for a batch of 32" in text
+    assert "implementation 1, the lowest estimate for a batch of 32" in text
     layer.with_implementation(3).explain(print_fn=lines.append)
     assert "3 sparse *" in lines[-1]
     assert "implementation 3, as set" in lines[-1]

@@ -235,7 +235,7 @@ def test_sums_in_k_blocks_if_the_weights_exceed_a_cache(dtype, rng, monkeypatch)
 
     problem = Problem("pieces", "", 7, (6, 6), 3, 5, (3, 3), (1, 1), "same", (2, 1))
     for entries in (1, 2, 4, 5, 9, 26):
-        monkeypatch.setattr(loop, "PIECE_BYTES", entries * 5 * np.dtype(dtype).itemsize)
+        monkeypatch.setattr(loop, "K_BLOCK_BYTES", entries * 5 * np.dtype(dtype).itemsize)
         check_against_reference(problem, 1, dtype, rng)
 
 
@@ -252,7 +252,7 @@ def test_a_single_position_without_a_copy_of_dy(rectify, room, rng, monkeypatch)
     """In one batch tile and in several; with a ReLU mask dy is copied."""
     from lcnumba.implementations import loop
 
-    monkeypatch.setattr(loop, "TURNED_DY_BYTES", room)
+    monkeypatch.setattr(loop, "TRANSPOSED_DY_BYTES", room)
     problem = Problem("one_position", "", 40, (2, 3), 2, 5, (2, 3), (1, 1))
     g = problem.geometry
     x, kernel, _, dy = problem.data(rng)
@@ -275,7 +275,7 @@ def test_relu_is_applied_after_the_last_k_block(rng, monkeypatch):
     assert (expected > 0).any()
     assert (expected == 0).any()
     for entries in (18, 5, 1):
-        monkeypatch.setattr(loop, "PIECE_BYTES", entries * 4 * 4)
+        monkeypatch.setattr(loop, "K_BLOCK_BYTES", entries * 4 * 4)
         np.testing.assert_array_equal(Loops(g).apply(flat, kernel, row, relu=True), expected)
 
 
@@ -287,7 +287,7 @@ def test_dx_by_blocks_and_by_input_columns_agree(problem, held, rng, monkeypatch
 
     monkeypatch.setattr(loop, "CHANNELS", 1)
     monkeypatch.setattr(loop, "BLOCK_WORK", 0)
-    monkeypatch.setattr(loop, "HELD_BYTES", held)
+    monkeypatch.setattr(loop, "CACHED_DY_BYTES", held)
     check_against_reference(problem, 1, np.float32, rng)
 
 
@@ -300,7 +300,7 @@ def test_forward_by_batch_agrees(problem, dtype, rng, monkeypatch):
         VN = vectors.for_batch(N, size)
         return min(-(-N // VN) * VN, 16) if VN else 0
 
-    monkeypatch.setattr(Loops, "_turned_samples", samples)
+    monkeypatch.setattr(Loops, "_batch_tile", samples)
     check_against_reference(problem, 1, dtype, rng)
     for batch in (5, 16, 17, 40):
         check_against_reference(replace(problem, batch=batch), 1, dtype, rng)
@@ -310,7 +310,7 @@ def test_few_filters_and_many_samples_use_vectors_along_the_batch(monkeypatch):
     monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
 
     def samples(filters, batch, kernel_size=3, input_size=(28, 28), channels=1):
-        return Loops(Geometry(input_size, channels, filters, kernel_size))._turned_samples(batch, 4)
+        return Loops(Geometry(input_size, channels, filters, kernel_size))._batch_tile(batch, 4)
 
     assert samples(1, 64) == 64
     assert samples(1, 60) == 64
@@ -330,7 +330,7 @@ def test_large_batches_are_split_into_batch_tiles(batch, by_columns, room, rng, 
     monkeypatch.setattr(loop, "CHANNELS", 1)
     monkeypatch.setattr(loop, "BLOCK_WORK", 0 if by_columns else 1 << 40)
     if "held" not in room:
-        monkeypatch.setattr(loop, "HELD_BYTES", 1)
+        monkeypatch.setattr(loop, "CACHED_DY_BYTES", 1)
     if "copied" not in room:
         monkeypatch.setattr(loop, "BAND_BYTES", 1)
     problem = Problem("parts", "", batch, (4, 5), 3, 4, (2, 3), (1, 1), "same")
@@ -339,7 +339,7 @@ def test_large_batches_are_split_into_batch_tiles(batch, by_columns, room, rng, 
     flat, rows = x.reshape(batch, g.inputs), dy.reshape(batch, g.positions, 4)
     results = []
     for turned_bytes in (1 << 18, 1):
-        monkeypatch.setattr(loop, "TURNED_BYTES", turned_bytes)
+        monkeypatch.setattr(loop, "TRANSPOSED_DX_BYTES", turned_bytes)
         check_against_reference(problem, 1, np.float32, rng)
         for rule, states in ((1, 0), (2, 1), (4, 2)):
             hyperparameters = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)

@@ -132,13 +132,13 @@ class Manual:
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-@pytest.mark.parametrize("restraints", RESTRAINTS, ids=lambda r: "-".join(r))
+@pytest.mark.parametrize("regularizations", RESTRAINTS, ids=lambda r: "-".join(r))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("shape", [(17, 5), (1, 21)], ids=str)
-def test_steps_fused_unfused_and_by_hand_are_one(implementation, restraints, optimizer, shape, rng):
+def test_steps_fused_unfused_and_by_hand_are_one(implementation, regularizations, optimizer, shape, rng):
     batch, filters = shape
     settings = {"filters": filters, "kernel_size": 2, "padding": "same", "implementation": implementation,
-                "dtype": "float64", "kernel_initializer": "random_normal", "rng": 0, **restraints}  # fmt: skip
+                "dtype": "float64", "kernel_initializer": "random_normal", "rng": 0, **regularizations}  # fmt: skip
     layers = [lc.LocallyConnected2D(**settings, optimizer=o) for o in (optimizer, optimizer, Manual(optimizer))]
     x = rng.standard_normal((batch, 4, 5, 3))
     for _ in range(3):
@@ -153,7 +153,7 @@ def test_steps_fused_unfused_and_by_hand_are_one(implementation, restraints, opt
             for a, b in zip(layers[0].weights, other.weights, strict=True):
                 np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-12)
     assert not layers[0].kernel[~layers[0]._geometry.exists].any()
-    if restraints.get("kernel_constraint") == "non_neg":
+    if regularizations.get("kernel_constraint") == "non_neg":
         assert layers[0].kernel.min() == 0
 
 
