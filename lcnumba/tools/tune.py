@@ -37,6 +37,9 @@ class Tuning(NamedTuple):
     step: dict[int, float]
 
 
+Tuning.__module__ = "lcnumba"  # as of all public classes: pickles survive when the file moves
+
+
 @public
 def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> Tuning:
     """Measure each implementation on a batch, and return the quickest for training.
