@@ -276,9 +276,7 @@ def test_weights_for_a_softmax_over_the_width_are_a_warning(tmp_path):
         lambda: lc.import_weights(layer, lc.load_keras_weights(FOLDER / "width.keras", "wide")),
         lambda: lc.save_keras_weights(model, tmp_path / "w.h5"),
     ):  # fmt: skip
-        with pytest.warns(
-            UserWarning, match="channels_first is over the width in Keras, but over the channels in"
-        ):
+        with pytest.warns(UserWarning, match="channels_first is over the width in Keras, but over the channels in"):
             action()
 
 
