@@ -331,9 +331,7 @@ def main():
     parser.add_argument("--sample", type=float, default=1, help="share of the mutants to test")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--budget", type=float, default=8, help="seconds of tests for a change")
-    parser.add_argument(
-        "--limit", type=float, default=15, help="timeout in seconds, plus three times the normal time"
-    )
+    parser.add_argument("--limit", type=float, default=15, help="timeout in seconds, plus three times the normal time")
     parser.add_argument("--again", action="store_true", help="test survivors again")
     parser.add_argument("--list", action="store_true", help="only print known results")
     parser.add_argument("--results", type=Path, default=SCRATCH / "results.jsonl")
