@@ -1,55 +1,56 @@
-# Each target makes the environment it needs under .venv, from a bare machine with Python >= 3.11.
+# Each target makes the environment it needs under .venv, from a bare machine with Python >= 3.11. `make help` lists them.
 PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-frozen test-signals stress lint format bench clean
+.PHONY: help demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
-# Train a locally connected network on real handwritten digits; see demo-output/ afterwards.
-demo: .venv/demo/ready
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: .venv/demo/ready ## Train a locally connected network on real handwritten digits; see demo-output/ afterwards
 	.venv/demo/bin/python -P -m lcnumba train --output demo-output
 
-# The quick suite, against the installed wheel rather than the checkout.
-test: .venv/test/ready
+test: .venv/test/ready ## The quick suite, against the installed wheel rather than the checkout
 	.venv/test/bin/pytest -n auto --dist worksteal
 
-# Arrays of torch, JAX, pandas, xarray, Dask and sparse, and threads with TBB; what is missing is a failure here.
-test-interop: .venv/interop/ready
+# What is missing is a failure here.
+test-interop: .venv/interop/ready ## Arrays of torch, JAX, pandas, xarray, Dask and sparse, and threads with TBB
 	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/runtime/test_threads.py -k "test_arrays or tbb"
 
-# Everything: the parts below, one after the other, and what each of them took. About an hour on two cores, and 6 to 10
-# more with each other Python.
-test-all:
+# About an hour on two cores, and 6 to 10 minutes more with each other Python.
+test-all: ## Everything: lint and all tests, one after the other, and the time of each
 	$(PYTHON) tests/parts.py $(ALL)
 
 ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-lowest test-pythons test-frozen test-signals stress
 
-# The whole suite: also all of scikit-learn's checks, the examples on real data, a killed training, large arrays. And how
-# much of the library it reaches, which costs a third of the time and is therefore not asked of the quick suite.
-test-slow: .venv/test/ready
+# Also all of scikit-learn's checks, the examples on real data, a killed training, large arrays. Coverage costs a third of
+# the time and is therefore not measured in the quick suite.
+test-slow: .venv/test/ready ## The whole suite, slow tests included, and how much of the library it covers
 	.venv/test/bin/pytest -n auto --dist worksteal -m "slow or not slow" --durations=10 \
 		--cov --cov-report=term --cov-fail-under=90
 
-# The kernels with every index checked, in a folder of compiled code of their own; and by Python, without compilation.
-test-checked: .venv/test/ready
+# With a folder of compiled code of its own.
+test-checked: .venv/test/ready ## The tests of kernels with every index checked
 	NUMBA_BOUNDSCHECK=1 NUMBA_CACHE_DIR=$(CURDIR)/.venv/checked .venv/test/bin/pytest -n auto -m "kernels and not slow"
 
-test-interpreted: .venv/test/ready
+test-interpreted: .venv/test/ready ## The tests of kernels run by Python, without compilation
 	NUMBA_DISABLE_JIT=1 .venv/test/bin/pytest -n auto -m "kernels and not slow" -W ignore::RuntimeWarning \
 		--ignore=tests/kernels/test_update.py
 
-# Random tests at length.
-test-deep: .venv/test/ready
+test-deep: .venv/test/ready ## Random tests at length
 	.venv/test/bin/pytest -n auto --dist worksteal -m hypothesis --hypothesis-profile=deep
 
-# The quick suite with the lowest versions that are promised.
-test-lowest: .venv/lowest/ready
+test-lowest: .venv/lowest/ready ## The quick suite with the lowest supported versions of the dependencies
 	.venv/lowest/bin/pytest -n auto --dist worksteal
 
-# The quick suite with every other Python that is there: make test-pythons PYTHONS="python3.12 /opt/python/bin/python3.13"
+test-pre: .venv/pre/ready ## The quick suite with pre-releases of the dependencies
+	.venv/pre/bin/pytest -n auto --dist worksteal
+
+# make test-pythons PYTHONS="python3.12 /opt/python/bin/python3.13"
 OWN_PYTHON := $(shell $(PYTHON) -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
 PYTHONS := $(foreach p,$(filter-out $(OWN_PYTHON),python3.11 python3.12 python3.13 python3.14),$(shell $(p) -c 'print("$(p)")' 2>/dev/null))
-test-pythons: $(foreach p,$(PYTHONS),test-with-$(notdir $(p)))
+test-pythons: $(foreach p,$(PYTHONS),test-with-$(notdir $(p))) ## The quick suite with every other Python found
 	@echo "tested with: $(PYTHONS)"
 
 define TEST_WITH
@@ -60,46 +61,43 @@ test-with-$(notdir $(1)):
 endef
 $(foreach p,$(PYTHONS),$(eval $(call TEST_WITH,$(p))))
 
-# Programs that PyInstaller freezes, with one version of the library and another.
-test-frozen: .venv/frozen/ready
+test-frozen: .venv/frozen/ready ## Programs that PyInstaller freezes, with one version of the library and another
 	.venv/frozen/bin/python -P tests/frozen.py
 
-# Signals, finalizers and Ctrl-C at random moments, for SECONDS each.
 SECONDS = 30
-test-signals: .venv/test/ready
+test-signals: .venv/test/ready ## Signals, finalizers and Ctrl-C at random moments, for SECONDS each
 	.venv/test/bin/python -P tests/signals.py --seconds $(SECONDS)
 
-# Everything at once on each threading layer, for MINUTES each.
 MINUTES = 1
-stress: .venv/interop/ready
+stress: .venv/interop/ready ## Everything at once on each threading layer, for MINUTES each
 	.venv/interop/bin/python -m bench.stress --minutes $(MINUTES)
 
-lint: .venv/lint/ready
+lint: .venv/lint/ready ## Rules, format and types: ruff and mypy
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy
 
-format: .venv/lint/ready
+format: .venv/lint/ready ## Fix rules and format where that can be done automatically
 	.venv/lint/bin/ruff check --fix
 	.venv/lint/bin/ruff format
 
-# Compare with TensorFlow, JAX and PyTorch; writes docs/benchmarks.md and the table in README.md.
-bench: .venv/bench/ready
+bench: .venv/bench/ready ## Compare with TensorFlow, JAX and PyTorch; writes docs/benchmarks.md and the table in README.md
 	.venv/bench/bin/python -m bench.compare --write --json benchmarks.json
 
-clean:
+clean: ## Remove environments and output
 	rm -rf .venv dist demo-output benchmarks.json .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
+.venv/pre/made: EXTRAS = --pre .[demo] --group test
 $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 .venv/frozen/made: EXTRAS = . --group frozen
 .venv/lint/made: EXTRAS = --group lint
 .venv/bench/made: EXTRAS = . --group bench --group peers
 
-# The lowest versions come by uv, which can be asked for them. Matplotlib's lowest warns with newer pyparsing.
+# uv can resolve to the lowest versions. Matplotlib's lowest warns with newer pyparsing.
 .venv/lowest/made: pyproject.toml
 	$(PYTHON) -m venv --clear $(@D)
 	$(PIP) install --quiet uv
@@ -114,7 +112,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-READY = $(foreach e,demo test interop frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+READY = $(foreach e,demo test interop pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
 $(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@

@@ -1,4 +1,4 @@
-"""Compares what two workers computed, before anything is timed."""
+"""Comparison of the results of two workers, before they are timed."""
 
 from pathlib import Path
 
@@ -9,15 +9,15 @@ from bench.process import Failure
 
 __all__ = ["TOLERANCE", "check", "difference"]
 
-# Largest difference relative to the largest number of an array: sums of up to 10,000 terms in another order.
+# Maximum difference relative to the largest element of an array: sums of up to 10,000 terms in another order.
 TOLERANCE = {"float32": 1e-4, "float64": 1e-11}
 
-# Numbers compared at a time: answers of half a GB are mapped, not loaded.
+# Elements compared at a time: results of half a GB are memory-mapped, not loaded.
 _CHUNK = 1 << 22
 
 
 def check(ours: str, theirs: str, dtype: str) -> float:
-    """Compare all arrays in folder `ours` with those in `theirs`.
+    """Compare all arrays in the folders `ours` and `theirs`.
 
     Returns
     -------
@@ -41,7 +41,7 @@ def check(ours: str, theirs: str, dtype: str) -> float:
             )
         distance = difference(expected, given)
         if not distance <= TOLERANCE[dtype]:  # NaN is wrong too
-            raise Failure("wrong", f"{path.stem} differs by {distance:.2g} of its largest number")
+            raise Failure("wrong", f"{path.stem} differs by {distance:.2g} of its largest element")
         largest = max(largest, distance)
     return largest
 
@@ -53,7 +53,7 @@ def difference(expected: npt.NDArray[np.floating], given: npt.NDArray[np.floatin
     for start in range(0, len(expected), _CHUNK):
         a = expected[start : start + _CHUNK].astype(np.float64)
         b = given[start : start + _CHUNK].astype(np.float64)
-        # np.maximum, unlike max, hands NaN on.
+        # np.maximum, unlike max, propagates NaN.
         size = np.maximum(size, np.abs(a).max())
         apart = np.maximum(apart, np.abs(a - b).max())
     return float(apart / size) if size else float(apart)

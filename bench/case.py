@@ -1,4 +1,4 @@
-"""One layer size as all peers see it; shares no index code with lcnumba, so that it checks lcnumba too.
+"""One layer size as all peers see it. It shares no index code with lcnumba, so that it also tests lcnumba.
 
 Dimension letters: N batch, H W input, C channels, KH KW window, F filters, OH OW output,
 P = OH*OW positions, K = KH*KW*C window entries. Everything is channels_last.
@@ -20,19 +20,19 @@ class Case:
     Attributes
     ----------
     name : str
-        Of the workload.
+        Name of the workload.
     batch : int
-        Samples N.
+        Batch size N.
     input_size : (int, int, int)
         H, W and C.
     filters : int
         F.
     kernel_size, strides : (int, int)
-        Window and steps.
+        Window size and strides.
     padding : {"valid", "same"}
-        "same" means Keras' windows: output o begins at input ``o * stride - kernel // 2``.
+        "same" uses Keras' windows: output o begins at input ``o * stride - kernel // 2``.
     dtype : {"float32", "float64"}
-        Of all arrays.
+        Type of all arrays.
     """
 
     name: str
@@ -46,22 +46,22 @@ class Case:
 
     @classmethod
     def of(cls, workload: Any, dtype: str) -> "Case":
-        """Take the sizes of a workload of `lcnumba.tools.bench`."""
+        """Make a case from a workload of `lcnumba.tools.bench`."""
         sizes = {name: getattr(workload, name) for name in cls.__dataclass_fields__ if name != "dtype"}
         return cls(**sizes, dtype=dtype)
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Case":
-        """Undo `to_json`."""
+        """Make a case from the result of `to_json`."""
         return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
 
     def to_json(self) -> dict[str, Any]:
-        """Return the fields."""
+        """Return the fields as a dict."""
         return asdict(self)
 
     @property
     def output_size(self) -> tuple[int, int]:
-        """OH and OW."""
+        """(OH, OW)."""
         if self.padding == "same":
             return self._per_side(lambda n, _, s: -(-n // s))
         return self._per_side(lambda n, k, s: (n - k) // s + 1)
@@ -73,30 +73,30 @@ class Case:
 
     @property
     def window(self) -> int:
-        """K, the inputs that a whole window reads."""
+        """K, the number of inputs of a window."""
         return self.kernel_size[0] * self.kernel_size[1] * self.input_size[2]
 
     @property
     def itemsize(self) -> int:
-        """Bytes of a number."""
+        """Bytes of an array element."""
         return np.dtype(self.dtype).itemsize
 
     @property
     def pad(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Zeros (before, after) along H and W with which valid windows equal the case's own."""
+        """Zero padding (before, after) along H and W that turns the case into one with valid windows."""
         if self.padding == "valid":
             return (0, 0), (0, 0)
-        # A stride can leave inputs at the end that no window reads: nothing is cut off there.
+        # With strides, no window may read the last inputs: the padding is never negative.
         return self._per_side(lambda n, k, s: (k // 2, max(0, (-(-n // s) - 1) * s - k // 2 + k - n)))
 
     def input_index(self) -> npt.NDArray[np.int64]:
-        """Flat index (P, K) of the input that each window entry reads, -1 where there is none."""
+        """Flat index (P, K) of the input of each window entry, -1 for padding."""
         H, W, C = self.input_size
         index = np.pad(np.arange(H * W * C).reshape(H, W, C), (*self.pad, (0, 0)), constant_values=-1)
         return self.windows(index[None]).reshape(self.positions, self.window)
 
     def windows(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """View the windows (OH, OW, N, KH, KW, C) of a padded input (N, H, W, C)."""
+        """Return a view (OH, OW, N, KH, KW, C) of the windows of a padded input (N, H, W, C)."""
         N, H, W, C = padded.strides
         rows, columns = self.strides
         shape = (*self.output_size, len(padded), *self.kernel_size, padded.shape[3])

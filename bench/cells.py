@@ -1,4 +1,4 @@
-"""How single figures and tables look in Markdown."""
+"""Markdown formatting of values and tables."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,18 +16,18 @@ NONE = "-"
 
 
 def table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """Return rows of cells as a table."""
+    """Return rows of cells as a Markdown table."""
     rows = [head, ["---"] * len(head), *body]
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 
 def cell(text: str) -> str:
-    """Return a text as it may stand in a table."""
+    """Return a text escaped for a table cell."""
     return text.replace("|", "\\|")
 
 
 def rounded(number: float) -> str:
-    """Three digits, without an exponent."""
+    """Format with three significant digits, without an exponent."""
     for limit, digits in ((1, 3), (10, 2), (100, 1)):
         if number < limit:
             return f"{number:.{digits}f}"
@@ -35,12 +35,12 @@ def rounded(number: float) -> str:
 
 
 def ms(seconds: float) -> str:
-    """Return seconds in milliseconds."""
+    """Format seconds as milliseconds."""
     return rounded(1e3 * seconds)
 
 
 def ratio(row: Row | None) -> str:
-    """Return how many times as long as ours a row took, in bold where it was faster; or why not."""
+    """Return a row's time relative to lcnumba, in bold if it is faster; or why there is none."""
     if row is None or row["status"] == "missing":
         return NONE
     if row["status"] != "ok":
@@ -49,7 +49,7 @@ def ratio(row: Row | None) -> str:
 
 
 def own_cells(of: dict[str, Row]) -> list[str]:
-    """Return our time in ms and share of the limit, of a workload's rows by peer."""
+    """Return lcnumba's time in ms and share of the roofline, from a workload's rows by peer."""
     own = of.get("own1")
     if own is None or own["status"] != "ok":
         return ["failed", NONE]
@@ -57,22 +57,22 @@ def own_cells(of: dict[str, Row]) -> list[str]:
 
 
 def disturbed(row: Row) -> bool:
-    """Return whether other programs had a hand in a row."""
+    """Return whether other processes disturbed a measurement."""
     return (row.get("disturbance") or 0) > TOLERATED
 
 
 def threads(about: Row) -> str:
-    """Return the number of threads of an environment, as a phrase."""
+    """Return the number of threads of an environment as text."""
     return f"{about['threads']} thread{'s' if about['threads'] > 1 else ''}"
 
 
 def dtypes(rows: Iterable[Row]) -> list[str]:
-    """Return the types in the order of the run."""
+    """Return the dtypes in the order of the run."""
     return list(dict.fromkeys(row["dtype"] for row in rows))
 
 
 def by_workload(rows: Iterable[Row]) -> dict[str, dict[str, Row]]:
-    """Return rows by workload, in the order of the run, and then by peer."""
+    """Return rows by workload, in the order of the run, and by peer."""
     found: dict[str, dict[str, Row]] = {}
     for row in rows:
         found.setdefault(row["workload"], {})[row["peer"]] = row

@@ -1,6 +1,6 @@
-"""Compares lcnumba with other ways to compute the same layer: ``python -m bench.compare``.
+"""Benchmark lcnumba against other implementations of the same layer: ``python -m bench.compare``.
 
-Without options it takes less than 20 minutes on two cores; the machine should be doing nothing else.
+The default run takes about 20 minutes on two cores. The machine should be otherwise idle.
 """
 
 import argparse
@@ -31,21 +31,22 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     peers = [*PEERS, "none"]
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=", ".join(WORKLOADS))
-    parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help=", ".join(peers))
-    parser.add_argument("--dtype", choices=("float32", "float64"), help="default float32; with --all both")
-    parser.add_argument("--threads", type=int, default=usable_processors(), metavar="N", help="default all")
-    parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="timing of an operation, default 0.4")
-    parser.add_argument("--all", action="store_true", help="all peers on all workloads in both types: hours")
-    parser.add_argument("--memory-limit", type=float, metavar="GB", help="of a worker, default 80 %% of what is free")
+    workloads = "default all of: " + ", ".join(WORKLOADS)
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, metavar="NAME", help=workloads)
+    parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help="some of: " + ", ".join(peers))
+    parser.add_argument("--dtype", choices=("float32", "float64"), help="default float32; both with --all")
+    parser.add_argument("--threads", type=int, default=usable_processors(), metavar="N", help="default all processors")
+    parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="per operation, default 0.4")
+    parser.add_argument("--all", action="store_true", help="all peers on all workloads in both dtypes; takes hours")
+    parser.add_argument("--memory-limit", type=float, metavar="GB", help="per worker, default 80 %% of free memory")
     parser.add_argument("--build-limit", type=float, default=300.0, metavar="S", help="to build a peer, default 300")
-    parser.add_argument("--json", metavar="FILE", help="write all figures to this file")
-    parser.add_argument("--write", action="store_true", help="render docs/benchmarks.md and the table in README.md")
+    parser.add_argument("--json", metavar="FILE", help="write all results to this file")
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the table in README.md")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the comparison; return 0, or 1 if lcnumba itself failed or a peer's answers differ."""
+    """Run the comparison; return 1 if lcnumba failed or a peer's results differ, otherwise 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
     given = _parser().parse_args(arguments)
     free = available_memory()
@@ -80,12 +81,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _automatic(workload: Any) -> int:
-    """Return what implementation="auto" takes for a workload in float32."""
+    """Return the implementation that implementation="auto" selects for a workload in float32."""
     return choose(geometry(Case.of(workload, "float32")), 4)
 
 
 def _present(names: list[str], rows: list[Row]) -> list[str]:
-    """Leave out what turned out not to be installed."""
+    """Leave out peers that are not installed."""
     missing = {row["peer"] for row in rows if row["status"] == "missing"}
     return [name for name in names if name not in missing]
 

@@ -1,4 +1,4 @@
-"""The numbers that all peers compute with: the same in every process, made from a seed."""
+"""Input data of all peers, generated from a seed: the same in each process."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ __all__ = ["LEARNING_RATE", "Data", "make"]
 
 Array = npt.NDArray[Any]
 
-# Large enough that a wrong gradient shows in the weights after one step.
+# Large enough that a wrong gradient is visible in the weights after one step.
 LEARNING_RATE = 0.1
 
 
@@ -23,11 +23,11 @@ class Data(NamedTuple):
     x : (N, H, W, C)
         The input.
     kernel : (P, K, F)
-        Weights; K runs over (KH, KW, C). Zero where a window reaches outside the input.
+        Weights; K runs over (KH, KW, C). Zero where a window extends beyond the input.
     bias : (OH, OW, F)
-        Weights.
+        Biases.
     dy : (N, OH, OW, F)
-        The loss gradient, fixed, so that every step can be compared.
+        Gradient of the loss with respect to the output, constant so that steps can be compared.
     """
 
     x: Array
@@ -37,7 +37,7 @@ class Data(NamedTuple):
 
 
 def make(case: Case) -> Data:
-    """Draw the data of a case, uniform in [-1, 1)."""
+    """Draw the data of a case from the uniform distribution on [-1, 1)."""
     rng = np.random.default_rng(0)
 
     def draw(*shape: int) -> Array:

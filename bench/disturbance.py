@@ -1,8 +1,8 @@
-"""How much of the processors other programs had while something was timed.
+"""CPU usage of other processes during a measurement.
 
-A library whose threads wait for each other becomes ten times slower where one processor is taken,
-while one that computes with a single thread does not notice. Taking turns does not repair that: figures
-from a machine that was not quiet have to be marked.
+A library whose threads synchronise becomes ten times slower if another process occupies one processor, while
+single-threaded code is not affected. Alternating the measurements does not correct for that, so results from a
+busy machine are marked.
 """
 
 import os
@@ -12,20 +12,20 @@ from pathlib import Path
 
 __all__ = ["TOLERATED", "Disturbance"]
 
-# Above this share of all processors, tables mark a row.
+# Tables mark a row above this share of all processors.
 TOLERATED = 0.05
 
-# Fields of /proc/stat: user, nice, system, irq, softirq and steal; not idle and waiting for disks.
+# Fields of /proc/stat: user, nice, system, irq, softirq and steal, but not idle and iowait.
 _BUSY = (1, 2, 3, 6, 7, 8)
 
 
 class Disturbance:
-    """Watch the machine from now on.
+    """CPU usage of other processes from now on.
 
     Parameters
     ----------
     own_seconds : () -> float
-        Processor time so far of all processes that take part.
+        CPU time so far of all processes that are measured.
     """
 
     def __init__(self, own_seconds: Callable[[], float]) -> None:
@@ -33,7 +33,7 @@ class Disturbance:
         self._start = time.monotonic(), _busy_seconds(), own_seconds()
 
     def share(self) -> float | None:
-        """Return what others had since, as a share of all processors; None where the system does not tell."""
+        """Return the usage as a share of all processors; None if the system does not report it."""
         began, busy_before, own_before = self._start
         busy = _busy_seconds()
         if busy is None or busy_before is None:

@@ -1,4 +1,4 @@
-"""What a run was measured on and with."""
+"""Machine and software versions of a run."""
 
 import datetime
 import platform

@@ -1,7 +1,7 @@
-"""The arithmetic limit of the processors: a register tile of fused multiply-adds on data in L1.
+"""Peak arithmetic rate of the processors: a register tile of fused multiply-adds on data in L1.
 
-An intrinsic that emits LLVM code: MR x 2 vectors of accumulators stay in registers while a loop
-over k loads two vectors and broadcasts MR numbers. No product of real arrays is faster.
+An intrinsic that emits LLVM code: MR x 2 vectors of accumulators stay in registers while a loop over k loads two
+vectors and broadcasts MR scalars. Products of arrays in memory are not faster.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from bench.limits import best
 
 __all__ = ["rate"]
 
-_VECTORS = 2  # in a row of the tile
+_VECTORS = 2  # per row of the tile
 _STEPS = 128  # along k: operands of 22 KB at most, in float32
 _REPEATS = 2000
 
 
 def rate(dtype: str) -> float:
-    """Measure multiplications and additions a second of all threads."""
+    """Measure floating-point operations per second with all threads."""
     import numba
 
     threads = numba.get_num_threads()
@@ -35,7 +35,7 @@ def rate(dtype: str) -> float:
 
 
 def _shape(itemsize: int) -> tuple[int, int]:
-    """Lanes of a vector, and rows of the tile that fill the registers: by features, since names of CPUs mislead."""
+    """Lanes of a vector, and rows of the tile that fill the registers, by the features of the CPU."""
     import llvmlite.binding as llvm
 
     features = llvm.get_host_cpu_features()

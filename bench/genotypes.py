@@ -1,13 +1,13 @@
-"""How well the estimators learn where features are many and samples few: simulated genotypes, beside a linear model.
+"""Accuracy of the estimators with many features and few samples: simulated genotypes, compared with a linear model.
 
-``python -m bench.genotypes`` prints a table of areas under the ROC curve, cross-validated, a row for each way to set
-the classifier and a column for each simulated data set. Nothing is chosen here by what is printed.
+``python -m bench.genotypes`` prints a table of cross-validated areas under the ROC curve, one row per setting of the
+classifier and one column per simulated data set. No setting is selected by these results.
 
-Genotypes are counts 0, 1, 2 of an allele whose frequency is drawn from 0.05 to 0.5, one case in five. ``--kind
-frequencies``: all variants are independent, and cases carry the alleles of the causal ones more often, by ``--shift``.
-``--kind liability``: neighbours on a chromosome are correlated by ``--linkage``, and cases are those whose sum of
-causal effects and chance, ``--heritability`` of its variance from the effects, is largest. Independent variants and a
-liability together leave nothing to learn from hundreds of samples: every method then ends at 0.5.
+Genotypes are counts 0, 1, 2 of an allele whose frequency is drawn from [0.05, 0.5); one sample in five is a case.
+``--kind frequencies``: all variants are independent, and in cases the frequencies of the causal alleles are higher by
+``--shift``. ``--kind liability``: neighbours on a chromosome are correlated by ``--linkage``, and cases are the samples
+with the largest sum of causal effects and noise; ``--heritability`` is the share of the effects in its variance. With
+independent variants and a liability, hundreds of samples are too few to learn anything: every method is at 0.5.
 """
 
 import argparse
@@ -23,7 +23,7 @@ __all__ = ["areas", "simulate"]
 
 Array = npt.NDArray[Any]
 
-# The local network's settings by name, beside the window; none for the linear model.
+# Settings of the locally connected network by row name, in addition to the window; None for the linear model.
 ROWS: dict[str, dict[str, Any] | None] = {
     "LogisticRegression": None,
     "defaults": {},
@@ -38,7 +38,7 @@ def simulate(
     seed: int, samples: int = 800, snps: int = 20_000, causal: int = 100, prevalence: float = 0.2,
     kind: str = "frequencies", shift: float = 0.17, linkage: float = 0.998, heritability: float = 0.9,
 ) -> tuple[Array, Array]:  # fmt: skip
-    """Return genotypes (samples, snps) of int8, and whether each sample is a case.
+    """Return int8 genotypes (samples, snps), and whether each sample is a case.
 
     Examples
     --------
@@ -61,7 +61,7 @@ def simulate(
     from scipy.signal import lfilter
     from scipy.stats import norm
 
-    for _ in range(2):  # a haplotype each: a chain of normal numbers, cut where the frequency says
+    for _ in range(2):  # one haplotype each: an autoregressive normal sequence, thresholded by the allele frequency
         steps = rng.standard_normal((samples, snps))
         steps[:, 1:] *= np.sqrt(1 - linkage**2)
         X += lfilter([1], [1, -linkage], steps, axis=1) < norm.ppf(frequencies)
@@ -93,19 +93,17 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.genotypes", description=__doc__)
     for name, default in {"samples": 800, "snps": 20_000, "causal": 100, "window": 20, "passes": 200}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
-    parser.add_argument(
-        "--seeds", type=int, nargs="+", default=[101, 102, 103], help="of data sets that choose nothing"
-    )
+    parser.add_argument("--seeds", type=int, nargs="+", default=[101, 102, 103], help="random seeds of the data sets")
     parser.add_argument("--kind", choices=("frequencies", "liability"), default="frequencies")
     for name, number in {"shift": 0.17, "linkage": 0.998, "heritability": 0.9}.items():
         parser.add_argument(f"--{name}", type=float, default=number, help=f"default {number}")
     parser.add_argument(
-        "--rows", type=int, nargs="+", default=list(range(len(ROWS))), help="which rows; all by default"
+        "--rows", type=int, nargs="+", default=list(range(len(ROWS))), help="indices of rows, default all"
     )
     given = parser.parse_args()
     keys = ("samples", "snps", "causal", "kind", "shift", "linkage", "heritability")
     data = [simulate(seed, **{key: getattr(given, key) for key in keys}) for seed in given.seeds]
-    print(f"| {given.kind}, {given.snps} variants | " + " | ".join(map(str, given.seeds)) + " | seconds a fit |")
+    print(f"| {given.kind}, {given.snps} variants | " + " | ".join(map(str, given.seeds)) + " | seconds per fit |")
     print("| --- |" + " --- |" * (len(data) + 1))
     for name in (list(ROWS)[number] for number in given.rows):
         settings = ROWS[name]

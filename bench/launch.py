@@ -1,7 +1,7 @@
-"""What each of Numba's threading layers costs: calls of one small layer, on a quiet machine and on a busy one.
+"""Overhead of Numba's threading layers: calls of one small layer, on an idle and on a busy machine.
 
-``python -m bench.launch`` takes the layers in turn, each time in a new process, and prints a table with medians and
-quartiles in microseconds. Busy means that one process for each processor counts beside it.
+``python -m bench.launch`` alternates between the threading layers, each time in a new process, and prints a table of
+medians and quartiles in microseconds. On the busy machine, one other process per processor runs an endless loop.
 """
 
 import argparse
@@ -26,12 +26,12 @@ ROUNDS, CALLS = 20, 25
 
 
 def installed(layer: str) -> bool:
-    """Whether Numba can have this threading layer here; TBB alone is a package of its own."""
+    """Whether Numba can use this threading layer here; only TBB is a separate package."""
     return layer != "tbb" or bool(versions([layer]))
 
 
 def _times() -> dict[str, list[float]]:
-    """Microseconds of a forward and of a step, a number for each round."""
+    """Microseconds of a forward and of a step in each round."""
     layer = lc.LocallyConnected2D(64, 3, rng=0)
     x = np.random.default_rng(0).standard_normal((8, 14, 14, 16), np.float32)
     dy = np.ones_like(layer(x))
@@ -59,10 +59,10 @@ def _measured(layer: str) -> dict[str, list[float]]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, and print the table."""
+    """Measure and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.launch", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--turns", type=int, default=5, help="processes for each threading layer (default: 5)")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in the process of one layer
+    parser.add_argument("--turns", type=int, default=5, help="processes per threading layer (default: 5)")
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # run in the process of one layer
     given = parser.parse_args(arguments)
     if given.here:
         print(json.dumps(_times()))

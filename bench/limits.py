@@ -1,7 +1,7 @@
-"""The machine's limits, measured by kernels that do nothing else: memory rates and matrix products.
+"""Roofline limits of the machine: measured memory bandwidth and rate of matrix products.
 
-Processors change their clock, and a shared machine its mood, within seconds. So limits are measured in
-turn with what is compared with them, and each turn is the best of several calls.
+Clock frequencies and the load of a shared machine change within seconds. So the limits are measured alternately
+with the operations that are compared with them, each time as the best of several calls.
 """
 
 import functools
@@ -11,27 +11,27 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["best", "memory", "now", "products"]
+__all__ = ["bandwidth", "best", "gemm", "measure"]
 
 _SECONDS = 0.04
 _REPEATS = 3
-# Bytes that one launch passes over at least, so that the launch itself does not count.
+# Minimum bytes per launch, so that the launch overhead is negligible.
 _AT_LEAST = 1 << 26
 _MATRIX = 1024
 
 
-def now(size: int, dtype: str) -> dict[str, float]:
-    """Measure all limits for arrays of `size` bytes: "read", "update" and "gemm"."""
-    return {**memory(size, dtype), "gemm": products(dtype)}
+def measure(size: int, dtype: str) -> dict[str, float]:
+    """Measure the limits "read", "update" and "gemm" for arrays of `size` bytes."""
+    return {**bandwidth(size, dtype), "gemm": gemm(dtype)}
 
 
-def memory(size: int, dtype: str) -> dict[str, float]:
-    """Measure how fast all threads read, and update in place, a buffer of `size` bytes.
+def bandwidth(size: int, dtype: str) -> dict[str, float]:
+    """Measure the bandwidth of reading, and of updating in place, a buffer of `size` bytes with all threads.
 
     Returns
     -------
     dict
-        "read" and "update", bytes of traffic a second: an update reads and writes each byte.
+        "read" and "update", bytes per second; an update reads and writes each byte.
     """
     import numba
 
@@ -47,8 +47,8 @@ def memory(size: int, dtype: str) -> dict[str, float]:
     }
 
 
-def products(dtype: str) -> float:
-    """Measure how fast NumPy multiplies large matrices, in operations a second."""
+def gemm(dtype: str) -> float:
+    """Measure NumPy's product of large matrices, in operations per second."""
     a = _buffer(_MATRIX**2, dtype).reshape(_MATRIX, _MATRIX)
     out = np.empty_like(a)
     return 2 * _MATRIX**3 / best(lambda: np.matmul(a, a, out=out))
@@ -56,7 +56,7 @@ def products(dtype: str) -> float:
 
 @functools.lru_cache(maxsize=2)
 def _buffer(numbers: int, dtype: str) -> Any:
-    """Ones, kept for the next turn: to touch their pages takes longer than to measure."""
+    """Ones, cached for the next call: touching their pages takes longer than the measurement."""
     return np.ones(numbers, dtype)
 
 
@@ -64,9 +64,9 @@ def _buffer(numbers: int, dtype: str) -> Any:
 def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
     import numba
 
-    # Each thread keeps to its part of the buffer. What vectorises the loops: fastmath, for the sum; the signed
-    # index of prange(0, n), where that of prange(n) would make the bounds floats; a slice counted from 0, where
-    # an index that might be negative would be tested each time.
+    # Each thread processes its part of the buffer. The loops vectorise because of: fastmath, for the sum; the signed
+    # index of prange(0, n), since the unsigned one of prange(n) would turn the bounds into floats; slices indexed
+    # from 0, since indices that may be negative would be checked in each iteration.
 
     @numba.njit(parallel=True, fastmath=True)
     def read(buffer: Any, sums: Any, passes: int) -> None:
@@ -91,7 +91,7 @@ def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
 
 
 def best(work: Callable[[], Any]) -> float:
-    """Return the least seconds of several calls, after one that is not counted."""
+    """Return the minimum time of several calls in seconds, after a warm-up."""
     work()  # compiles, and touches every page
     times: list[float] = []
     end = time.perf_counter() + _SECONDS

@@ -1,7 +1,7 @@
-"""Measures lcnumba and its peers on one case.
+"""Measurement of lcnumba and its peers on one case.
 
-lcnumba and one peer at a time hold the same data in processes of their own. Each operation is
-called once, its answers are compared, and then both are timed alternately.
+lcnumba and one peer at a time run in separate processes with the same data. Each operation is called once, its
+results are compared, and then both are timed alternately.
 """
 
 import tempfile
@@ -26,18 +26,18 @@ __all__ = ["Settings", "against", "measure", "run"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How to measure.
+    """Settings of a measurement.
 
     Attributes
     ----------
     threads : int
-        Of every worker.
+        Threads of each worker.
     seconds : float
-        How long each operation is timed on either side.
+        Time to measure each operation, for each of the two.
     memory_limit : int or None
-        Bytes at which a peer is stopped.
+        Resident memory in bytes at which a worker is killed.
     build_limit : float
-        Seconds for building a peer and its first call of an operation.
+        Time limit in seconds for building a peer and its first call of an operation.
     """
 
     threads: int
@@ -47,9 +47,9 @@ class Settings:
 
 
 def measure(case: Case, names: Sequence[str], settings: Settings, machine: Process) -> Iterator[Row]:
-    """Measure lcnumba and the named peers on a case; yield a row for each of them and each operation.
+    """Measure lcnumba and the named peers on a case; yield one row per peer and operation.
 
-    Limits are measured in the worker `machine`, of as many threads.
+    Roofline limits are measured in the worker `machine`, which has the same number of threads.
     """
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -62,11 +62,11 @@ def measure(case: Case, names: Sequence[str], settings: Settings, machine: Proce
             for operation in OPERATIONS:
                 own[operation] = _first(ours, "own1", case, operation, folder, settings)
                 watch = _watch(ours, machine)
-                arguments = {"size": work(case, operation).held, "dtype": case.dtype}
-                run(machine, "bench.limits", "now", **arguments)  # compiles, and touches the pages
+                arguments = {"size": work(case, operation).footprint, "dtype": case.dtype}
+                run(machine, "bench.limits", "measure", **arguments)  # compiles, and touches the pages
                 times, turns = beside(
                     ours, operation, settings.seconds, settings.build_limit,
-                    lambda arguments=arguments: run(machine, "bench.limits", "now", **arguments),
+                    lambda arguments=arguments: run(machine, "bench.limits", "measure", **arguments),
                 )  # fmt: skip
                 own[operation]["disturbance"] = watch.share()
                 own[operation] |= _in_turn(case, operation, times, turns)
@@ -85,14 +85,14 @@ def measure(case: Case, names: Sequence[str], settings: Settings, machine: Proce
 
 
 def _in_turn(case: Case, operation: str, times: list[list[float]], turns: list[dict[str, float]]) -> Row:
-    """The efficiency against limits of the same moments: the median over the rounds."""
+    """The efficiency relative to limits measured in the same rounds: the median over the rounds."""
     amount = work(case, operation)
     rounds = [roofline(amount, limits, median(t)) for t, limits in zip(times, turns, strict=True)]
     return {"efficiency": median(r["efficiency"] for r in rounds), "bound": mode(r["bound"] for r in rounds)}
 
 
 def against(ours: Process, name: str, case: Case, folder: str, settings: Settings) -> Iterator[tuple[Row, list[float]]]:
-    """Time a peer against ours, whose answers are in a folder; yield its rows, each with our times beside it."""
+    """Time a peer against ours, whose results are in a folder; yield its rows, each with our times."""
     with Process(settings.threads, settings.memory_limit) as theirs, tempfile.TemporaryDirectory() as answers:
         for i, operation in enumerate(OPERATIONS):
             row = _row(case, name, operation)
@@ -104,14 +104,14 @@ def against(ours: Process, name: str, case: Case, folder: str, settings: Setting
                 times = alternate(ours, theirs, operation, settings.seconds, settings.build_limit)
                 row["disturbance"] = watch.share()
             except Failure as failure:
-                # The worker has gone, or is not to be trusted.
+                # The worker is dead or gives wrong results.
                 yield from ((_row(case, name, later, failure), []) for later in OPERATIONS[i:])
                 return
             yield row | quartiles(times.theirs) | {"ratio": times.ratio}, times.ours
 
 
 def _first(worker: Process, name: str, case: Case, operation: str, folder: str, settings: Settings) -> Row:
-    """Build what an operation needs, call it for the first time, and have its answers saved."""
+    """Build what an operation needs, call it for the first time, and save its results."""
     start = time.monotonic()
     peer = PEERS[name]
     if operation == OPERATIONS[0]:
@@ -122,7 +122,7 @@ def _first(worker: Process, name: str, case: Case, operation: str, folder: str, 
     build = time.monotonic() - start
     place = Path(folder, operation)
     place.mkdir()
-    # forward leaves the weights as they were.
+    # forward does not change the weights.
     worker.ask("save", folder=str(place), weights=operation == "step")
     return {"build": build, "peak": reply["peak"]}
 
@@ -138,7 +138,7 @@ def _estimate(name: str, case: Case, operation: str, settings: Settings) -> None
 
 
 def run(worker: Process, module: str, function: str, **arguments: Any) -> Any:
-    """Have a worker call a function of a module; return what that returns."""
+    """Call a function of a module in a worker; return its result."""
     return worker.ask("run", module=module, function=function, arguments=arguments)["value"]
 
 
@@ -148,7 +148,7 @@ def _row(case: Case, name: str, operation: str, failure: Failure | None = None) 
 
 
 def _complete(row: Row, case: Case, limits: dict[str, dict[str, float]]) -> Row:
-    """Add what the machine allows, unless there is no time to compare."""
+    """Add the roofline to a row with a measured time."""
     if row["status"] != "ok":
         return row
     operation = row["operation"]

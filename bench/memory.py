@@ -1,9 +1,8 @@
-"""What a fused training step needs beyond parameters and activations.
+"""Memory of a fused training step beyond parameters and activations.
 
-Compiling takes far more memory than computing, and a high-water mark never falls by itself. So a
-twin of the layer, of the same size, makes a step first and is thrown away; freed memory goes back
-to the system; and then the mark is set to where the process stands. What a step needs is how far
-it rises from there, less the output and the derivative that it returns.
+Compilation needs far more memory than the step, and the peak (VmHWM) never decreases by itself. So a second layer of
+the same size makes a step first and is deleted; freed memory is returned to the system; and the peak is reset. The
+memory of a step is the increase of the peak, minus the output and the input gradient that it returns.
 """
 
 import ctypes
@@ -31,17 +30,17 @@ def measure(case: Case, threads: int) -> dict[str, Any]:
 
 
 def training_step(fields: dict[str, Any]) -> dict[str, int]:
-    """Make a step and watch this process' memory.
+    """Make a step and measure the memory of this process.
 
     Returns
     -------
     dict
-        In bytes: "parameters"; "activations", which are x, y, dy and dx; and "extra", the rest.
+        Bytes of "parameters", "activations" (x, y, dy and dx) and "extra", everything else.
 
     Raises
     ------
     OSError
-        Where the system is not Linux.
+        If the system is not Linux.
     """
     from lcnumba import LocallyConnected2D
 
@@ -65,7 +64,7 @@ def training_step(fields: dict[str, Any]) -> dict[str, int]:
     layer = fresh()
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the mark falls to what is held now
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak to the current memory
     before = status("VmRSS")
     y, dx = step(layer)
     risen = status("VmHWM") - before

@@ -1,7 +1,7 @@
-"""What a call of a small layer costs beyond the compiled code that it runs.
+"""Overhead of a call of a small layer beyond its compiled code.
 
-The launches of one call are recorded with their arguments; then calls are timed in turn with replays of
-those launches alone.
+The kernel launches of one call are recorded with their arguments; then calls and replays of these launches are timed
+alternately.
 """
 
 import contextlib
@@ -39,12 +39,12 @@ def measure(case: Case) -> dict[str, Any]:
 
 
 def calls(fields: dict[str, Any], rounds: int = _ROUNDS) -> dict[str, list[float]]:
-    """Time calls and their compiled parts.
+    """Time calls and their compiled code.
 
     Returns
     -------
     dict
-        Of "forward" and "step" the median seconds of a call, and of its compiled code alone.
+        For "forward" and "step", the median seconds of a call, and of its compiled code alone.
     """
     case = Case.from_json(fields)
     operations = own.make(case, make(case), 1, implementation=1)
@@ -66,14 +66,14 @@ def calls(fields: dict[str, Any], rounds: int = _ROUNDS) -> dict[str, list[float
 
 @contextlib.contextmanager
 def _recorded() -> Iterator[list[Launch]]:
-    """Record every launch of a kernel meanwhile."""
+    """Record all kernel launches in the context."""
     from lcnumba.kernels import backward, forward, update
 
     launches: list[Launch] = []
 
     def recording(launch: Any) -> Callable[..., None]:
         def run(*arguments: Any, threads: int) -> None:
-            assert threads == 1, "only what runs in the calling thread can be replayed"
+            assert threads == 1, "only kernels in the calling thread can be replayed"
             launches.append((launch.compiled[0], arguments))
             launch(*arguments, threads=threads)
 
@@ -85,7 +85,7 @@ def _recorded() -> Iterator[list[Launch]]:
             maker = getattr(module, name)
             made = mock.patch.object(module, name, lambda *kind, maker=maker: recording(maker(*kind)))
             stack.enter_context(made)
-        for module, name in ((backward, "backward_bias"), (update, "whole")):
+        for module, name in ((backward, "backward_bias"), (update, "apply_all")):
             stack.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
         yield launches
 

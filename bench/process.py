@@ -1,4 +1,4 @@
-"""The parent's side of a worker process: requests with a time limit, under a memory limit."""
+"""Parent side of a worker process: requests with a time limit and a memory limit."""
 
 import contextlib
 import json
@@ -16,17 +16,17 @@ from bench import ROOT
 
 __all__ = ["Failure", "Process", "available_memory", "settings"]
 
-# How often a worker's memory is looked at, in seconds: the kernel hands out a few GB a second at most.
+# Interval of checking a worker's memory, in seconds: Linux allocates at most a few GB per second.
 _POLL = 0.02
 
 
-class Failure(Exception):  # noqa: N818 - no error of ours: a peer that does not run is a result
-    """A peer that gives no figure, and why.
+class Failure(Exception):  # noqa: N818 - not an error: that a peer does not run is a result
+    """A peer could not be measured.
 
     Attributes
     ----------
     status : {"missing", "memory", "time", "error", "wrong"}
-        Not installed; over the memory limit; over the time limit; raised or died; other answers.
+        Not installed; over the memory limit; over the time limit; raised or died; wrong results.
     """
 
     def __init__(self, status: str, reason: str) -> None:
@@ -35,17 +35,17 @@ class Failure(Exception):  # noqa: N818 - no error of ours: a peer that does not
 
 
 class Process:
-    """A worker, as a context manager that ends it.
+    """A worker process, as a context manager that kills it.
 
     Parameters
     ----------
     threads : int
-        How many threads every library in it gets.
+        Number of threads of each library in it.
     memory_limit : int, optional
-        Bytes of resident memory at which it is killed. Not an RLIMIT_AS, which frameworks do not
-        bear: they reserve far more addresses than they use.
+        Bytes of resident memory at which it is killed. Not RLIMIT_AS: frameworks reserve far more address space
+        than they use.
     environment : dict of str
-        Variables to add.
+        Additional environment variables.
     """
 
     def __init__(
@@ -69,11 +69,11 @@ class Process:
         self._process.wait()
         self._ready.close()
         for stream in (self._process.stdin, self._process.stdout, self._chatter):
-            with contextlib.suppress(BrokenPipeError):  # a request that nobody read
+            with contextlib.suppress(BrokenPipeError):  # a request that was not read
                 stream.close()
 
     def ask(self, do: str, limit: float = 300, **arguments: Any) -> dict[str, Any]:
-        """Send a request; return the reply, or raise `Failure` after killing the worker if need be."""
+        """Send a request and return the reply. At a limit the worker is killed and `Failure` is raised."""
         try:
             print(json.dumps({"do": do, **arguments}), file=self._process.stdin, flush=True)
         except BrokenPipeError:
@@ -101,7 +101,7 @@ class Process:
         return reply
 
     def cpu_seconds(self) -> float:
-        """Processor time of all its threads so far; 0 where the system does not tell."""
+        """CPU time of all its threads so far; 0 if the system does not report it."""
         try:
             fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
@@ -116,7 +116,7 @@ class Process:
 
 
 def settings(threads: int) -> dict[str, str]:
-    """Return the environment variables that give every library so many threads, and keep it on the CPU."""
+    """Return environment variables that limit all libraries to the CPU and to a number of threads."""
     number = str(threads)
     names = (
         "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS",
@@ -133,7 +133,7 @@ def settings(threads: int) -> dict[str, str]:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be used without swapping, or None where the system does not tell (it is Linux that does)."""
+    """Bytes that can be used without swapping; None if the system is not Linux."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except FileNotFoundError:

@@ -1,10 +1,9 @@
-"""How fast a machine could be at best: the work of an operation over the machine's limits.
+"""The roofline model: the minimum time of an operation, from its work and the machine's limits.
 
-The arithmetic counts connections that exist, two operations each (a multiplication and an
-addition) per sample and filter. The traffic counts each array once for each time that it must
-pass, W the kernel, X the input, Y the output; a number that is written counts twice, since its
-cache line is read first. A step is the fused one with plain SGD: the weights are read for the
-forward, and read and written in place for the update; their gradient is never written.
+The arithmetic counts existing connections, with two operations (a multiplication and an addition) per sample and
+filter. The memory traffic counts each necessary pass over an array: W the kernel, X the input, Y the output.
+Written elements count twice, since their cache lines are read first. A step is the fused one with plain SGD: the
+weights are read by forward, and read and written in place by the update; their gradient is never written.
 """
 
 from typing import Any, NamedTuple
@@ -15,26 +14,26 @@ __all__ = ["Work", "geometry", "roofline", "work"]
 
 
 class Work(NamedTuple):
-    """What an operation has to do at least.
+    """The minimum work of an operation.
 
     Attributes
     ----------
     flop : int
         Multiplications and additions.
     read, written : int
-        Bytes of traffic of arrays that are read, and of those that are written or updated in place.
+        Memory traffic in bytes of arrays that are read, and of those that are written or updated in place.
     held : int
-        Bytes of all arrays that take part.
+        Total bytes of the arrays.
     """
 
     flop: int
     read: int
     written: int
-    held: int
+    footprint: int
 
 
 def geometry(case: Any) -> Geometry:
-    """Return lcnumba's description of a case."""
+    """Return the `Geometry` of a case."""
     height, width, channels = case.input_size
     return Geometry((height, width), channels, case.filters, case.kernel_size, case.strides, padding=case.padding)
 
@@ -45,9 +44,9 @@ def work(case: Any, operation: str) -> Work:
     Parameters
     ----------
     case : Case
-        The size and the type.
+        Layer size and dtype.
     operation : {"forward", "step"}
-        Which.
+        The operation.
     """
     g = geometry(case)
     product = 2 * case.batch * g.connections * case.filters
@@ -61,22 +60,22 @@ def work(case: Any, operation: str) -> Work:
 
 
 def roofline(amount: Work, limits: dict[str, float], seconds: float) -> dict[str, Any]:
-    """Set a time in relation to the limits.
+    """Compare a measured time with the roofline.
 
     Parameters
     ----------
     amount : Work
-        What was done.
+        The work of the operation.
     limits : dict
-        "read" and "update", bytes of traffic a second; "gemm", operations a second.
+        "read" and "update", bytes per second; "gemm", operations per second.
     seconds : float
-        What it took.
+        The measured time.
 
     Returns
     -------
     dict
-        "gflops" and "gbs" that were reached; "roof", the seconds that it takes at best; "bound",
-        "memory" or "arithmetic"; "efficiency", roof by time.
+        Achieved "gflops" and "gbs"; "roof", the roofline time in seconds; "bound", "memory" or "arithmetic";
+        "efficiency", roof divided by time.
     """
     memory = amount.read / limits["read"] + amount.written / limits["update"]
     arithmetic = amount.flop / limits["gemm"]

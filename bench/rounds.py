@@ -1,4 +1,4 @@
-"""Times two workers alternately, so that what else happens on the machine hits both alike."""
+"""Alternating measurement of two workers, so that other load on the machine affects both."""
 
 import statistics
 import time
@@ -9,23 +9,23 @@ from bench.process import Process
 
 __all__ = ["Times", "alternate", "beside", "quartiles"]
 
-_LEAST, _MOST = 3, 6  # rounds
-# Seconds before a turn in which the threads of the last one may stop waiting actively for more work.
-_SETTLE = 0.1
-_CALLS = 500  # at most, a round
-# After a turn of the other one, caches hold the other's data: a first call below these seconds is not counted.
+_MIN_ROUNDS, _MAX_ROUNDS = 3, 6
+# Pause in seconds before each turn, for idle threads of the other worker to stop spinning.
+_PAUSE = 0.1
+_CALLS = 500  # at most, per round
+# After a turn of the other worker the caches are cold: the first call is not counted if it takes less than this.
 _COLD_CALL = 0.1
 
 
 class Times(NamedTuple):
-    """What alternating calls took.
+    """Times of alternating calls.
 
     Attributes
     ----------
     ours, theirs : list of float
         Seconds of each call.
     ratio : float
-        Median over the rounds of their median time by ours.
+        Median over the rounds of their median time divided by ours.
     """
 
     ours: list[float]
@@ -34,7 +34,7 @@ class Times(NamedTuple):
 
 
 def alternate(ours: Process, theirs: Process, operation: str, seconds: float, limit: float) -> Times:
-    """Time an operation of both, round by round, for about `seconds` each, and for at least three rounds."""
+    """Time an operation of both alternately, for about `seconds` each and at least three rounds."""
     pilots = [_pilot(side, operation, limit) for side in (ours, theirs)]
     rounds = _rounds(max(pilots), seconds)
     turns: list[list[list[float]]] = [
@@ -51,7 +51,7 @@ def alternate(ours: Process, theirs: Process, operation: str, seconds: float, li
 def beside(
     worker: Process, operation: str, seconds: float, limit: float, other: Callable[[], Any]
 ) -> tuple[list[list[float]], list[Any]]:
-    """Time an operation of one worker in the same manner; return each round's times and what `other` returned."""
+    """Time an operation of one worker alternately with `other`; return the times and results of each round."""
     pilot = _pilot(worker, operation, limit)
     rounds = _rounds(pilot, seconds)
     turns = [(_turn(worker, operation, pilot, seconds / rounds, limit), other()) for _ in range(rounds)]
@@ -60,13 +60,13 @@ def beside(
 
 
 def quartiles(times: list[float]) -> dict[str, Any]:
-    """Return median, quartiles and number."""
+    """Return median, quartiles and number of times."""
     low, median, high = statistics.quantiles(times, n=4, method="inclusive")
     return {"median": median, "low": low, "high": high, "repeats": len(times)}
 
 
 def _pilot(worker: Process, operation: str, limit: float) -> float:
-    """Seconds of a call, to plan by: the least of several where that is cheap, since one may be disturbed."""
+    """Estimated seconds of a call: the minimum of several if that is fast, since a single one may be disturbed."""
     first = worker.ask("repeat", limit, operation=operation, calls=1)["times"][0]
     if first > _COLD_CALL:
         return first
@@ -74,11 +74,11 @@ def _pilot(worker: Process, operation: str, limit: float) -> float:
 
 
 def _rounds(slowest: float, seconds: float) -> int:
-    return min(_MOST, max(_LEAST, int(seconds / slowest)))
+    return min(_MAX_ROUNDS, max(_MIN_ROUNDS, int(seconds / slowest)))
 
 
 def _turn(worker: Process, operation: str, pilot: float, seconds: float, limit: float) -> list[float]:
     calls = min(_CALLS, max(1, int(seconds / pilot)))
     warm = int(pilot < _COLD_CALL)
-    time.sleep(_SETTLE)
+    time.sleep(_PAUSE)
     return worker.ask("repeat", limit, operation=operation, calls=calls, warm=warm)["times"]

@@ -1,4 +1,4 @@
-"""Whole processes from start to the first output, with nothing compiled and with everything cached."""
+"""Startup time: processes from start to the first output, with a cold and with a warm cache."""
 
 import statistics
 import subprocess
@@ -15,18 +15,18 @@ from bench.process import Failure, Process
 __all__ = ["measure"]
 
 _REPEATS = 3
-# What a user imports, and the peer by which it is known here.
+# The imported module of each peer.
 _IMPORTS = {"own1": "lcnumba", "torch": "torch", "jax": "jax", "keras1": "tf_keras"}
 
 
 def measure(names: Sequence[str], case: Case, threads: int) -> list[dict[str, Any]]:
-    """Measure lcnumba and those of the named peers that are frameworks.
+    """Measure lcnumba and the frameworks among the named peers.
 
     Returns
     -------
     list of dict
-        Of each: "peer", "cache" ("cold", "warm", or "" for peers without one on disk), "seconds"
-        to the first output, "import" seconds, "peak" bytes of the process; or "reason".
+        One per peer and cache: "peer", "cache" ("cold", "warm", or "" for peers without a disk cache), "seconds" to
+        the first output, "import" seconds, "peak" bytes of the process; or "reason".
     """
     rows = []
     with tempfile.TemporaryDirectory() as warm:
@@ -46,7 +46,7 @@ def measure(names: Sequence[str], case: Case, threads: int) -> list[dict[str, An
 
 
 def _row(name: str, cache: str, case: Case, threads: int, variables: dict[str, str] | None) -> dict[str, Any]:
-    """Take medians; without `variables`, each process gets a cache of its own, and empty."""
+    """Return medians; without `variables`, each process gets an empty cache."""
     runs = []
     for _ in range(_REPEATS):
         with tempfile.TemporaryDirectory() as empty:
@@ -61,9 +61,9 @@ def _row(name: str, cache: str, case: Case, threads: int, variables: dict[str, s
 
 
 def _to_first_output(name: str, case: Case, threads: int, variables: dict[str, str]) -> tuple[float, int]:
-    """Seconds from before the process exists to its first output, and its peak memory.
+    """Seconds from the start of the process to its first output, and its peak memory.
 
-    The data are made in it, too, and the worker imports NumPy: 0.1 to 0.2 s, the same for all.
+    They include making the data and importing NumPy: 0.1 to 0.2 s, the same for all peers.
     """
     peer = PEERS[name]
     start = time.perf_counter()
@@ -74,8 +74,8 @@ def _to_first_output(name: str, case: Case, threads: int, variables: dict[str, s
 
 
 def _import_seconds(module: str) -> float:
-    """Seconds that importing a module takes in a fresh process, without starting Python itself."""
+    """Seconds of importing a module in a fresh process, without the start of Python."""
     code = f"import time; start = time.perf_counter(); import {module}; print(time.perf_counter() - start)"
-    with tempfile.TemporaryDirectory() as elsewhere:  # not in the checkout: the installed one counts
+    with tempfile.TemporaryDirectory() as elsewhere:  # outside the checkout, to import the installed package
         done = subprocess.run([sys.executable, "-c", code], cwd=elsewhere, capture_output=True, text=True, check=True)
     return float(done.stdout)

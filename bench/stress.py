@@ -1,16 +1,16 @@
-"""Everything at once, for minutes, on each of Numba's threading layers, with every answer checked to the bit.
+"""Stress test: concurrent activities on each of Numba's threading layers, with bitwise checks of all results.
 
-``python -m bench.stress --minutes 10`` lets each threading layer that is installed have a process in which threads
+``python -m bench.stress --minutes 10`` starts one process per installed threading layer, in which threads
 
-- call shared layers of all implementations, and take their gradients,
-- train models of their own, whose weights after each round are known beforehand,
-- call layers whose weights another thread sets and steps meanwhile (an answer must be that of weights that were there),
-- run a parallel Numba function of the user's own,
-- fork children, one in the middle of all this every moment, which compile, compute, train, and fork in turn,
-- start worker processes by fork, spawn and forkserver, which get layers and give answers.
+- call shared layers of all implementations, and compute their gradients,
+- train separate models, whose weights after each round are known in advance,
+- call layers whose weights another thread sets and steps (each result must belong to one state of the weights),
+- run a parallel Numba function of user code,
+- fork children, which compile, compute, train, and fork again,
+- start worker processes by fork, spawn and forkserver, which receive layers and return results.
 
-It prints how often each was done, how often an answer was wrong or a child ended badly, and how resident memory went.
-The exit code is 1 if anything went wrong, was never done, or hangs.
+It prints the counts of each activity, of wrong results and failed children, and the resident memory over time. The exit
+code is 1 if anything failed, was never done, or hung.
 """
 
 import argparse
@@ -37,20 +37,20 @@ from bench.launch import LAYERS, installed
 
 __all__ = ["main"]
 
-# Seconds after which a child that has not ended counts as hanging.
+# Timeout of a child in seconds.
 PATIENCE = 120
-# Threads that compute, beside one for each of the other activities.
+# Number of threads that run inference; training and reading use two each, other activities one.
 CALLERS = 3
-STEPS = 4  # of a round of training
+STEPS = 4  # per round of training
 
 
 def whole_numbers(shape: tuple[int, ...], dtype: Any, rng: np.random.Generator) -> Any:
-    """An initializer."""
+    """An initializer with small integers."""
     return rng.integers(-2, 3, shape).astype(dtype)
 
 
 class Problem:
-    """One shape, with layers of all implementations and the answers that they must give."""
+    """One shape, with layers of all implementations and their expected results."""
 
     def __init__(self, seed: int, size: tuple[int, int, int], filters: int, batch: int, **settings: Any) -> None:
         rng = np.random.default_rng(seed)
@@ -64,7 +64,7 @@ class Problem:
         self.trained = self.train(self.made(1))
 
     def made(self, implementation: int) -> lc.LocallyConnected2D:
-        """A layer with small integers for weights, on which all implementations agree to the bit."""
+        """A layer whose weights are small integers, so that all implementations agree bitwise."""
         layer = lc.LocallyConnected2D(
             **self.settings, kernel_initializer=whole_numbers, rng=self.seed, implementation=implementation
         )
@@ -72,7 +72,7 @@ class Problem:
         return layer
 
     def train(self, layer: lc.LocallyConnected2D) -> list[Any]:
-        """The weights after a few steps by Adam, fused and in two parts in turn."""
+        """The weights after a few Adam steps, alternately fused and unfused."""
         layer.optimizer = "adam"
         for step in range(STEPS):
             y, backward = layer.forward(self.x)
@@ -83,7 +83,7 @@ class Problem:
         return layer.get_weights()
 
     def answers(self) -> bool:
-        """Whether all layers give the right y, dx and gradients."""
+        """Whether y, dx and gradients of all layers are correct."""
         for layer in self.layers:
             y, backward = layer.forward(self.x)
             dx, grads = backward(self.dy)
@@ -94,12 +94,12 @@ class Problem:
         return True
 
     def trains(self) -> bool:
-        """Whether a new layer trains to the weights that it must have."""
+        """Whether training a new layer gives the expected weights."""
         return all(map(np.array_equal, self.train(self.made(1)), self.trained))
 
 
 class Stress:
-    """The activities, each a method that does one thing and tells whether it went right."""
+    """The activities: each method performs one and returns whether it succeeded."""
 
     def __init__(self) -> None:
         import numba
@@ -134,7 +134,7 @@ class Stress:
         return bool((a == 1).all())
 
     def change(self, turn: int) -> bool:
-        """Give a shared layer other weights, all of them the same number: set, or by a step of either kind."""
+        """Set the weights of a shared layer to a constant, or change them by an unfused or a fused step."""
         layer = self.shared[turn % 3]
         match turn // 3 % 3:
             case 0:
@@ -148,7 +148,7 @@ class Stress:
         return True
 
     def look(self, turn: int) -> bool:
-        """Whether a call of a shared layer saw weights of one time only."""
+        """Whether a call of a shared layer used a consistent state of the weights."""
         y = self.shared[turn % 3](self.ones)
         return bool((y == y.flat[0]).all()) and y.flat[0] % 27 == 0
 
@@ -163,7 +163,7 @@ class Stress:
         if not (self._compiles(turn) and problem.answers() and problem.trains()):
             return False
         if generations > 1:
-            # Here, since Numba keeps what it has compiled: in the process itself, memory would grow by it.
+            # In the child, since Numba never frees compiled code: the memory of the parent would grow.
             thread = threading.Thread(target=self._compiles, args=(turn,))
             thread.start()
             child = os.fork()
@@ -174,13 +174,13 @@ class Stress:
         return True
 
     def _compiles(self, turn: int) -> bool:
-        """Whether a function that nobody has compiled before does what it should."""
+        """Whether a new function is compiled correctly."""
         import numba
 
         return bool(numba.njit(lambda a: a + turn)(1) == 1 + turn)
 
     def workers(self, turn: int) -> bool:
-        """Whether processes of multiprocessing's answer as they must."""
+        """Whether multiprocessing workers return correct results."""
         problem = self.problems[turn % len(self.problems)]
         context = multiprocessing.get_context(("fork", "spawn", "forkserver")[turn % 3])
         with context.Pool(2, faulthandler.register, (signal.SIGUSR1,)) as pool:
@@ -188,20 +188,20 @@ class Stress:
                 ys = pool.map_async(problem.layers[turn % 3], [problem.x] * 6).get(PATIENCE)
             except multiprocessing.TimeoutError:
                 for child in multiprocessing.active_children():
-                    os.kill(child.pid, signal.SIGUSR1)  # to tell where it hangs
+                    os.kill(child.pid, signal.SIGUSR1)  # to report where it hangs
                 time.sleep(1)
                 raise
         return all(np.array_equal(y, problem.y) for y in ys)
 
 
 def _end(work: Callable[[], bool]) -> None:
-    """Work in a forked child, and end it without anything of the parent's."""
-    faulthandler.register(signal.SIGALRM, chain=True)  # to tell where it hangs, if it does
+    """Work in a forked child, and exit without the parent's cleanup."""
+    faulthandler.register(signal.SIGALRM, chain=True)  # to report where it hangs
     signal.alarm(PATIENCE)
     code = 4
     try:
         code = 0 if work() else 3
-    except BaseException:  # noqa: BLE001 - a child must not go on with its parent's work
+    except BaseException:  # noqa: BLE001 - a child must not continue the parent's code
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -210,27 +210,27 @@ def _end(work: Callable[[], bool]) -> None:
 def _ended_well(child: int) -> bool:
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if code:
-        print(f"a forked child ended with {code}", file=sys.stderr, flush=True)
+        print(f"a forked child exited with code {code}", file=sys.stderr, flush=True)
     return code == 0
 
 
 def resident() -> float:
-    """Resident memory of this process, in MB."""
+    """Resident memory of this process in MB."""
     with open("/proc/self/statm") as file:  # noqa: PTH123
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def stress(seconds: float) -> int:
-    """Do everything at once for so long; print what was done; return how much went wrong."""
+    """Run all activities concurrently; print their counts; return the number of failures."""
     from lcnumba.runtime import threads
 
-    faulthandler.register(signal.SIGUSR1)  # for children, which have it from here
+    faulthandler.register(signal.SIGUSR1)  # children inherit it
     faulthandler.dump_traceback_later(seconds + 3 * PATIENCE, exit=True)
-    warnings.simplefilter("ignore", DeprecationWarning)  # Python's, of forks beside threads: they are the point
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python warns of forks with threads, which this tests
     work = Stress()
     for problem in work.problems:
         if not (problem.answers() and problem.trains()):
-            raise ArithmeticError("wrong answers before anything happened at once")
+            raise ArithmeticError("wrong results before the concurrent part")
     activities = [*["infer"] * CALLERS, "train", "train", "own", "change", "look", "look", "fork", "workers"]
     done: collections.Counter[str] = collections.Counter()
     wrong: collections.Counter[str] = collections.Counter()
@@ -244,7 +244,7 @@ def stress(seconds: float) -> int:
                 return
             try:
                 right = act(turn)
-            except Exception:  # noqa: BLE001 - whatever it is, it is counted
+            except Exception:  # noqa: BLE001 - any exception is counted
                 traceback.print_exc()
                 right = False
             with counting:
@@ -262,7 +262,9 @@ def stress(seconds: float) -> int:
         thread.join()
     faulthandler.cancel_dump_traceback_later()
     where = "Numba's" if threads.numba_is_safe() else "Python's"
-    print(f"{threads.threading_layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} threads at once:")
+    print(
+        f"{threads.threading_layer()} ({where} threads), {seconds / 60:.1f} minutes, {len(running)} concurrent threads:"
+    )
     for name in sorted(set(activities)):
         print(f"  {name:8s} {done[name]:8,d} done, {wrong[name]} wrong")
     print("  resident memory, MB:", *(f"{size:.0f}" for size in (*sizes, resident())), flush=True)
@@ -270,22 +272,22 @@ def stress(seconds: float) -> int:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run each threading layer in a process of its own, one after the other."""
+    """Run each threading layer in a separate process."""
     parser = argparse.ArgumentParser(prog="python -m bench.stress", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--minutes", type=float, default=10, help="for each threading layer (default: 10)")
+    parser.add_argument("--minutes", type=float, default=10, help="per threading layer (default: 10)")
     parser.add_argument("--layers", nargs="+", choices=LAYERS, default=LAYERS, help="threading layers (default: all)")
-    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # in the process of one layer
+    parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)  # run in the process of one layer
     given = parser.parse_args(arguments)
     if given.here:
         return min(1, stress(60 * given.minutes))
     failed = False
     for layer in given.layers:
         if not installed(layer):
-            print(f"{layer}: not installed, left out; pip install 'lcnumba[threads]'", flush=True)
+            print(f"{layer}: not installed, skipped; pip install 'lcnumba[threads]'", flush=True)
             continue
         command = [sys.executable, "-m", "bench.stress", "--here", "--minutes", str(given.minutes)]
         ended = subprocess.run(command, env={**os.environ, "NUMBA_THREADING_LAYER": layer}, check=False)
-        print(f"{layer}: {'ended well' if ended.returncode == 0 else f'FAILED with {ended.returncode}'}", flush=True)
+        print(f"{layer}: {'passed' if ended.returncode == 0 else f'FAILED with code {ended.returncode}'}", flush=True)
         failed |= ended.returncode != 0
     return int(failed)
 

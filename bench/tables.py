@@ -1,6 +1,6 @@
-"""Writes what a run has shown: a line for each figure, docs/benchmarks.md, and the short table in README.md.
+"""Output of a run: a line per result, docs/benchmarks.md, and the short table in README.md.
 
-``python -m bench.tables FILE`` renders the JSON of a run again.
+``python -m bench.tables FILE`` renders the JSON of a previous run.
 """
 
 import argparse
@@ -22,51 +22,53 @@ _DOCUMENT = "docs/benchmarks.md"
 
 
 def line(row: Row) -> str:
-    """Return a row as a line for people who watch."""
+    """Return a row as a line of progress output."""
     head = f"{row['workload']:<14}{row['dtype']:<9}{row['operation']:<9}{PEERS[row['peer']].label:<27}"
     if row["status"] != "ok":
         return f"{head}{row['status']}: {row['reason']}"
     spread = f"{ms(row['median'])} ms ({ms(row['low'])} - {ms(row['high'])})"
-    relative = f"{row['ratio']:.2f} x ours" if "ratio" in row else f"{row['efficiency']:.0%} of {row['bound']}"
-    others = f"  DISTURBED: others had {row['disturbance']:.0%}" if disturbed(row) else ""
+    relative = (
+        f"{row['ratio']:.2f} x lcnumba" if "ratio" in row else f"{row['efficiency']:.0%} of {row['bound']} roofline"
+    )
+    others = f"  DISTURBED: other load {row['disturbance']:.0%}" if disturbed(row) else ""
     return f"{head}{spread:<34}{row['gflops']:>7.1f} GFLOP/s  {row['peak'] / 1e6:>6.0f} MB  {relative}{others}"
 
 
 def summary(results: dict[str, Any]) -> str:
-    """Return the short table: a step of lcnumba in ms, and how many times as long each peer takes."""
+    """Return the short table: a step of lcnumba in ms, and the relative time of each peer."""
     rows = [row for row in results["rows"] if row["dtype"] == dtypes(results["rows"])[0]]
     steps = by_workload(row for row in rows if row["operation"] == "step")
     peers = [name for name in PEERS if not name.startswith("own") and _any_ok(rows, name)]
-    head = ["layer", "lcnumba", "of the limit", *(PEERS[name].label for name in peers)]
+    head = ["layer", "lcnumba", "of roofline", *(PEERS[name].label for name in peers)]
     body = [
         [f"`{workload}`", *own_cells(of), *(ratio(of.get(name)) for name in peers)] for workload, of in steps.items()
     ]
     about = results["environment"]
     note = (
-        f"A training step (forward, all gradients, SGD) in ms, and how many times as long others take; "
+        f"A training step (forward, all gradients, SGD) of lcnumba in ms, and the relative time of others; "
         f"{about['cpu']}, {threads(about)}, {about['date'].split()[0]}. "
-        f"All figures, also where others are faster: [{_DOCUMENT}]({_DOCUMENT})."
+        f"All results, including those where others are faster: [{_DOCUMENT}]({_DOCUMENT})."
     )
     return f"{table(head, body)}\n\n{note}"
 
 
 def insert(text: str, table: str) -> str:
-    """Return a text with what is between its markers replaced.
+    """Return a text with the part between the markers replaced.
 
     Raises
     ------
     ValueError
-        If the text does not have both markers, once and in order.
+        If the text does not contain each marker once, in order.
     """
     before, begin, rest = text.partition(BEGIN)
     old, end, after = rest.partition(END)
     if not begin or not end or BEGIN in old + after or END in before + after:
-        raise ValueError(f"the text must have the lines {BEGIN} and {END}, once each and in this order")
+        raise ValueError(f"the text must contain the lines {BEGIN} and {END}, once each and in this order")
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
 def write(results: dict[str, Any], root: str = str(ROOT)) -> None:
-    """Write docs/benchmarks.md, and the short table into README.md."""
+    """Write docs/benchmarks.md and the short table in README.md."""
     readme = Path(root, "README.md")
     text = insert(readme.read_text(encoding="utf-8"), summary(results))
     Path(root, _DOCUMENT).write_text(document(results), encoding="utf-8")
@@ -78,9 +80,9 @@ def _any_ok(rows: Iterable[Row], peer: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render a JSON file again."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tables", description="Render the figures of a run again.")
-    parser.add_argument("file", help="what `python -m bench.compare --json` wrote")
+    """Render a JSON file."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description="Render the results of a previous run.")
+    parser.add_argument("file", help="JSON file written by `python -m bench.compare --json`")
     write(json.loads(Path(parser.parse_args(arguments).file).read_text()))
     return 0
 

@@ -1,7 +1,7 @@
-"""Speed of lcnumba's own operations under pytest-benchmark: ``pytest bench/``.
+"""Speed of lcnumba's operations under pytest-benchmark: ``pytest bench/``.
 
-By default a modest part runs. ``-k "seed2 and float32"`` or ``-m fused`` select from all, and
-``--everything`` runs all. Answers are checked, and everything is compiled, before the timing.
+By default a small subset runs. ``-k "seed2 and float32"`` or ``-m fused`` select from all benchmarks, and
+``--everything`` runs all. Results are checked, and kernels compiled, before the timing.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ from lcnumba.tools.bench import WORKLOADS
 from lcnumba.tools.info import usable_processors
 
 _MODEST_WORKLOADS = ("digits", "seed1", "seed2_online")
-# Dense and sparse forms of larger layers take gigabytes.
+# Dense and sparse matrices of larger layers need gigabytes.
 _SMALL = ("digits", "seed1", "bindsnet", "cudaconvnet")
 _ROUNDS = 20
 
@@ -45,7 +45,7 @@ def _cases() -> Iterator[Any]:
 
 @pytest.fixture(scope="module", params=_cases())
 def setting(request: pytest.FixtureRequest) -> Iterator[tuple[Case, Any, Any, Any]]:
-    """Case, layer, input and loss gradient; the layer has been checked on integers, and so compiled."""
+    """Case, layer, input and loss gradient; the layer is checked on integers and its kernels are compiled."""
     import numba
 
     name, implementation, threads, dtype = request.param
@@ -72,7 +72,7 @@ def _layer(case: Case, implementation: int, bias: bool) -> LocallyConnected2D:
 
 
 def _check(case: Case, implementation: int) -> None:
-    """Demand the adjoint identities exactly, on integers."""
+    """Check that the adjoint identities hold exactly on integers."""
     rng = np.random.default_rng(0)
     layer = _layer(case, implementation, bias=False)
     layer.set_weights([integers(rng, layer.kernel.shape, case.dtype)])
@@ -85,14 +85,14 @@ def _check(case: Case, implementation: int) -> None:
 
 @pytest.mark.forward
 def test_forward(setting: Any, benchmark: Any) -> None:
-    """Inference."""
+    """Forward."""
     _, layer, x, _ = setting
     benchmark.pedantic(layer, (x,), rounds=_ROUNDS, warmup_rounds=1)
 
 
 @pytest.mark.backward
 def test_backward(setting: Any, benchmark: Any) -> None:
-    """The derivative by the input and the gradients; without the forward."""
+    """The gradients of input and weights, without forward."""
     _, layer, x, dy = setting
     _, backward = layer.forward(x)
     benchmark.pedantic(backward, (dy,), rounds=_ROUNDS, warmup_rounds=1)
@@ -100,7 +100,7 @@ def test_backward(setting: Any, benchmark: Any) -> None:
 
 @pytest.mark.step
 def test_step(setting: Any, benchmark: Any) -> None:
-    """Gradients, and then an update by them; without the forward."""
+    """The gradients, then an update by them, without forward."""
     _, layer, x, dy = setting
 
     def step(backward: Any) -> None:
@@ -112,7 +112,7 @@ def test_step(setting: Any, benchmark: Any) -> None:
 
 @pytest.mark.fused
 def test_fused_step(setting: Any, benchmark: Any) -> None:
-    """Gradients and update in one; without the forward."""
+    """Fused gradients and update, without forward."""
     _, layer, x, dy = setting
     benchmark.pedantic(
         lambda backward: backward.step(dy, 1e-3), setup=_forward(layer, x), rounds=_ROUNDS, warmup_rounds=1
@@ -120,5 +120,5 @@ def test_fused_step(setting: Any, benchmark: Any) -> None:
 
 
 def _forward(layer: LocallyConnected2D, x: Any) -> Callable[[], Any]:
-    """A step ends the life of its backward: each round gets a fresh one, outside the timing."""
+    """Setup of a round: a step invalidates its backward, so each round gets a new one, which is not timed."""
     return lambda: ((layer.forward(x)[1],), {})

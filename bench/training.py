@@ -1,9 +1,9 @@
-"""What training costs as a whole: an epoch of the demo's network here and in tf_keras, and where `fit` spends its time.
+"""Training time: an epoch of the demo's network in lcnumba and in tf_keras, and a profile of `fit`.
 
-``python -m bench.training`` prints both. The network, its initial weights, the batches and their order are the same;
-the losses of the first epoch are compared before any time is taken, and epochs are timed in turn, in processes of
-their own. The profile is of the documentation's second layer alone (30 x 30 x 64 to 32 filters), batch 32, mean
-squared error, SGD, samples shuffled.
+``python -m bench.training`` prints both. The network, its initial weights, the batches and their order are the same.
+The losses of the first epoch are compared before epochs are timed alternately, in separate processes. The profile is
+of the documentation's second layer alone (30 x 30 x 64 to 32 filters), batch 32, mean squared error, SGD, with
+shuffling.
 """
 
 import argparse
@@ -26,13 +26,13 @@ __all__ = ["PEERS", "compare", "epoch", "prepare", "profile"]
 
 PEERS = {"lcnumba": None, "tf_keras 1": 1, "tf_keras 2": 2, "tf_keras 3": 3}
 SAMPLES, BATCH, RATE = 4000, 32, 0.001
-TOLERANCE = 1e-3  # of losses after an epoch of float32
+TOLERANCE = 1e-3  # relative, of the losses after an epoch in float32
 
 _state: dict[str, Any] = {}
 
 
 def prepare(implementation: int | None, folder: str) -> None:
-    """Make the demo's network, in tf_keras if an implementation is given; weights are written, or read, in a folder."""
+    """Make the demo's network and save its weights in a folder; with an implementation, in tf_keras and load them."""
     rng = np.random.default_rng(0)
     x, y = rng.random((SAMPLES, 28, 28, 1), np.float32), rng.integers(0, 10, SAMPLES)
     if implementation is None:
@@ -63,7 +63,7 @@ def prepare(implementation: int | None, folder: str) -> None:
 
 
 def _as_stored(model: Any, weights: list[Any]) -> list[Any]:
-    """Canonical weights in the storages of Keras' implementations."""
+    """Canonical weights in the storage formats of Keras' implementations."""
     import lcnumba as lc
 
     stored: list[Any] = []
@@ -86,7 +86,7 @@ def epoch() -> dict[str, float]:
 
 
 def compare(rounds: int, threads: int) -> list[dict[str, Any]]:
-    """Time epochs of all peers in turn; return a row each."""
+    """Time epochs of all peers alternately; return one row per peer."""
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         processes = {}
@@ -101,7 +101,7 @@ def compare(rounds: int, threads: int) -> list[dict[str, Any]]:
                 row["reason"] = str(failure)
                 continue
             if abs(row["loss"] - rows[0]["loss"]) > TOLERANCE * rows[0]["loss"]:
-                row["reason"] = f"another loss: {row['loss']}, not {rows[0]['loss']}"
+                row["reason"] = f"loss {row['loss']} differs from {rows[0]['loss']}"
                 continue
             processes[name] = process
         for _ in range(rounds):
@@ -116,7 +116,7 @@ def _ask(process: Process, function: str, **arguments: Any) -> Any:
 
 
 def profile(steps: int = 80) -> dict[str, float]:
-    """Return the milliseconds of a step of `fit`, and the shares of it within compiled code, and within the layer's."""
+    """Return the milliseconds of a step of `fit`, and the shares of all kernels and of the layer's own kernels."""
     import lcnumba as lc
 
     rng = np.random.default_rng(0)
@@ -145,11 +145,11 @@ def profile(steps: int = 80) -> dict[str, float]:
 def main() -> None:
     """Print both comparisons."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=7, help="timed epochs per peer, default 7")
+    parser.add_argument("--threads", type=int, default=2, help="default 2")
     given = parser.parse_args()
     found = profile()
-    print(f"fit on seed2: {found['step']:.1f} ms a step, {found['compiled']:.1%} of it in compiled code, "
+    print(f"fit on seed2: {found['step']:.1f} ms per step, {found['compiled']:.1%} of it in compiled code, "
           f"{found['layer']:.1%} in the layer's own kernels")  # fmt: skip
     rows = compare(given.rounds, given.threads)
     ours = rows[0]["times"]
@@ -159,8 +159,8 @@ def main() -> None:
             continue
         spread = quartiles(row["times"])
         ratio = statistics.median(other / own for other, own in zip(row["times"], ours, strict=True))
-        print(f"{row['peer']:12s} {spread['median']:.3f} s an epoch ({spread['low']:.3f} - {spread['high']:.3f}), "
-              f"{ratio:.2f} times as long")  # fmt: skip
+        print(f"{row['peer']:12s} {spread['median']:.3f} s per epoch ({spread['low']:.3f} - {spread['high']:.3f}), "
+              f"{ratio:.2f} times the time of lcnumba")  # fmt: skip
     sys.stdout.flush()
 
 

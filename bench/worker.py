@@ -1,15 +1,14 @@
-"""A process that holds one peer and obeys: a JSON line in, a JSON line out.
+"""Worker process that holds one peer: each request and each reply is a line of JSON.
 
-Started as ``python -m bench.worker THREADS``. Requests, by their "do":
+Started as ``python -m bench.worker THREADS``. The requests are, by their "do":
 
-- load: makes the data of "case" and the peer from "module" with "options" and "threads";
-- first: calls "operation" once, with all that it builds; replies "seconds";
-- repeat: calls "operation" "calls" times, after "warm" untimed ones; replies "times";
-- save: writes what the last first call returned, and with "weights" kernel and bias, to "folder";
+- load: makes the data of "case", and the peer from "module" with "options" and "threads";
+- first: calls "operation" once, including what it builds; replies "seconds";
+- repeat: calls "operation" "calls" times, after "warm" untimed calls; replies "times";
+- save: writes the results of the last first call, and with "weights" kernel and bias, to "folder";
 - run: calls ``function(**arguments)`` of "module"; replies its "value".
 
-A reply has "peak", the most memory that the process held so far, in bytes; or "error" and "kind",
-the name of the exception.
+A reply has "peak", the peak memory of the process in bytes, or "error" and "kind", the name of the exception.
 """
 
 import importlib
@@ -31,21 +30,21 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """The requests as methods; each returns its reply."""
+    """Handles the requests; each method returns its reply."""
 
     def __init__(self) -> None:
         self._operations: Operations
         self._results: dict[str, Any] = {}
 
     def load(self, case: dict[str, Any], module: str, options: dict[str, Any], threads: int) -> dict[str, Any]:
-        """Make data and peer."""
+        """Make the data and the peer."""
         peer = importlib.import_module(module)
         sizes = Case.from_json(case)
         self._operations = peer.make(sizes, make(sizes), threads, **options)
         return {}
 
     def first(self, operation: str) -> dict[str, Any]:
-        """Call an operation for the first time and keep what it returns."""
+        """Call an operation for the first time and keep its results."""
         start = time.perf_counter()
         result = getattr(self._operations, operation)()
         seconds = time.perf_counter() - start
@@ -53,7 +52,7 @@ class Worker:
         return {"seconds": seconds}
 
     def repeat(self, operation: str, calls: int, warm: int = 0) -> dict[str, Any]:
-        """Time calls of an operation, one by one."""
+        """Time each call of an operation."""
         work = getattr(self._operations, operation)
         self._results = {}
         for _ in range(warm):
@@ -66,7 +65,7 @@ class Worker:
         return {"times": times}
 
     def save(self, folder: str, weights: bool) -> dict[str, Any]:
-        """Write the answers of the last first call, and the weights as they are now."""
+        """Write the results of the last first call, and the current weights."""
         arrays = dict(self._results)
         if weights:
             arrays["kernel"], arrays["bias"] = self._operations.weights()
@@ -79,26 +78,26 @@ class Worker:
         return {"value": getattr(importlib.import_module(module), function)(**arguments)}
 
 
-def _obey(requests: TextIO, replies: TextIO) -> None:
+def _serve(requests: TextIO, replies: TextIO) -> None:
     worker = Worker()
     for line in requests:
         request = json.loads(line)
         try:
             reply = getattr(worker, request.pop("do"))(**request)
-        except Exception as error:  # noqa: BLE001 - whatever a framework raises is an answer
+        except Exception as error:  # noqa: BLE001 - any exception of a framework is a result
             reply = {"error": str(error), "kind": type(error).__name__}
         print(json.dumps({**reply, "peak": peak()}), file=replies, flush=True)
 
 
-def _keep_to(threads: int) -> None:
-    """Use so many processors: libraries that count them, as XLA does, then start so many threads."""
+def _limit_processors(threads: int) -> None:
+    """Set the CPU affinity: libraries such as XLA start one thread per available processor."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
 
 
 if __name__ == "__main__":
-    _keep_to(int(sys.argv[1]))
-    # Frameworks print what they like to standard output, also from C; replies get a channel of their own.
+    _limit_processors(int(sys.argv[1]))
+    # Frameworks may print to standard output, also from C, so replies use a duplicate of it.
     with os.fdopen(os.dup(sys.stdout.fileno()), "w") as replies:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-        _obey(sys.stdin, replies)
+        _serve(sys.stdin, replies)

@@ -8,9 +8,6 @@ import importlib
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-from lcnumba.runtime import forks  # noqa: F401 - a fork waits for what is imported from here on
-from lcnumba.runtime.signals import deferred
-
 if TYPE_CHECKING:
     from lcnumba.bridges.keras2.models import load_keras, load_keras_weights, save_keras_weights
     from lcnumba.bridges.keras2.weights import export_weights, import_weights
@@ -67,7 +64,9 @@ _MODULES = (
 
 
 def _module(name: str) -> Any:
-    with deferred():  # NumPy is imported, too, which cannot go on from where an interrupt left it
+    from lcnumba.runtime.signals import deferred
+
+    with deferred():  # this imports NumPy, which cannot be imported again after an interrupt
         return importlib.import_module(f"lcnumba.{name}")
 
 

@@ -1,6 +1,6 @@
-"""Activations, each with its gradient: Keras' by name, and any object that brings both.
+"""Activations and their gradients: those of Keras by name, and any object that implements both.
 
-Keras' definitions, with its values at kinks. Softmax and log-softmax are over the last axis, the channels.
+Definitions, also at kinks, are Keras'. Softmax and log-softmax are over the last axis, the channels.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
-from lcnumba.utils.arrays import frozen, like_model
+from lcnumba.utils.arrays import like_model, read_only
 from lcnumba.utils.messages import missing, public_class
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import MAXIMUM, integer, real
@@ -41,29 +41,28 @@ __all__ = [
 ]
 
 
-# Numbers that an activation works on at a time: what it leaves in between stays in a core's cache, so that
-# memory is passed over once.
+# Elements that an activation processes at a time, so that temporary arrays stay in the cache.
 BLOCK = 1 << 15
 
-# The root of a half as Keras' gelu takes it, in float64 too: rounded to float32.
+# sqrt(1/2) as in Keras' gelu: rounded to float32, in float64 too.
 ROOT_HALF = float(np.float32(math.sqrt(0.5)))
 
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805
 
 
 class Activation(Protocol):
-    """What a layer asks of an activation; any object with these members serves as one.
+    """What layers require of an activation; any object with these members can be used.
 
-    `gradient` sees the output y alone, so that a layer need not keep the pre-activation. One whose y does
-    not tell its slope has an attribute ``uses_input = True``; the layer then keeps z, and `gradient` gets
-    it in place of y.
+    `gradient` gets the output y, so that a layer need not save the pre-activation z. If the derivative cannot be
+    computed from y, the activation sets ``uses_input = True``; the layer then saves z, and `gradient` gets it in
+    place of y.
 
     Examples
     --------
     >>> import numpy as np
     >>> import lcnumba as lc
     >>> class Square:
-    ...     uses_input = True  # y does not tell the sign of z
+    ...     uses_input = True  # the sign of z is not known from y
     ...
     ...     def __call__(self, z, out=None):
     ...         return np.square(z, out=out)
@@ -81,9 +80,9 @@ class Activation(Protocol):
         Parameters
         ----------
         z : array
-            The pre-activation, float32 or float64; the last axis are the channels.
+            The pre-activation, float32 or float64, channels last.
         out : array, optional
-            Where to put y: of the shape and dtype of z, and perhaps z itself.
+            Output array of the shape and dtype of z; may be z itself.
 
         Returns
         -------
@@ -93,14 +92,14 @@ class Activation(Protocol):
         ...
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return dz of dy; neither dy nor y is changed.
+        """Return dz of dy; neither dy nor y may be modified.
 
         Parameters
         ----------
         dy : array
             Derivatives by y.
         y : array
-            What the call returned; z in its place if the activation has ``uses_input = True``.
+            The output; z if the activation has ``uses_input = True``.
 
         Returns
         -------
@@ -111,24 +110,24 @@ class Activation(Protocol):
 
 
 class _BuiltIn:
-    """What the library's own activations share."""
+    """Base class of the built-in activations."""
 
     uses_input = False
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
-        """Return y, of the shape and dtype of z; into `out`, which may be z itself, if given."""
+        """Return y, of the shape and dtype of z; in `out` if given, which may be z itself."""
         raise NotImplementedError
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return dz of dy, by y or, of an activation that `uses_input`, by z in its place."""
+        """Return dz of dy, given y, or z if the activation has `uses_input`."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal activation."""
+        """Return the constructor arguments of an equal activation."""
         return {name: value for name, value in vars(self).items() if name != "uses_input"}
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are one function."""
+        """Whether both have the same class and parameters."""
         return type(other) is type(self) and vars(other) == vars(self)
 
     def __hash__(self) -> int:
@@ -136,7 +135,7 @@ class _BuiltIn:
         return hash((type(self), *vars(self).items()))
 
     def __repr__(self) -> str:
-        """The call that makes it."""
+        """The constructor call."""
         settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({settings})"
 
@@ -175,12 +174,12 @@ class ReLU(_BuiltIn):
     max_value : float, optional
         The largest output, at least 0.
     threshold : float, default 0
-        Where it begins, at least 0.
+        The threshold, at least 0.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no number of at least 0.
+        If a parameter is not a number >= 0.
 
     Examples
     --------
@@ -210,12 +209,12 @@ class ReLU(_BuiltIn):
             return np.maximum(z, number(0), out=out)
         below = number(self.alpha) * (z - number(self.threshold)) if self.alpha else number(0)
         above = z if self.max_value is None else np.minimum(z, number(self.max_value))
-        # NaN is not below.
+        # NaN compares False, so it passes through.
         y = np.where(z <= number(self.threshold), below, above)
         return _into(out, y)
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Select dy (a product would turn 0 * inf into NaN)."""
+        """Return dy where y is above the threshold (selected, since 0 * inf would be NaN)."""
         number = dy.dtype.type
         if self.plain:
             return np.where(y > 0, dy, number(0))
@@ -242,7 +241,7 @@ class ReLU6(_BuiltIn):
         return np.clip(z, z.dtype.type(0), z.dtype.type(6), out=out)
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Select dy where 0 < y < 6."""
+        """Return dy where 0 < y < 6, else 0."""
         return np.where((y > 0) & (y < 6), dy, dy.dtype.type(0))
 
 
@@ -253,13 +252,13 @@ class LeakyReLU(_BuiltIn):
     Parameters
     ----------
     alpha : float, default 0.3
-        Slope below 0, at least 0. By the name "leaky_relu" it is 0.2, as in Keras, and as there it is rounded
-        to float32 in float64 layers, too.
+        Slope below 0, at least 0; the name "leaky_relu" stands for 0.2. As in Keras, it is rounded to float32 in
+        float64 layers, too.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no number of at least 0.
+        If a parameter is not a number >= 0.
 
     Examples
     --------
@@ -273,16 +272,16 @@ class LeakyReLU(_BuiltIn):
         self.alpha = _not_negative("alpha", alpha)
 
     @property
-    def _slope(self) -> float:
+    def _alpha32(self) -> float:
         return float(np.float32(self.alpha))
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
-        return _into(out, np.where(z > 0, z, z * z.dtype.type(self._slope)))
+        return _into(out, np.where(z > 0, z, z * z.dtype.type(self._alpha32)))
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy, or alpha * dy where y is not above 0."""
-        return np.where(y > 0, dy, dy * dy.dtype.type(self._slope))
+        return np.where(y > 0, dy, dy * dy.dtype.type(self._alpha32))
 
 
 @public_class
@@ -297,7 +296,7 @@ class ThresholdedReLU(_BuiltIn):
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no number of at least 0.
+        If a parameter is not a number >= 0.
 
     Examples
     --------
@@ -315,13 +314,13 @@ class ThresholdedReLU(_BuiltIn):
         return _into(out, np.where(z <= z.dtype.type(self.theta), z.dtype.type(0), z))
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Select dy where y > 0."""
+        """Return dy where y > 0, else 0."""
         return np.where(y > 0, dy, dy.dtype.type(0))
 
 
 @public_class
 class ELU(_BuiltIn):
-    """y = z above 0, and alpha * (exp(z) - 1) below (Clevert et al., 2016); the slope at 0 is alpha.
+    """y = z above 0, and alpha * (exp(z) - 1) below (Clevert et al., 2016); the derivative at 0 is alpha.
 
     Parameters
     ----------
@@ -331,7 +330,7 @@ class ELU(_BuiltIn):
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no number of at least 0.
+        If a parameter is not a number >= 0.
 
     Examples
     --------
@@ -371,7 +370,7 @@ class SELU(_BuiltIn):
         return _into(out, np.where(z > 0, z * z.dtype.type(SELU_SCALE), below))
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return 1.0507 dy from 0 on, and dy * (y + 1.0507 * 1.6733) below."""
+        """Return 1.0507 dy for y >= 0, and dy * (y + 1.0507 * 1.6733) below."""
         number = dy.dtype.type
         return dy * np.where(y < 0, y + number(SELU_SCALE * SELU_ALPHA), number(SELU_SCALE))
 
@@ -457,7 +456,7 @@ class Sigmoid(_BuiltIn):
 
 
 class HardSigmoid(_BuiltIn):
-    """y = min(max(0.2 z + 0.5, 0), 1); the slope is 0.2 at both ends, too.
+    """y = min(max(0.2 z + 0.5, 0), 1); the derivative is 0.2 at both ends, too.
 
     Examples
     --------
@@ -523,7 +522,7 @@ class Swish(_BuiltIn):
 
 
 class GELU(_BuiltIn):
-    """y = z times the normal distribution function at z (Hendrycks and Gimpel, 2016), not its approximation.
+    """y = z times the normal distribution function at z (Hendrycks and Gimpel, 2016), not the tanh approximation.
 
     Examples
     --------
@@ -576,12 +575,12 @@ class Softmax(_BuiltIn):
     Parameters
     ----------
     axis : int
-        Of Keras' layer: -1, and no other.
+        Must be -1; for configs of Keras' layer.
 
     Raises
     ------
     TypeError, ValueError
-        For any other axis.
+        If it is any other axis.
 
     Examples
     --------
@@ -594,10 +593,10 @@ class Softmax(_BuiltIn):
 
     def __init__(self, axis: int = -1) -> None:
         if integer("axis", axis, -MAXIMUM) != -1:
-            raise ValueError(f"axis={axis!r} cannot be used; softmax is over the channels here, axis=-1")
+            raise ValueError(f"axis of softmax must be -1, the channels, got {axis!r}")
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
-        """Return the softmax of z; the maximum is taken off first, so nothing overflows."""
+        """Return the softmax of z, shifted by its maximum so that nothing overflows."""
         y = np.subtract(z, np.max(z, axis=-1, keepdims=True), out=out)
         np.exp(y, out=y)
         y /= np.sum(y, axis=-1, keepdims=True)
@@ -660,11 +659,11 @@ def _into(out: Array | None, y: Array) -> Array:
 def _not_negative(name: str, value: Any) -> float:
     number = real(name, value)
     if number < 0:
-        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
+        raise ValueError(f"{name} must be >= 0, got {value!r}")
     return number
 
 
-# Keras' names; the first name of a function is the one that a config takes.
+# Keras' names; configs use the first of several names of a function.
 _BY_NAME: dict[str, Callable[..., _BuiltIn]] = {
     "linear": Linear,
     "relu": ReLU,
@@ -685,21 +684,21 @@ _BY_NAME: dict[str, Callable[..., _BuiltIn]] = {
     "softmax": Softmax,
     "log_softmax": LogSoftmax,
 }
-# By the classes' names too: some are layers in Keras, with defaults of their own.
+# Class names are accepted, too: some are layers in Keras, with other defaults.
 _CLASSES = {cls.__name__: cls for cls in _BuiltIn.__subclasses__()}
 _BUILT_IN = frozenset(_CLASSES.values())
-# What Keras writes into the config of such a layer beside the settings of the function, and how it calls one.
-_OF_LAYERS = {"name": None, "trainable": None, "dtype": None, "negative_slope": "alpha"}
+# Entries of such a layer's config in Keras that are ignored (None) or renamed.
+_LAYER_ENTRIES = {"name": None, "trainable": None, "dtype": None, "negative_slope": "alpha"}
 
 
 def get(identifier: Any) -> Activation:
-    """Return the activation that a layer's argument stands for.
+    """Return the activation for an identifier.
 
     Parameters
     ----------
     identifier : str, dict, object or None
-        One of Keras' names ("relu", "elu", ...) or of the classes here; a config dict; an object with
-        ``__call__(z, out=None)`` and ``gradient(dy, y)``, which is returned itself; None for `Linear`.
+        A name of Keras ("relu", "elu", ...) or of a class of this module; a config dict; an object with
+        ``__call__(z, out=None)`` and ``gradient(dy, y)``, which is returned unchanged; None for `Linear`.
 
     Returns
     -------
@@ -708,9 +707,9 @@ def get(identifier: Any) -> Activation:
     Raises
     ------
     TypeError
-        If an object brings no gradient, or a config cannot be used.
+        If an object has no gradient, or a config is invalid.
     ValueError
-        If the name is not known.
+        If the name is unknown.
 
     Examples
     --------
@@ -722,62 +721,64 @@ def get(identifier: Any) -> Activation:
     """
     if identifier is None:
         return Linear()
-    found = registry.build("activation", _BY_NAME | _CLASSES, identifier, _OF_LAYERS)
+    found = registry.build("activation", _BY_NAME | _CLASSES, identifier, _LAYER_ENTRIES)
     if not (callable(found) and callable(getattr(found, "gradient", None))):
         raise TypeError(
-            f"activation={identifier!r} brings no gradient; give a name ({', '.join(_BY_NAME)}) "
-            "or an object with __call__(z, out=None) and gradient(dy, y)"
+            f"activation={identifier!r} must implement __call__(z, out=None) and gradient(dy, y); otherwise give a "
+            f"name ({', '.join(_BY_NAME)})"
         )
     return found
 
 
 def is_built_in(activation: Any) -> bool:
-    """Whether it is one of the library's own, which cannot fail."""
+    """Whether it is one of this module, which cannot fail."""
     return type(activation) in _BUILT_IN
 
 
 def rectifies(activation: Any) -> bool:
-    """Whether it is max(z, 0), which an implementation can apply as it computes."""
+    """Whether it is max(z, 0), which an implementation can fuse into its product."""
     return type(activation) is ReLU and activation.plain
 
 
-def apply(activation: Activation, z: Array, keeps: bool = False) -> tuple[Array, Array]:
-    """Return y of z, and what the gradient will ask for; hold a custom activation to its contract.
+def apply(activation: Activation, z: Array, for_backward: bool = False) -> tuple[Array, Array]:
+    """Return y of z, and the array to save for backward: y, or z if the activation has `uses_input`.
 
-    That is y itself or, of an activation that `uses_input`, z if it `keeps` it. z is overwritten else.
+    z is overwritten unless it is saved. The result of a custom activation is validated.
     """
-    keeps = keeps and getattr(activation, "uses_input", False)
+    saves_z = for_backward and getattr(activation, "uses_input", False)
     if type(activation) is Linear:
         return z, z
     if is_built_in(activation):
-        y = np.empty_like(z) if keeps else z
+        y = np.empty_like(z) if saves_z else z
         _in_blocks(lambda z, y: activation(z, out=y), z, y)
     else:
-        given = frozen(z) if keeps else z
-        y = like_model(f"activation {activation!r}", activation(given, out=None if keeps else z), z)
-        # It may hand out an array that it will use again.
+        given = read_only(z) if saves_z else z
+        y = like_model(f"activation {activation!r}", activation(given, out=None if saves_z else z), z)
+        # Copied, because a custom activation may reuse its array.
         y = y if y is z else y.copy()
-    return y, z if keeps else y
+    return y, z if saves_z else y
 
 
-def pull(activation: Activation, dy: Array, kept: Array) -> Array:
-    """Return dz, C-contiguous, of what `apply` kept, without letting a custom activation change anything."""
+def vjp(activation: Activation, dy: Array, saved: Array) -> Array:
+    """Return dz, C-contiguous, of dy and the array that `apply` saved; a custom activation gets read-only arrays."""
     if type(activation) is Linear:
         return dy
     if is_built_in(activation):
         dz = np.empty_like(dy)
 
-        def pull_block(dy: Array, kept: Array, dz: Array) -> None:
-            dz[...] = activation.gradient(dy, kept)
+        def vjp_block(dy: Array, saved: Array, dz: Array) -> None:
+            dz[...] = activation.gradient(dy, saved)
 
-        _in_blocks(pull_block, dy, kept, dz)
+        _in_blocks(vjp_block, dy, saved, dz)
         return dz
-    dz = like_model(f"the gradient of activation {activation!r}", activation.gradient(frozen(dy), frozen(kept)), dy)
+    dz = like_model(
+        f"the gradient of activation {activation!r}", activation.gradient(read_only(dy), read_only(saved)), dy
+    )
     return np.ascontiguousarray(dz)
 
 
 def serialize(activation: Activation) -> Any:
-    """The name of a built-in activation, or its config dict; a custom one, which has neither, stays itself."""
+    """Return the name or config dict of a built-in activation; a custom one unchanged."""
     if not is_built_in(activation):
         return activation
     names = (name for name, make in _BY_NAME.items() if make() == activation)
@@ -785,7 +786,7 @@ def serialize(activation: Activation) -> Any:
 
 
 def _in_blocks(function: Callable[..., Any], *arrays: Array) -> None:
-    """Call a function for some rows of contiguous arrays after the other; infinite and NaN are nothing to warn of."""
+    """Call a function block by block on rows of C-contiguous arrays, without floating-point warnings."""
     if not arrays[0].size:
         return
     columns = arrays[0].shape[-1] if arrays[0].ndim else 1

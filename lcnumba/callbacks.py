@@ -1,7 +1,7 @@
-"""What happens beside the steps of `fit`: progress, early stopping, checkpoints, logs, learning rates.
+"""Callbacks of `fit`: progress, early stopping, checkpoints, logs, learning rates.
 
-A callback is an object of a subclass of `Callback`; it overrides the moments that it cares about, and is told of the
-`lcnumba.training.run.Run`: model, epoch, batch, step, lr, history, and ways to stop and to save.
+A callback subclasses `Callback` and overrides some of its methods, each of which gets the `lcnumba.training.run.Run`:
+model, epoch, batch, step, lr, history, and methods to stop the training and to save it.
 """
 
 import csv
@@ -35,25 +35,25 @@ __all__ = [
     "Progress",
     "ReduceLROnPlateau",
     "TerminateOnNaN",
-    "figures_text",
+    "format_logs",
 ]
 
-Figures = dict[str, float]
+Logs = dict[str, float]
 PathLike = str | os.PathLike[str]
 
 _log = logging.getLogger("lcnumba")
 
-# What Keras fills in of the name of a checkpoint, such as {epoch:02d}.
+# Placeholders in file names that Keras fills in, such as {epoch:02d}.
 _FIELD = re.compile(r"\{[A-Za-z_]\w*(:[^{}]*)?\}")
-# Keras' moments that are called otherwise here: a method of that name would never be called.
-_KERAS_MOMENTS = {
-    "on_batch_begin": "before_step(run, figures)",
-    "on_train_batch_begin": "before_step(run, figures)",
-    "on_train_batch_end": "on_batch_end(run, figures)",
-    "on_test_begin": "on_epoch_end(run, figures), after the validation",
-    "on_test_end": "on_epoch_end(run, figures), after the validation",
-    "on_test_batch_begin": "on_epoch_end(run, figures), after the validation",
-    "on_test_batch_end": "on_epoch_end(run, figures), after the validation",
+# Keras' methods that have another name here, and would never be called.
+_KERAS_METHODS = {
+    "on_batch_begin": "before_step(run, logs)",
+    "on_train_batch_begin": "before_step(run, logs)",
+    "on_train_batch_end": "on_batch_end(run, logs)",
+    "on_test_begin": "on_epoch_end(run, logs), after the validation",
+    "on_test_end": "on_epoch_end(run, logs), after the validation",
+    "on_test_batch_begin": "on_epoch_end(run, logs), after the validation",
+    "on_test_batch_end": "on_epoch_end(run, logs), after the validation",
     "on_predict_begin": "nothing: predict has no callbacks",
     "on_predict_end": "nothing: predict has no callbacks",
     "on_predict_batch_begin": "nothing: predict has no callbacks",
@@ -62,20 +62,20 @@ _KERAS_MOMENTS = {
 
 
 class Callback:
-    """Base of callbacks: each method is called at its moment, and does nothing here.
+    """Base class of callbacks; its methods do nothing.
 
-    Callbacks are called in their order. When all of them have seen the end of a batch or an epoch, `after_batch` and
-    `after_epoch` follow, in which `Checkpoint` writes what all have made of it.
+    Callbacks are called in the order given. `after_batch` and `after_epoch` are called when `on_batch_end` and
+    `on_epoch_end` of all callbacks have returned, so that `Checkpoint` saves the state that all of them have reached.
 
-    The methods take `run`, the `lcnumba.training.run.Run`, and `figures`, a dict of loss and metrics by name.
+    The methods take `run`, the `lcnumba.training.run.Run`, and `logs`, a dict of loss and metrics by name.
 
     Examples
     --------
     >>> import numpy as np
     >>> import lcnumba as lc
     >>> class StopBelow(lc.callbacks.Callback):
-    ...     def on_epoch_end(self, run, figures):
-    ...         if figures["loss"] < 0.5:
+    ...     def on_epoch_end(self, run, logs):
+    ...         if logs["loss"] < 0.5:
     ...             run.stop()
     >>> model = lc.Sequential([lc.Dense(1, kernel_initializer="zeros")])
     >>> x, y = np.ones((4, 1)), np.ones((4, 1))
@@ -85,97 +85,97 @@ class Callback:
     """
 
     def __init_subclass__(cls) -> None:
-        """Refuse methods with names of Keras' that would never be called."""
+        """Refuse methods of Keras' callbacks that would never be called."""
         super().__init_subclass__()
-        for name in _KERAS_MOMENTS.keys() & vars(cls).keys():
-            raise TypeError(f"{cls.__name__}.{name} would never be called; here it is {_KERAS_MOMENTS[name]}")
+        for name in _KERAS_METHODS.keys() & vars(cls).keys():
+            raise TypeError(f"{cls.__name__}.{name} would never be called; here it is {_KERAS_METHODS[name]}")
 
     def __getattr__(self, name: str) -> Any:
-        """Say where a callback finds what Keras gives it as an attribute."""
+        """Say where to find what Keras sets as attributes of a callback."""
         if name in ("model", "params"):
             raise AttributeError(
-                f"{type(self).__name__} has no attribute {name}: each moment gets the run, which has model, epochs, lr "
+                f"{type(self).__name__} has no attribute {name}: each method gets the run, which has model, epochs, lr "
                 "and stop()"
             )
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def on_train_begin(self, run: Any) -> None:
-        """Before everything else, and before a checkpoint is read; to forget what an earlier training left behind."""
+        """Before the training, and before a checkpoint is read; reset the state of an earlier training here."""
 
     def on_epoch_begin(self, run: Any) -> None:
-        """Before the first batch of an epoch, or of the rest of one that was broken off."""
+        """Before the first batch of an epoch, or of the rest of an interrupted one."""
 
-    def before_step(self, run: Any, figures: Figures) -> None:
-        """When the figures of a batch are known, and before its step, which ``run.stop()`` prevents."""
+    def before_step(self, run: Any, logs: Logs) -> None:
+        """After loss and metrics of a batch are known, before its step, which ``run.stop()`` prevents."""
 
-    def on_batch_end(self, run: Any, figures: Figures) -> None:
-        """After a batch; the figures are those of the epoch so far."""
+    def on_batch_end(self, run: Any, logs: Logs) -> None:
+        """After a batch; the logs are those of the epoch so far."""
 
-    def after_batch(self, run: Any, figures: Figures) -> None:
-        """When all callbacks have seen the end of a batch; ``run.save`` is possible, but between steps alone."""
+    def after_batch(self, run: Any, logs: Logs) -> None:
+        """After `on_batch_end` of all callbacks; ``run.save`` is possible if ``run.between_steps``."""
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
         """After an epoch and its validation."""
 
-    def after_epoch(self, run: Any, figures: Figures) -> None:
-        """When all callbacks have seen the end of an epoch; ``run.save`` is possible."""
+    def after_epoch(self, run: Any, logs: Logs) -> None:
+        """After `on_epoch_end` of all callbacks; ``run.save`` is possible if ``run.between_steps``."""
 
     def on_train_end(self, run: Any) -> None:
-        """After the last epoch, if nothing went wrong."""
+        """After the last epoch, unless an exception was raised."""
 
     def close(self) -> None:
-        """At the end, whatever has happened."""
+        """At the end, also after an exception."""
 
     def get_state(self) -> Any:
-        """Return what a checkpoint must hold to go on: numbers, strings, None, arrays, lists, tuples and dicts."""
+        """Return the state for a checkpoint: numbers, strings, None, arrays, and lists, tuples and dicts of them."""
         return None
 
     def set_state(self, state: Any) -> None:
-        """Go on from what `get_state` returned, if that was not None; called after `on_train_begin`."""
+        """Restore what `get_state` returned, unless that was None; called after `on_train_begin`."""
 
 
-# Figures of which "auto" knows what is better, by the ends of their names.
-_LARGER, _SMALLER = ("accuracy", "auc"), ("loss", "mae", "mse", "error")
+# Metrics for which mode="auto" knows the direction, by the ends of their names.
+_MAXIMIZED, _MINIMIZED = ("accuracy", "auc"), ("loss", "mae", "mse", "error")
 
 
-class _Watch:
-    """Whether a figure is better than it ever was."""
+class _Monitor:
+    """Tracks the best value of a metric."""
 
     def __init__(self, monitor: str, mode: str, min_delta: float = 0.0) -> None:
         if not isinstance(monitor, str):
-            raise TypeError(f"monitor={monitor!r} is a {type(monitor).__name__}; give the name of a figure")
+            raise TypeError(f"monitor must be the name of a metric, got {monitor!r}")
         self.monitor = monitor
         self._mode = choice("mode", mode, ("auto", "min", "max"))
         self._min_delta = real("min_delta", min_delta)
         if self._min_delta < 0:
-            raise ValueError(f"min_delta={min_delta!r} cannot be used; give a number of at least 0")
+            raise ValueError(f"min_delta must be >= 0, got {min_delta!r}")
         self.best: float | None = None
-        self._doubted = False
+        self._warned_of_nan = False
 
     def check(self, run: Any) -> None:
-        self._doubted = False
-        if self.monitor not in run.names:
+        self._warned_of_nan = False
+        if self.monitor not in run.metric_names:
             raise ValueError(
-                f"monitor={self.monitor!r} is no figure of this training; give one of {', '.join(run.names)}"
+                f"monitor={self.monitor!r} is not a metric of this training; give one of {', '.join(run.metric_names)}"
             )
-        if self._mode == "auto" and not self.monitor.endswith((*_LARGER, *_SMALLER)):
+        if self._mode == "auto" and not self.monitor.endswith((*_MAXIMIZED, *_MINIMIZED)):
             raise ValueError(
-                f"mode='auto' does not tell whether a larger {self.monitor!r} is better; give mode='max' or mode='min'"
+                f"mode='auto' does not know the direction of monitor={self.monitor!r}; give mode='max' or mode='min'"
             )
 
-    def improved(self, figures: Figures) -> bool:
-        """Whether the figure is the best so far, which it then becomes."""
-        value = figures[self.monitor]
-        if math.isnan(value) and not self.monitor.endswith("loss") and not self._doubted:
-            self._doubted = True
+    def improved(self, logs: Logs) -> bool:
+        """Whether the metric is better than the best so far; if so, record it."""
+        value = logs[self.monitor]
+        if math.isnan(value) and not self.monitor.endswith("loss") and not self._warned_of_nan:
+            self._warned_of_nan = True
             warn(
-                f"{self.monitor} is nan, which is no gain: its samples may hold one class alone, or no known target "
-                "(validation_split takes the last samples; shuffle them before, or give validation_data)"
+                f"{self.monitor} is nan, which counts as no improvement: its samples may be of one class, or have no "
+                "known target (validation_split takes the last samples; shuffle them first, or use validation_data)"
             )
-        upward = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith(_LARGER))
-        gain = -math.inf if math.isnan(value) else value if upward else -value
-        so_far = -math.inf if self.best is None else self.best if upward else -self.best
-        better = gain > so_far + (self._min_delta if self.best is not None else 0)
+        maximize = self._mode == "max" or (self._mode == "auto" and self.monitor.endswith(_MAXIMIZED))
+        score = -math.inf if math.isnan(value) else value if maximize else -value
+        best = -math.inf if self.best is None else self.best if maximize else -self.best
+        better = score > best + (self._min_delta if self.best is not None else 0)
         if better:
             self.best = value
         return better
@@ -183,26 +183,26 @@ class _Watch:
 
 @public_class
 class EarlyStopping(Callback):
-    """End the training when a figure has not become better for a while, and go back to the best weights.
+    """Stop the training when a metric has stopped improving, and restore the best weights.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        The figure.
+        The metric.
     patience : int, default 0
-        So many epochs in a row without a gain end the training; 0 is as good as 1.
+        Number of consecutive epochs without improvement that end the training; 0 means 1.
     min_delta : float, default 0
-        The least difference that is a gain.
+        The smallest change that counts as an improvement.
     mode : {"auto", "min", "max"}
-        Whether smaller or larger is better; "auto" knows it of losses and of the metrics of this library.
+        Whether smaller or larger is better; "auto" knows it for losses and the metrics of this library.
     restore_best : bool, default True
-        Whether the weights of the best epoch are taken at the end, also if all epochs were run. They are kept as a
-        copy in memory meanwhile.
+        Whether to restore the weights of the best epoch at the end, also after the last of all epochs. Until then a
+        copy of them is held in memory.
 
     Attributes
     ----------
     best : float or None
-        The best figure.
+        The best value of the metric.
     best_epoch : int or None
         Its epoch, from 0.
 
@@ -227,81 +227,81 @@ class EarlyStopping(Callback):
         mode: str = "auto",
         restore_best: bool = True,
     ) -> None:
-        self._watch = _Watch(monitor, mode, min_delta)
+        self._monitor = _Monitor(monitor, mode, min_delta)
         self._patience = integer("patience", patience, 0)
         self._restore = boolean("restore_best", restore_best)
-        self._forget()
+        self._reset()
 
-    def _forget(self) -> None:
-        self._watch.best = None
+    def _reset(self) -> None:
+        self._monitor.best = None
         self.best_epoch: int | None = None
         self._waited = 0
-        self._told = False
+        self._warned_of_lost_weights = False
         self._weights: list[Any] | None = None
 
     @property
     def best(self) -> float | None:
-        """The best figure so far."""
-        return self._watch.best
+        """The best value so far."""
+        return self._monitor.best
 
     def on_train_begin(self, run: Any) -> None:
-        """Begin anew."""
-        self._watch.check(run)
-        self._forget()
+        """Reset the state."""
+        self._monitor.check(run)
+        self._reset()
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Keep the best, and count the epochs since."""
-        if self._watch.improved(figures):
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
+        """Record an improvement, or count the epochs since the last one."""
+        if self._monitor.improved(logs):
             self.best_epoch, self._waited = run.epoch, 0
             self._weights = run.model.get_weights() if self._restore else None
-            if self._restore and not self._told and (lost := lost_weights(run.model)):
-                self._told = True
-                warn(f"restore_best of EarlyStopping does not bring back {lost}", UserWarning)
+            if self._restore and not self._warned_of_lost_weights and (lost := lost_weights(run.model)):
+                self._warned_of_lost_weights = True
+                warn(f"restore_best of EarlyStopping does not restore {lost}", UserWarning)
             return
         self._waited += 1
         if self._waited > max(0, self._patience - 1):
-            _log.info("%s has not improved for %d epochs; stopping", self._watch.monitor, self._waited)
+            _log.info("%s has not improved for %d epochs; stopping", self._monitor.monitor, self._waited)
             run.stop(finished=True)
 
     def on_train_end(self, run: Any) -> None:
-        """Go back to the best weights."""
+        """Restore the best weights."""
         if self._weights is not None:
             with deferred():
                 run.model.set_weights(self._weights)
 
     def get_state(self) -> Any:
-        """Return the best figure, its epoch and its weights."""
+        """Return the best value, its epoch and its weights."""
         return {"best": self.best, "epoch": self.best_epoch, "waited": self._waited, "weights": self._weights}
 
     def set_state(self, state: Any) -> None:
-        """Go on from there."""
+        """Restore that state."""
         best, epoch, waited, weights = (state[name] for name in ("best", "epoch", "waited", "weights"))
         arrays = weights is None or (isinstance(weights, list) and all(isinstance(w, np.ndarray) for w in weights))
-        if not (_is_figure(best) and isinstance(waited, int) and isinstance(epoch, int | None) and arrays):
-            raise ValueError(f"{state!r} is no state of EarlyStopping")
-        self._watch.best, self.best_epoch, self._waited, self._weights = best, epoch, waited, weights
+        if not (_is_metric(best) and isinstance(waited, int) and isinstance(epoch, int | None) and arrays):
+            raise ValueError(f"state {state!r} is not one of EarlyStopping")
+        self._monitor.best, self.best_epoch, self._waited, self._weights = best, epoch, waited, weights
 
 
 @public_class
 class Checkpoint(Callback):
-    """Write the training to a file, from which ``fit(resume=path)`` goes on bit for bit.
+    """Write the training to a file, from which ``fit(resume=path)`` resumes bit for bit.
 
-    The file holds the model, its optimizers' state, the epoch, random state and history; `lcnumba.load` reads the
-    model from it. It is written beside its place and then moved there: whatever happens, also to the power, there
-    is the last or the new one. A file that cannot be written (a full disk) is a warning, and training goes on. Epochs
-    whose loss is not finite are not written.
+    The file holds the model, the state of its optimizers, the epoch, the random state and the history; `lcnumba.load`
+    reads the model from it. It is written to a temporary file that then replaces the old one atomically, so that one
+    of both is complete even after a power failure. If it cannot be written (a full disk), there is a warning and
+    training continues. Epochs whose loss is not finite are not written.
 
     Parameters
     ----------
     path : path
         The file, by convention ``.npz``. Its folder must exist.
     every : int, default 1
-        Epochs between two checkpoints.
+        Number of epochs between checkpoints.
     every_batches : int, optional
-        Batches between two checkpoints within an epoch, beside those at its end; where gradients are accumulated,
-        the next step is waited for.
+        Number of batches between checkpoints within an epoch, in addition to those at its end; with accumulated
+        gradients, they are written after the next step.
     monitor : str, optional
-        Write only after epochs in which this figure is better than ever.
+        Write only after epochs in which this metric has improved on its best value.
     mode : {"auto", "min", "max"}
         As for `EarlyStopping`.
 
@@ -313,12 +313,11 @@ class Checkpoint(Callback):
     Raises
     ------
     OSError
-        By `fit`, before the first epoch, if the folder cannot be written to, or the path leads to what is no file.
+        By `fit`, before the first epoch, if the folder is not writable, or the path is not that of a regular file.
     ValueError
-        If the name ends as files of another kind do (``.h5``, ``.keras``), or has fields in braces, which Keras fills
-        in.
-        By `fit`, if `path` exists and ``resume=`` is another path, which does not: the training would begin at the
-        beginning, and replace the file.
+        If the name has the suffix of another format (``.h5``, ``.keras``), or placeholders in braces, as in Keras.
+        By `fit`, if `path` exists but ``resume=`` is another path that does not: the training would start anew and
+        overwrite the file.
     TypeError
         By `fit`, before the first epoch, if the model cannot be saved.
 
@@ -350,100 +349,100 @@ class Checkpoint(Callback):
         self.path = file_path(path)
         if found := _FIELD.search(self.path.name):
             raise ValueError(
-                f"path={os.fspath(path)!r} holds {found[0]!r}, which Keras fills in; here one file is kept, of the "
-                "last epoch or, with monitor=..., the best one: give its name without braces"
+                f"path must not have placeholders in braces, got {os.fspath(path)!r} with {found[0]!r}: a single file "
+                "is written, of the last epoch or, with monitor=..., of the best one"
             )
         self._target = self.path
         self._every = integer("every", every)
         self._every_batches = None if every_batches is None else integer("every_batches", every_batches)
         if monitor is not None and every_batches is not None:
-            raise ValueError("give monitor or every_batches, not both: figures are compared after epochs")
-        self._watch = None if monitor is None else _Watch(monitor, mode)
-        self._due = self._told = False
-        self._before: float | None = None  # the best figure of what is on disk
+            raise ValueError("monitor and every_batches cannot be combined: metrics are compared after epochs")
+        self._monitor = None if monitor is None else _Monitor(monitor, mode)
+        self._due = self._warned_of_lost_weights = False
+        self._best_on_disk: float | None = None
 
     def on_train_begin(self, run: Any) -> None:
-        """Find out whether the training, and the folder, can be written."""
-        if self._watch is not None:
-            self._watch.check(run)
-            self._watch.best = None
+        """Check that the training can be saved, and the folder is writable."""
+        if self._monitor is not None:
+            self._monitor.check(run)
+            self._monitor.best = None
         run.check_saving()
-        self._target = self.path.absolute()  # written there also if the folder changes
+        self._target = self.path.absolute()  # a callback may change the working directory
         files.check_writable(self._target)
         files.remove_stale_temp_files(self._target)
-        self._due = self._told = False
+        self._due = self._warned_of_lost_weights = False
 
-    def on_batch_end(self, run: Any, figures: Figures) -> None:
-        """Find out whether it is time to write."""
+    def on_batch_end(self, run: Any, logs: Logs) -> None:
+        """Decide whether a checkpoint is due."""
         if self._every_batches is not None:
             self._due = self._due or run.batch % self._every_batches == 0
 
-    def after_batch(self, run: Any, figures: Figures) -> None:
-        """Write, if it is time."""
-        # A training that was stopped, and not for good, may go on from here.
-        stopped = run.stopped and not run.finished and self._watch is None
+    def after_batch(self, run: Any, logs: Logs) -> None:
+        """Write a checkpoint if it is due."""
+        # A training that was stopped, but is not finished, may be resumed from here.
+        stopped = run.stopped and not run.finished and self._monitor is None
         if (self._due or stopped) and run.between_steps:
-            self._write(run, figures)
+            self._write(run, logs)
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Find out whether it is time to write."""
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
+        """Decide whether a checkpoint is due."""
         self._due = self._due or (run.epoch + 1) % self._every == 0 or run.stopped or run.epoch + 1 == run.epochs
-        if self._due and self._watch is not None:
-            self._before = self._watch.best
-            self._due = self._watch.improved(figures)
+        if self._due and self._monitor is not None:
+            self._best_on_disk = self._monitor.best
+            self._due = self._monitor.improved(logs)
 
-    def after_epoch(self, run: Any, figures: Figures) -> None:
-        """Write, if it is time."""
+    def after_epoch(self, run: Any, logs: Logs) -> None:
+        """Write a checkpoint if it is due."""
         if self._due and run.between_steps:
-            self._write(run, figures)
+            self._write(run, logs)
 
-    def _write(self, run: Any, figures: Figures) -> None:
+    def _write(self, run: Any, logs: Logs) -> None:
         self._due = False
-        if not math.isfinite(figures["loss"]):
-            _log.warning("no checkpoint of epoch %d, whose loss is %s", run.epoch + 1, figures["loss"])
-            self._not_written()
+        if not math.isfinite(logs["loss"]):
+            _log.warning("checkpoint of epoch %d not written: its loss is %s", run.epoch + 1, logs["loss"])
+            self._undo_best()
             return
-        if not self._told and (lost := lost_weights(run.model, with_state=True)):
-            self._told = True
-            warn(f"the checkpoint does not hold {lost}", UserWarning)
+        if not self._warned_of_lost_weights and (lost := lost_weights(run.model, with_state=True)):
+            self._warned_of_lost_weights = True
+            warn(f"the checkpoint does not contain {lost}", UserWarning)
         try:
             run.save(self._target)
         except OSError as error:
-            self._not_written()
-            warnings.warn(f"no checkpoint of epoch {run.epoch + 1}: {error}", RuntimeWarning, stacklevel=2)
+            self._undo_best()
+            warnings.warn(f"checkpoint of epoch {run.epoch + 1} not written: {error}", RuntimeWarning, stacklevel=2)
         else:
             _log.debug("checkpoint %s of epoch %d, batch %d", self._target, run.epoch + 1, run.batch)
 
-    def _not_written(self) -> None:
-        """Remember what is on disk."""
-        if self._watch is not None:
-            self._watch.best = self._before
+    def _undo_best(self) -> None:
+        """Return to the best value of the file on disk."""
+        if self._monitor is not None:
+            self._monitor.best = self._best_on_disk
 
     def get_state(self) -> Any:
-        """Return the best figure."""
-        return None if self._watch is None else {"best": self._watch.best}
+        """Return the best value."""
+        return None if self._monitor is None else {"best": self._monitor.best}
 
     def set_state(self, state: Any) -> None:
-        """Go on from there."""
-        if self._watch is not None:
-            if not _is_figure(state["best"]):
-                raise ValueError(f"{state!r} is no state of Checkpoint")
-            self._watch.best = state["best"]
+        """Restore that state."""
+        if self._monitor is not None:
+            if not _is_metric(state["best"]):
+                raise ValueError(f"state {state!r} is not one of Checkpoint")
+            self._monitor.best = state["best"]
 
 
 @public_class
 class CSVLogger(Callback):
-    """Write the history to a table of comma-separated values, a line an epoch.
+    """Write the history to a CSV file, one line per epoch.
 
-    The whole table is written anew after each epoch and then moved to its place, so that it is complete at any time;
-    a training that is resumed has the earlier epochs in it.
+    The whole file is replaced atomically after each epoch, so that it is complete at any time; in a resumed training
+    it includes the earlier epochs.
 
     Parameters
     ----------
     path : path
-        The file. Its folder must exist. What is no regular file, a pipe or a terminal, gets each line as it comes.
+        The file. Its folder must exist. To a pipe or terminal, each line is written as it comes.
     separator : str, default ","
-        Between two values.
+        The delimiter.
 
     Examples
     --------
@@ -464,17 +463,17 @@ class CSVLogger(Callback):
         given: Any = separator
         usable = isinstance(given, str) and len(given) == 1 and (given.isprintable() or given.isspace())
         if not usable or given in '\r\n"':
-            raise ValueError(f"separator={separator!r} cannot be used; give one character")
+            raise ValueError(f"separator must be a single character, got {separator!r}")
         npz.check_suffix(path, table=True)
         self._path, self._separator = file_path(path), separator
         self._file: files.TextFile | None = None
 
     def on_train_begin(self, run: Any) -> None:
-        """Find out whether the path can be written to."""
+        """Check that the file is writable."""
         self._file = files.TextFile(self._path)
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Write the table."""
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
+        """Write the file."""
         table = text.StringIO(newline="")
         writer = csv.writer(table, delimiter=self._separator, lineterminator="\n")
         history = run.history.history
@@ -483,12 +482,10 @@ class CSVLogger(Callback):
         try:
             self._file.write(table.getvalue())  # type: ignore[union-attr]
         except OSError as error:
-            warnings.warn(
-                f"the log of epoch {run.epoch + 1} could not be written: {error}", RuntimeWarning, stacklevel=2
-            )
+            warnings.warn(f"log of epoch {run.epoch + 1} not written: {error}", RuntimeWarning, stacklevel=2)
 
     def close(self) -> None:
-        """Close a pipe or device."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -498,12 +495,12 @@ class CSVLogger(Callback):
 class LearningRate(Callback):
     """Set the learning rate at the beginning of each epoch.
 
-    By step, give `fit` a schedule as `lr` (`lcnumba.schedules`).
+    For a schedule by step, pass it to `fit` as `lr` (`lcnumba.schedules`).
 
     Parameters
     ----------
     schedule : callable
-        ``schedule(epoch, lr) -> lr``: the number of the epoch, from 0, and the rate so far.
+        ``schedule(epoch, lr) -> lr``, with the number of the epoch, from 0, and the current learning rate.
 
     Examples
     --------
@@ -516,42 +513,42 @@ class LearningRate(Callback):
 
     def __init__(self, schedule: Callable[[int, float], float]) -> None:
         if not callable(schedule):
-            raise TypeError(f"schedule={schedule!r} is a {type(schedule).__name__}; give a function (epoch, lr) -> lr")
+            raise TypeError(f"schedule must be a function (epoch, lr) -> lr, got {schedule!r}")
         self._schedule = schedule
 
     def on_epoch_begin(self, run: Any) -> None:
-        """Set it, but for the rest of an epoch, whose rate has been set."""
+        """Set the learning rate, unless an interrupted epoch is resumed."""
         if not run.batch:
             run.lr = learning_rate(self._schedule(run.epoch, run.lr))
 
 
 @public_class
 class ReduceLROnPlateau(Callback):
-    """Lower the learning rate when a figure has not become better for a while, as Keras' callback of this name.
+    """Lower the learning rate when a metric has stopped improving, as in Keras.
 
-    A schedule that was given as `lr` ends when the rate is lowered for the first time.
+    The first reduction overrides a schedule given as `lr`.
 
     Parameters
     ----------
     monitor : str, default "val_loss"
-        The figure.
+        The metric.
     factor : float, default 0.1
-        What the rate is multiplied by; above 0 and below 1.
+        Factor of each reduction, in (0, 1).
     patience : int, default 10
-        So many epochs in a row without a gain lower the rate.
+        Number of consecutive epochs without improvement before a reduction.
     min_delta : float, default 1e-4
-        Differences up to it are no gain.
+        The smallest change that counts as an improvement.
     cooldown : int, default 0
-        Epochs after a reduction that are not counted.
+        Number of epochs after a reduction that are not counted.
     min_lr : float, default 0
-        The lowest rate.
+        Lower bound of the learning rate.
     mode : {"auto", "min", "max"}
         As for `EarlyStopping`.
 
     Raises
     ------
     ValueError, TypeError
-        If a setting cannot be used; by `fit` if there is no such figure.
+        If a parameter is invalid; by `fit` if there is no such metric.
 
     Examples
     --------
@@ -561,7 +558,7 @@ class ReduceLROnPlateau(Callback):
     >>> lowering = lc.callbacks.ReduceLROnPlateau("loss", factor=0.5, patience=1)
     >>> x, y = np.ones((4, 1)), np.ones((4, 1))
     >>> history = model.fit(x, y, loss="mse", epochs=3, lr=0.5, callbacks=[lowering], progress=False)
-    >>> lowering.lr  # the first epoch gains, against nothing
+    >>> lowering.lr  # the first epoch counts as an improvement
     0.125
     """
 
@@ -576,49 +573,49 @@ class ReduceLROnPlateau(Callback):
         min_lr: float = 0.0,
         mode: str = "auto",
     ) -> None:
-        self._watch = _Watch(monitor, mode, min_delta)
-        self._factor, self._least = real("factor", factor), learning_rate(min_lr, name="min_lr")
+        self._monitor = _Monitor(monitor, mode, min_delta)
+        self._factor, self._min_lr = real("factor", factor), learning_rate(min_lr, name="min_lr")
         if not 0 < self._factor < 1:
-            raise ValueError(f"factor={factor!r} cannot be used; give a number above 0 and below 1")
+            raise ValueError(f"factor must be in (0, 1), got {factor!r}")
         self._patience, self._cooldown = integer("patience", patience, 0), integer("cooldown", cooldown, 0)
         self._waited = self._cooling = 0
-        self.lr: float | None = None  # the last rate that was set
+        self.lr: float | None = None  # set by the last reduction
 
     def on_train_begin(self, run: Any) -> None:
-        """Begin anew."""
-        self._watch.check(run)
-        self._watch.best, self._waited, self._cooling, self.lr = None, 0, 0, None
+        """Reset the state."""
+        self._monitor.check(run)
+        self._monitor.best, self._waited, self._cooling, self.lr = None, 0, 0, None
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Count the epochs without a gain, and lower the rate."""
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
+        """Count the epochs without improvement, and lower the learning rate."""
         if self._cooling:
             self._cooling -= 1
             self._waited = 0
-        if self._watch.improved(figures):
+        if self._monitor.improved(logs):
             self._waited = 0
             return
         if self._cooling:
             return
         self._waited += 1
-        if self._waited >= self._patience and run.lr > self._least:
-            self.lr = run.lr = max(run.lr * self._factor, self._least)
+        if self._waited >= self._patience and run.lr > self._min_lr:
+            self.lr = run.lr = max(run.lr * self._factor, self._min_lr)
             self._waited, self._cooling = 0, self._cooldown
-            _log.info("%s has not improved; lr is %g from epoch %d on", self._watch.monitor, self.lr, run.epoch + 2)
+            _log.info("%s has not improved; lr is %g from epoch %d on", self._monitor.monitor, self.lr, run.epoch + 2)
 
     def get_state(self) -> Any:
-        """Return the best figure and what has been counted; the rate is the run's."""
-        return {"best": self._watch.best, "waited": self._waited, "cooling": self._cooling, "lr": self.lr}
+        """Return the best value and the counts; the run saves the learning rate."""
+        return {"best": self._monitor.best, "waited": self._waited, "cooling": self._cooling, "lr": self.lr}
 
     def set_state(self, state: Any) -> None:
-        """Go on from there."""
+        """Restore that state."""
         best, waited, cooling, lr = (state[name] for name in ("best", "waited", "cooling", "lr"))
-        if not (_is_figure(best) and _is_figure(lr) and isinstance(waited, int) and isinstance(cooling, int)):
-            raise ValueError(f"{state!r} is no state of ReduceLROnPlateau")
-        self._watch.best, self._waited, self._cooling, self.lr = best, waited, cooling, lr
+        if not (_is_metric(best) and _is_metric(lr) and isinstance(waited, int) and isinstance(cooling, int)):
+            raise ValueError(f"state {state!r} is not one of ReduceLROnPlateau")
+        self._monitor.best, self._waited, self._cooling, self.lr = best, waited, cooling, lr
 
 
 class TerminateOnNaN(Callback):
-    """End the training when the loss of a batch is not finite, before its step: the weights stay as they are.
+    """Stop the training when the loss of a batch is not finite, before its step, so that the weights stay finite.
 
     Examples
     --------
@@ -634,19 +631,17 @@ class TerminateOnNaN(Callback):
     (1, array([[1.]], dtype=float32))
     """
 
-    def before_step(self, run: Any, figures: Figures) -> None:
+    def before_step(self, run: Any, logs: Logs) -> None:
         """Stop if the loss is not finite."""
-        if not math.isfinite(figures["loss"]):
-            _log.warning(
-                "the loss is %s in epoch %d, batch %d; stopping", figures["loss"], run.epoch + 1, run.batch + 1
-            )
+        if not math.isfinite(logs["loss"]):
+            _log.warning("the loss is %s in epoch %d, batch %d; stopping", logs["loss"], run.epoch + 1, run.batch + 1)
             run.stop()
 
 
 class Progress(Callback):
-    """A bar an epoch on the standard error stream, in notebooks a widget, by tqdm; a line an epoch without it.
+    """Show a progress bar per epoch on the standard error stream, with tqdm (in notebooks a widget), else a line.
 
-    It says so while kernels are being compiled. `fit` adds it unless ``progress=False``.
+    It also shows that kernels are being compiled. `fit` adds it unless ``progress=False``.
 
     Examples
     --------
@@ -656,21 +651,21 @@ class Progress(Callback):
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._title, self._compiles = "", False
-        self._listening = ExitStack()
+        self._title, self._is_compiling = "", False
+        self._exit_stack = ExitStack()
 
     def on_train_begin(self, run: Any) -> None:
-        """Listen for kernels that are compiled."""
-        self._compiles = False
-        self._listening.enter_context(compilation.told(self._tell_compiling))
+        """Subscribe to notices of compilation."""
+        self._is_compiling = False
+        self._exit_stack.enter_context(compilation.listening(self._on_compilation))
 
-    def _tell_compiling(self) -> None:
-        """Say why nothing moves: once for a training, or as the title of the bar until a batch is done."""
+    def _on_compilation(self) -> None:
+        """Show the notice: as the title of the bar until a batch is done, or as a line, once."""
         if self._bar is not None:
             self._bar.set_description(f"{self._title}, {compilation.NOTICE}")
-        elif not self._compiles:
+        elif not self._is_compiling:
             print(compilation.NOTICE, file=sys.stderr)
-        self._compiles = True
+        self._is_compiling = True
 
     def on_epoch_begin(self, run: Any) -> None:
         """Show an empty bar."""
@@ -682,27 +677,27 @@ class Progress(Callback):
         self._title = f"epoch {run.epoch + 1}/{run.epochs}"
         self._bar = tqdm(total=run.batches or None, initial=run.batch, desc=self._title, unit="batch")
 
-    def on_batch_end(self, run: Any, figures: Figures) -> None:
-        """Let the bar grow."""
+    def on_batch_end(self, run: Any, logs: Logs) -> None:
+        """Advance the bar."""
         if self._bar is not None:
-            if self._compiles:
+            if self._is_compiling:
                 self._bar.set_description(self._title, refresh=False)
-                self._compiles = False
-            self._bar.set_postfix_str(figures_text(figures), refresh=False)
+                self._is_compiling = False
+            self._bar.set_postfix_str(format_logs(logs), refresh=False)
             self._bar.update()
 
-    def on_epoch_end(self, run: Any, figures: Figures) -> None:
-        """Show the figures of the epoch."""
+    def on_epoch_end(self, run: Any, logs: Logs) -> None:
+        """Show loss and metrics of the epoch."""
         if self._bar is None:
-            print(f"epoch {run.epoch + 1}/{run.epochs}: {figures_text(figures)}", file=sys.stderr)
+            print(f"epoch {run.epoch + 1}/{run.epochs}: {format_logs(logs)}", file=sys.stderr)
         else:
-            self._bar.set_postfix_str(figures_text(figures))
+            self._bar.set_postfix_str(format_logs(logs))
             self._close_bar()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
+        """Close the bar, and unsubscribe."""
         self._close_bar()
-        self._listening.close()
+        self._exit_stack.close()
 
     def _close_bar(self) -> None:
         if self._bar is not None:
@@ -710,20 +705,20 @@ class Progress(Callback):
             self._bar = None
 
 
-def _is_figure(value: Any) -> bool:
+def _is_metric(value: Any) -> bool:
     return value is None or isinstance(value, float)
 
 
-def figures_text(figures: Figures) -> str:
-    """Return figures for people to read.
+def format_logs(logs: Logs) -> str:
+    """Format loss and metrics as a line of text.
 
     Examples
     --------
-    >>> from lcnumba.callbacks import figures_text
-    >>> figures_text({"loss": 0.5, "accuracy": 1.0})
+    >>> from lcnumba.callbacks import format_logs
+    >>> format_logs({"loss": 0.5, "accuracy": 1.0})
     'loss 0.5000, accuracy 1.0000'
     """
-    return ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+    return ", ".join(f"{name} {value:.4f}" for name, value in logs.items())
 
 
 def __dir__() -> list[str]:
@@ -731,4 +726,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "figures_text":
+        warn("lcnumba.callbacks.figures_text is deprecated; use format_logs", DeprecationWarning)
+        return format_logs
     raise missing(__name__, name)

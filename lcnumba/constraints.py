@@ -1,8 +1,7 @@
-"""What weights are brought back to after each step: Keras' constraints by name, and any function.
+"""Constraints, which project the weights after each step: Keras' by name, and any function.
 
-A constraint is called with the weights and returns what they become. Axes are those of the canonical
-kernel (P, K, F) and of the bias: by axis 0, Keras' default, a norm runs over positions; ``axis=1`` takes
-each unit's weights.
+A constraint is a function from weights to projected weights. Axes are those of the canonical kernel (P, K, F) and of
+the bias: with axis 0, Keras' default, a norm is over positions; with ``axis=1`` it is over the weights of each unit.
 """
 
 import math
@@ -21,14 +20,14 @@ __all__ = ["MaxNorm", "MinMaxNorm", "NonNeg", "UnitNorm", "get"]
 
 Constraint = Callable[[Array], Array]
 
-# Keeps quotients finite, as in Keras.
+# Added to denominators, as in Keras.
 EPSILON = 1e-7
-# Of weights in place at a time.
+# Norms computed at a time when weights are projected in place.
 NORMS = 1 << 16
 
 
 class NonNeg:
-    """Weights below 0 become 0.
+    """Set negative weights to 0.
 
     Examples
     --------
@@ -43,12 +42,12 @@ class NonNeg:
         return np.maximum(weights, weights.dtype.type(0))
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal constraint."""
+        """Return the constructor arguments of an equal constraint."""
         return {}
 
 
 class Norm:
-    """What is common to constraints of norms n = sqrt(sum of w^2 over the axes): a factor for each."""
+    """Base class of constraints on norms n = sqrt(sum of w^2 over the axes), which scale each by a factor."""
 
     def __init__(self, axis: int | Iterable[int]) -> None:
         entries = axis if isinstance(axis, list | tuple) else (axis,)
@@ -56,20 +55,20 @@ class Norm:
         self.axis = list(self._axes) if isinstance(axis, list | tuple) else self._axes[0]
 
     def __call__(self, weights: Array) -> Array:
-        """Return the weights times the factor of their norm."""
+        """Return the scaled weights."""
         result = weights.copy()
         _multiply(result, self.factors(weights))
         return result
 
     def check(self, name: str, shape: tuple[int, ...]) -> None:
-        """Raise unless weights of this shape have the axes."""
+        """Raise unless the axes exist in weights of this shape."""
         if not all(-len(shape) <= axis < len(shape) for axis in self._axes):
-            raise ValueError(f"axis={self.axis!r} of {name} does not exist in weights of shape {shape}")
+            raise ValueError(f"axis={self.axis!r} of {name} is out of bounds for weights of shape {shape}")
 
     def apply(self, weights: Array) -> None:
-        """Multiply weights by the factor of their norm, in place.
+        """Scale the weights in place.
 
-        So many norms at a time that memory for them is always to be had: there is no way back from the middle.
+        In parts, because running out of memory half-way could not be undone.
         """
         over = {axis % weights.ndim for axis in self._axes}
         sizes = [1 if axis in over else size for axis, size in enumerate(weights.shape)]
@@ -80,7 +79,7 @@ class Norm:
             _multiply(part, self.factors(part))
 
     def factors(self, weights: Array) -> Array:
-        """What weights are multiplied by, in float64, 1 long along the axes."""
+        """The factors of the weights, in float64, of length 1 along the axes."""
         return self._factors(norms_over(weights, self._axes))
 
     def _factors(self, norms: Array) -> Array:
@@ -89,19 +88,19 @@ class Norm:
 
 @public_class
 class MaxNorm(Norm):
-    """Norms above `max_value` become `max_value`.
+    """Limit norms to `max_value`.
 
     Parameters
     ----------
     max_value : float, default 2
-        The largest norm.
+        The maximum norm.
     axis : int or list of int, default 0
-        What a norm runs over.
+        Axes that a norm is over.
 
     Raises
     ------
     TypeError, ValueError
-        For a value that is no number of at least 0, or an axis that is no integer.
+        If the value is not a number >= 0, or an axis is not an integer.
 
     Examples
     --------
@@ -121,23 +120,23 @@ class MaxNorm(Norm):
         return np.clip(norms, 0, self.max_value) / (EPSILON + norms)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal constraint."""
+        """Return the constructor arguments of an equal constraint."""
         return {"max_value": self.max_value, "axis": self.axis}
 
 
 @public_class
 class UnitNorm(Norm):
-    """Norms become 1.
+    """Scale norms to 1.
 
     Parameters
     ----------
     axis : int or list of int, default 0
-        What a norm runs over.
+        Axes that a norm is over.
 
     Raises
     ------
     TypeError, ValueError
-        For an axis that is no integer.
+        If an axis is not an integer.
 
     Examples
     --------
@@ -156,28 +155,28 @@ class UnitNorm(Norm):
         return 1 / (EPSILON + norms)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal constraint."""
+        """Return the constructor arguments of an equal constraint."""
         return {"axis": self.axis}
 
 
 @public_class
 class MinMaxNorm(Norm):
-    """Norms go the share `rate` of the way into [min_value, max_value].
+    """Move norms towards [min_value, max_value], by the fraction `rate` of the distance.
 
     Parameters
     ----------
     min_value, max_value : float, default 0 and 1
-        Where norms may be.
+        Bounds of the norm.
     rate : float, default 1
-        From 0, no change, to 1, at once.
+        In [0, 1]: 0 for no change, 1 for the full distance.
     axis : int or list of int, default 0
-        What a norm runs over.
+        Axes that a norm is over.
 
     Raises
     ------
     TypeError, ValueError
-        For a norm that is no number of at least 0, a `rate` outside [0, 1], a `min_value` above `max_value`, or an
-        axis that is no integer.
+        If a bound is not a number >= 0, `rate` is not in [0, 1], `min_value` is above `max_value`, or an axis is not
+        an integer.
 
     Examples
     --------
@@ -195,23 +194,23 @@ class MinMaxNorm(Norm):
         self.min_value, self.max_value = _bound("min_value", min_value), _bound("max_value", max_value)
         self.rate = real("rate", rate)
         if not 0 <= self.rate <= 1:
-            raise ValueError(f"rate={rate!r} cannot be used; give a number from 0 to 1")
+            raise ValueError(f"rate must be in [0, 1], got {rate!r}")
         if self.min_value > self.max_value:
-            raise ValueError(f"min_value={min_value!r} is above max_value={max_value!r}; exchange them")
+            raise ValueError(f"min_value must be <= max_value, got {min_value!r} and {max_value!r}")
 
     def _factors(self, norms: Array) -> Array:
         wanted = self.rate * np.clip(norms, self.min_value, self.max_value) + (1 - self.rate) * norms
         return wanted / (EPSILON + norms)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal constraint."""
+        """Return the constructor arguments of an equal constraint."""
         return {
             "min_value": self.min_value, "max_value": self.max_value, "rate": self.rate, "axis": self.axis,
         }  # fmt: skip
 
 
 def _multiply(weights: Array, factors: Array) -> None:
-    """Multiply weights by factors of float64, in place; in the type of the weights if that holds them all."""
+    """Multiply weights in place by float64 factors, in the dtype of the weights unless a factor underflows."""
     narrow = factors.astype(weights.dtype)
     tiny = np.finfo(weights.dtype).tiny
     if np.any((narrow < tiny) & (factors > 0)):
@@ -222,8 +221,8 @@ def _multiply(weights: Array, factors: Array) -> None:
 
 def _radial(**_: Any) -> None:
     raise ValueError(
-        "constraint 'radial_constraint' is for kernels (rows, columns, channels, filters) that all positions share; "
-        "here every position has its own: give a callable f(w) -> w"
+        "constraint 'radial_constraint' needs a convolution kernel (rows, columns, channels, filters), but here each "
+        "position has its own kernel; give a callable f(w) -> w"
     )
 
 
@@ -241,13 +240,13 @@ _BUILT_IN = (MaxNorm, NonNeg, UnitNorm, MinMaxNorm)
 
 
 def get(identifier: Any) -> Constraint | None:
-    """Return the constraint that a layer's argument stands for.
+    """Return the constraint for an identifier.
 
     Parameters
     ----------
     identifier : str, dict, callable or None
-        One of Keras' names ("max_norm", "non_neg", ...) or of the classes here; a config dict; a callable f(w) -> w,
-        which is returned itself; None for none.
+        A name of Keras ("max_norm", "non_neg", ...) or of a class of this module; a config dict; a callable
+        f(w) -> w, which is returned unchanged; None for none.
 
     Returns
     -------
@@ -256,9 +255,9 @@ def get(identifier: Any) -> Constraint | None:
     Raises
     ------
     TypeError
-        If it is neither, or a config cannot be used.
+        If it is none of these, or a config is invalid.
     ValueError
-        If the name is not known, or is that of a constraint which such kernels cannot have.
+        If the name is unknown, or the constraint does not apply to locally connected kernels.
 
     Examples
     --------
@@ -271,26 +270,26 @@ def get(identifier: Any) -> Constraint | None:
     found: Any = registry.build("constraint", _BY_NAME, identifier)
     if not callable(found):
         raise TypeError(
-            f"constraint={identifier!r} is neither a name ({', '.join(sorted(_BY_NAME))}) nor a callable f(w) -> w"
+            f"constraint must be a name ({', '.join(sorted(_BY_NAME))}) or a callable f(w) -> w, got {identifier!r}"
         )
     constraint: Constraint = found
     return constraint
 
 
 def is_built_in(constraint: Any) -> bool:
-    """Whether it is none or one of the library's own."""
+    """Whether it is None or one of this module."""
     return constraint is None or type(constraint) in _BUILT_IN
 
 
 def serialize(constraint: Constraint | None) -> Any:
-    """The config dict of a built-in constraint; a custom one, which has none, stays itself."""
+    """Return the config dict of a built-in constraint; a custom one, or None, unchanged."""
     return registry.config_of(constraint) if constraint is not None and is_built_in(constraint) else constraint
 
 
 def _bound(name: str, value: Any) -> float:
     number = real(name, value)
     if number < 0:
-        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
+        raise ValueError(f"{name} must be >= 0, got {value!r}")
     return number
 
 

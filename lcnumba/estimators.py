@@ -1,8 +1,8 @@
 """Estimators for scikit-learn (the extra ``lcnumba[sklearn]``): locally connected layers, then a dense one.
 
-Parameters are called as in scikit-learn's `MLPClassifier` where they mean the same. Samples may be flat or shaped as
-images. The numbers are computed in float32 if `X` is that, float16, bool, or integers of one or two bytes (all but
-float16 are kept as they are and cast batch by batch), else in float64.
+Parameters have the names of scikit-learn's `MLPClassifier` where they mean the same. Samples may be flat or have the
+shape of images. The network computes in float32 if `X` is float32, float16, bool, or integers of one or two bytes (all
+but float16 are stored as they are and cast batch by batch), else in float64.
 """
 
 import copy
@@ -45,21 +45,21 @@ try:
     from sklearn.utils.multiclass import check_classification_targets, unique_labels
     from sklearn.utils.validation import _check_sample_weight, check_array, check_is_fitted, validate_data
 except ImportError as error:
-    raise ImportError(f"{error}; {install('sklearn')} brings what lcnumba.estimators needs") from error
+    raise ImportError(f"{error}; lcnumba.estimators needs scikit-learn: {install('sklearn')}") from error
 
 
-# By the number of axes of a sample with its channels.
+# Layers by the number of axes of a sample, channels included.
 _LAYERS: dict[int, type[LocallyConnected]] = {2: LocallyConnected1D, 3: LocallyConnected2D, 4: LocallyConnected3D}
 _NO_TARGETS = object()
-# Which samples are kept as they are; others become the first of these. The small ones are computed in float32.
-_KEPT = (np.float64, np.float32, np.int8, np.uint8, np.int16, np.bool_)
-# What MLPClassifier calls activations that have another name here.
+# Dtypes in which samples are stored; others are cast to the first. Those of up to 4 bytes are computed in float32.
+_STORED = (np.float64, np.float32, np.int8, np.uint8, np.int16, np.bool_)
+# Activations of MLPClassifier that have another name here.
 _ACTIVATIONS = {"logistic": "sigmoid", "identity": "linear"}
-LEAST_RATE = 1e-6  # where an adaptive rate ends, as in MLPClassifier
+MIN_ADAPTIVE_LR = 1e-6  # as in MLPClassifier
 
 
 class _Estimator(BaseEstimator):  # type: ignore[misc]
-    """What classifier and regressor share: the network and its training."""
+    """Base class of classifier and regressor: the network and its training."""
 
     image_shape_: tuple[int, ...]
     model_: Sequential
@@ -96,26 +96,26 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     scoring: Any
 
     def __init__(self, given: dict[str, Any]) -> None:
-        """Take the arguments of the subclass' constructor, as they are."""
+        """Set the constructor arguments of the subclass as attributes."""
         for name in self._get_param_names():
             setattr(self, name, given[name])
 
-    # --- what a subclass brings
+    # --- implemented by subclasses
 
     def _loss(self) -> losses.Loss:
         """The loss of the network's output."""
         raise NotImplementedError
 
     def _targets(self, y: Array, classes: Any, fresh: bool) -> tuple[Array, int]:
-        """The targets as the loss takes them, and how many outputs they ask for; sets what is fitted of them."""
+        """The targets as the loss takes them, and the number of outputs; sets the fitted attributes of targets."""
         raise NotImplementedError
 
     def _labels(self, goals: Array) -> Array:
-        """The reverse of `_targets`: y as the caller knows it."""
+        """The inverse of `_targets`: y as passed to `fit`."""
         raise NotImplementedError
 
     def _class_weights(self, goals: Array, partial: bool) -> Array | None:
-        """What each sample counts as by its class."""
+        """The class weight of each sample."""
         return None
 
     # --- fit
@@ -131,7 +131,7 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         y : array-like, (n_samples,) or (n_samples, n_outputs)
             Targets.
         sample_weight : array-like, (n_samples,), optional
-            What each sample counts as; the mean loss is divided by their sum.
+            Weights of the samples; the loss is their weighted mean.
 
         Returns
         -------
@@ -140,9 +140,9 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         Raises
         ------
         ValueError, TypeError
-            If samples, targets, weights or settings cannot be used, or the loss, the weights or the solver's state are
-            no longer finite. After this and any other exception, KeyboardInterrupt too, the estimator is as it was, and
-            so is a RandomState given as `random_state`.
+            If samples, targets, weights or parameters are invalid, or the loss, the weights or the solver's state
+            become infinite or NaN. After any exception, including KeyboardInterrupt, the estimator, and a RandomState
+            given as `random_state`, are left unchanged.
         """
         self._check_settings()
         fresh = not self.warm_start or not hasattr(self, "model_")
@@ -151,22 +151,22 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
 
     def _partial_fit(self, X: Any, y: Any, classes: Any, sample_weight: Any) -> Self:
         if self.early_stopping:
-            raise ValueError("early_stopping=True cannot be used with partial_fit; set it to False")
+            raise ValueError("partial_fit does not support early_stopping=True")
         self._train(X, y, classes, sample_weight, None, not hasattr(self, "model_"))
         return self
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         for name in [name for name in vars(self) if name.endswith("_") and not name.startswith("_")]:
             delattr(self, name)
 
     def _train(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
-        """Train, from the beginning if `fresh`; what fails, or is interrupted, leaves the estimator as it was.
+        """Train, from new weights if `fresh`; on failure or interrupt the estimator is left unchanged.
 
-        A network that is trained further is a copy, with all that belongs to its training, and so are the lists: what
-        is thrown away then need not be brought back piece by piece. The copy costs its memory during the call.
+        A fitted network and its lists are copied before they are trained further, so that on failure the copies are
+        simply dropped. This takes the memory of a second network during the call.
         """
         before, random = dict(self.__dict__), self.random_state
-        drawn = random.get_state() if isinstance(random, np.random.RandomState) else None
+        random_state = random.get_state() if isinstance(random, np.random.RandomState) else None
         try:
             if not fresh:
                 self.model_ = copy.deepcopy(self.model_)
@@ -177,17 +177,17 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             with deferred():
                 self.__dict__.clear()
                 self.__dict__.update(before)
-                if drawn is not None:
-                    random.set_state(drawn)
+                if random_state is not None:
+                    random.set_state(random_state)
             raise
 
     def _train_checked(self, X: Any, y: Any, classes: Any, sample_weight: Any, epochs: int | None, fresh: bool) -> None:
         if fresh:
-            self._forget()
+            self._reset()
         self._check_settings()
         if not (self.early_stopping or (isinstance(self.scoring, str) and self.scoring == "loss")):
             warn(
-                f"scoring={self.scoring!r} is not used without early_stopping=True; give that too, or leave it out",
+                f"scoring={self.scoring!r} has no effect without early_stopping=True",
                 UserWarning,
             )
         refuse_masked(sample_weight=sample_weight, classes=classes)
@@ -196,97 +196,93 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         weights = None
         if sample_weight is not None:
             weights = _check_sample_weight(sample_weight, values, dtype=np.float64, ensure_non_negative=True)
-        counted, by_class = weights, self._class_weights(goals, epochs is None)
+        given_weights, by_class = weights, self._class_weights(goals, epochs is None)
         if by_class is not None:
             weights = by_class if weights is None else weights * by_class
         if weights is not None and not weights.sum() > 0:
-            raise ValueError("sample_weight, times class_weight, is 0 everywhere; at least one sample must count")
+            raise ValueError("sample_weight times class_weight must be above 0 for at least one sample")
         random = check_random_state(self.random_state)
         if fresh:
             self.image_shape_ = shape
         held = None
         if self.early_stopping and epochs is not None:
-            values, goals, weights, held = self._held_out(values, goals, weights, counted, random)
+            values, goals, weights, held = self._split_validation(values, goals, weights, given_weights, random)
             if weights is not None and not min(weights.sum(), held[2].sum()) > 0:
                 raise ValueError(
-                    f"sample_weight is 0 everywhere on one side of the split for early_stopping; give a "
-                    f"validation_fraction other than {self.validation_fraction!r}, or more samples that count"
+                    f"sample_weight is 0 for all training or all validation samples of early_stopping; use a "
+                    f"validation_fraction other than {self.validation_fraction!r}, or more samples of weight above 0"
                 )
         size = self._batch_size(len(values))
         average = 1.0 if weights is None else float(weights.mean())
         if fresh:
             dtype = values.dtype.name if values.dtype.kind == "f" else "float32"
-            self._begin(dtype, outputs, average * size, average * len(values), random)
+            self._initialize(dtype, outputs, average * size, average * len(values), random)
         else:
-            self._go_on(average * size, average * len(values))
+            self._update_network(average * size, average * len(values))
         if weights is not None:
             weights = weights / weights.mean()
-        follow = _Follow(self, held, len(values), partial=epochs is None)
-        with warnings.catch_warnings(), compilation.told(follow.tell_compiling):
-            warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # told below, and to all by an error
+        monitor = _Monitor(self, held, len(values), partial=epochs is None)
+        with warnings.catch_warnings(), compilation.listening(monitor.on_compilation):
+            warnings.filterwarnings("ignore", "the loss is", RuntimeWarning)  # raised as an error below
             self.model_.fit(
                 self._shaped(values), goals, loss=self._loss(), epochs=epochs or 1, batch_size=size,
-                lr=follow.rate, sample_weight=weights, shuffle=boolean("shuffle", self.shuffle),
-                rng=random.randint(2**31 - 1), callbacks=[follow], progress=False,
+                lr=monitor.rate, sample_weight=weights, shuffle=boolean("shuffle", self.shuffle),
+                rng=random.randint(2**31 - 1), callbacks=[monitor], progress=False,
             )  # fmt: skip
-        # A last step may have spoiled what no loss has seen: the weights, or a state that the next step would use.
-        spoiled = f"the loss became {self.loss_}" if not math.isfinite(self.loss_) else _spoiled(self.model_)
-        if spoiled:
+        # The last step may have made weights or the solver's state non-finite, which the loss does not show.
+        problem = f"the loss became {self.loss_}" if not math.isfinite(self.loss_) else _not_finite(self.model_)
+        if problem:
             raise ValueError(
-                f"{spoiled}; scale X and y to about 1, for instance with StandardScaler, or lower "
+                f"{problem}; scale X and y to about 1, for instance with StandardScaler, or lower "
                 f"learning_rate_init={self.learning_rate_init!r}"
             )
-        if epochs is not None and epochs == follow.epochs and not follow.converged:
+        if epochs is not None and epochs == monitor.epochs and not monitor.converged:
             warn(
-                f"training ended after max_iter={epochs} passes and has not converged yet; give a larger max_iter, or "
-                f"a larger tol={self.tol!r} or learning_rate_init={self.learning_rate_init!r} to end it sooner",
+                f"max_iter={epochs} reached without convergence; increase max_iter, tol={self.tol!r} or "
+                f"learning_rate_init={self.learning_rate_init!r}",
                 ConvergenceWarning,
             )
 
     def _check_settings(self) -> None:
-        """Raise what the layers and `fit` would not."""
+        """Validate the parameters that the layers and `fit` do not."""
         rules = ("constant", "invscaling", "adaptive")
         if not (isinstance(self.learning_rate, str) and self.learning_rate in rules):
             raise ValueError(
-                f"learning_rate={self.learning_rate!r} is not known; give one of {', '.join(map(repr, rules))}; the "
-                "rate itself is learning_rate_init"
+                f"learning_rate must be one of {', '.join(map(repr, rules))}, got {self.learning_rate!r}; the rate "
+                "itself is learning_rate_init"
             )
         if isinstance(self.n_threads, Integral) and self.n_threads < 1:
-            raise ValueError(
-                f"n_threads={self.n_threads!r} is too small; give an integer of at least 1, or None for all"
-            )
+            raise ValueError(f"n_threads must be >= 1, or None for all, got {self.n_threads!r}")
         if real("learning_rate_init", self.learning_rate_init) <= 0:
-            raise ValueError(f"learning_rate_init={self.learning_rate_init!r} cannot be used; give a number above 0")
+            raise ValueError(f"learning_rate_init must be > 0, got {self.learning_rate_init!r}")
         if not self._auto() and real("alpha", self.alpha) < 0:
-            raise ValueError(f"alpha={self.alpha!r} cannot be used; give a number of at least 0, or 'auto'")
+            raise ValueError(f"alpha must be >= 0 or 'auto', got {self.alpha!r}")
         integer("n_iter_no_change", self.n_iter_no_change)
         real("momentum", self.momentum)
-        # (1 + samples seen) to a greater power is more than a number can hold.
+        # A greater power of (1 + samples seen) could overflow.
         if not 0 <= real("power_t", self.power_t) <= 16:
-            raise ValueError(f"power_t={self.power_t!r} cannot be used; give a number from 0 to 16")
+            raise ValueError(f"power_t must be in [0, 16], got {self.power_t!r}")
         for name in ("early_stopping", "warm_start"):
             if not isinstance(getattr(self, name), bool | np.bool_):
-                raise TypeError(f"{name}={getattr(self, name)!r} cannot be used; give True or False")
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}")
         for name, kind in (("filters", "an integer, or a tuple of integers"), ("image_shape", "a tuple of integers")):
             value = getattr(self, name)
             several = isinstance(value, list | tuple | range) or getattr(value, "ndim", None) == 1
             if not (several or (isinstance(value, Integral) if name == "filters" else value is None)):
-                raise TypeError(f"{name}={value!r} cannot be used; give {kind}")
+                raise TypeError(f"{name} must be {kind}, got {value!r}")
         real("tol", self.tol)
         if not (self.scoring is None or isinstance(self.scoring, str) or callable(self.scoring)):
             raise TypeError(
-                f"scoring={self.scoring!r} cannot be used; give 'loss', the name of a scorer of scikit-learn, a "
-                "function (estimator, X, y) -> float, or None for the estimator's own score"
+                "scoring must be 'loss', the name of a scorer of scikit-learn, a function (estimator, X, y) -> float, "
+                f"or None for the estimator's own score, got {self.scoring!r}"
             )
         if self.early_stopping and self.scoring != "loss":
             check_scoring(self, self.scoring)
         if not 0 < real("validation_fraction", self.validation_fraction) < 1:
-            raise ValueError(
-                f"validation_fraction={self.validation_fraction!r} cannot be used; give one within 0 and 1"
-            )
+            raise ValueError(f"validation_fraction must be in (0, 1), got {self.validation_fraction!r}")
 
     def _auto(self) -> bool:
-        """Whether the penalty is chosen by the number of samples."""
+        """Whether the penalty depends on the number of samples."""
         return isinstance(self.alpha, str) and self.alpha == "auto"
 
     def _batch_size(self, samples: int) -> int:
@@ -295,20 +291,22 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             return min(200, samples)
         return min(integer("batch_size", self.batch_size), samples)
 
-    def _held_out(self, values: Array, goals: Array, weights: Any, counted: Any, random: Any) -> tuple[Any, ...]:
-        """What is trained on, and what is kept for validation."""
+    def _split_validation(
+        self, values: Array, goals: Array, weights: Any, given_weights: Any, random: Any
+    ) -> tuple[Any, ...]:
+        """Training samples, targets and weights, and the list of validation arrays."""
         stratify = goals if is_classifier(self) else None
-        numbers = np.arange(len(values))
-        kept, held = train_test_split(
-            numbers, test_size=self.validation_fraction, random_state=random, stratify=stratify
+        indices = np.arange(len(values))
+        train, validation = train_test_split(
+            indices, test_size=self.validation_fraction, random_state=random, stratify=stratify
         )
-        arrays = (values, goals, weights, counted)
-        parts = [None if array is None else (array[kept], array[held]) for array in arrays]
-        trained = [None if part is None else part[0] for part in parts[:3]]
-        return *trained, [None if part is None else part[1] for part in parts]
+        arrays = (values, goals, weights, given_weights)
+        parts = [None if array is None else (array[train], array[validation]) for array in arrays]
+        training = [None if part is None else part[0] for part in parts[:3]]
+        return *training, [None if part is None else part[1] for part in parts]
 
-    def _begin(self, dtype: str, outputs: int, batch: float, samples: float, random: Any) -> None:
-        """Make the network, with fresh weights; `batch` and `samples` are what a batch, and all samples, count as."""
+    def _initialize(self, dtype: str, outputs: int, batch: float, samples: float, random: Any) -> None:
+        """Make the network with new weights; `batch` and `samples` are total weights of a batch and of all samples."""
         rng = np.random.default_rng(random.randint(2**31 - 1))
         model = self._network(dtype, outputs, self._penalty(batch, samples), rng)
         local = model.layers[:-2]
@@ -325,13 +323,13 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self.best_validation_score_: Any = -math.inf if self.early_stopping else None
 
     def _made(self) -> dict[str, Any]:
-        """The settings of a network that its layers do not tell, to see later whether they have changed."""
-        # A batch's size belongs to a penalty that is divided by it.
+        """Parameters of the network that are not attributes of its layers, to detect later changes."""
+        # A numeric alpha is divided by the batch size.
         penalty = "auto" if self._auto() else (self.alpha, self.batch_size)
         return {"penalty": penalty, "activation": self.activation, "solver": self._optimizer()}
 
-    def _go_on(self, batch: float, samples: float) -> None:
-        """Apply settings that have changed since the network was made, or refuse them."""
+    def _update_network(self, batch: float, samples: float) -> None:
+        """Apply parameters that have changed since the network was made, or refuse them."""
         old, made = self.model_, self._made()
         output: Any = old.layers[-1]
         before = getattr(self, "_made_with", made)
@@ -349,11 +347,11 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         rebuilt = made["penalty"] != before["penalty"] or any(
             one.implementation != other.implementation for one, other in zip(*locals_, strict=True)
         )
-        if rebuilt:  # regularizers and implementations of built layers do not change
+        if rebuilt:  # regularizers and implementations of built layers cannot be changed
             new.build((None, *self._sample_shape()))
             new.set_weights(old.get_weights())
             new.set_optimizer(before["solver"])
-            new.prepare_training_state(old.get_training_state())()
+            new.plan_training_state(old.get_training_state())()
             self.model_ = new
         if not _alike(before["solver"], made["solver"], optimizers):
             self.model_.set_optimizer(made["solver"])
@@ -363,12 +361,12 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         self._made_with = made
 
     def _penalty(self, batch: float, samples: float) -> regularizers.L2 | None:
-        """Half the square, divided by the samples of a batch, as in MLPClassifier; or by all, as LogisticRegression."""
+        """Half the squares, divided by the samples of a batch (as in MLPClassifier) or by all (LogisticRegression)."""
         strength = 0.5 / samples if self._auto() else 0.5 * self.alpha / batch
         return regularizers.L2(strength) if strength else None
 
     def _network(self, dtype: str, outputs: int, penalty: Any, rng: np.random.Generator) -> Sequential:
-        """The layers that the settings ask for, not yet built."""
+        """The network of the parameters, not built."""
         settings: dict[str, Any] = {"dtype": dtype, "rng": rng, "kernel_regularizer": penalty}
         given = (self.filters,) if isinstance(self.filters, Integral) else self.filters
         hidden = int_tuple("filters", tuple(given), len(given))
@@ -386,26 +384,26 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             )
             for number, count in enumerate(hidden)
         ]  # fmt: skip
-        # From 0 on, as a linear model: what random weights say about thousands of inputs that mean nothing would stay.
+        # Zeros, as in a linear model: random weights of thousands of uninformative inputs would persist.
         layers += [Flatten(name="flatten"), Dense(outputs, name="output", kernel_initializer="zeros", **settings)]
         return Sequential(layers, name=type(self).__name__)
 
     def _warn_of_unread(self, layers: Any) -> None:
-        """Tell how many features no window of the first layer, or none that later layers read, holds."""
+        """Warn of features that the output does not depend on."""
         shape = self._sample_shape()
         total, unread = math.prod(shape), _unread(layers, shape)
         if not unread:
             return
-        remedy = "give smaller strides, or a larger kernel_size"
+        hint = "decrease strides or increase kernel_size"
         if any(
             step > window for layer in layers for step, window in zip(layer.strides, layer.kernel_size, strict=True)
         ):
-            remedy = "give strides of at most kernel_size; strides=None is as large as the window"
+            hint = "use strides <= kernel_size; strides=None means kernel_size"
         elif other := next((padding for padding in ("valid", "same") if _reads_all(layers, shape, padding)), None):
-            remedy = f"padding={other!r} reads them all"
+            hint = f"padding={other!r} uses all features"
         warn(
-            f"{unread} of {total} features are in no window and count for nothing, with kernel_size="
-            f"{self.kernel_size!r}, strides={self.strides!r} and padding={self.padding!r}; {remedy}",
+            f"{unread} of {total} features are in no window and have no effect, with kernel_size="
+            f"{self.kernel_size!r}, strides={self.strides!r} and padding={self.padding!r}; {hint}",
             UserWarning,
         )
 
@@ -421,10 +419,10 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     # --- samples and their shapes
 
     def _validated(self, X: Any, y: Any = _NO_TARGETS, fresh: bool = False) -> tuple[Array, Any, tuple[int, ...]]:
-        """Samples as a table, targets if there are any, and the shape of a sample."""
+        """Samples as a 2-d array, targets if any, and the shape of a sample."""
         refuse_masked(X=X, y=y)
         X, shape = _flat(X)
-        rules: dict[str, Any] = {"dtype": _kept(X), "reset": fresh}
+        rules: dict[str, Any] = {"dtype": _stored(X), "reset": fresh}
         if y is _NO_TARGETS:
             values, targets = validate_data(self, X, **rules), None
         else:
@@ -439,83 +437,80 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
                     "(height, width), (height, width, channels) or (depth, height, width, channels)"
                 )
         elif self.image_shape is not None and tuple(self.image_shape) != shape:
-            raise ValueError(f"X has samples of shape {shape}, and image_shape={self.image_shape!r}; leave it out")
+            raise ValueError(f"X has samples of shape {shape}, but image_shape={self.image_shape!r}; omit image_shape")
         if not fresh and shape != self.image_shape_:
             if self.image_shape is not None:
                 _refuse_change("image_shape", self.image_shape, self.image_shape_)
-            raise ValueError(
-                f"X has samples of shape {shape}; the network was made for {self.image_shape_}: give samples in the "
-                "form that the first fit was given"
-            )
+            raise ValueError(f"X must have samples of shape {self.image_shape_}, as in the first fit, got {shape}")
         return values, targets, shape
 
     def _sample_shape(self) -> tuple[int, ...]:
-        """The shape of a sample with its channels."""
+        """The shape of a sample, channels included."""
         return self.image_shape_ if len(self.image_shape_) > 2 else (*self.image_shape_, 1)
 
     def _shaped(self, values: Array) -> Array:
         return values.reshape(len(values), *self._sample_shape())
 
     def _outputs(self, X: Any) -> Array:
-        """The network's output for samples of any form."""
+        """The network's output for flat or shaped samples."""
         check_is_fitted(self, "model_")
         values, _, _ = self._validated(X)
         return self.model_.predict(self._shaped(values))
 
     def _held_score(self, held: list[Any]) -> float:
-        """The score on what is kept for validation."""
-        values, goals, weights, counted = held
+        """The score on the validation samples."""
+        values, goals, weights, given_weights = held
         if self.scoring == "loss":
             outputs = self.model_.predict(self._shaped(values))
             return -self._loss()(goals, outputs, None if weights is None else weights / weights.mean())[0]
         samples, given = values.reshape(len(values), *self.image_shape_), {}
         scorer = check_scoring(self, self.scoring)
-        if counted is not None and _takes_weights(scorer):
-            given["sample_weight"] = counted
+        if given_weights is not None and _takes_weights(scorer):
+            given["sample_weight"] = given_weights
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)
             score = float(scorer(self, samples, self._labels(goals), **given))
         if math.isnan(score):
             raise ValueError(
-                f"scoring={self.scoring!r} is NaN on the samples kept for validation; give a "
-                f"validation_fraction other than {self.validation_fraction!r}, or more samples"
+                f"scoring={self.scoring!r} is NaN on the validation samples; use a validation_fraction other than "
+                f"{self.validation_fraction!r}, or more samples"
             )
         return score
 
 
-class _Follow(Callback):
-    """What MLPClassifier does after each pass: losses, scores, rates, and when to end."""
+class _Monitor(Callback):
+    """What MLPClassifier does after each pass: record losses and scores, adapt the learning rate, stop early."""
 
     def __init__(self, estimator: _Estimator, held: Any, samples: int, partial: bool) -> None:
-        self._of, self._held, self._samples, self._partial = estimator, held, samples, partial
+        self._estimator, self._held, self._samples, self._partial = estimator, held, samples, partial
         self._waited, self._best_weights, self.epochs, self.converged = 0, None, 0, False
         self._best = math.inf  # the smallest loss of this call
-        self._told = False
+        self._printed_notice = False
 
-    def tell_compiling(self) -> None:
-        """Say once, if anything is said, why the first pass takes long."""
-        if self._of.verbose and not self._told:
+    def on_compilation(self) -> None:
+        """Print, once and if verbose, that kernels are being compiled."""
+        if self._estimator.verbose and not self._printed_notice:
             print(compilation.NOTICE)
-        self._told = True
+        self._printed_notice = True
 
     def rate(self, step: int) -> float:
-        """Return the learning rate of a step, unless it adapts."""
-        estimator = self._of
+        """Return the learning rate of a step; "adaptive" overrides it by run.lr."""
+        estimator = self._estimator
         first = float(estimator.learning_rate_init)
         if estimator.learning_rate == "invscaling":
             return first / (1 + estimator.t_) ** float(estimator.power_t)
         return first
 
     def on_train_begin(self, run: Any) -> None:
-        """Forget what an earlier fit has waited for."""
-        estimator, stopping = self._of, self._held is not None
+        """Reset the best loss and scores."""
+        estimator, stopping = self._estimator, self._held is not None
         estimator.best_loss_ = None if stopping else min(estimator.loss_curve_, default=math.inf)
         estimator.validation_scores_ = (estimator.validation_scores_ or []) if stopping else None
         estimator.best_validation_score_ = -math.inf if stopping else None
 
-    def on_epoch_end(self, run: Any, figures: dict[str, float]) -> None:
-        """Write down the pass, and end the training if it was in vain."""
-        estimator, loss = self._of, figures["loss"]
+    def on_epoch_end(self, run: Any, logs: dict[str, float]) -> None:
+        """Record the pass; lower the learning rate or stop the training when it no longer improves."""
+        estimator, loss = self._estimator, logs["loss"]
         self.epochs += 1
         estimator.n_iter_ += 1
         estimator.t_ += self._samples
@@ -531,83 +526,82 @@ class _Follow(Callback):
             estimator.validation_scores_.append(score)
             if estimator.verbose:
                 print(f"Validation score: {score:.6f}")
-            gained = score >= estimator.best_validation_score_ + estimator.tol
+            improved = score >= estimator.best_validation_score_ + estimator.tol
             if score > estimator.best_validation_score_:
                 estimator.best_validation_score_ = score
                 self._best_weights = run.model.get_weights()
         else:
-            gained = loss <= self._best - estimator.tol
+            improved = loss <= self._best - estimator.tol
             self._best = min(loss, self._best)
             estimator.best_loss_ = min(loss, estimator.best_loss_)
-        self._waited = 0 if gained else self._waited + 1
+        self._waited = 0 if improved else self._waited + 1
         if self._partial or self._waited <= estimator.n_iter_no_change:
             return
         sgd = isinstance(estimator.solver, str) and estimator.solver.lower() == "sgd"
-        if estimator.learning_rate == "adaptive" and sgd and run.lr > LEAST_RATE:
+        if estimator.learning_rate == "adaptive" and sgd and run.lr > MIN_ADAPTIVE_LR:
             run.lr, self._waited = run.lr / 5, 0
             return
         self.converged = True
         run.stop()
 
     def on_train_end(self, run: Any) -> None:
-        """Go back to what did best on the samples kept for validation."""
+        """Restore the weights of the best validation score."""
         if self._best_weights is not None:
             run.model.set_weights(self._best_weights)
 
 
 @public_class
 class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[misc]
-    """Classify images, sequences or fields by a network of locally connected layers.
+    """Classifier of images, sequences or fields: a network of locally connected layers.
 
-    The loss is the cross-entropy of a softmax over the classes.
+    The loss is the softmax cross-entropy.
 
     Parameters
     ----------
     filters : int or sequence of int, default (8,)
         Filters of each locally connected layer.
     kernel_size, strides : int, tuple or list, default 3 and 1
-        The window of these layers, as for `LocallyConnected2D`: an integer or a tuple is the window of all layers, a
-        list holds one entry (an integer or a tuple) for each of them. ``(20, 5)``: a window of 20 rows and 5 columns
-        in every layer; ``[20, 5]``: 20 in the first layer and 5 in the second. Strides of None are as large as the
-        window: windows side by side, whatever `kernel_size` is. Features that no window reads are a UserWarning.
+        As for `LocallyConnected2D`: an integer or a tuple applies to all layers, a list has one entry (an integer or a
+        tuple) per layer. ``(20, 5)``: a window of 20 rows and 5 columns in every layer; ``[20, 5]``: 20 in the first
+        layer and 5 in the second. ``strides=None`` means `kernel_size`: windows side by side. Features in no window
+        give a UserWarning.
     padding, implementation
         Of all layers, as for `LocallyConnected2D`; the default padding is "same".
     image_shape : tuple of int, optional
-        How flat samples are to be seen: (length,), (height, width), (height, width, channels), or (depth, height,
-        width, channels). By default as sequences. Left out if `X` is shaped, (n_samples, height, width) and so on.
+        Shape of flat samples: (length,), (height, width), (height, width, channels), or (depth, height, width,
+        channels). By default they are sequences. Omit it if `X` has shape (n_samples, height, width) and so on.
     activation : str or object, default "relu"
-        Of the locally connected layers; MLPClassifier's "logistic" and "identity" are "sigmoid" and "linear".
+        Of the locally connected layers; "logistic" and "identity" mean "sigmoid" and "linear", as in MLPClassifier.
     solver : {"adam", "sgd"} or optimizer, default "adam"
-        How weights are stepped.
+        The optimizer.
     alpha : float or "auto", default "auto"
-        The penalty of weights. A number is what it is in `MLPClassifier`: half of it is the factor of the squared
-        weights in the loss of a batch, divided by its samples. "auto": half the squared weights, divided by all samples
-        of the first fit, which is the penalty of `LogisticRegression` with its default ``C=1``. It is fixed by the
-        first fit, until `alpha` changes.
+        Strength of the L2 penalty on weights. A number, as in `MLPClassifier`: the penalty is ``alpha / 2`` times the
+        squared weights, divided by the samples of the batch. "auto": half the squared weights, divided by all samples
+        of the first fit, as in `LogisticRegression` with ``C=1``. It is determined by the first fit, and again when
+        `alpha` changes.
     batch_size : int, default "auto"
-        Samples of a step; "auto": 200, or all if there are fewer.
+        Samples per step; "auto" means ``min(200, n_samples)``.
     learning_rate : {"constant", "invscaling", "adaptive"}
-        "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, after each pass. "adaptive", with "sgd": a fifth
-        whenever the training would end otherwise.
+        "invscaling": ``learning_rate_init / (1 + t_) ** power_t``, updated after each pass. "adaptive", with "sgd":
+        divided by 5 whenever training would stop otherwise.
     learning_rate_init, power_t, max_iter, shuffle, tol, verbose, warm_start, momentum
         As in scikit-learn's `MLPClassifier`; `max_iter` counts passes over the samples, `power_t` is at most 16, and
-        `verbose` prints the loss of each pass, and once that kernels are compiled. With `warm_start`, and by
-        `partial_fit`, changed settings hold from the next call on: a changed `alpha`, or its `batch_size`, is a new
-        penalty, a changed solver begins with fresh state, and changed filters, windows, activations or `image_shape`
-        are a ValueError.
+        `verbose` prints the loss of each pass, and a notice when kernels are compiled. With `warm_start`, and in
+        `partial_fit`, changed parameters apply from the next call on: changing `alpha`, or the `batch_size` it is
+        divided by, changes the penalty, a changed solver starts with new state, and changed filters, windows,
+        activations or `image_shape` raise a ValueError.
     class_weight : dict, "balanced" or None, default None
-        What the samples of a class count as: by label, 1 where there is none; "balanced": the same for every class
-        together. `sample_weight` is multiplied by it.
+        Weights by label, 1 for others; "balanced": inversely proportional to the class frequencies. `sample_weight` is
+        multiplied by them.
     random_state, nesterovs_momentum, early_stopping, validation_fraction, beta_1, beta_2, epsilon, n_iter_no_change
         As there.
     scoring : str, callable or None, default "loss"
-        What `early_stopping` goes by, on the samples that are kept for validation: "loss" is the cross-entropy,
-        negative; else the name of a scorer of scikit-learn ("roc_auc", "balanced_accuracy", ...), a function
-        ``(estimator, X, y) -> float``, or None for `score`. Larger is better. Accuracy is of no use with rare classes.
-        One that takes `sample_weight` is given that of these samples. Not used, with a UserWarning, without
-        `early_stopping`.
+        Score for `early_stopping` on the validation samples, larger is better: "loss" is the negative cross-entropy;
+        else the name of a scorer of scikit-learn ("roc_auc", "balanced_accuracy", ...), a function
+        ``(estimator, X, y) -> float``, or None for `score`. Accuracy is of little use with rare classes. A scorer that
+        takes `sample_weight` gets that of these samples. Ignored, with a UserWarning, without `early_stopping`.
     n_threads : int, optional
-        Of the locally connected layers; by default as many as Numba uses.
+        Threads of the locally connected layers; by default as many as Numba uses.
 
     Attributes
     ----------
@@ -616,15 +610,15 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
     model_ : Sequential
         The network.
     loss_, best_loss_ : float
-        The last and the smallest mean loss of a pass; the second is None with early stopping.
+        The last and the smallest mean loss of a pass; `best_loss_` is None with early stopping.
     loss_curve_ : list of float
         The mean losses of all passes.
     validation_scores_, best_validation_score_
-        What `scoring` says of the samples kept for validation, with early stopping; else None.
+        Scores on the validation samples, with early stopping; else None.
     image_shape_ : tuple of int
         The shape of a sample.
     n_iter_, t_ : int
-        Passes, and samples seen.
+        The number of passes, and of samples seen.
     n_features_in_, feature_names_in_, n_outputs_, n_layers_
         As in `MLPClassifier`.
 
@@ -687,29 +681,29 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         if fresh:
             self.classes_ = unique_labels(y) if classes is None else unique_labels(np.asarray(classes))
         elif classes is not None and not np.array_equal(self.classes_, unique_labels(np.asarray(classes))):
-            raise ValueError(f"classes={classes!r} are not those of the first call, {self.classes_}")
+            raise ValueError(f"classes must be those of the first call, {self.classes_}, got {classes!r}")
         unknown = np.setdiff1d(y, self.classes_)
         if len(unknown):
-            raise ValueError(f"y has the labels {unknown}, which are not among the classes {self.classes_}")
+            raise ValueError(f"y has labels {unknown} that are not in classes_ {self.classes_}")
         return np.searchsorted(self.classes_, y), len(self.classes_)
 
     @public
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> Self:
-        """Go on training with one pass over these samples.
+        """Train with one more pass over these samples.
 
         Parameters
         ----------
         X, y, sample_weight
             As for `fit`.
         classes : array-like
-            At the first call: all labels that will ever come.
+            All labels that will ever occur; required in the first call.
 
         Returns
         -------
         self
         """
         if classes is None and not hasattr(self, "model_"):
-            raise ValueError("classes must be given at the first call of partial_fit: all labels that will ever come")
+            raise ValueError("classes, all labels that will ever occur, is required in the first call of partial_fit")
         return self._partial_fit(X, y, classes, sample_weight)
 
     def _labels(self, goals: Array) -> Array:
@@ -721,29 +715,28 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
             return None
         if isinstance(given, Mapping):
             if not all(math.isfinite(real("class_weight", weight)) and weight >= 0 for weight in given.values()):
-                raise ValueError(f"class_weight={given!r} cannot be used; give finite weights of at least 0")
+                raise ValueError(f"class_weight must have finite weights >= 0, got {given!r}")
             unknown = [label for label in given if label not in self.classes_.tolist()]
             if unknown:
                 raise ValueError(
-                    f"class_weight={given!r} has labels {unknown} that are not among the classes "
-                    f"{self.classes_.tolist()}; leave them out"
+                    f"class_weight={given!r} has labels {unknown} that are not in classes_ {self.classes_.tolist()}"
                 )
             return compute_class_weight(dict(given), classes=self.classes_, y=y)[goals].astype(np.float64)
         if not (isinstance(given, str) and given == "balanced"):
-            raise ValueError(f"class_weight={given!r} cannot be used; give a dict of labels, 'balanced' or None")
+            raise ValueError(f"class_weight must be a dict of labels, 'balanced' or None, got {given!r}")
         if partial:
             raise ValueError(
-                "class_weight='balanced' cannot be used with partial_fit, which does not see all samples; give a dict"
+                "partial_fit, which does not see all samples, does not support class_weight='balanced'; give a dict"
             )
         return np.asarray(compute_sample_weight("balanced", y))
 
     def predict_log_proba(self, X: Any) -> Array:
-        """Return the logarithms of the probabilities, (n_samples, n_classes).
+        """Return the log-probabilities of the classes, (n_samples, n_classes).
 
         Parameters
         ----------
         X : array-like
-            Samples, flat or shaped as those of `fit`.
+            Samples, flat or shaped as in `fit`.
         """
         logits = self._outputs(X)
         shifted = logits - logits.max(axis=1, keepdims=True)
@@ -756,25 +749,25 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         Parameters
         ----------
         X : array-like
-            Samples, flat or shaped as those of `fit`.
+            Samples, flat or shaped as in `fit`.
         """
         return np.exp(self.predict_log_proba(X))
 
     @public
     def predict(self, X: Any) -> Array:
-        """Return the labels, (n_samples,).
+        """Return the predicted labels, (n_samples,).
 
         Parameters
         ----------
         X : array-like
-            Samples, flat or shaped as those of `fit`.
+            Samples, flat or shaped as in `fit`.
         """
-        numbers = self._outputs(X).argmax(axis=1)
-        return self.classes_[numbers]
+        indices = self._outputs(X).argmax(axis=1)
+        return self.classes_[indices]
 
     @public
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """Return the accuracy: the share of samples whose label is predicted.
+        """Return the accuracy.
 
         Parameters
         ----------
@@ -791,12 +784,12 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
 
 @public_class
 class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[misc]
-    """Predict numbers from images, sequences or fields by a network of locally connected layers.
+    """Regressor of images, sequences or fields: a network of locally connected layers.
 
-    The loss is the mean of half the squared error, as in scikit-learn's `MLPRegressor`. All parameters and attributes
-    are those of `LocallyConnectedClassifier`, but for `class_weight` and `classes_`. `alpha` is 0.0001 by default, as
-    there: "auto" is a strong penalty where targets are small numbers, so scale them to about 1 before. With "loss",
-    scores are half the mean squared errors, negative; with None, coefficients of determination.
+    The loss is half the mean squared error, as in scikit-learn's `MLPRegressor`. Parameters and attributes are those of
+    `LocallyConnectedClassifier`, except `class_weight` and `classes_`. `alpha` is 0.0001 by default, as there: "auto"
+    is a strong penalty for targets much smaller than 1, so scale them first. With ``scoring="loss"``, scores are
+    negative losses; with None, coefficients of determination.
 
     Parameters
     ----------
@@ -856,7 +849,7 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         super().__init__(locals())
 
     def __sklearn_tags__(self) -> Any:
-        """Say what the estimator can do."""
+        """Return the tags of the estimator."""
         tags = super().__sklearn_tags__()
         tags.target_tags.multi_output = True
         return tags
@@ -869,12 +862,12 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         if fresh:
             self._flat_targets = y.ndim == 1
         elif goals.shape[1] != self.n_outputs_:
-            raise ValueError(f"y has {goals.shape[1]} outputs; the network was made for {self.n_outputs_}")
+            raise ValueError(f"y must have {self.n_outputs_} outputs, as in the first fit, got {goals.shape[1]}")
         return goals, goals.shape[1]
 
     @public
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
-        """Go on training with one pass over these samples.
+        """Train with one more pass over these samples.
 
         Parameters
         ----------
@@ -894,7 +887,7 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         Parameters
         ----------
         X : array-like
-            Samples, flat or shaped as those of `fit`.
+            Samples, flat or shaped as in `fit`.
         """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._flat_targets else outputs
@@ -929,18 +922,18 @@ class _HalfSquares(losses.MeanSquaredError):
 
 
 def _takes_weights(scorer: Any) -> bool:
-    """Whether a scorer can be given sample_weight: one of scikit-learn by its metric, a function by its arguments."""
+    """Whether a scorer takes sample_weight: of scikit-learn by its metric, a function by its parameters."""
     if hasattr(scorer, "_accept_sample_weight"):
         return bool(scorer._accept_sample_weight())
     try:
         parameters = inspect.signature(scorer).parameters
-    except (TypeError, ValueError):  # compiled code may not tell
+    except (TypeError, ValueError):  # compiled functions may have no signature
         return False
     return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
 
 
 def _alike(one: Any, other: Any, module: Any) -> bool:
-    """Whether two settings are the same object, or ones of the library's own that are equal."""
+    """Whether two parameters are the same object, or equal built-in ones."""
     if one is other:
         return True
     built = [module.get(_ACTIVATIONS.get(x, x) if isinstance(x, str) else x) for x in (one, other)]
@@ -948,16 +941,16 @@ def _alike(one: Any, other: Any, module: Any) -> bool:
 
 
 def _refuse_change(name: str, value: Any, was: Any) -> NoReturn:
-    """Raise for a setting that the weights of a network depend on."""
+    """Raise for a changed parameter that the shapes or the meaning of the weights depend on."""
     was = was[0] if isinstance(was, list) and len(was) == 1 else was
     raise ValueError(
-        f"{name}={value!r} does not fit the network, which was made with {name}={was!r}; set it back, or begin anew "
-        "with warm_start=False and fit"
+        f"{name} cannot be changed from {was!r} to {value!r} once the network is fitted; set it back, or refit with "
+        "warm_start=False"
     )
 
 
 def _unread(layers: Any, shape: tuple[int, ...]) -> int:
-    """How many features of samples of a shape, its channels last, no output of these layers depends on."""
+    """Number of features of a sample, channels last, that no output of these layers depends on."""
     geometries, inputs = [], (None, *shape)
     for layer in layers:
         geometries.append(layer._geometry_of(inputs))
@@ -973,7 +966,7 @@ def _unread(layers: Any, shape: tuple[int, ...]) -> int:
 
 
 def _reads_all(layers: Any, shape: tuple[int, ...], padding: str) -> bool:
-    """Whether these layers would read all features with this padding."""
+    """Whether outputs of these layers would depend on all features with this padding."""
     others = [type(layer).from_config({**layer.get_config(), "padding": padding}) for layer in layers]
     try:
         return not _unread(others, shape)
@@ -981,48 +974,48 @@ def _reads_all(layers: Any, shape: tuple[int, ...], padding: str) -> bool:
         return False
 
 
-def _kept(X: Any) -> Any:
-    """The dtypes that samples are kept in; float16 becomes the first of them that holds it."""
+def _stored(X: Any) -> Any:
+    """The dtypes in which samples may be stored: the native one of X, float32 for float16, else all of `_STORED`."""
     dtype = getattr(X, "dtype", None)
     if not isinstance(dtype, np.dtype):
-        return _KEPT
-    native = dtype.newbyteorder("=")  # samples from files may be in the other order of bytes
+        return _STORED
+    native = dtype.newbyteorder("=")  # samples from files may have another byte order
     if native == np.float16:
         return np.float32
-    return native.type if native != dtype and native in _KEPT else _KEPT
+    return native.type if native != dtype and native in _STORED else _STORED
 
 
 def _by_layer(name: str, value: Any, layers: int) -> list[Any]:
-    """An entry for each layer: those of a list, or one that is meant for all."""
+    """One entry per layer: those of a list, or the same for all."""
     if not isinstance(value, list):
         return [value] * layers
     if len(value) != layers:
         raise ValueError(
-            f"{name}={value!r} has {len(value)} entries, and filters asks for {layers} layers; give a list of one "
-            "entry a layer, or one integer or tuple for all of them"
+            f"{name} must be an integer or tuple for all layers, or a list with one entry for each of {layers} layers, "
+            f"got {value!r}"
         )
     return value
 
 
-def _spoiled(model: Sequential) -> str:
-    """What of a network is not finite any more, in words; nothing if all is."""
+def _not_finite(model: Sequential) -> str:
+    """What of a trained network is infinite or NaN, in words; empty if nothing is."""
     if not all(np.isfinite(weight).all() for weight in model.live_weights()):
         return "the weights became infinite or NaN"
     states = [state for layer in model.get_training_state() if isinstance(layer, dict) for state in layer.values()]
     arrays = [array for state in states if isinstance(state, dict) for array in state.values()]
-    kept = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
-    return "" if all(np.isfinite(array).all() for array in kept) else "the solver's state became infinite or NaN"
+    floats = [array for array in arrays if isinstance(array, np.ndarray) and array.dtype.kind == "f"]
+    return "" if all(np.isfinite(array).all() for array in floats) else "the solver's state became infinite or NaN"
 
 
 def _flat(X: Any) -> tuple[Any, tuple[int, ...] | None]:
-    """Shaped samples as a table, with their shape; anything else as it is."""
+    """Shaped samples as a 2-d array, with the shape of a sample; anything else unchanged, with None."""
     if getattr(X, "ndim", 0) <= 2 and not (isinstance(X, list | tuple) and np.ndim(X) > 2):
         return X, None
-    values = check_array(X, allow_nd=True, dtype=_kept(X))
+    values = check_array(X, allow_nd=True, dtype=_stored(X))
     if not 3 <= values.ndim <= 5 or not values[0].size:
         raise ValueError(
-            f"X has shape {values.shape}; give (n_samples, n_features), (n_samples, height, width), with a last axis "
-            "of channels, or with a depth before them"
+            "X must have shape (n_samples, n_features), (n_samples, height, width), (n_samples, height, width, "
+            f"channels) or (n_samples, depth, height, width, channels), got {values.shape}"
         )
     return values.reshape(len(values), -1), values.shape[1:]
 

@@ -1,7 +1,7 @@
-"""Gradients of a whole model: their mean over batches, their norm, and clipping.
+"""Gradients of a model: accumulation, global norm and clipping.
 
-Everything here takes what a pullback returns beside dx: `Gradients`, arrays, None for layers without weights, and
-lists, tuples and dicts of these, as a `Sequential` and layers of users' own give them.
+All functions take what a pullback returns beside dx: `Gradients`, arrays, None for layers without weights, and nested
+lists, tuples and dicts of these, as returned by a `Sequential` and by custom layers.
 """
 
 from collections.abc import Callable, Iterator
@@ -22,22 +22,22 @@ __all__ = ["Accumulator", "Gradients", "add", "clip_by_norm", "clip_by_value", "
 @public_class
 @dataclass(frozen=True, eq=False)
 class Gradients:
-    """Gradients of a layer with a kernel and, unless ``use_bias=False``, a bias.
+    """Gradients of a layer's kernel and, unless ``use_bias=False``, bias.
 
-    They add up and scale, so that gradients of several batches can be accumulated or averaged:
+    They support addition and multiplication by numbers, to accumulate or average gradients of several batches:
     ``0.5 * (first + second)``, ``sum(list_of_gradients)``.
 
     Parameters
     ----------
     kernel : array
-        By the kernel, of its shape.
+        Gradient by the kernel, of its shape.
     bias : array, optional
-        By the bias, of its shape; None without one.
+        Gradient by the bias, of its shape; None without one.
 
     Raises
     ------
     TypeError, ValueError
-        Of sums, if both are not of one layer; of products, if the factor is no finite real number.
+        If added gradients have different shapes, or the factor is not a finite real number.
 
     Examples
     --------
@@ -53,20 +53,20 @@ class Gradients:
     kernel: Array
     bias: Array | None = None
 
-    # NumPy scalars then leave the multiplication to __rmul__ instead of making an object array.
+    # So that a NumPy scalar defers to __rmul__ instead of making an object array.
     __array_ufunc__ = None
 
     def __add__(self, other: "Gradients") -> "Gradients":
-        """Sum of two gradients of one layer."""
+        """Sum of two gradients of the same layer."""
         if not isinstance(other, Gradients):
             return NotImplemented
         if self._shapes() != other._shapes():
-            raise ValueError(f"only gradients of one layer add up, not shapes {self._shapes()} and {other._shapes()}")
+            raise ValueError(f"gradients must be of the same layer, got shapes {self._shapes()} and {other._shapes()}")
         bias = None if self.bias is None or other.bias is None else self.bias + other.bias
         return Gradients(self.kernel + other.kernel, bias)
 
     def __radd__(self, other: Any) -> "Gradients":
-        """0 + gradients, with which `sum` begins."""
+        """0 + gradients, so that `sum` works."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
     def __mul__(self, factor: float) -> "Gradients":
@@ -81,10 +81,10 @@ class Gradients:
 
 
 class Accumulator:
-    """The mean of several gradients, each with a weight: that of one batch made of all their samples.
+    """The weighted mean of gradients of several batches.
 
-    Gradients of mean losses are to be added with the number of their samples. Penalties of weights are no part of
-    them (`step` adds those, once).
+    With the number of samples as weights, it is the gradient of the mean loss over all batches. Penalties on weights
+    are not included; `step` adds them once.
 
     Examples
     --------
@@ -110,33 +110,33 @@ class Accumulator:
         Parameters
         ----------
         grads : gradients
-            Of the same form each time.
+            Of the same structure each time.
         weight : float
-            What they count as: the number of their samples, above 0.
+            Their weight, above 0: the number of samples.
         """
         if real("weight", weight) <= 0:
-            raise ValueError(f"weight={weight!r} cannot be used; give a number above 0")
+            raise ValueError(f"weight must be > 0, got {weight!r}")
         total = self._weight + weight
         if self.count:
-            shares = self._weight / total, weight / total
-            self._mean = _mapped(lambda a, b: _weighted(a, b, *shares), self._mean, grads)
+            factors = self._weight / total, weight / total
+            self._mean = _mapped(lambda a, b: _weighted(a, b, *factors), self._mean, grads)
         else:
-            # Layers of users' own may fill the same arrays again.
+            # Copied, because a custom layer may reuse its arrays.
             self._mean = _mapped(np.array, grads)
         self.count, self._weight = self.count + 1, total
 
     def take(self) -> Any:
-        """Return the mean, and begin anew.
+        """Return the mean, and reset.
 
         Returns
         -------
         gradients
-            Of the form of those that were added.
+            Of the structure of those that were added.
 
         Raises
         ------
         RuntimeError
-            If none have been added.
+            If no gradients have been added.
         """
         if not self.count:
             raise RuntimeError("no gradients have been added")
@@ -146,7 +146,7 @@ class Accumulator:
 
 
 def global_norm(grads: Any) -> float:
-    """Return the root of the sum of all squares, summed up in float64.
+    """Return the square root of the sum of squares of all elements, summed in float64.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def global_norm(grads: Any) -> float:
     Raises
     ------
     TypeError
-        If there is anything but arrays, `Gradients`, None and collections of them; likewise in the functions below.
+        If there is anything but arrays, `Gradients`, None, and lists, tuples and dicts of them.
 
     Examples
     --------
@@ -175,19 +175,19 @@ def global_norm(grads: Any) -> float:
 
 @public
 def clip_by_norm(grads: Any, limit: float) -> Any:
-    """Return the gradients, scaled down together if their global norm exceeds a limit; the same object if not.
+    """Scale gradients down together if their global norm exceeds a limit; otherwise return the same object.
 
     Parameters
     ----------
     grads : gradients
         Of a layer or a model.
     limit : float
-        Largest norm, above 0. Where a gradient is not finite, neither is the result.
+        Maximum norm, above 0. Where a gradient is not finite, neither is the result.
 
     Returns
     -------
     gradients
-        Of the same form.
+        Of the same structure.
 
     Examples
     --------
@@ -196,37 +196,37 @@ def clip_by_norm(grads: Any, limit: float) -> Any:
     >>> lc.gradients.clip_by_norm([np.array([3.0]), np.array([4.0])], 1.0)
     [array([0.6]), array([0.8])]
     """
-    largest, (scale, norm) = _limit("limit", limit), norm_of_all(list(_arrays(grads)))
-    if scale * norm <= largest:
+    maximum, (scale, norm) = _limit("limit", limit), norm_of_all(list(_arrays(grads)))
+    if scale * norm <= maximum:
         return grads
-    factor = largest / (scale * norm)
+    factor = maximum / (scale * norm)
 
     def clipped(array: Array) -> Array:
         number = array.dtype.type
         if scale == 1 and not 0 < factor < np.finfo(array.dtype).tiny:
             return array * number(factor)
-        # The factor alone may be below what the type holds, and its product with the gradient is not.
+        # The factor alone may underflow although its product with the gradient does not.
         top = np.max(np.abs(array), initial=0)
         if not 0 < top < np.inf:
             return array * number(factor)
-        return (array / top) * number(largest / norm * (float(top) / scale))
+        return (array / top) * number(maximum / norm * (float(top) / scale))
 
-    with np.errstate(invalid="ignore", under="ignore"):  # 0 * inf: what is not finite stays so
+    with np.errstate(invalid="ignore", under="ignore"):  # 0 * inf is NaN
         return _mapped(clipped, grads)
 
 
 def add(*grads: Any) -> Any:
-    """Return the sum of gradients of the same layer or model: of several forward calls before one step.
+    """Return the sum of gradients of the same layer or model, of several forward calls for instance.
 
     Parameters
     ----------
     *grads : gradients
-        At least one, all of one form.
+        At least one, all of the same structure.
 
     Returns
     -------
     gradients
-        Of the same form.
+        Of the same structure.
 
     Examples
     --------
@@ -239,7 +239,7 @@ def add(*grads: Any) -> Any:
     array([-4., -4.], dtype=float32)
     """
     if not grads:
-        raise TypeError("add() lacks gradients; give at least one")
+        raise TypeError("add() needs at least one argument")
     total = _mapped(np.array, grads[0])
     for more in grads[1:]:
         total = _mapped(np.add, total, more)
@@ -248,19 +248,19 @@ def add(*grads: Any) -> Any:
 
 @public
 def clip_by_value(grads: Any, limit: float) -> Any:
-    """Return the gradients with every number cut to -limit ... limit; NaN stays NaN.
+    """Clip each element of gradients to [-limit, limit]; NaN stays NaN.
 
     Parameters
     ----------
     grads : gradients
         Of a layer or a model.
     limit : float
-        Largest magnitude, above 0.
+        Maximum magnitude, above 0.
 
     Returns
     -------
     gradients
-        Of the same form.
+        Of the same structure.
 
     Examples
     --------
@@ -269,13 +269,13 @@ def clip_by_value(grads: Any, limit: float) -> Any:
     >>> lc.gradients.clip_by_value([np.array([3.0, -0.5]), None], 1.0)
     [array([ 1. , -0.5]), None]
     """
-    largest = _limit("limit", limit)
+    maximum = _limit("limit", limit)
 
     def clipped(array: Array) -> Array:
         if array.dtype.kind != "f":
-            return np.clip(array, -largest, largest)
-        # A number of the array's type, since NumPy 1.26 takes a wider one for a bound beyond it.
-        bound = array.dtype.type(largest if largest <= float(np.finfo(array.dtype).max) else np.inf)
+            return np.clip(array, -maximum, maximum)
+        # A scalar of the array's dtype, since NumPy 1.26 would promote to a wider one.
+        bound = array.dtype.type(maximum if maximum <= float(np.finfo(array.dtype).max) else np.inf)
         return np.clip(array, -bound, bound)
 
     return _mapped(clipped, grads)
@@ -283,19 +283,19 @@ def clip_by_value(grads: Any, limit: float) -> Any:
 
 def _limit(name: str, value: Any) -> float:
     if real(name, value) <= 0:
-        raise ValueError(f"{name}={value!r} cannot be used; give a number above 0")
+        raise ValueError(f"{name} must be > 0, got {value!r}")
     return float(value)
 
 
-def _weighted(a: Array, b: Array, first: float, second: float) -> Array:
-    mean = a * a.dtype.type(first)
-    mean += b * b.dtype.type(second)
+def _weighted(a: Array, b: Array, factor_a: float, factor_b: float) -> Array:
+    mean = a * a.dtype.type(factor_a)
+    mean += b * b.dtype.type(factor_b)
     return mean
 
 
 def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
-    """Gradients of the same form, each array made by the function of those in its place."""
-    _check_forms(grads, others)
+    """Apply a function to corresponding arrays of gradients; the result has the same structure."""
+    _check_structures(grads, others)
     if grads is None:
         return None
     if isinstance(grads, Gradients):
@@ -311,20 +311,21 @@ def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
     return {key: _mapped(function, value, *(other[key] for other in others)) for key, value in grads.items()}
 
 
-def _check_forms(grads: Any, others: tuple[Any, ...]) -> None:
-    """Raise unless all gradients have the form of the first: what has none in its place would be lost."""
+def _check_structures(grads: Any, others: tuple[Any, ...]) -> None:
+    """Raise unless all gradients have the same structure, one level deep."""
     for each in (grads, *others):
         if each is not None and not isinstance(each, Gradients | np.ndarray | np.generic | list | tuple | dict):
             raise _unknown(each)
     for other in others:
-        if _form(other) != _form(grads):
+        if _structure(other) != _structure(grads):
             raise ValueError(
-                f"only gradients of one layer or model add up: {_form(other)} is not of the form {_form(grads)}"
+                f"gradients must be of the same layer or model, got structures {_structure(grads)} and "
+                f"{_structure(other)}"
             )
 
 
-def _form(grads: Any) -> Any:
-    """What gradients must have in common, one level deep: kind, and keys, length or shape."""
+def _structure(grads: Any) -> Any:
+    """The type, and keys, length or shape, of gradients."""
     if isinstance(grads, np.ndarray | np.generic):
         return "array", np.shape(grads)
     if isinstance(grads, dict):
@@ -346,7 +347,7 @@ def _arrays(grads: Any) -> Iterator[Array]:
 
 def _numbers(grads: Any) -> Array:
     if isinstance(grads, np.ma.MaskedArray):
-        raise TypeError("grads holds a numpy MaskedArray; its mask would be ignored; fill it with .filled(0)")
+        raise TypeError("grads holds a numpy MaskedArray; its mask would be ignored; use .filled(0)")
     values = np.asarray(grads)
     check_dtype("grads", values)
     return values if values.dtype.kind == "f" else values.astype(np.float64)
@@ -354,8 +355,8 @@ def _numbers(grads: Any) -> Array:
 
 def _unknown(grads: Any) -> TypeError:
     return TypeError(
-        f"gradients of {type(grads).__name__} cannot be accumulated or clipped; a layer's pullback must return "
-        "Gradients, NumPy arrays or None, or lists, tuples or dicts of them"
+        f"gradients must be Gradients, NumPy arrays or None, or lists, tuples or dicts of them, got "
+        f"{type(grads).__name__}"
     )
 
 

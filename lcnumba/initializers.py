@@ -1,8 +1,7 @@
-"""Initial values of weights, with Keras' distributions.
+"""Initializers of weights, with Keras' distributions.
 
-An initializer is called as ``f(shape, dtype, rng)``; any such function serves as a custom one. It
-draws in the dtype it is asked for. One that is made with a `seed` repeats its numbers at every
-call; without a seed it draws from the layer's `rng`.
+An initializer is a callable ``f(shape, dtype, rng)``; any such function can be used. It draws in the given dtype. With
+a `seed` it returns the same values at every call; without one it draws from the layer's `rng`.
 """
 
 import math
@@ -42,13 +41,12 @@ Shape = tuple[int, ...]
 FANS = ("fan_in", "fan_out", "fan_avg")
 DISTRIBUTIONS = ("truncated_normal", "untruncated_normal", "uniform")
 
-# Standard deviation of a standard normal variable that is redrawn beyond two: what a truncated
-# draw must be divided by to have the wanted deviation.
+# Standard deviation of a standard normal variable truncated at two.
 TRUNCATED_STDDEV = 0.87962566103423978
 
 
 def fans_of(shape: Shape) -> tuple[int, int]:
-    """Return (fan_in, fan_out) as Keras reads them off a weight's shape: the last two axes times the others.
+    """Return (fan_in, fan_out) as Keras computes them from a shape: the last two axes times the others.
 
     Parameters
     ----------
@@ -72,7 +70,7 @@ def fans_of(shape: Shape) -> tuple[int, int]:
 
 
 class Initializer:
-    """What the built-in initializers share: an own random state if seeded, and their config.
+    """Base class of the built-in initializers.
 
     Examples
     --------
@@ -89,7 +87,7 @@ class Initializer:
     def __call__(
         self, shape: Shape, dtype: Any, rng: np.random.Generator, fans: tuple[int, int] | None = None
     ) -> Array:
-        """Return fresh values.
+        """Return initial values.
 
         Parameters
         ----------
@@ -98,9 +96,9 @@ class Initializer:
         dtype : float32 or float64
             Dtype to draw in.
         rng : numpy.random.Generator
-            The source of numbers, unless the initializer has a seed of its own.
+            Source of random numbers, unless the initializer has a seed.
         fans : (int, int), optional
-            fan_in and fan_out; by default what Keras reads off the shape.
+            fan_in and fan_out; by default those of the shape, as in Keras.
 
         Returns
         -------
@@ -110,7 +108,7 @@ class Initializer:
         Raises
         ------
         ValueError
-            If there are no such values for the shape: `Identity` makes matrices alone.
+            If the shape is not supported: `Identity` needs a matrix.
 
         Examples
         --------
@@ -121,19 +119,19 @@ class Initializer:
         True
         """
         seed = getattr(self, "seed", None)
-        own = rng if seed is None else np.random.default_rng(seed)
-        return self._draw(shape, np.dtype(dtype), own, fans or fans_of(shape))
+        source = rng if seed is None else np.random.default_rng(seed)
+        return self._draw(shape, np.dtype(dtype), source, fans or fans_of(shape))
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal initializer."""
+        """Return the constructor arguments of an equal initializer."""
         return {name: getattr(self, name) for name in self._fields}
 
 
 class Zeros(Initializer):
-    """All 0.
+    """All zeros.
 
     Examples
     --------
@@ -149,7 +147,7 @@ class Zeros(Initializer):
 
 
 class Ones(Initializer):
-    """All 1.
+    """All ones.
 
     Examples
     --------
@@ -166,7 +164,7 @@ class Ones(Initializer):
 
 @public_class
 class Constant(Initializer):
-    """All of one value.
+    """A constant.
 
     Parameters
     ----------
@@ -176,7 +174,7 @@ class Constant(Initializer):
     Raises
     ------
     TypeError, ValueError
-        If it is no finite number.
+        If it is not a finite number.
 
     Examples
     --------
@@ -198,17 +196,17 @@ class Constant(Initializer):
 
 @public_class
 class Identity(Initializer):
-    """The identity matrix times gain: for weights of two dimensions, such as those of `Dense`, alone.
+    """The identity matrix times gain; only for weights with two axes, as in `Dense`.
 
     Parameters
     ----------
     gain : float, default 1
-        The value along the diagonal.
+        Value of the diagonal.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no finite number.
+        If it is not a finite number.
 
     Examples
     --------
@@ -227,8 +225,8 @@ class Identity(Initializer):
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         if len(shape) != 2:
             raise ValueError(
-                f"initializer 'identity' makes a matrix and cannot fill shape {shape}; take another one, such as "
-                "'orthogonal' or a callable f(shape, dtype, rng)"
+                f"initializer 'identity' needs a shape of two axes, got {shape}; use another one, such as 'orthogonal' "
+                "or a callable f(shape, dtype, rng)"
             )
         return np.eye(*shape, dtype=dtype) * dtype.type(self.gain)
 
@@ -240,14 +238,14 @@ class RandomNormal(Initializer):
     Parameters
     ----------
     mean, stddev : float, default 0 and 0.05
-        Of the distribution.
+        Its parameters.
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+        If a parameter is not a finite number, or the seed is not an integer >= 0.
 
     Examples
     --------
@@ -271,19 +269,19 @@ class RandomNormal(Initializer):
 
 
 class TruncatedNormal(RandomNormal):
-    """Normal distribution of which values beyond two `stddev` from the mean are drawn again.
+    """Normal distribution, redrawn beyond two `stddev` from the mean.
 
     Parameters
     ----------
     mean, stddev : float, default 0 and 0.05
-        Of the normal distribution; the values deviate 12 % less.
+        Of the normal distribution before truncation, which lowers the standard deviation by 12 %.
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+        If a parameter is not a finite number, or the seed is not an integer >= 0.
 
     Examples
     --------
@@ -309,12 +307,12 @@ class RandomUniform(Initializer):
     minval, maxval : float, default -0.05 and 0.05
         Its bounds.
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+        If a parameter is not a finite number, or the seed is not an integer >= 0.
 
     Examples
     --------
@@ -336,23 +334,23 @@ class RandomUniform(Initializer):
 
 @public_class
 class VarianceScaling(Initializer):
-    """Values whose variance is scale / n, n being a fan of the weight.
+    """Random values of variance scale / n, where n is a fan of the weight.
 
     Parameters
     ----------
     scale : float, default 1
         Above 0.
     mode : {"fan_in", "fan_out", "fan_avg"}, default "fan_in"
-        What n is: inputs of an output, outputs of an input, or their mean.
+        What n is.
     distribution : {"truncated_normal", "untruncated_normal", "uniform"}, default "truncated_normal"
-        Which; "normal" means "truncated_normal".
+        The distribution; "normal" means "truncated_normal".
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing.
+        If a parameter is invalid.
 
     Examples
     --------
@@ -371,9 +369,9 @@ class VarianceScaling(Initializer):
     ) -> None:
         self.scale, self.seed = real("scale", scale), _seed(seed)
         if self.scale <= 0:
-            raise ValueError(f"scale={scale!r} cannot be used; give a number above 0")
-        word: Any = mode
-        if not isinstance(word, str) or word not in FANS:
+            raise ValueError(f"scale must be > 0, got {scale!r}")
+        given: Any = mode
+        if not isinstance(given, str) or given not in FANS:
             raise ValueError(f"mode={mode!r} is not known; give one of {', '.join(map(repr, FANS))}")
         self.mode = mode
         known = choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
@@ -394,7 +392,7 @@ class VarianceScaling(Initializer):
 
 
 class _Named(VarianceScaling):
-    """A variance scaling that has a name of its own; only its seed can be chosen."""
+    """A variance scaling with fixed parameters except the seed."""
 
     _fields = ("seed",)
     _rule: tuple[float, str, str]
@@ -409,12 +407,12 @@ class GlorotUniform(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -434,12 +432,12 @@ class GlorotNormal(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -459,12 +457,12 @@ class HeUniform(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -484,12 +482,12 @@ class HeNormal(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -509,12 +507,12 @@ class LecunUniform(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -534,12 +532,12 @@ class LecunNormal(_Named):
     Parameters
     ----------
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        If it is no integer of at least 0.
+        If it is not an integer >= 0.
 
     Examples
     --------
@@ -555,22 +553,22 @@ class LecunNormal(_Named):
 
 @public_class
 class Orthogonal(Initializer):
-    """Orthonormal columns, or rows if they are fewer, times gain, of the weight as a matrix of its last axis.
+    """A matrix with orthonormal columns, or rows if these are fewer, times gain (Saxe et al., 2014).
 
-    That matrix is (prod(shape[:-1]), shape[-1]), so a kernel's filters are orthogonal over all positions
-    together, as in Keras (Saxe et al., 2014).
+    As in Keras, the matrix has shape (prod(shape[:-1]), shape[-1]), so that the filters of a kernel are orthogonal over
+    all positions together.
 
     Parameters
     ----------
     gain : float, default 1
-        Norm of what is orthogonal.
+        Norm of the columns or rows.
     seed : int, optional
-        To repeat the same numbers at every call.
+        If given, every call returns the same values.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no finite number, or a seed that is no integer of at least 0.
+        If a parameter is not a finite number, or the seed is not an integer >= 0.
 
     Examples
     --------
@@ -590,7 +588,7 @@ class Orthogonal(Initializer):
         rows, columns = math.prod(shape[:-1]), shape[-1]
         values = rng.standard_normal((max(rows, columns), min(rows, columns)), dtype)
         q, r = np.linalg.qr(values)
-        # Without the signs the distribution would depend on how the factors are computed.
+        # Fixing the signs makes the distribution independent of the QR algorithm.
         q *= np.where(np.diagonal(r) < 0, dtype.type(-1), dtype.type(1))
         q *= dtype.type(self.gain)
         return np.ascontiguousarray(q if rows >= columns else q.T).reshape(shape)
@@ -634,20 +632,20 @@ _BY_NAME: dict[str, type[Initializer]] = {
     "lecun_uniform": LecunUniform,
     "orthogonal": Orthogonal,
 }
-# Keras' other names, and those of its first versions.
+# Other names in Keras, now and in its first versions.
 _ALIASES = {"zero": Zeros, "one": Ones, "normal": RandomNormal, "uniform": RandomUniform} | {
     cls.__name__ + "V2": cls for cls in _BY_NAME.values()
 }
 
 
 def get(identifier: Any) -> Callable[..., Array]:
-    """Return the initializer that a layer's argument stands for.
+    """Return the initializer for an identifier.
 
     Parameters
     ----------
     identifier : str, dict, callable, class or None
-        One of Keras' names ("he_normal", ...) or of the classes here; a config dict; a callable f(shape, dtype, rng),
-        which is returned itself; a class here, for its defaults; None for "glorot_uniform".
+        A name of Keras ("he_normal", ...) or of a class of this module; a config dict; a callable f(shape, dtype, rng),
+        which is returned unchanged; a class of this module, for its defaults; None for "glorot_uniform".
 
     Returns
     -------
@@ -656,9 +654,9 @@ def get(identifier: Any) -> Callable[..., Array]:
     Raises
     ------
     TypeError
-        If it is neither, or a config cannot be used.
+        If it is none of these, or a config is invalid.
     ValueError
-        If the name is not known.
+        If the name is unknown.
 
     Examples
     --------
@@ -670,7 +668,7 @@ def get(identifier: Any) -> Callable[..., Array]:
         identifier = identifier()
     found = registry.build("initializer", _BY_NAME | _ALIASES, "glorot_uniform" if identifier is None else identifier)
     if not callable(found):
-        raise TypeError(f"initializer={identifier!r} is neither a name nor a callable f(shape, dtype, rng)")
+        raise TypeError(f"initializer must be a name or a callable f(shape, dtype, rng), got {identifier!r}")
     return found
 
 
@@ -678,17 +676,17 @@ def draw(
     initializer: Callable[..., Array], shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator,
     fans: tuple[int, int] | None,
 ) -> Array:  # fmt: skip
-    """Call an initializer, built-in or custom, and return a fresh contiguous array."""
+    """Call an initializer, built-in or custom, and return a new C-contiguous array."""
     if type(initializer) in _BY_NAME.values():
         return initializer(shape, dtype, rng, fans)
     values = np.array(initializer(shape, dtype, rng), dtype=dtype, order="C")
     if values.shape != shape:
-        raise ValueError(f"initializer {initializer!r} returned shape {values.shape}; return shape {shape}")
+        raise ValueError(f"initializer {initializer!r} must return shape {shape}, got {values.shape}")
     return values
 
 
 def serialize(initializer: Callable[..., Array]) -> Any:
-    """The config dict of a built-in initializer; a custom one, which has none, stays itself."""
+    """Return the config dict of a built-in initializer; a custom one unchanged."""
     return registry.config_of(initializer) if type(initializer) in _BY_NAME.values() else initializer
 
 

@@ -1,9 +1,9 @@
-"""Losses, each with its gradient: ``loss(y_true, y_pred) -> (value, dy_pred)``.
+"""Losses and their gradients: ``loss(y_true, y_pred) -> (value, dy_pred)``.
 
-The value is the mean over the samples of a batch, and over all else that a sample holds. With a third argument, a
-weight for each sample or each position, each one's part is multiplied by its weight before that mean is taken (as
-Keras does: the weights are not normalised). A loss may also bring ``check(y_true, shape)``, which raises unless the
-targets fit predictions of that shape: `fit` asks it before the first step.
+The value is the mean over the samples of a batch and over the elements or positions of each sample. The optional third
+argument is a weight per sample or per position, by which its part of the loss is multiplied before the mean is taken
+(as in Keras, weights are not normalised). A loss may also implement ``check(y_true, shape)``, which raises unless the
+targets are valid for predictions of that shape; `fit` calls it before the first step.
 """
 
 import inspect
@@ -36,36 +36,36 @@ __all__ = [
 
 Loss = Callable[..., tuple[float, Array]]
 
-# Numbers that are worked on at a time: what lies in between stays in a core's cache.
+# Elements processed at a time, so that temporary arrays stay in the cache.
 BLOCK = 1 << 13
-# How far probabilities, and sums of them, may be from what they should be: no rounding is as large.
+# Tolerance for probabilities above 1 and for sums of probabilities; larger than any rounding error.
 TOLERANCE = 1e-3
 
 
 class _Mean:
-    """A mean of terms, one for each row of the predictions (the last axis) or each number, in blocks."""
+    """A mean of terms, one per row (last axis) or per element of the predictions, computed in blocks."""
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the targets fit predictions of this shape."""
+        """Raise unless the targets are valid for predictions of this shape."""
         raise NotImplementedError
 
-    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
-        """The terms of some predictions; their derivative by p goes into `slope`."""
+    def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
+        """The terms of a block; their derivative by p is written to `derivative`."""
         raise NotImplementedError
 
     def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
-        """Targets and predictions as arrays whose first axis is cut into blocks, and divides by the weights if any."""
+        """Targets and predictions, reshaped: the first axis is split into blocks, and is a multiple of `weights`."""
         raise NotImplementedError
 
     def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The axes of predictions along which there may be weights."""
+        """The leading axes of the predictions that weights may have."""
         return shape
 
     def _refuse_logits(self, y_pred: Array) -> None:
-        """Raise if predictions are to be probabilities and cannot be."""
+        """Raise if predictions should be probabilities but are not."""
 
     def doubt(self, y_pred: Array) -> str | None:
-        """Return what to warn of predictions that can be computed with, and may not be what was meant."""
+        """Return a warning about predictions that are valid but suspicious, or None."""
         return None
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
@@ -74,11 +74,11 @@ class _Mean:
         Parameters
         ----------
         y_true : array
-            Targets, as the class says.
+            Targets, as described in the class.
         y_pred : (N, ...) array
             Predictions.
         weights : (N,) array, or (N, ...) by position, optional
-            A weight for each sample or, of the shape of the first axes of y_pred, for each position.
+            A weight per sample or, with the leading axes of y_pred, per position.
 
         Returns
         -------
@@ -90,7 +90,7 @@ class _Mean:
         Raises
         ------
         ValueError, TypeError
-            If the targets or weights do not fit the predictions, or these cannot be probabilities.
+            If the targets or weights do not match the predictions, or these should be probabilities but are not.
         """
         _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
@@ -98,81 +98,82 @@ class _Mean:
         y_pred, weights = _floats(y_pred), _flat_weights(weights, self._places(y_pred.shape))
         targets, rows = self._rows(y_true, y_pred, 0 if weights is None else weights.size)
         gradient = np.empty(y_pred.shape, y_pred.dtype)
-        slopes = gradient.reshape(rows.shape)
-        at_once = max(1, BLOCK * len(rows) // max(1, rows.size))
+        derivatives = gradient.reshape(rows.shape)
+        block = max(1, BLOCK * len(rows) // max(1, rows.size))
         total, terms = 0.0, max(1, self._count(rows))
         if weights is not None:
             weights = np.repeat(weights, len(rows) // max(1, weights.size)).astype(y_pred.dtype, copy=False)
-        for begin in range(0, len(rows), at_once):
-            part = slice(begin, begin + at_once)
-            slope = slopes[part]
-            values = self._terms(targets[part], rows[part], slope)
+        for begin in range(0, len(rows), block):
+            part = slice(begin, begin + block)
+            derivative = derivatives[part]
+            values = self._terms(targets[part], rows[part], derivative)
             if weights is not None:
                 values = values * weights[part].reshape(-1, *[1] * (values.ndim - 1))
-                slope *= weights[part].reshape(-1, *[1] * (slope.ndim - 1))
+                derivative *= weights[part].reshape(-1, *[1] * (derivative.ndim - 1))
             total += float(np.add.reduce(values, axis=None))
-            slope *= slope.dtype.type(1 / terms)
+            derivative *= derivative.dtype.type(1 / terms)
         return total / terms, gradient
 
     def _count(self, rows: Array) -> int:
-        """How many terms the mean is over."""
+        """Number of terms that are averaged."""
         raise NotImplementedError
 
 
 def _refuse_masks(*arrays: Any) -> None:
-    """Raise for masked arrays, whose mask would be ignored: `fit` does so for all arrays that come in."""
+    """Raise for masked arrays, whose mask would be ignored; `fit` does the same for its arguments."""
     for name, array in zip(("y_true", "y_pred", "weights"), arrays, strict=True):
         if isinstance(array, np.ma.MaskedArray):
             raise TypeError(
-                f"{name} is a numpy MaskedArray; its mask would be ignored; give .filled(np.nan) to "
+                f"{name} is a numpy MaskedArray; its mask would be ignored; use .filled(np.nan) with "
                 "lcnumba.losses.Masked"
             )
 
 
 def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
-    """Raise unless targets are numbers, of the shape of the predictions."""
+    """Raise unless targets are real and have the shape of the predictions."""
     if y_true.shape != shape:
         raise ValueError(
             f"y has shape {y_true.shape}; the model predicts shape {shape}{axes_hint('y', y_true.shape, shape)}"
         )
     if y_true.dtype.kind not in "biuf":
-        raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
+        raise TypeError(f"y must be real, got dtype {y_true.dtype}")
 
 
 def _floats(y_pred: Array) -> Array:
-    """Predictions as they are computed with: of the dtype they have, float64 for integers."""
+    """Predictions in native byte order and a dtype that is computed in: float64 for integers."""
     native = y_pred.dtype.newbyteorder("=")
     return normalise("y_pred", y_pred, native if native in FLOATS else FLOATS[1])
 
 
 def _flat_weights(weights: Any, shape: tuple[int, ...]) -> Array | None:
-    """The weights of samples or positions as a vector, if there are as many; kernels trust their number."""
+    """Validated weights of samples or positions as a vector; kernels do not check its length."""
     if weights is None:
         return None
     values = np.asarray(weights)
     if not values.ndim or values.shape != shape[: values.ndim]:
         raise ValueError(
-            f"sample_weight or weights has shape {values.shape}; give one weight for each of {shape[0]} samples"
-            + (f", or for each position, up to {shape}" if len(shape) > 1 else "")
+            f"sample_weight or weights must have one weight for each of {shape[0]} samples"
+            + (f", or for each position of {shape}" if len(shape) > 1 else "")
+            + f", got shape {values.shape}"
         )
     return normalise("weights", values, FLOATS[1]).reshape(-1)
 
 
 def _refused(predicted: float, loss: str, activation: str, instead: str) -> ValueError:
-    """What is wrong with a prediction that is no probability."""
+    """The error for a prediction that is not a probability."""
     return ValueError(
-        f"the model predicts {predicted:.4g}, and {loss} takes probabilities from 0 to 1; let the model end in "
-        f"activation={activation!r}, or give {instead}, which takes what a last layer without activation returns"
+        f"the model predicts {predicted:.4g}, but {loss} needs probabilities in [0, 1]; end the model in "
+        f"activation={activation!r}, or use {instead} with a last layer without activation"
     )
 
 
-class _OfDifferences:
-    """A mean over all numbers of what their differences from the targets cost; computed by all threads."""
+class _Elementwise:
+    """A mean over elements of a function of y_pred - y_true; computed by a kernel on all threads."""
 
     _kind: ClassVar[int]
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the targets fit predictions of this shape."""
+        """Raise unless the targets are valid for predictions of this shape."""
         _check_numbers(y_true, shape)
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
@@ -181,11 +182,11 @@ class _OfDifferences:
         Parameters
         ----------
         y_true : array
-            Targets, as the class says.
+            Targets, as described in the class.
         y_pred : (N, ...) array
             Predictions.
         weights : (N,) array, or (N, ...) by position, optional
-            A weight for each sample or, of the shape of the first axes of y_pred, for each position.
+            A weight per sample or, with the leading axes of y_pred, per position.
 
         Returns
         -------
@@ -210,8 +211,8 @@ def _differences() -> Any:
 
 @public_class
 @dataclass(frozen=True)
-class MeanSquaredError(_OfDifferences):
-    """Mean of (y_pred - y_true)^2 over all numbers of the batch.
+class MeanSquaredError(_Elementwise):
+    """Mean of (y_pred - y_true)^2 over all elements of the batch.
 
     Examples
     --------
@@ -227,8 +228,8 @@ class MeanSquaredError(_OfDifferences):
 
 @public_class
 @dataclass(frozen=True)
-class MeanAbsoluteError(_OfDifferences):
-    """Mean of abs(y_pred - y_true) over all numbers of the batch; its slope is 0 where they agree.
+class MeanAbsoluteError(_Elementwise):
+    """Mean of abs(y_pred - y_true) over all elements of the batch; its derivative at 0 is 0.
 
     Examples
     --------
@@ -243,8 +244,8 @@ class MeanAbsoluteError(_OfDifferences):
 
 @public_class
 @dataclass(frozen=True)
-class Huber(_OfDifferences):
-    """Half the square of a difference up to `delta`, and a straight line beyond: its mean over all numbers.
+class Huber(_Elementwise):
+    """Mean of the Huber loss over all elements: half the squared difference up to `delta`, linear beyond.
 
     Parameters
     ----------
@@ -254,7 +255,7 @@ class Huber(_OfDifferences):
     Raises
     ------
     ValueError
-        If it is not.
+        If it is not above 0.
 
     Examples
     --------
@@ -268,34 +269,34 @@ class Huber(_OfDifferences):
     delta: float = 1.0
 
     def __post_init__(self) -> None:
-        """Check the setting."""
+        """Validate the parameter."""
         delta = real("delta", self.delta)
         if delta <= 0:
-            raise ValueError(f"delta={self.delta!r} cannot be used; give a number above 0")
+            raise ValueError(f"delta must be > 0, got {self.delta!r}")
         self.__dict__.update(delta=delta)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Return the constructor arguments of an equal loss."""
         return asdict(self)
 
 
 @public_class
 @dataclass(frozen=True)
 class BinaryCrossentropy(_Mean):
-    """Cross-entropy of yes and no, one pair for each number of the prediction: its mean over all of them.
+    """Mean of the binary cross-entropy over all elements of the prediction.
 
-    Targets are 0 or 1, or probabilities in between, of the shape of the prediction.
+    Targets are probabilities, 0 or 1 for instance, of the shape of the prediction.
 
     Parameters
     ----------
     from_logits : bool, default False
-        Whether predictions are logits (the last layer has no activation), which loses no precision; else they are
-        probabilities (the last activation is a sigmoid).
+        Whether predictions are logits (no last activation), which is numerically more accurate, or probabilities (a
+        sigmoid as last activation).
 
     Notes
     -----
-    Keras cuts probabilities at 1e-7 from 0 and 1, where their gradient ends; here they are cut where the logarithm
-    would be infinite.
+    Keras clips probabilities to [1e-7, 1 - 1e-7], where the gradient becomes 0; here they are clipped only where the
+    logarithm would be infinite.
 
     Examples
     --------
@@ -309,19 +310,19 @@ class BinaryCrossentropy(_Mean):
     from_logits: bool = False
 
     def __post_init__(self) -> None:
-        """Check the setting."""
+        """Validate the parameter."""
         boolean("from_logits", self.from_logits)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Return the constructor arguments of an equal loss."""
         return asdict(self)
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
         """Raise unless the targets are probabilities for predictions of this shape."""
         _check_numbers(y_true, shape)
-        # Not by arrays of booleans: y may be a memory map that is larger than memory.
+        # By min and max, without a boolean array: y may be a memory map larger than memory.
         if y_true.size and not (y_true.min() >= 0 and y_true.max() <= 1):
-            raise ValueError("y holds numbers outside of 0 to 1; binary cross-entropy needs probabilities")
+            raise ValueError("y must be in [0, 1] for binary cross-entropy")
 
     def _refuse_logits(self, y_pred: Array) -> None:
         if self.from_logits or not y_pred.size:
@@ -338,58 +339,58 @@ class BinaryCrossentropy(_Mean):
     def _count(self, rows: Array) -> int:
         return rows.size
 
-    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
+    def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
         t = t.astype(p.dtype, copy=False)
         if self.from_logits:
             small = np.exp(-np.abs(p))
-            np.subtract(np.where(p >= 0, 1, small) / (1 + small), t, out=slope)
+            np.subtract(np.where(p >= 0, 1, small) / (1 + small), t, out=derivative)
             return np.maximum(p, 0) - p * t + np.log1p(small)
         yes, no = _positive(p), _positive(1 - p)
-        np.subtract((1 - t) / no, t / yes, out=slope)
+        np.subtract((1 - t) / no, t / yes, out=derivative)
         return -(t * np.log(yes) + (1 - t) * np.log(no))
 
 
 @public_class
 @dataclass(frozen=True)
 class _Categorical(_Mean):
-    """Cross-entropy of classes, along the last axis: its mean over all other axes."""
+    """Mean of the categorical cross-entropy, over all axes but the last, that of the classes."""
 
     takes_labels: ClassVar[bool] = True
     takes_rows: ClassVar[bool] = True
     from_logits: bool = False
 
     def __post_init__(self) -> None:
-        """Check the setting."""
+        """Validate the parameter."""
         boolean("from_logits", self.from_logits)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss."""
+        """Return the constructor arguments of an equal loss."""
         return asdict(self)
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the targets fit predictions of this shape."""
+        """Raise unless the targets are valid for predictions of this shape."""
         if len(shape) < 2:
-            raise ValueError(f"the model predicts shape {shape}; cross-entropy needs (batch, ..., classes)")
+            raise ValueError(f"predictions must have shape (batch, ..., classes) for cross-entropy, got {shape}")
         *places, classes = shape
         wanted = {f"labels {tuple(places)}": (*places,)} if self.takes_labels else {}
         wanted |= {f"probabilities {shape}": shape} if self.takes_rows else {}
         if y_true.shape not in wanted.values():
-            raise ValueError(f"y has shape {y_true.shape}{self._hint(y_true, shape)}; give {' or '.join(wanted)}")
+            raise ValueError(f"y must be {' or '.join(wanted)}, got shape {y_true.shape}{self._hint(y_true, shape)}")
         if y_true.ndim == len(shape):
             if y_true.dtype.kind not in "biuf" or (y_true.size and not y_true.min() >= 0):
-                raise ValueError("y holds rows that are no probabilities; give numbers of at least 0")
+                raise ValueError("rows of y must be probabilities >= 0")
         elif y_true.dtype.kind not in "iu":
-            raise TypeError(f"y holds labels of dtype {y_true.dtype}; give integers, or one row of probabilities each")
+            raise TypeError(f"labels y must be integers, got dtype {y_true.dtype}; or give rows of probabilities")
         elif y_true.size and not (y_true.min() >= 0 and y_true.max() < classes):
-            raise ValueError(f"y holds labels from {y_true.min()} to {y_true.max()}; give 0 to {classes - 1}")
+            raise ValueError(f"labels y must be in [0, {classes - 1}], got {y_true.min()} to {y_true.max()}")
 
     def _hint(self, y_true: Array, shape: tuple[int, ...]) -> str:
-        """What the targets may be instead."""
+        """What to do with targets of this shape."""
         *places, classes = shape
         if y_true.shape == shape:
-            return "; rows are for 'categorical_crossentropy', and y.argmax(axis=-1) makes labels of them"
+            return "; use 'categorical_crossentropy', or convert y to labels with y.argmax(axis=-1)"
         if y_true.shape == (*places,):
-            return f"; labels are for 'sparse_categorical_crossentropy', and np.eye({classes})[y] makes rows of them"
+            return f"; use 'sparse_categorical_crossentropy', or convert y to rows with np.eye({classes})[y]"
         return axes_hint("y", y_true.shape, (*places,) if self.takes_labels else shape)
 
     def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -400,22 +401,22 @@ class _Categorical(_Mean):
             raise _refused(value, "categorical cross-entropy", "softmax", f"loss={self._from_logits()}")
 
     def _from_logits(self) -> str:
-        """The loss that takes logits and the same targets."""
+        """The loss from logits for the same targets."""
         if not self.takes_rows:
             return "'softmax_cross_entropy'"
         return f"lcnumba.losses.{type(self).__name__}(from_logits=True)"
 
     def doubt(self, y_pred: Array) -> str | None:
-        """Return what to warn of if rows are no probabilities: their sum is not 1."""
+        """Return a warning if rows of probabilities do not sum to 1, or None."""
         if self.from_logits or not y_pred.size:
             return None
         sums = y_pred.sum(axis=-1, dtype=np.float64)
         if not np.any(np.abs(sums - 1) > TOLERANCE):
             return None
         return (
-            f"predictions sum to {sums.min():.4g} ... {sums.max():.4g} over the classes, and are divided by their sum, "
-            f"as Keras does; let the model end in activation='softmax', or give loss={self._from_logits()} with a last "
-            "layer without activation"
+            f"predictions sum to {sums.min():.4g} ... {sums.max():.4g} over the classes and are divided by their sum, "
+            f"as in Keras; end the model in activation='softmax', or use loss={self._from_logits()} with a last layer "
+            "without activation"
         )
 
     def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
@@ -425,7 +426,7 @@ class _Categorical(_Mean):
     def _count(self, rows: Array) -> int:
         return len(rows)
 
-    def _terms(self, t: Array, p: Array, slope: Array) -> Array:
+    def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
         if t.ndim == 1:
             target = np.zeros(p.shape, p.dtype)
             target[np.arange(len(t)), t] = 1
@@ -436,22 +437,22 @@ class _Categorical(_Mean):
             shifted = p - np.max(p, axis=-1, keepdims=True)
             powers = np.exp(shifted)
             total = np.sum(powers, axis=-1, keepdims=True)
-            np.subtract(powers / total * weight, target, out=slope)
+            np.subtract(powers / total * weight, target, out=derivative)
             logarithm = np.log(total) - shifted
         else:
             total, chance = _positive(np.sum(p, axis=-1, keepdims=True)), _positive(p)
-            np.subtract(weight / total, target / chance, out=slope)
+            np.subtract(weight / total, target / chance, out=derivative)
             logarithm = np.log(total) - np.log(chance)
-        # Selected, since a class of probability 0 may have a logit of -inf.
+        # np.where, since a class of probability 0 may have a logit of -inf.
         return np.sum(target * np.where(target > 0, logarithm, 0), axis=-1)
 
 
 @public_class
 class SoftmaxCrossEntropy(_Categorical):
-    """Cross-entropy of the softmax of y_pred (logits: the last layer has no activation), for labels or probabilities.
+    """Cross-entropy of the softmax of y_pred, which are logits (no last activation).
 
     Targets are integers from 0 to classes - 1, (N, ...), or rows of probabilities, (N, ..., classes). It is computed
-    through log-sum-exp, so that large logits neither overflow nor lose the loss.
+    by log-sum-exp, so that large logits neither overflow nor lose precision.
 
     Examples
     --------
@@ -466,23 +467,23 @@ class SoftmaxCrossEntropy(_Categorical):
         super().__init__(from_logits=True)
 
     def get_config(self) -> dict[str, Any]:
-        """No arguments."""
+        """Return no arguments."""
         return {}
 
 
 class SparseCategoricalCrossentropy(_Categorical):
-    """Cross-entropy of classes whose labels are integers (N, ...); predictions are (N, ..., classes).
+    """Cross-entropy for integer labels (N, ...) and predictions (N, ..., classes).
 
     Parameters
     ----------
     from_logits : bool, default False
-        Whether predictions are logits (the last layer has no activation), which loses no precision; else they are
-        probabilities (the last activation is a softmax), which are divided by their sum.
+        Whether predictions are logits (no last activation), which is numerically more accurate, or probabilities (a
+        softmax as last activation), which are divided by their sum.
 
     Notes
     -----
-    Keras cuts probabilities at 1e-7, where their gradient ends; here they are cut where the logarithm would be
-    infinite.
+    Keras clips probabilities at 1e-7, where the gradient becomes 0; here they are clipped only where the logarithm
+    would be infinite.
 
     Examples
     --------
@@ -497,9 +498,7 @@ class SparseCategoricalCrossentropy(_Categorical):
 
 
 class CategoricalCrossentropy(_Categorical):
-    """Cross-entropy of classes whose targets are rows of probabilities, one-hot for instance.
-
-    Targets and predictions are (N, ..., classes).
+    """Cross-entropy for rows of probabilities, one-hot for instance; targets and predictions are (N, ..., classes).
 
     Parameters
     ----------
@@ -519,29 +518,29 @@ class CategoricalCrossentropy(_Categorical):
 
 
 def _positive(p: Array) -> Array:
-    """Probabilities, the least of them as small as the dtype holds."""
+    """Probabilities, clipped at the smallest normal number of the dtype."""
     return np.maximum(p, np.finfo(p.dtype).tiny)
 
 
 @public_class
 @dataclass(frozen=True)
 class Masked:
-    """Another loss over what is known: targets that are NaN (land in a field of the sea) are left out.
+    """A loss that ignores unknown targets, which are NaN (land in a field of the sea for instance).
 
-    The value is the mean over the numbers, or for categorical losses the positions, whose target is known; the
-    gradient is 0 at the others. Where nothing is known, the value is 0.
+    The value is the mean over the elements, or for categorical losses the positions, whose target is known; the
+    gradient is 0 at the others. If no target is known, the value is 0.
 
     Parameters
     ----------
     loss : str, dict or callable
-        As for `get`. A function of one's own is given the known targets and predictions as vectors.
+        As for `get`. A custom function gets the known targets and predictions as vectors.
     ignore_class : int, optional
-        A label, or number, that stands for an unknown target, too: integers have no NaN.
+        A label, or value, that also marks unknown targets, since integers have no NaN.
 
     Raises
     ------
     ValueError, TypeError
-        If there is no such loss.
+        If the loss is unknown.
 
     Examples
     --------
@@ -556,30 +555,30 @@ class Masked:
     ignore_class: int | None = None
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the parameters."""
         label = self.ignore_class
         if label is not None:
             label = integer("ignore_class", label, -MAXIMUM)
         loss = get(self.loss)
         if isinstance(loss, Masked):
-            raise TypeError(f"loss={self.loss!r} is masked already; give the loss that it masks")
+            raise TypeError(f"loss must not be Masked itself, got {self.loss!r}")
         self.__dict__.update(loss=loss, ignore_class=label)
 
     def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the known targets fit predictions of this shape."""
+        """Raise unless the known targets are valid for predictions of this shape."""
         check = getattr(self.loss, "check", None)
         if check is None:
             return
         places = self._places(shape)
         if y_true.shape in (shape, places):
             known, targets = self._known(y_true, y_true.ndim == len(places))
-            many = int(np.count_nonzero(known))
-            check(targets[known], (many, *shape[len(places) :]))
+            count = int(np.count_nonzero(known))
+            check(targets[known], (count, *shape[len(places) :]))
         else:
-            check(y_true, shape)  # which says what is wrong with it
+            check(y_true, shape)  # raises
 
     def with_unknown(self, y_true: Array, y_pred: Array) -> Array:
-        """Return the targets with NaN for what is left out, as metrics take them."""
+        """Return the targets with NaN in place of unknown ones, for metrics."""
         places = self._places(y_pred.shape)
         known, targets = self._known(y_true, y_true.ndim == len(places))
         if known.all():
@@ -587,17 +586,17 @@ class Masked:
         return np.where(known.reshape(known.shape + (1,) * (targets.ndim - known.ndim)), targets, np.nan)
 
     def doubt(self, y_pred: Array) -> str | None:
-        """Return what the loss would warn of."""
-        look = getattr(self.loss, "doubt", None)
-        return None if look is None else look(y_pred)
+        """Return the warning of the masked loss, or None."""
+        doubt = getattr(self.loss, "doubt", None)
+        return None if doubt is None else doubt(y_pred)
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
-        """Return the loss of what is known, and its gradient by y_pred.
+        """Return the loss over known targets, and its gradient by y_pred.
 
         Parameters
         ----------
         y_true, y_pred, weights
-            As the loss takes them; targets may be NaN.
+            As for the masked loss; targets may be NaN.
 
         Returns
         -------
@@ -623,11 +622,11 @@ class Masked:
         return value, gradient
 
     def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The axes along which there are targets: without that of classes."""
+        """The shape of targets per position: without the axis of classes."""
         return shape[:-1] if isinstance(self.loss, _Categorical) else shape
 
     def _known(self, y_true: Array, single: bool) -> tuple[Mask, Array]:
-        """Which targets are known, by place; and the targets, labels as integers."""
+        """A mask of known targets, by position; and the targets, with labels as integers."""
         known: Mask = np.ones(y_true.shape, bool)
         if y_true.dtype.kind == "f":
             known &= ~np.isnan(y_true)
@@ -645,7 +644,7 @@ class Masked:
         return known, y_true
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal loss, unless it is a function of one's own."""
+        """Return the constructor arguments of an equal loss, unless it masks a custom function."""
         return {"loss": registry.config_of(self.loss), "ignore_class": self.ignore_class}
 
 
@@ -664,7 +663,7 @@ _BY_NAME: dict[str, Callable[..., Loss]] = {
 
 
 def get(identifier: Any) -> Loss:
-    """Return the loss of a name, or a callable of the documented signature itself.
+    """Return the loss for a name or config dict; a callable unchanged.
 
     Parameters
     ----------
@@ -678,7 +677,7 @@ def get(identifier: Any) -> Loss:
     Raises
     ------
     ValueError, TypeError
-        If the name is not known, or it is no callable.
+        If the name is unknown, or the object is not callable.
 
     Examples
     --------
@@ -688,14 +687,14 @@ def get(identifier: Any) -> Loss:
     """
     found = registry.build("loss", _BY_NAME, identifier)
     if not callable(found):
-        raise TypeError(f"loss={identifier!r} is neither a name nor a callable loss(y_true, y_pred) -> (value, dy)")
+        raise TypeError(f"loss must be a name or a callable (y_true, y_pred) -> (value, dy_pred), got {identifier!r}")
     return found
 
 
 def takes_weights(loss: Loss) -> bool:
-    """Whether a loss can be called with a third argument, a weight for each sample or position.
+    """Whether a loss takes a third argument, weights of samples or positions.
 
-    Of a function of one's own, the third parameter must be called "weights" or "sample_weight", or have no default.
+    The third parameter of a custom function must be named "weights" or "sample_weight", or have no default.
 
     Parameters
     ----------
@@ -714,7 +713,7 @@ def takes_weights(loss: Loss) -> bool:
     """
     if isinstance(loss, Masked):
         return takes_weights(loss.loss)
-    if isinstance(loss, _Mean | _OfDifferences):
+    if isinstance(loss, _Mean | _Elementwise):
         return True
     try:
         signature = inspect.signature(loss)

@@ -1,9 +1,9 @@
-"""Figures of merit of predictions: ``metric(y_true, y_pred) -> float``.
+"""Metrics of predictions: ``metric(y_true, y_pred) -> float``.
 
-Targets that are NaN, or that `losses.Masked` ignores, are unknown and left out. Over an epoch, numbers of batches are
-averaged by samples. A metric that is no such mean, as `AUC`, is an object that
-also brings ``collect(y_true, y_pred) -> tuple of arrays``, what is to be kept of a batch, samples first, and
-``compute(*arrays) -> float``, which gets what was kept of all batches, joined.
+Targets that are NaN, or that `losses.Masked` ignores, are unknown and ignored. Over an epoch, the values of batches are
+averaged, weighted by samples. A metric that is not such a mean, as `AUC`, also implements ``collect(y_true, y_pred) ->
+tuple of arrays``, which returns what is needed of a batch, samples first, and ``compute(*arrays) -> float``, which gets
+these arrays concatenated over all batches.
 """
 
 import math
@@ -22,7 +22,7 @@ Metric = Callable[[Array, Array], float]
 
 
 def accuracy(y_true: Array, y_pred: Array) -> float:
-    """Share of predictions whose largest output is the label.
+    """Fraction of predictions whose largest output is the label.
 
     Parameters
     ----------
@@ -39,9 +39,9 @@ def accuracy(y_true: Array, y_pred: Array) -> float:
     shape = y_pred.shape
     if y_pred.ndim < 2 or shape[-1] < 2 or y_true.shape not in (shape, shape[:-1]):
         raise ValueError(
-            f"y has shape {y_true.shape} and the prediction {shape}; accuracy needs predictions "
-            "(batch, ..., at least 2 classes) and labels (batch, ...) or (batch, ..., classes); for one output, of "
-            "yes or no, give 'binary_accuracy'"
+            "accuracy needs predictions (batch, ..., at least 2 classes) and labels (batch, ...) or "
+            f"(batch, ..., classes), got y of shape {y_true.shape} and predictions of shape {shape}; for a single "
+            "binary output use 'binary_accuracy'"
         )
     if y_true.ndim < y_pred.ndim:
         return _mean_of_known(np.argmax(y_pred, axis=-1) == y_true, y_true)
@@ -50,14 +50,14 @@ def accuracy(y_true: Array, y_pred: Array) -> float:
 
 
 def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> float:
-    """Share of numbers that lie on the same side of the threshold as their targets do of a half.
+    """Fraction of elements where ``y_pred > threshold`` equals ``y_true > 0.5``.
 
     Parameters
     ----------
     y_true, y_pred : arrays of one shape
-        Targets 0 or 1, and probabilities; for logits give ``threshold=0``.
+        Targets 0 or 1, and probabilities; for logits use ``threshold=0``.
     threshold : float, default 0.5
-        Predictions above it are yes.
+        Predictions above it are positive.
 
     Examples
     --------
@@ -71,7 +71,7 @@ def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> flo
 
 
 def mae(y_true: Array, y_pred: Array) -> float:
-    """Mean of abs(y_pred - y_true) over all numbers.
+    """Mean of abs(y_pred - y_true) over all elements.
 
     Parameters
     ----------
@@ -93,7 +93,7 @@ def mae(y_true: Array, y_pred: Array) -> float:
 
 
 def mse(y_true: Array, y_pred: Array) -> float:
-    """Mean of (y_pred - y_true)^2 over all numbers.
+    """Mean of (y_pred - y_true)^2 over all elements.
 
     Parameters
     ----------
@@ -116,16 +116,16 @@ def mse(y_true: Array, y_pred: Array) -> float:
 
 @public_class
 class AUC:
-    """Area under the ROC curve: the probability that a case is ranked above a control, ties counted half.
+    """Area under the ROC curve: the probability that a positive is ranked above a negative, ties counting half.
 
-    Over an epoch it is that of all samples together, not a mean over batches; it is known at the end of the epoch.
-    Predictions may be probabilities or logits, since their order alone counts. Targets that are NaN are left out.
-    ``metrics=["auc"]`` is the same with the name "auc".
+    Over an epoch it is computed from all samples, at the end, and not averaged over batches. Predictions may be
+    probabilities or logits, since only their order matters. Targets that are NaN are ignored. ``metrics=["auc"]`` is
+    the same with the name "auc".
 
     Parameters
     ----------
     name : str, default "auc"
-        What the figure is called.
+        Name of the metric.
 
     Examples
     --------
@@ -140,11 +140,11 @@ class AUC:
     def __init__(self, name: str = "auc") -> None:
         given: Any = name
         if not isinstance(given, str):
-            raise TypeError(f"name={name!r} is a {type(name).__name__}; give a str")
+            raise TypeError(f"name must be a str, got {name!r}")
         self.__name__ = name
 
     def collect(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
-        """Return what is to be kept of a batch: which are cases, and scores.
+        """Return what is needed of a batch: which samples are positive, and scores.
 
         Parameters
         ----------
@@ -155,7 +155,7 @@ class AUC:
 
         Returns
         -------
-        cases : (M,) bool array
+        positive : (M,) bool array
         scores : (M,) array
         """
         if y_true.shape == y_pred.shape:
@@ -164,43 +164,43 @@ class AUC:
             truth, scores = y_true.reshape(-1), (y_pred[..., 1] - y_pred[..., 0]).reshape(-1)
         else:
             raise ValueError(
-                f"y has shape {y_true.shape} and the prediction {y_pred.shape}; AUC is of two classes: it needs "
-                "targets 0 or 1 of the shape of the prediction, or labels and two outputs each"
+                "AUC needs targets 0 or 1 of the shape of the predictions, or labels and two outputs per label, got y "
+                f"of shape {y_true.shape} and predictions of shape {y_pred.shape}"
             )
         if truth.dtype.kind == "f":
             known = ~np.isnan(truth)
             truth, scores = truth[known], scores[known]
         if not np.all((truth == 0) | (truth == 1)):
-            raise ValueError(f"y holds numbers from {truth.min()} to {truth.max()}; AUC needs 0 and 1 alone")
+            raise ValueError(f"y must be 0 or 1 for AUC, got values from {truth.min()} to {truth.max()}")
         return truth > 0.5, np.array(scores)
 
-    def compute(self, cases: Array, scores: Array) -> float:
-        """Return the area for what `collect` returned, of one batch or of several, joined; NaN without both classes."""
+    def compute(self, positive: Array, scores: Array) -> float:
+        """Return the area for the concatenated results of `collect`; NaN unless both classes occur."""
         with deferred():
             from scipy.stats import rankdata
 
-        many = int(np.count_nonzero(cases))
-        pairs = many * (len(cases) - many)
+        count = int(np.count_nonzero(positive))
+        pairs = count * (len(positive) - count)
         if not pairs or np.isnan(scores).any():
             return math.nan
-        return float((rankdata(scores)[cases].sum() - many * (many + 1) / 2) / pairs)
+        return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
 
     def __call__(self, y_true: Array, y_pred: Array) -> float:
         """Return the area for these predictions."""
         return self.compute(*self.collect(y_true, y_pred))
 
     def __repr__(self) -> str:
-        """The class and the name."""
+        """The constructor call."""
         return f"AUC(name={self.__name__!r})"
 
 
-def is_of_all(metric: Any) -> TypeGuard[AUC]:
-    """Whether a metric is of all samples together: it has `collect` and `compute`."""
+def needs_all_samples(metric: Any) -> TypeGuard[AUC]:
+    """Whether a metric is computed from all samples of an epoch: it has `collect` and `compute`."""
     return callable(getattr(metric, "collect", None)) and callable(getattr(metric, "compute", None))
 
 
 def _mean_of_known(values: Array, y_true: Array) -> float:
-    """The mean of the values whose target is known, that is, not NaN; NaN if there are none."""
+    """Mean of the values whose target is not NaN; NaN if there are none."""
     if y_true.dtype.kind == "f" and (unknown := np.isnan(y_true)).any():
         values = values[~unknown]
     return float(np.mean(values)) if values.size else math.nan
@@ -208,7 +208,7 @@ def _mean_of_known(values: Array, y_true: Array) -> float:
 
 def _alike(name: str, y_true: Array, y_pred: Array) -> None:
     if y_true.shape != y_pred.shape:
-        raise ValueError(f"y has shape {y_true.shape} and the prediction {y_pred.shape}; {name} needs equal shapes")
+        raise ValueError(f"{name} needs y and predictions of the same shape, got {y_true.shape} and {y_pred.shape}")
 
 
 _BY_NAME: dict[str, Metric] = {function.__name__: function for function in (accuracy, binary_accuracy, mae, mse)}
@@ -221,7 +221,7 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     Parameters
     ----------
     metrics : iterable of str or callable, or None
-        Names, and functions ``metric(y_true, y_pred) -> float``.
+        Names and functions ``metric(y_true, y_pred) -> float``.
 
     Returns
     -------
@@ -230,7 +230,7 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     Raises
     ------
     ValueError
-        If a name is not known, or two figures would have the same.
+        If a name is unknown or not unique.
 
     Examples
     --------
@@ -241,7 +241,7 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
     if metrics is None:
         return {}
     given: Any = metrics
-    # An array without dimensions calls itself iterable.
+    # A 0-d array is an instance of Iterable.
     if isinstance(given, str) or not isinstance(given, Iterable) or getattr(given, "ndim", 1) == 0:
         given = [given]
     found: dict[str, Metric] = {}
@@ -251,16 +251,15 @@ def get(metrics: Iterable[Any] | None) -> dict[str, Metric]:
         elif callable(metric) and not isinstance(metric, type):
             name, function = getattr(metric, "__name__", type(metric).__name__), metric
         else:
-            raise ValueError(f"metric={metric!r} is not known; give {', '.join(_BY_NAME)} or a function")
+            raise ValueError(f"metric={metric!r} is not known; give one of {', '.join(_BY_NAME)}, or a function")
         if not isinstance(name, str):
-            raise TypeError(
-                f"the __name__ of metric={metric!r:.80} is {name!r:.80}; give it a str, to call its figure by"
-            )
+            raise TypeError(f"__name__ of metric={metric!r:.80} must be a str, got {name!r:.80}")
         if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-            raise ValueError(f"the __name__ of metric={metric!r:.80} is {name!r:.80}, which no file can hold as text")
+            raise ValueError(f"__name__ of metric={metric!r:.80} must be valid Unicode, got {name!r:.80}")
         if name in found or name == "loss" or name.startswith("val_"):
             raise ValueError(
-                f"two figures would be called {name!r}; give each metric a __name__ of its own, not 'val_...'"
+                f"metric name {name!r} is reserved or not unique; give each metric a __name__ of its own, not 'loss' "
+                "or 'val_...'"
             )
         found[name] = function
     return found

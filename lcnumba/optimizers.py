@@ -1,8 +1,7 @@
-"""Optimizers: how a parameter changes by its gradient. The formulas are Keras'.
+"""Optimizers, with Keras' formulas.
 
-An optimizer holds settings only; its state, a dict of arrays, lives beside each parameter. Any
-object with `init` and `update` serves as one; it is then run on copies, so that one that fails
-half-way leaves everything as it was.
+An optimizer holds hyperparameters only; its state, a dict of arrays, is stored beside each parameter. Any object
+with `init` and `update` can be used; it is run on copies, so that nothing has changed if it fails.
 """
 
 import math
@@ -17,7 +16,7 @@ from lcnumba.kernels.rules import Rule
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
-from lcnumba.utils.messages import RATE, missing, public_class
+from lcnumba.utils.messages import RATE, missing, public_class, warn
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import boolean, real
 
@@ -28,7 +27,7 @@ __all__ = [
     "BuiltIn",
     "Optimizer",
     "RMSprop",
-    "default_rate",
+    "default_lr",
     "get",
     "is_built_in",
     "prepare",
@@ -39,21 +38,29 @@ State = dict[str, Array]
 
 
 class Optimizer(Protocol):
-    """What a layer asks of an optimizer."""
+    """What layers require of an optimizer."""
 
     def init(self, param: Array) -> Any:
-        """Return fresh state for a parameter."""
+        """Return the initial state for a parameter."""
         ...
 
     def update(self, param: Array, grad: Array, state: Any, lr: float) -> None:
-        """Change `param` and `state` in place. `grad` is read-only, of the same shape and dtype."""
+        """Update `param` and `state` in place. `grad` is read-only, of the same shape and dtype."""
         ...
+
+
+class _UsualRate:
+    """The class attribute `usual_rate`, a deprecated alias of `default_lr`."""
+
+    def __get__(self, instance: Any, owner: Any) -> float:
+        warn(f"{owner.__name__}.usual_rate is deprecated; use {owner.__name__}.default_lr", DeprecationWarning)
+        return owner.default_lr
 
 
 @public_class(note=RATE)
 @dataclass(frozen=True, kw_only=True)
 class SGD:
-    """Stochastic gradient descent, with momentum and Nesterov's look-ahead if wanted.
+    """Stochastic gradient descent with optional momentum, also Nesterov's.
 
     ``velocity = momentum * velocity - lr * grad``, then ``param += velocity``; with nesterov
     ``param += momentum * velocity - lr * grad``; without momentum ``param -= lr * grad``.
@@ -61,9 +68,9 @@ class SGD:
     Parameters
     ----------
     momentum : float, default 0
-        Share of the last change that is kept, in [0, 1).
+        Momentum, in [0, 1).
     nesterov : bool, default False
-        Whether to look ahead along the velocity.
+        Whether to use Nesterov momentum.
 
     Examples
     --------
@@ -77,34 +84,35 @@ class SGD:
     array([-2.5,  2.5])
     """
 
-    usual_rate: ClassVar[float] = 0.01
+    default_lr: ClassVar[float] = 0.01
+    usual_rate = _UsualRate()
     momentum: float = 0.0
     nesterov: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings, and keep them as Python's numbers: NumPy's would decide the precision of a formula."""
+        """Validate the hyperparameters, and convert them to Python floats: NumPy scalars would change the precision."""
         self.__dict__.update(momentum=_fraction("momentum", self.momentum))
         boolean("nesterov", self.nesterov)
 
     def init(self, param: Array) -> State:
-        """Return the velocity, 0 at first; nothing without momentum."""
+        """Return the velocity, initially 0; an empty state without momentum."""
         return {"velocity": _zeros(param, 1)[0]} if self.momentum else {}
 
     def rule(self, state: State, lr: float) -> Rule:
-        """Return the formula of the next step."""
+        """Return the update rule of the next step."""
         if not self.momentum:
             return Rule(rules.SGD, (), (lr,))
         return Rule(rules.NESTEROV if self.nesterov else rules.MOMENTUM, (state["velocity"],), (lr, self.momentum))
 
     def advance(self, state: State) -> None:
-        """Count a step: nothing here."""
+        """Count a step; there is no step count to update."""
 
     def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
-        """Change `param` and `state` in place."""
+        """Update `param` and `state` in place."""
         run(self, param, grad, state, lr)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal optimizer."""
+        """Return the constructor arguments of an equal optimizer."""
         return asdict(self)
 
 
@@ -119,9 +127,9 @@ class Adam:
     Parameters
     ----------
     beta_1, beta_2 : float, default 0.9 and 0.999
-        Decay of the two moments, in [0, 1).
+        Decay rates of the two moments, in [0, 1).
     epsilon : float, default 1e-7
-        Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
+        Added to the denominator; at least 1e-37, so that float32 can represent it.
 
     Examples
     --------
@@ -131,13 +139,14 @@ class Adam:
     Adam(beta_1=0.8, beta_2=0.999, epsilon=1e-07)
     """
 
-    usual_rate: ClassVar[float] = 0.001
+    default_lr: ClassVar[float] = 0.001
+    usual_rate = _UsualRate()
     beta_1: float = 0.9
     beta_2: float = 0.999
     epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
-        """Check the settings, and keep them as Python's numbers."""
+        """Validate the hyperparameters, and convert them to Python floats."""
         beta_1, beta_2 = _fraction("beta_1", self.beta_1), _fraction("beta_2", self.beta_2)
         self.__dict__.update(beta_1=beta_1, beta_2=beta_2, epsilon=_epsilon(self.epsilon))
 
@@ -147,14 +156,14 @@ class Adam:
         return {"m": m, "v": v, "t": np.zeros((), np.int64)}
 
     def rule(self, state: State, lr: float) -> Rule:
-        """Return the formula of the next step."""
+        """Return the update rule of the next step."""
         t = int(state["t"]) + 1
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
         rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
         return Rule(rules.ADAM, (state["m"], state["v"]), (corrected, *rates, self._decayed(lr)))
 
     def _decayed(self, lr: float) -> float:
-        """The share of a parameter that a step takes off beside the rest."""
+        """The factor of the parameter that a step subtracts in addition."""
         return 0.0
 
     def advance(self, state: State) -> None:
@@ -162,11 +171,11 @@ class Adam:
         state["t"] += 1
 
     def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
-        """Change `param` and `state` in place."""
+        """Update `param` and `state` in place."""
         run(self, param, grad, state, lr)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal optimizer."""
+        """Return the constructor arguments of an equal optimizer."""
         return asdict(self)
 
 
@@ -175,14 +184,14 @@ class Adam:
 class AdamW(Adam):
     """Adam with decoupled weight decay (Loshchilov and Hutter, 2019) as Keras computes it.
 
-    Adam's step, and ``lr * weight_decay * param`` less besides; of all parameters, the bias too.
+    Adam's step, which also subtracts ``lr * weight_decay * param``; for all parameters, including the bias.
 
     Parameters
     ----------
     beta_1, beta_2, epsilon
         As for `Adam`.
     weight_decay : float, default 0.004
-        At least 0; times the learning rate, the share of a weight that a step takes off.
+        Weight decay, at least 0.
 
     Examples
     --------
@@ -197,11 +206,11 @@ class AdamW(Adam):
     weight_decay: float = 0.004
 
     def __post_init__(self) -> None:
-        """Check the settings, and keep them as Python's numbers."""
+        """Validate the hyperparameters, and convert them to Python floats."""
         super().__post_init__()
         decay = real("weight_decay", self.weight_decay)
         if decay < 0:
-            raise ValueError(f"weight_decay={self.weight_decay!r} cannot be used; give a number of at least 0")
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay!r}")
         self.__dict__.update(weight_decay=decay)
 
     def _decayed(self, lr: float) -> float:
@@ -218,9 +227,9 @@ class RMSprop:
     Parameters
     ----------
     rho : float, default 0.9
-        Decay of the mean square, in [0, 1).
+        Decay rate of the mean square, in [0, 1).
     epsilon : float, default 1e-7
-        Keeps the quotient finite; at least 1e-37, the least that float32 can hold.
+        Added to the denominator; at least 1e-37, so that float32 can represent it.
 
     Examples
     --------
@@ -229,31 +238,32 @@ class RMSprop:
     RMSprop(rho=0.9, epsilon=1e-07)
     """
 
-    usual_rate: ClassVar[float] = 0.001
+    default_lr: ClassVar[float] = 0.001
+    usual_rate = _UsualRate()
     rho: float = 0.9
     epsilon: float = 1e-7
 
     def __post_init__(self) -> None:
-        """Check the settings, and keep them as Python's numbers."""
+        """Validate the hyperparameters, and convert them to Python floats."""
         self.__dict__.update(rho=_fraction("rho", self.rho), epsilon=_epsilon(self.epsilon))
 
     def init(self, param: Array) -> State:
-        """Return the mean square, 0 at first."""
+        """Return the mean square, initially 0."""
         return {"v": _zeros(param, 1)[0]}
 
     def rule(self, state: State, lr: float) -> Rule:
-        """Return the formula of the next step."""
+        """Return the update rule of the next step."""
         return Rule(rules.RMSPROP, (state["v"],), (lr, self.rho, 1 - self.rho, self.epsilon))
 
     def advance(self, state: State) -> None:
-        """Count a step: nothing here."""
+        """Count a step; there is no step count to update."""
 
     def update(self, param: Array, grad: Array, state: State, lr: float) -> None:
-        """Change `param` and `state` in place."""
+        """Update `param` and `state` in place."""
         run(self, param, grad, state, lr)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal optimizer."""
+        """Return the constructor arguments of an equal optimizer."""
         return asdict(self)
 
 
@@ -263,7 +273,7 @@ _BY_NAME: dict[str, type[BuiltIn]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW, 
 
 
 def get(identifier: Any) -> Optimizer:
-    """Return the optimizer of a name or config dict, or an optimizer object itself.
+    """Return the optimizer for a name or config dict; an optimizer object unchanged.
 
     Examples
     --------
@@ -274,14 +284,14 @@ def get(identifier: Any) -> Optimizer:
     found = registry.build("optimizer", _BY_NAME, identifier)
     if not (callable(getattr(found, "init", None)) and callable(getattr(found, "update", None))):
         raise TypeError(
-            f"optimizer={identifier!r} has no init(param) and update(param, grad, state, lr); give such "
-            f"an object or a name ({', '.join(sorted(_BY_NAME))})"
+            f"optimizer={identifier!r} must implement init(param) and update(param, grad, state, lr); otherwise "
+            f"give a name ({', '.join(sorted(_BY_NAME))})"
         )
     return found
 
 
 def is_built_in(optimizer: Any) -> TypeGuard[BuiltIn]:
-    """Whether an update cannot fail once its arguments have been checked.
+    """Whether the optimizer is one of this module, whose update cannot fail once its arguments are valid.
 
     Examples
     --------
@@ -292,25 +302,25 @@ def is_built_in(optimizer: Any) -> TypeGuard[BuiltIn]:
     return type(optimizer) in _BY_NAME.values()
 
 
-def default_rate(optimizer: Any) -> float | None:
-    """Return the learning rate that Keras takes with a built-in optimizer unless told otherwise, else None.
+def default_lr(optimizer: Any) -> float | None:
+    """Return the default learning rate of a built-in optimizer, as in Keras; None for a custom one.
 
     Examples
     --------
     >>> import lcnumba as lc
-    >>> lc.optimizers.default_rate(lc.Adam())
+    >>> lc.optimizers.default_lr(lc.Adam())
     0.001
     """
-    return optimizer.usual_rate if is_built_in(optimizer) else None
+    return optimizer.default_lr if is_built_in(optimizer) else None
 
 
 def run(
     optimizer: BuiltIn, param: Array, grad: Array, state: State, lr: float, threads: int | None = None,
-    restrain: Callable[[Rule], Rule] | None = None,
+    regularize: Callable[[Rule], Rule] | None = None, *, restrain: Callable[[Rule], Rule] | None = None,
 ) -> None:  # fmt: skip
-    """Let a built-in optimizer change a parameter and its state in place, on so many threads (None: all).
+    """Update a parameter and its state in place by a built-in optimizer, on `threads` threads (None: all).
 
-    `restrain` may add a penalty or a constraint to the formula.
+    `regularize` may add a penalty or a constraint to the update rule; `restrain` is its deprecated alias.
 
     Examples
     --------
@@ -321,20 +331,23 @@ def run(
     >>> weights
     array([0.5, 0. ])
     """
+    if restrain is not None:
+        warn("run(restrain=...) is deprecated; use run(regularize=...)", DeprecationWarning)
+        regularize = restrain
     rule = optimizer.rule(state, lr)
-    rule = rule if restrain is None else restrain(rule)
+    rule = rule if regularize is None else regularize(rule)
     for array in (param, grad, *rule.states):
         if array.shape != param.shape or array.dtype != param.dtype or not array.flags.c_contiguous:
             raise ValueError(
-                f"parameter, gradient and state must be C-contiguous and alike; got shape {array.shape} of "
-                f"{array.dtype} beside {param.shape} of {param.dtype}"
+                f"param, grad and state must be C-contiguous and have the same shape and dtype, got {array.shape} "
+                f"{array.dtype} and {param.shape} {param.dtype}"
             )
     _update().run(rule, param, grad, threads)
     optimizer.advance(state)
 
 
 def prepare(param: Array, threads: int | None = None) -> None:
-    """Raise what `run` would raise for want of memory to compile; then it does not.
+    """Compile what `run` needs, so that it cannot run out of memory while compiling.
 
     Examples
     --------
@@ -353,7 +366,7 @@ def _update() -> Any:
 
 
 def _zeros(param: Array, count: int) -> list[Array]:
-    """So many arrays of the parameter's shape."""
+    """Return `count` arrays of the shape of the parameter."""
     require(count * param.nbytes, "the optimizer's state", "SGD without momentum has none")
     return [np.zeros_like(param) for _ in range(count)]
 
@@ -361,14 +374,14 @@ def _zeros(param: Array, count: int) -> list[Array]:
 def _fraction(name: str, value: Any) -> float:
     number = real(name, value)
     if not 0 <= number < 1:
-        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0 and below 1")
+        raise ValueError(f"{name} must be in [0, 1), got {value!r}")
     return number
 
 
 def _epsilon(value: Any) -> float:
     number = real("epsilon", value)
     if number < 1e-37:
-        raise ValueError(f"epsilon={value!r} cannot be used; give at least 1e-37, so that float32 holds it")
+        raise ValueError(f"epsilon must be >= 1e-37, so that float32 can represent it, got {value!r}")
     return number
 
 
@@ -377,4 +390,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
+    if name == "default_rate":
+        warn("lcnumba.optimizers.default_rate is deprecated; use default_lr", DeprecationWarning)
+        return default_lr
     raise missing(__name__, name)

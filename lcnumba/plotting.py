@@ -13,7 +13,7 @@ from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.run import History
-from lcnumba.utils.arrays import ingest
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public
 from lcnumba.utils.norms import norms_over
 from lcnumba.utils.types import Array
@@ -369,7 +369,7 @@ def saliency(
     [[0.0, 1.0, 1.0], [0.0, 1.0, 1.0], [0.0, 0.0, 0.0]]
     """
     layers = _layers(model)
-    shape, values = model.input_shape[1:], ingest("x", x)[0]
+    shape, values = model.input_shape[1:], as_numpy("x", x)[0]
     if len(shape) not in (2, 3):
         raise ValueError(f"model {model.name!r} takes samples of shape {shape}; must be (W, C) or (H, W, C)")
     if values.shape != shape:

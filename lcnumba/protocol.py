@@ -31,18 +31,17 @@ class Layer(Protocol):
     with None for the batch. A layer may also bring, and is then asked for:
 
     - ``built`` and ``input_shape``, without which it is built anew by every model it joins;
-    - ``prepare_step(grads, lr)``, which raises what `step` would raise and else returns a function
-      that carries the step out, so that a refused step of one layer leaves all as they were; the
-      pullback may bring it too, and is asked first. A pullback may also bring ``plan_step(lr)``, which
-      raises what can be refused before dy is known and returns a function ``(dy, wants_dx) -> dx``
-      that steps the layer and cannot fail, or None: if all layers do so, a model is stepped layer by
-      layer, without gradients of all weights at once;
+    - ``plan_update(grads, lr)``, which raises what `step` would raise, or returns a function without arguments that
+      runs the step and cannot fail, so that a refused step of one layer leaves all as they were. The pullback may have
+      it, too, and then its own is called. A pullback may also have ``plan_step(lr)``, which raises what can be refused
+      before dy is known, and returns a function ``(dy, wants_dx) -> dx`` that steps the layer and cannot fail, or None:
+      if all layers do so, a model is stepped layer by layer, without the gradients of all weights at once;
     - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
     - ``count_params()`` for the summary, and an ``optimizer`` attribute;
-    - ``get_training_state()``, and ``prepare_training_state(state)``, which raises if the state cannot be taken over
+    - ``get_training_state()``, and ``plan_training_state(state)``, which raises if the state cannot be restored,
       and else returns the function that does it: what a checkpoint must hold beside the weights (the state of an
       optimizer, random numbers), made of numbers, strings, None, NumPy arrays, and lists, tuples and dicts of them;
-    - ``prepare_unbuild()``, beside ``built``: it returns a function that makes the layer unbuilt again, for a model of
+    - ``plan_unbuild()``, beside ``built``: it returns a function that makes the layer unbuilt again, for a model of
       which a later layer could not be built;
     - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
     """
@@ -81,7 +80,7 @@ class Model(Protocol):
     """What training asks of a model, which `Sequential` is."""
 
     name: str
-    recipe: Any
+    training_config: Any
     steps_taken: int
     history: Any
 
@@ -148,8 +147,8 @@ class Model(Protocol):
         """Return what a checkpoint holds of each layer beside its weights."""
         ...
 
-    def prepare_training_state(self, state: Any) -> Callable[[], None]:
-        """Check such a state; return the function that takes it over."""
+    def plan_training_state(self, state: Any) -> Callable[[], None]:
+        """Check such a state; return the function that restores it."""
         ...
 
 

@@ -1,6 +1,6 @@
-"""Penalties of weights and outputs, each with its gradient: Keras' by name, and any object that brings both.
+"""Regularizers: penalties on weights and outputs, and their gradients; Keras' by name, and custom objects.
 
-Penalties of weights are not divided by the batch; those of outputs are, as in Keras.
+Penalties on weights are not divided by the batch size; those on outputs are, as in Keras.
 """
 
 from typing import Any, Protocol
@@ -15,12 +15,12 @@ from lcnumba.utils.validation import real
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
 
 
-# Numbers that are summed up at a time, so that what lies in between needs no memory to speak of.
+# Elements summed at a time, which bounds the memory of temporary arrays.
 BLOCK = 1 << 15
 
 
 class Regularizer(Protocol):
-    """What a layer asks of a regularizer; any object with these members serves as one.
+    """What layers require of a regularizer; any object with these members can be used.
 
     Examples
     --------
@@ -63,7 +63,7 @@ class Regularizer(Protocol):
         Returns
         -------
         array
-            By the values, of their shape.
+            Of the shape of the values.
         """
         ...
 
@@ -75,12 +75,12 @@ class L1L2:
     Parameters
     ----------
     l1, l2 : float, default 0
-        At least 0. By the name "l1_l2" both are 0.01, as in Keras.
+        At least 0. The name "l1_l2" stands for 0.01 both, as in Keras.
 
     Raises
     ------
     TypeError, ValueError
-        For a factor that is no number of at least 0.
+        If a factor is not a number >= 0.
 
     Examples
     --------
@@ -97,7 +97,7 @@ class L1L2:
         self.l1, self.l2 = _factor("l1", l1), _factor("l2", l2)
 
     def __call__(self, values: Array) -> float:
-        """Return the penalty, summed up in float64."""
+        """Return the penalty, summed in float64."""
         flat = values.reshape(-1)
         total = 0.0
         for begin in range(0, flat.size, BLOCK):
@@ -117,11 +117,11 @@ class L1L2:
         return result
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal regularizer."""
+        """Return the constructor arguments of an equal regularizer."""
         return {"l1": self.l1, "l2": self.l2}
 
     def __repr__(self) -> str:
-        """The call that makes it."""
+        """The constructor call."""
         settings = ", ".join(f"{name}={value!r}" for name, value in self.get_config().items())
         return f"{type(self).__name__}({settings})"
 
@@ -138,7 +138,7 @@ class L1(L1L2):
     Raises
     ------
     TypeError, ValueError
-        For a factor that is no number of at least 0.
+        If a factor is not a number >= 0.
 
     Examples
     --------
@@ -152,7 +152,7 @@ class L1(L1L2):
         super().__init__(l1=l1)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal regularizer."""
+        """Return the constructor arguments of an equal regularizer."""
         return {"l1": self.l1}
 
 
@@ -168,7 +168,7 @@ class L2(L1L2):
     Raises
     ------
     TypeError, ValueError
-        For a factor that is no number of at least 0.
+        If a factor is not a number >= 0.
 
     Examples
     --------
@@ -182,7 +182,7 @@ class L2(L1L2):
         super().__init__(l2=l2)
 
     def get_config(self) -> dict[str, Any]:
-        """Arguments that make an equal regularizer."""
+        """Return the constructor arguments of an equal regularizer."""
         return {"l2": self.l2}
 
 
@@ -192,8 +192,8 @@ def _both() -> L1L2:
 
 def _orthogonal(**_: Any) -> None:
     raise ValueError(
-        "regularizer 'orthogonal_regularizer' is for matrices, and a locally connected layer's weights have three "
-        "axes; give an object with __call__(w) and gradient(w)"
+        "regularizer 'orthogonal_regularizer' needs a matrix, but a locally connected kernel has three axes; give an "
+        "object with __call__(w) and gradient(w)"
     )
 
 
@@ -202,13 +202,13 @@ _CLASSES = {"L1": L1, "L2": L2, "L1L2": L1L2}
 
 
 def get(identifier: Any) -> Regularizer | None:
-    """Return the regularizer that a layer's argument stands for.
+    """Return the regularizer for an identifier.
 
     Parameters
     ----------
     identifier : str, dict, object or None
-        "l1", "l2" or "l1_l2", or the name of a class here; a config dict; an object with ``__call__(w)`` and
-        ``gradient(w)``, which is returned itself; None for none.
+        "l1", "l2" or "l1_l2", or the name of a class of this module; a config dict; an object with ``__call__(w)`` and
+        ``gradient(w)``, which is returned unchanged; None for none.
 
     Returns
     -------
@@ -217,9 +217,9 @@ def get(identifier: Any) -> Regularizer | None:
     Raises
     ------
     TypeError
-        If an object brings no gradient, or a config cannot be used.
+        If an object has no gradient, or a config is invalid.
     ValueError
-        If the name is not known, or is that of a regularizer which such kernels cannot have.
+        If the name is unknown, or the regularizer does not apply to locally connected kernels.
 
     Examples
     --------
@@ -232,27 +232,27 @@ def get(identifier: Any) -> Regularizer | None:
     found: Any = registry.build("regularizer", _BY_NAME | _CLASSES, identifier)
     if not (callable(found) and callable(getattr(found, "gradient", None))):
         raise TypeError(
-            f"regularizer={identifier!r} brings no gradient; give a name (l1, l2, l1_l2) or an object with "
-            "__call__(w) and gradient(w)"
+            f"regularizer={identifier!r} must implement __call__(w) and gradient(w); otherwise give a name (l1, l2, "
+            "l1_l2)"
         )
     regularizer: Regularizer = found
     return regularizer
 
 
 def is_built_in(regularizer: Any) -> bool:
-    """Whether it is none or one of the library's own, which cannot fail."""
+    """Whether it is None or one of this module, which cannot fail."""
     return regularizer is None or type(regularizer) in _CLASSES.values()
 
 
 def serialize(regularizer: Regularizer | None) -> Any:
-    """The config dict of a built-in regularizer; a custom one, which has none, stays itself."""
+    """Return the config dict of a built-in regularizer; a custom one, or None, unchanged."""
     return registry.config_of(regularizer) if regularizer is not None and is_built_in(regularizer) else regularizer
 
 
 def _factor(name: str, value: Any) -> float:
     number = real(name, 0.0 if value is None else value)
     if number < 0:
-        raise ValueError(f"{name}={value!r} cannot be used; give a number of at least 0")
+        raise ValueError(f"{name} must be >= 0, got {value!r}")
     return number
 
 

@@ -1,4 +1,4 @@
-"""Learning rates by step: callables ``schedule(step) -> lr``, step counted from 0. Any such function serves as one."""
+"""Learning rate schedules: callables ``schedule(step) -> lr``, step counted from 0. Any such function can be used."""
 
 import math
 from collections.abc import Callable
@@ -15,23 +15,23 @@ Schedule = Callable[[int], float]
 @public_class
 @dataclass(frozen=True)
 class CosineDecay:
-    """From `lr` down to `final` along half a cosine (Loshchilov and Hutter, 2017), after a linear warm-up if wanted.
+    """Cosine decay from `lr` to `final` (Loshchilov and Hutter, 2017), after an optional linear warm-up.
 
     Parameters
     ----------
     lr : float
-        The highest rate.
+        The maximum learning rate.
     steps : int
-        Steps of the decay; the rate stays at `final` after them.
+        Number of steps of the decay; afterwards the learning rate stays at `final`.
     warmup : int, default 0
-        Steps before it, over which the rate rises linearly from ``lr / (warmup + 1)``.
+        Number of steps before it, over which the learning rate rises linearly from ``lr / (warmup + 1)``.
     final : float, default 0
-        The last rate.
+        The final learning rate.
 
     Raises
     ------
     ValueError, TypeError
-        If a setting cannot be used.
+        If a parameter is invalid.
 
     Examples
     --------
@@ -48,16 +48,16 @@ class CosineDecay:
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the parameters."""
         lr, final = learning_rate(self.lr), real("final", self.final)
         steps, warmup = integer("steps", self.steps), integer("warmup", self.warmup, 0)
         if not 0 <= final <= lr:
-            raise ValueError(f"final={self.final!r} cannot be used; give a rate from 0 to lr={self.lr!r}")
-        # NumPy's small integers would overflow with the steps.
+            raise ValueError(f"final must be in [0, lr={self.lr!r}], got {self.final!r}")
+        # Python ints, since small NumPy integers would overflow.
         self.__dict__.update(lr=lr, steps=steps, warmup=warmup, final=final)
 
     def __call__(self, step: int) -> float:
-        """Return the rate of a step."""
+        """Return the learning rate of a step."""
         if step < self.warmup:
             return self.lr * (step + 1) / (self.warmup + 1)
         done = min(1.0, (step - self.warmup) / self.steps)
@@ -67,23 +67,23 @@ class CosineDecay:
 @public_class
 @dataclass(frozen=True)
 class ExponentialDecay:
-    """`lr` times `rate` to the power of ``step / steps``: a fall by `rate` in so many steps, as Keras' schedule.
+    """``lr * rate ** (step / steps)``, as in Keras.
 
     Parameters
     ----------
     lr : float
-        The first rate.
+        The initial learning rate.
     steps : int
-        Steps in which the rate falls by `rate` once.
+        Number of steps of a decay by `rate`.
     rate : float
-        What it is multiplied by in so many steps; above 0.
+        Decay rate, above 0.
     staircase : bool, default False
-        Whether the power is of whole numbers, so that the rate falls once after every so many steps.
+        Whether the exponent is ``step // steps``, so that the learning rate falls at discrete intervals.
 
     Raises
     ------
     ValueError, TypeError
-        If a setting cannot be used.
+        If a parameter is invalid.
 
     Examples
     --------
@@ -99,14 +99,14 @@ class ExponentialDecay:
     staircase: bool = False
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the parameters."""
         lr, steps, rate = learning_rate(self.lr), integer("steps", self.steps), real("rate", self.rate)
         if rate <= 0:
-            raise ValueError(f"rate={self.rate!r} cannot be used; give a number above 0")
+            raise ValueError(f"rate must be > 0, got {self.rate!r}")
         self.__dict__.update(lr=lr, steps=steps, rate=rate, staircase=boolean("staircase", self.staircase))
 
     def __call__(self, step: int) -> float:
-        """Return the rate of a step; inf, which no training takes, where that is too large for a float."""
+        """Return the learning rate of a step; inf, which training refuses, on overflow."""
         power = step // self.steps if self.staircase else step / self.steps
         try:
             return self.lr * self.rate**power
@@ -117,21 +117,21 @@ class ExponentialDecay:
 @public_class
 @dataclass(frozen=True)
 class StepDecay:
-    """`lr`, multiplied by `factor` after every so many steps.
+    """``lr * factor ** (step // every)``.
 
     Parameters
     ----------
     lr : float
-        The first rate.
+        The initial learning rate.
     every : int
-        Steps between two changes.
+        Number of steps between two changes.
     factor : float, default 0.1
         Above 0.
 
     Raises
     ------
     ValueError, TypeError
-        If a setting cannot be used.
+        If a parameter is invalid.
 
     Examples
     --------
@@ -147,15 +147,15 @@ class StepDecay:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        """Check the settings."""
+        """Validate the parameters."""
         lr, every, factor = learning_rate(self.lr), integer("every", self.every), real("factor", self.factor)
         if factor <= 0:
-            raise ValueError(f"factor={self.factor!r} cannot be used; give a number above 0")
-        # A power of an integer may have as many digits as there are steps.
+            raise ValueError(f"factor must be > 0, got {self.factor!r}")
+        # A float, since the power of a Python int may have thousands of digits.
         self.__dict__.update(lr=lr, every=every, factor=factor)
 
     def __call__(self, step: int) -> float:
-        """Return the rate of a step; inf, which no training takes, where that is too large for a float."""
+        """Return the learning rate of a step; inf, which training refuses, on overflow."""
         try:
             return self.lr * self.factor ** (step // self.every)
         except OverflowError:

@@ -4,19 +4,19 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-# Compiling a kernel may take seconds inside the first example of a test.
+# No deadline: compiling a kernel may take seconds in the first example of a test.
 settings.register_profile("lcnumba", deadline=None, derandomize=True, max_examples=60, stateful_step_count=30)
-# To search for hours: pytest --hypothesis-profile=deep tests/test_fuzz.py
+# For long runs: pytest --hypothesis-profile=deep tests/test_fuzz.py
 settings.register_profile("deep", deadline=None, max_examples=2000, print_blob=True)
 
 
 def pytest_configure(config):
-    """Take the quick profile unless the command line asks for another."""
+    """Load the quick profile unless the command line selects another."""
     if not config.getoption("--hypothesis-profile", None):
         settings.load_profile("lcnumba")
 
 
-# A shell that starts the tests in the background lets them ignore Ctrl-C.
+# A shell that starts the tests in the background makes them ignore Ctrl-C.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -34,7 +34,7 @@ except ValueError as error:  # it must not run this program once more
 # How modules are collected: by default within the program, or as files of bytecode.
 HOOKS = {"default": "", "bytecode": "module_collection_mode = {'lcnumba': 'pyc'}\n"}
 
-FORMULA = "p[e] -= lr * _slope(p, grad, e, restrained, numbers)"
+FORMULA = "p[e] -= lr * _regularized_gradient(p, grad, e, regularized, hyper)"
 FORMULAS = {"this": FORMULA, "another": f"{FORMULA} * 2"}
 WEIGHTS = {"this": "[0.]", "another": "[-1.]"}
 

@@ -1,4 +1,4 @@
-"""What several test files need."""
+"""Comparison with the reference implementation, used by several test files."""
 
 import numpy as np
 
@@ -7,11 +7,11 @@ from lcnumba.testing import reference
 
 
 def run(implementation, problem, x, kernel, bias, dy, version=0, threads=None):
-    """(y, dx, dkernel) with the shapes of the layer."""
+    """Return (y, dx, dkernel) in the shapes of the layer."""
     g, n = problem.geometry, len(x)
     flat, flat_bias = x.reshape(n, g.inputs), None if bias is None else bias.reshape(g.positions, g.filters)
-    y = implementation.forward(flat, kernel, flat_bias, version, threads=threads)
-    dx, dkernel = implementation.backward(flat, kernel, dy.reshape(y.shape), version, threads=threads)
+    y = implementation.apply(flat, kernel, flat_bias, version=version, threads=threads)
+    dx, dkernel = implementation.gradients(flat, kernel, dy.reshape(y.shape), version=version, threads=threads)
     return y.reshape(dy.shape), dx.reshape(x.shape), dkernel
 
 

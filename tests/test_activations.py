@@ -17,9 +17,9 @@ ALL = [*NAMES, *OTHERS]
 
 def slope(activation, dy, z):
     """The gradient by what the activation asks for."""
-    y, kept = activations.apply(activation, z.copy(), keeps=True)
+    y, kept = activations.apply(activation, z.copy(), for_backward=True)
     assert (kept is y) != activation.uses_input or isinstance(activation, activations.Linear)
-    return activations.pull(activation, dy, kept)
+    return activations.vjp(activation, dy, kept)
 
 
 @pytest.mark.parametrize("name", ALL, ids=repr)
@@ -99,9 +99,11 @@ def test_get():
     assert activations.get(mine) is mine
     with pytest.raises(ValueError, match=r"give one of .*elu, .*linear, .*tanh"):
         activations.get("nope")
-    with pytest.raises(TypeError, match=r"brings no gradient; give a name .* or an object with"):
+    with pytest.raises(
+        TypeError, match=r"must implement __call__\(z, out=None\) and gradient\(dy, y\); otherwise give a name"
+    ):
         activations.get(lambda z: z)
-    with pytest.raises(ValueError, match="alpha=-1"):
+    with pytest.raises(ValueError, match="alpha must be >= 0, got -1"):
         activations.ELU(-1)
 
 
@@ -237,5 +239,5 @@ def test_a_custom_activation_may_use_its_own_buffer_again():
 
 @pytest.mark.parametrize("axis", [0, 1, None, "-1", np.array([]), np.array([-1, -1])])
 def test_softmax_is_over_the_channels(axis):
-    with pytest.raises((TypeError, ValueError), match="axis="):
+    with pytest.raises((TypeError, ValueError), match="axis"):
         activations.Softmax(axis)

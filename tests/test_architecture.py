@@ -100,7 +100,10 @@ def test_a_folder_is_a_documented_namespace_or_machinery(path):
         assert [node.name for node in rest if isinstance(node, ast.FunctionDef)] == ["__dir__"]
     else:
         # But for a hint to whoever looks for another library's `layers` or `models`.
-        assert not rest or rest[-1].name == "__getattr__", "machinery is imported from its files"
+        if module(path) == "kernels":  # before Numba is imported
+            assert ast.unparse(rest) == "from lcnumba.runtime import forks\nforks.guard()"
+        else:
+            assert not rest or rest[-1].name == "__getattr__", "machinery is imported from its files"
 
 
 def test_a_file_at_the_top_is_a_documented_namespace():
@@ -143,6 +146,21 @@ def test_importing_brings_in_neither_numba_nor_scipy(tmp_path):
         "print([m for m in ('numba', 'scipy', 'matplotlib', 'tqdm', 'sklearn') if m in sys.modules])"
     )
     assert run(code, tmp_path).stdout.strip() == "[]"
+
+
+def test_importing_installs_no_hook_and_starts_no_thread(tmp_path):
+    code = """
+import os, signal, sys, threading
+hooks, handlers = [], {number: signal.getsignal(number) for number in signal.valid_signals()}
+os.register_at_fork = lambda **functions: hooks.append(sorted(functions))
+import lcnumba
+assert threading.active_count() == 1
+assert handlers == {number: signal.getsignal(number) for number in signal.valid_signals()}
+print(hooks)
+import lcnumba.kernels
+print(["after_in_child", "after_in_parent", "before"] in hooks, "numba" in sys.modules)
+"""
+    assert run(code, tmp_path).stdout == "[]\nTrue False\n"
 
 
 def test_public_names():

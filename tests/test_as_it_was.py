@@ -59,7 +59,7 @@ class Scale:
     def get_training_state(self):
         return self.state
 
-    def prepare_training_state(self, state):
+    def plan_training_state(self, state):
         def commit():
             self.state = state
             self._do("state")
@@ -123,12 +123,12 @@ def test_a_vector_that_cannot_be_cast_changes_no_layer():
 
 def test_an_optimizer_that_a_layer_of_users_refuses():
     model, _, _, _ = trained("optimizer")
-    before, recipe = everything(model), model.recipe
+    before, config = everything(model), model.training_config
     with pytest.raises(KeyboardInterrupt, match="optimizer"):
         model.compile("sgd", "mae")
     same(before, everything(model))
     assert [layer.optimizer for layer in model.layers] == [lc.Adam(), lc.Adam(), lc.Adam()]
-    assert model.recipe is recipe
+    assert model.training_config is config
 
 
 def test_a_step_that_a_layer_of_users_refuses():
@@ -151,7 +151,7 @@ def test_a_state_that_a_layer_of_users_refuses():
         same(before, now)
     scale.refuses = {"state"}
     with pytest.raises(KeyboardInterrupt, match="state"):
-        model.prepare_training_state(older)()
+        model.plan_training_state(older)()
     same(now, everything(model))
     assert scale.state == 0
 
@@ -177,7 +177,7 @@ def test_a_checkpoint_that_is_refused_half_way(refuses, tmp_path):
 def test_a_fit_that_does_not_begin_leaves_the_history():
     model, _, x, y = trained()
     history = model.history
-    with pytest.raises(ValueError, match="no figure of this training"):
+    with pytest.raises(ValueError, match="not a metric of this training"):
         model.fit(x, y, loss="mse", callbacks=[lc.callbacks.EarlyStopping("nothing")], progress=False)
     assert model.history is history
     assert len(history.epoch) == 2

@@ -1,4 +1,4 @@
-"""The benchmarks' answers, limits and tables; never their times."""
+"""The benchmarks' results, limits and tables, but not their times."""
 
 import json
 import os
@@ -42,7 +42,7 @@ from bench.rounds import quartiles  # noqa: E402
 
 TINY = Case("tiny", 2, (5, 4, 2), 3, (3, 2), (2, 1), "same", "float32")
 
-# Peers that go wrong, each in its own way.
+# Peers that fail in different ways.
 FAKES = {
     "missing": "def make(case, data, threads):\n    import no_such_framework\n",
     "raises": "def make(case, data, threads):\n    print('chatter')\n    raise ValueError('no such thing\\nmore')\n",
@@ -66,7 +66,7 @@ FAKES = {
 
 @pytest.fixture(scope="module")
 def fakes(tmp_path_factory):
-    """The fake peers, where workers find them, and in the table."""
+    """Add the fake peers to the import path of workers, and to the table."""
     folder = tmp_path_factory.mktemp("peers")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(folder))
@@ -92,7 +92,7 @@ def rows(fakes):
 @pytest.mark.parametrize("padding", ["valid", "same"])
 @pytest.mark.parametrize("kernel_size", [(1, 1), (2, 3), (3, 2), (4, 4)])
 @pytest.mark.parametrize("strides", [(1, 1), (2, 3), (3, 1)])
-def test_a_case_reads_what_the_geometry_says(padding, kernel_size, strides):
+def test_case_index_equals_that_of_the_geometry(padding, kernel_size, strides):
     case = Case("any", 1, (6, 7, 2), 3, kernel_size, strides, padding, "float32")
     geometry = Geometry((6, 7), 2, 3, kernel_size, strides, padding=padding)
     assert case.output_size == geometry.output_size
@@ -100,7 +100,7 @@ def test_a_case_reads_what_the_geometry_says(padding, kernel_size, strides):
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_a_case_survives_json(name):
+def test_case_json_round_trip(name):
     case = Case.of(WORKLOADS[name], "float64")
     assert Case.from_json(json.loads(json.dumps(case.to_json()))) == case
 
@@ -109,7 +109,7 @@ def test_a_case_survives_json(name):
 
 
 def test_work_of_a_valid_layer_by_hand():
-    # 2 x 2 positions, windows of 4 inputs, 3 filters, 5 samples, 4 bytes a number
+    # 2 x 2 positions, windows of 4 inputs, 3 filters, 5 samples, 4 bytes per element
     case = Case("hand", 5, (3, 3, 1), 3, (2, 2), (1, 1), "valid", "float32")
     W, X, Y, b = 4 * 48, 4 * 45, 4 * 60, 4 * 12
     assert work(case, "forward") == Work(2 * 5 * 16 * 3, W + X + b, 2 * Y, W + X + Y + b)
@@ -123,12 +123,12 @@ def test_work_counts_existing_connections_only():
     assert work(case, "forward").read == 8 * (16 + 4 + 4)
 
 
-def test_the_larger_bound_counts():
+def test_roofline_is_the_larger_bound():
     limits = {"read": 100.0, "update": 50.0, "gemm": 10.0}
-    by_memory = roofline(Work(flop=10, read=200, written=100, held=0), limits, seconds=8.0)
+    by_memory = roofline(Work(flop=10, read=200, written=100, footprint=0), limits, seconds=8.0)
     assert (by_memory["roof"], by_memory["bound"], by_memory["efficiency"]) == (4.0, "memory", 0.5)
     assert (by_memory["gflops"], by_memory["gbs"]) == (10 / 8 / 1e9, 300 / 8 / 1e9)
-    by_arithmetic = roofline(Work(flop=50, read=200, written=100, held=0), limits, seconds=5.0)
+    by_arithmetic = roofline(Work(flop=50, read=200, written=100, footprint=0), limits, seconds=5.0)
     assert (by_arithmetic["roof"], by_arithmetic["bound"], by_arithmetic["efficiency"]) == (5.0, "arithmetic", 1.0)
 
 
@@ -136,7 +136,7 @@ def test_quartiles():
     assert quartiles([5.0, 1.0, 2.0, 4.0, 3.0]) == {"median": 3.0, "low": 2.0, "high": 4.0, "repeats": 5}
 
 
-# --- what is selected, and what is known not to fit
+# --- selection of peers, and their memory requirements
 
 
 def test_selection():
@@ -164,7 +164,7 @@ def test_needs(peer, workload, operation, gigabytes):
 # --- workers
 
 
-def test_all_rows_are_there(rows):
+def test_one_row_per_peer_and_operation(rows):
     assert set(rows) == {
         (name, op) for name in ("own1", "numpy", "missing", "raises", "wrong") for op in peers.OPERATIONS
     }
@@ -186,14 +186,14 @@ def test_rows_with_times_are_complete(rows, name, operation):
 
 
 @pytest.mark.parametrize("operation", peers.OPERATIONS)
-def test_what_fails_says_why_and_the_others_go_on(rows, operation):
+def test_failed_peers_have_a_reason_and_others_are_measured(rows, operation):
     assert rows["missing", operation]["status"] == "missing"
     assert rows["missing", operation]["reason"] == "not installed: No module named 'no_such_framework'"
     assert rows["raises", operation]["status"] == "error"
     assert rows["raises", operation]["reason"] == "ValueError: no such thing"
 
 
-def test_wrong_answers_are_not_timed(rows):
+def test_wrong_results_are_not_timed(rows):
     assert rows["wrong", "forward"]["status"] == "ok"
     assert rows["wrong", "step"]["status"] == "wrong"
     assert "differs by" in rows["wrong", "step"]["reason"]
@@ -221,15 +221,15 @@ def test_a_worker_over_the_time_limit_is_killed(fakes):
     assert failure.value.status == "time"
 
 
-def test_a_worker_that_dies_leaves_its_last_words(fakes):
+def test_failure_of_a_dead_worker_has_its_last_line_of_stderr(fakes):
     with Process(1) as worker:
-        for _ in range(2):  # asking again is no different
+        for _ in range(2):  # the second request fails in the same way
             with pytest.raises(Failure, match="died with code 3: the end") as failure:
                 load(worker, "dies")
             assert failure.value.status == "error"
 
 
-def test_a_peer_known_not_to_fit_is_not_started(fakes):
+def test_a_peer_over_the_memory_limit_is_not_started(fakes):
     how = measure.Settings(threads=1, seconds=0, memory_limit=10**11, build_limit=1)
     with Process(1) as ours:
         found = list(measure.against(ours, "vast", TINY, "nowhere", how))
@@ -238,7 +238,7 @@ def test_a_peer_known_not_to_fit_is_not_started(fakes):
     ] * 2
 
 
-def test_a_worker_has_our_lcnumba_and_its_threads(fakes):
+def test_a_worker_imports_the_same_lcnumba_and_has_its_threads(fakes):
     with Process(3) as worker:
         where = worker.ask("run", module="fake_where", function="file", arguments={"name": "lcnumba"})
         number = worker.ask("run", module="os", function="getenv", arguments={"key": "NUMBA_NUM_THREADS"})
@@ -246,23 +246,23 @@ def test_a_worker_has_our_lcnumba_and_its_threads(fakes):
     assert number["value"] == "3"
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells")
-def test_the_peak_of_a_worker_is_its_own():
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="requires /proc")
+def test_peak_memory_of_a_worker_excludes_its_parent():
     ours = np.ones(50_000_000)
     with Process(1) as worker:
         assert worker.ask("run", module="os", function="getpid", arguments={})["peak"] < ours.nbytes / 2
 
 
-def test_threads_reach_every_library():
+def test_settings_limit_the_threads_of_all_libraries():
     given = settings(3)
     assert {given[name] for name in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "OPENBLAS_NUM_THREADS")} == {"3"}
     assert "multi_thread_eigen=false" in settings(1)["XLA_FLAGS"]
 
 
-# --- answers
+# --- results
 
 
-def test_difference_is_relative_to_the_largest_number(monkeypatch):
+def test_difference_is_relative_to_the_largest_element(monkeypatch):
     monkeypatch.setattr(answers, "_CHUNK", 2)
     expected = np.array([[1.0, -4.0], [2.0, 0.0], [0.0, 1.0]])
     given = expected.copy()
@@ -282,7 +282,7 @@ def test_difference_is_relative_to_the_largest_number(monkeypatch):
         (None, "y is missing"),
     ],
 )
-def test_wrong_answers_are_found(given, message, tmp_path):
+def test_wrong_results_are_detected(given, message, tmp_path):
     ours, theirs = tmp_path / "ours", tmp_path / "theirs"
     ours.mkdir()
     theirs.mkdir()
@@ -353,18 +353,18 @@ def results():
 
 def test_summary(results):
     lines = tables.summary(results).splitlines()
-    assert lines[0] == "| layer | lcnumba | of the limit | PyTorch baddbmm |"
+    assert lines[0] == "| layer | lcnumba | of roofline | PyTorch baddbmm |"
     assert lines[2] == "| `seed1` | 1.25 | 80% | 12.3 |"
     assert "Some CPU, 2 threads, 2026-01-02" in lines[-1]
 
 
-def test_document_shows_everything_also_where_others_win(results):
+def test_document_contains_all_results(results):
     text = page.document(results)
     for part in (
         "| `seed1` | 1.25 | **0.75** | out of memory |",
         "in 1 of 2 comparisons: seed1 forward (PyTorch baddbmm)",
         "| `seed1` | step | 1.25 | 99.5 | 12.0 | 1.00 | arithmetic | 80% | 70.0 | 30.0 | 200 |",
-        "faster here than 270 GFLOP/s",
+        "on data in L1: 270 GFLOP/s",
         "| `seed1` | step | PyTorch baddbmm | 1.25 | 1.00 - 1.50 | 30 | 99.5 | 200 | 1.5 | **50%** |",
         "in 1 of 4 rows, in bold",
         "| `seed1` | float32 | forward | tf_keras 2 | needs at least 9 GB |",
@@ -377,7 +377,7 @@ def test_document_shows_everything_also_where_others_win(results):
         "| `bindsnet` | died |",
         "Some CPU, 2 cores, 20.0 GB",
         "python 3.11, numpy 2.0",
-        "on 2026-01-02 03:04 UTC, in 12 minutes;",
+        "on 2026-01-02 03:04 UTC, in 12 minutes.",
     ):
         assert part in text
     for block in text.split("\n\n"):
@@ -385,31 +385,31 @@ def test_document_shows_everything_also_where_others_win(results):
             assert len({line.count("|") for line in block.strip().splitlines()}) == 1
 
 
-def test_the_automatic_choice_stands_beside_what_each_implementation_took(results):
-    assert "auto" not in page.document(results), "with one implementation there is nothing to choose"
+def test_automatic_choice_and_times_of_all_implementations(results):
+    assert "auto" not in page.document(results), "with one implementation there is no choice"
     results["rows"].append(figure("own3", "step", median=0.001, ratio=0.8))
     results["auto"] = {"seed1": 1}
     assert "| `seed1` | 1 | 1.25 | - | 1.00 | 1.25 |" in page.document(results)
 
 
-def test_tables_need_neither_peers_nor_success(results):
+def test_tables_without_peers_or_successful_rows(results):
     results["rows"] = [row for row in results["rows"] if row["peer"] == "own1"]
-    assert "Times as long" not in page.document(results)
-    assert tables.summary(results).startswith("| layer | lcnumba | of the limit |\n")
+    assert "relative to lcnumba" not in page.document(results)
+    assert tables.summary(results).startswith("| layer | lcnumba | of roofline |\n")
     results["rows"] = [row | {"status": "error", "reason": "broken"} for row in results["rows"]]
     assert "| `seed1` | float32 | step | lcnumba | broken |" in page.document(results)
     assert "| `seed1` | failed | - |" in tables.summary(results)
 
 
-def test_lines_for_people_who_watch(results):
+def test_progress_lines(results):
     lines = [tables.line(row) for row in results["rows"]]
-    assert lines[0].endswith("0.75 x ours")
-    assert lines[1].endswith("DISTURBED: others had 50%")
+    assert lines[0].endswith("0.75 x lcnumba")
+    assert lines[1].endswith("DISTURBED: other load 50%")
     assert lines[3].endswith("memory: needs at least 9 GB")
-    assert lines[5].endswith("80% of arithmetic")
+    assert lines[5].endswith("80% of arithmetic roofline")
 
 
-def test_writing_twice_changes_nothing_more(results, tmp_path):
+def test_write_is_idempotent(results, tmp_path):
     readme, document = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
     document.parent.mkdir()
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
@@ -423,8 +423,8 @@ def test_writing_twice_changes_nothing_more(results, tmp_path):
 @pytest.mark.parametrize(
     "text", ["none", tables.BEGIN, f"{tables.END}\n{tables.BEGIN}", f"{tables.BEGIN}\n{tables.BEGIN}\n{tables.END}"]
 )
-def test_a_text_without_its_markers_is_refused(text):
-    with pytest.raises(ValueError, match="must have the lines <!-- benchmark table: begin -->"):
+def test_insert_requires_both_markers(text):
+    with pytest.raises(ValueError, match="must contain the lines <!-- benchmark table: begin -->"):
         tables.insert(text, "table")
 
 
@@ -433,7 +433,7 @@ def test_a_text_without_its_markers_is_refused(text):
 
 @pytest.mark.parametrize(("status", "code"), [("ok", 0), ("wrong", 1)])
 def test_command_line(status, code, results, monkeypatch, tmp_path, capsys):
-    """All but the measuring itself."""
+    """Everything except the measurement."""
     made = [row | {"status": status, "reason": "other"} if row["peer"] == "torch" else row for row in results["rows"]]
     asked = []
     monkeypatch.setattr(compare, "measure", lambda case, names, how, _: asked.append((case, names, how)) or made)
@@ -460,7 +460,7 @@ def test_environment():
     assert {"python", "lcnumba", "numba", "numpy"} <= set(about["versions"])
 
 
-def test_calls_take_longer_than_the_compiled_code_that_they_run():
+def test_overhead_of_calls():
     times = overhead.calls(TINY.to_json(), rounds=3)
     assert set(times) == {"forward", "step"}
     assert all(len(pair) == 2 for pair in times.values())
@@ -469,10 +469,10 @@ def test_calls_take_longer_than_the_compiled_code_that_they_run():
         y, backward = layer.forward(np.ones((1, 5, 5, 1), np.float32))
         backward.step(y, 0.1)
     kernels = [compiled.py_func.__name__.partition("_4")[0] for compiled, _ in launches]
-    assert kernels == ["forward", "backward_bias", "backward", "whole"]
+    assert kernels == ["forward", "backward_bias", "backward", "apply_all"]
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells")
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="requires /proc")
 def test_memory_of_a_step():
     row = memory.measure(TINY, 1)
     assert row["parameters"] == 4 * (12 * 12 * 3 + 12 * 3)
@@ -481,8 +481,8 @@ def test_memory_of_a_step():
 
 
 @pytest.mark.slow
-def test_training_is_compared_by_the_same_losses(tmp_path, monkeypatch):
-    """Ours against itself, in processes of their own."""
+def test_training_compares_equal_losses(tmp_path, monkeypatch):
+    """lcnumba against itself, in separate processes."""
     monkeypatch.setattr(training, "PEERS", {"lcnumba": None, "twin": None, "missing": 1})
     rows = training.compare(2, 1)
     assert [len(row["times"]) for row in rows[:2]] == [2, 2]
@@ -508,7 +508,7 @@ def stressed():
     return stress.Stress()
 
 
-def test_stress_finds_wrong_answers_everywhere(stressed, monkeypatch):
+def test_stress_detects_wrong_results(stressed, monkeypatch):
     problem = stressed.problems[0]
     assert problem.answers()
     assert problem.trains()
@@ -537,7 +537,7 @@ def test_stress_for_seconds(layer):
     command = [sys.executable, "-m", "bench.stress", "--minutes", "0.1", "--layers", layer]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, check=False)
     assert result.returncode == 0, result.stderr
-    assert f"{layer}: ended well" in result.stdout
+    assert f"{layer}: passed" in result.stdout
     assert result.stdout.count(" 0 wrong") == 7
     assert " 0 done" not in result.stdout
 
@@ -548,7 +548,7 @@ def test_genotypes(kind, capsys, monkeypatch):
     X, y = genotypes.simulate(0, samples=500, snps=60, causal=20, kind=kind, shift=0.3)
     assert (X.shape, X.dtype, int(y.sum())) == ((500, 60), np.dtype(np.int8), 100)
     assert set(np.unique(X)) == {0, 1, 2}
-    higher = X[y == 1].mean(0) - X[y == 0].mean(0) > 0.3  # of two alleles; the standard error is 0.07
+    higher = X[y == 1].mean(0) - X[y == 0].mean(0) > 0.3  # sum of two alleles; the standard error is 0.07
     assert kind == "liability" or higher.sum() == 20
     neighbours = np.mean([np.corrcoef(X[:, at], X[:, at + 1])[0, 1] for at in range(59)])
     assert (neighbours > 0.3) == (kind == "liability")

@@ -9,11 +9,12 @@ import pytest
 import lcnumba as lc
 from lcnumba.testing import adjoint_sums, integers
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+ROOT = Path(__file__).resolve().parents[1]
+DOCS = ROOT / "docs"
 if not DOCS.is_dir():
     pytest.skip("docs/ is in the checkout only", allow_module_level=True)
 
-# What the blocks of a page import beside the library.
+# What the blocks of a page import besides the library.
 NEEDS = {
     "estimators.md": ("sklearn",),
     "training.md": ("h5py",),
@@ -23,7 +24,7 @@ NEEDS = {
 
 
 def blocks(page):
-    """Yield the Python blocks of a page, each with the lines before it, so that errors name the line of the page."""
+    """Yield the Python blocks of a page, each after as many empty lines, so that errors name the line of the page."""
     text = page.read_text(encoding="utf-8")
     for block in re.finditer(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):
         yield "\n" * text.count("\n", 0, block.start(1)) + block[1]
@@ -34,13 +35,13 @@ PAGES = {page.name: list(blocks(page)) for page in sorted(DOCS.glob("*.md"))}
 
 @pytest.fixture
 def run(tmp_path, monkeypatch, capsys):
-    """Run a page in an empty folder, with some names given; return all names it has made."""
+    """Run a page in an empty folder, with some names given; return all names that it defines."""
 
     def run(page, **names):
         for package in NEEDS.get(page, ()):
             pytest.importorskip(package)
         monkeypatch.chdir(tmp_path)
-        names["__name__"] = "__main__"  # what is defined here is copied to other processes as a whole
+        names["__name__"] = "__main__"  # pickled by value for other processes
         for code in PAGES[page]:
             exec(compile(code, DOCS / page, "exec"), names)  # noqa: S102 - that is the test
         return names
@@ -48,7 +49,7 @@ def run(tmp_path, monkeypatch, capsys):
     return run
 
 
-def test_pages_are_those_that_are_tested():
+def test_all_pages_with_code_are_tested():
     """Here, or in interop/test_arrays.py, whose environment has torch."""
     with_code = {page for page, code in PAGES.items() if code}
     assert with_code == set(NEEDS) | {"torch.md"}, (
@@ -64,12 +65,12 @@ def test_training(run, tmp_path, rng):
     written = {"images.h5", "run.npz", "model.npz", "weights.npz", "pooled.npz"}
     assert {path.name for path in tmp_path.iterdir()} == written
 
-    # A training that is over is not begun again.
+    # A finished training does not start again.
     before = lc.load("run.npz").get_weights()
     for a, b in zip(before, names["train"](5).get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
-    # The layer of one's own: y is a selection of x, so on integers its derivative is exact.
+    # The custom layer: y is a selection of x, so on integers its gradient is exact.
     for size, shape in ((2, (3, 7, 6, 2)), (3, (2, 9, 10, 1)), (1, (2, 3, 4, 2))):
         pool, values = names["MaxPool2D"](size), integers(rng, shape)
         y, backward = pool.forward(values)
@@ -82,7 +83,7 @@ def test_training(run, tmp_path, rng):
         assert dx.dtype == dy.dtype == np.float32
         assert dx.sum() == dy.sum()
 
-    # It changes nothing whether its pullback plans steps.
+    # The result does not depend on whether its pullback plans steps.
     class Unplanned(names["MaxPool2D"]):
         def forward(self, x):
             y, backward = super().forward(x)
@@ -97,7 +98,7 @@ def test_training(run, tmp_path, rng):
     for a, b in zip(*weights, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
-    # The loss of one's own: its slope is that of differences, with weights and without.
+    # The custom loss: its gradient equals finite differences, with weights and without.
     loss, y_true, y_pred = names["Quantile"](0.9), rng.standard_normal((4, 3)), rng.standard_normal((4, 3))
     for weights in (None, rng.random(4)):
         expected = lc.testing.numerical_gradient(lambda p, w=weights: loss(y_true, p, w)[0], y_pred)
@@ -124,7 +125,7 @@ def test_pipelines(run, rng):
     result = names["result"]  # the model has been trained since, and this computes now
     np.testing.assert_allclose(result, model(field.values[..., None])[..., 0], atol=1e-5)
 
-    # Where windows lie: one connection each, to its centre, and a field of coordinates.
+    # Positions of windows: a kernel that picks the centre, applied to a field of coordinates.
     latitudes = np.broadcast_to(np.arange(9.0)[:, None], (9, 9))[None, ..., None]
     for padding, wanted in (("same", slice(None, None, 2)), ("valid", slice(1, 8, 2))):
         centre = (np.arange(9) == 4)[:, None]
@@ -172,7 +173,7 @@ def test_estimators(run):
 
 
 def test_migrating(run, tmp_path):
-    """With a model of Keras, and the weights of another one, where the page says that they are."""
+    """With a Keras model, and the weights of another one, at the paths of the page."""
     keras = Path(__file__).parent / "data" / "keras"
     (tmp_path / "model.keras").write_bytes((keras / "digits.keras").read_bytes())
     with np.load(keras / "predictions.npz") as file:
@@ -187,11 +188,50 @@ def test_migrating(run, tmp_path):
     np.testing.assert_array_equal(names["layer"].kernel, snps.kernel)
 
 
+def files_named(text):
+    return set(re.findall(r"`((?:[\w.]+/)*\w+\.(?:py|md|yml))`", text))
+
+
 def test_the_tests_that_hold_promises_exist():
-    text = (DOCS / "reliability.md").read_text()
-    named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", text))
+    named = files_named((DOCS / "reliability.md").read_text())
     assert len(named) > 10
-    assert not [name for name in named if not (DOCS.parent / "tests" / name).is_file()]
-    targets = set(re.findall(r"`make ([\w-]+)`", text))
-    assert targets
-    assert targets <= set(re.findall(r"^([\w-]+):", (DOCS.parent / "Makefile").read_text(), re.MULTILINE))
+    assert not [name for name in named if not (ROOT / "tests" / name).is_file()]
+
+
+@pytest.mark.parametrize(
+    "page", [DOCS / "design.md", DOCS / "decisions.md", ROOT / "CONTRIBUTING.md"], ids=lambda p: p.name
+)
+def test_files_that_a_page_names_exist(page):
+    """Relative to the repository, the package, or the room that a row of a table is about."""
+    named = files_named(page.read_text()) - {".github/workflows/ci.yml"}  # no part of the source distribution
+    assert named
+    assert not [name for name in named if not ((ROOT / name).is_file() or list((ROOT / "lcnumba").rglob(name)))]
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))], ids=lambda p: p.name
+)
+def test_links_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)
+    for target, anchor in re.findall(r"\]\((?!https?:)([^)#]*)#?([^)]*)\)", text):
+        other = page.parent / target if target else page
+        assert other.is_file(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
+            assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
+
+
+def test_decisions_keep_their_numbers():
+    numbers = [int(n) for n in re.findall(r"^\*\*(\d+)\. ", (DOCS / "decisions.md").read_text(), re.MULTILINE)]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+def test_make_targets():
+    """Those that pages name exist, and `make help` lists all of them."""
+    makefile = (ROOT / "Makefile").read_text()
+    targets = set(re.search(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[1].split())
+    assert set(re.findall(r"^([a-z-]+):.*## ", makefile, re.MULTILINE)) == targets
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS.glob("*.md")]
+    named = {name for page in pages for name in re.findall(r"`make ([\w-]+)[^`]*`", page.read_text())}
+    assert named
+    assert named <= targets

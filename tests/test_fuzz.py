@@ -278,7 +278,7 @@ def use_initializer(initializer):
 def use_activation(activation):
     z = np.ones((2, 3), np.float32)
     kept = lc.activations.apply(activation, z.copy(), True)[1]
-    lc.activations.pull(activation, z, kept)
+    lc.activations.vjp(activation, z, kept)
 
 
 def use_regularizer(regularizer):
@@ -356,7 +356,7 @@ SUBJECTS = {
         for method, base, *names in (
             ("build", {}, "input_shape"), ("compute_output_shape", {}, "input_shape"), ("add", {}, "layer"),
             ("weight_shapes", {}, "input_shape"), ("set_optimizer", {}, "optimizer"), ("__call__", {}, "x"),
-            ("forward", {}, "x"), ("prepare_training_state", {}, "state"), ("set_weights", {}, "weights"),
+            ("forward", {}, "x"), ("plan_training_state", {}, "state"), ("set_weights", {}, "weights"),
             ("value_and_gradient", {"x": ROWS, "y": TARGETS, "loss": "mse"}, "x", "y", "loss"),
             ("from_config", {}, "config"), ("get_layer", {}, "name"), ("get_layer", {}, "index"),
         )
@@ -374,7 +374,7 @@ SUBJECTS = {
             ("weight_shapes", {}, "input_shape"), ("set_weights", {}, "weights"), ("__call__", {}, "x"),
             ("forward", {}, "x"), ("with_implementation", {}, "implementation"),
             ("build_with", {"input_shape": (None, 5, 4, 2)}, "weights"),
-            ("prepare_training_state", {}, "state"), ("from_config", {}, "config"),
+            ("plan_training_state", {}, "state"), ("from_config", {}, "config"),
             ("step", {"grads": (np.zeros((12, 8, 2), "f4"), np.zeros((4, 3, 2), "f4")), "lr": 0.1}, "grads", "lr"),
             ("set_flat", {}, "vector"), ("flat_gradient", {}, "grads"),
             *([("costs", {}, "batch_size"), ("explain", {"print_fn": str}, "batch_size")] if built else []),
@@ -459,7 +459,7 @@ USUAL = {
     "strides": (1, 2, 2**30),
     "use_bias": (True, False),
     "padding": ("valid", "same", ((1, 0), (0, 1)), ((0, 1),)),
-    "dilation_rate": (1, 2, 2**35),
+    "dilation_rate": (1, 2, 2**31),
     "implementation": (1, 2, 3, "auto"),
     "padding_mode": ("zeros", "circular"),
     "dtype": ("float32", "float64"),
@@ -860,7 +860,7 @@ class LayerMachine(RuleBasedStateMachine):
         good = alike and good_rate(lr) and count == 0 and not failing
         expected = self.expected_step(grads, lr) if good else None
         if later:  # the plan of a step, carried out after the optimizer's state or the weights were asked for
-            commit = self.attempt(lambda: self.layer.prepare_step(tuple(given_), lr), good, ["grads", "lr"])
+            commit = self.attempt(lambda: self.layer.plan_update(tuple(given_), lr), good, ["grads", "lr"])
             if commit is not None:
                 self.weights_and_states_are_those_of_the_model()
                 commit()
@@ -968,7 +968,7 @@ class LayerMachine(RuleBasedStateMachine):
     def stored(self, checkpoint):
         """The layer, or its optimizer's state, goes through a pickle."""
         if checkpoint:
-            self.layer.prepare_training_state(pickle.loads(pickle.dumps(self.layer.get_training_state())))()
+            self.layer.plan_training_state(pickle.loads(pickle.dumps(self.layer.get_training_state())))()
         else:
             self.renew(pickle.loads(pickle.dumps(self.layer)))
 

@@ -88,13 +88,13 @@ def test_what_is_not_finite_stays_visible():
 @pytest.mark.parametrize("limit", [0, -1, math.nan])
 @pytest.mark.parametrize("clip", [gradients.clip_by_norm, gradients.clip_by_value])
 def test_bad_limits(clip, limit):
-    with pytest.raises(ValueError, match=f"limit={limit}"):
+    with pytest.raises(ValueError, match=f"limit must be > 0, got {limit}"):
         clip(tree(), limit)
 
 
 def test_gradients_of_unknown_kind():
     for function in (gradients.global_norm, lambda g: gradients.clip_by_value(g, 1.0)):
-        with pytest.raises(TypeError, match="gradients of str cannot be accumulated or clipped"):
+        with pytest.raises(TypeError, match=r"gradients must be Gradients, .*, got str"):
             function(["a"])
 
 
@@ -134,11 +134,11 @@ G = lc.Gradients
 )
 def test_only_gradients_of_one_form_add_up(first, second):
     for one, other in ((first, second), (second, first)):
-        with pytest.raises(ValueError, match="only gradients of one layer or model add up"):
+        with pytest.raises(ValueError, match="gradients must be of the same layer or model, got structures"):
             lc.gradients.add(one, other)
         mean = lc.gradients.Accumulator()
         mean.add(one, 1)
-        with pytest.raises(ValueError, match="only gradients of one layer or model add up"):
+        with pytest.raises(ValueError, match="gradients must be of the same layer or model, got structures"):
             mean.add(other, 1)
 
 
@@ -151,14 +151,14 @@ def test_sums_take_what_they_say():
         mean.add([np.array(numbers)], 1)
     np.testing.assert_array_equal(mean.take()[0], [1.5, 3])
     for weight in (0, -2, float("nan"), None):
-        with pytest.raises((ValueError, TypeError), match="weight="):
+        with pytest.raises((ValueError, TypeError), match=r"weight must be > 0, got|weight="):
             mean.add([np.ones(2)], weight)
     for wrong in ("ab", 3):
-        with pytest.raises(TypeError, match="cannot be accumulated or clipped"):
+        with pytest.raises(TypeError, match=r"gradients must be Gradients, NumPy arrays or None"):
             lc.gradients.add(wrong)
     masked = [np.ma.masked_array([1.0, 2.0], [0, 1])]
     for call in (lc.gradients.add, lc.gradients.global_norm, lambda g: lc.gradients.clip_by_norm(g, 1.0)):
         with pytest.raises(TypeError, match="its mask would be ignored"):
             call(masked)
-    with pytest.raises(TypeError, match=r"add\(\) lacks gradients"):
+    with pytest.raises(TypeError, match=r"add\(\) needs at least one argument"):
         lc.gradients.add()

@@ -27,9 +27,9 @@ def test_step_decay():
         (lambda: CosineDecay(-1.0, 5), "lr=-1.0"),
         (lambda: CosineDecay(1.0, 0), "steps=0"),
         (lambda: CosineDecay(1.0, 5, warmup=-1), "warmup=-1"),
-        (lambda: CosineDecay(1.0, 5, final=2.0), "final=2.0 cannot be used; give a rate from 0 to lr=1.0"),
+        (lambda: CosineDecay(1.0, 5, final=2.0), r"final must be in \[0, lr=1.0\], got 2.0"),
         (lambda: StepDecay(1.0, 0), "every=0"),
-        (lambda: StepDecay(1.0, 1, factor=0), "factor=0"),
+        (lambda: StepDecay(1.0, 1, factor=0), "factor must be > 0, got 0"),
         (lambda: StepDecay(math.nan, 1), "lr=nan"),
     ],
 )
@@ -53,7 +53,7 @@ def test_exponential_decay_is_that_of_keras():
         assert smooth(step) == 0.1 * 0.5 ** (step / 10)
         assert stairs(step) == 0.1 * 0.5 ** (step // 10)
     assert ExponentialDecay(1, 1, 2.0)(10**6) == math.inf
-    for settings, message in (((-1, 10, 0.5), "lr=-1"), ((1, 0, 0.5), "steps=0"), ((1, 10, 0), "rate=0"),
-                              ((1, 10, 0.5, 1), "staircase=1")):  # fmt: skip
+    for settings, message in (((-1, 10, 0.5), "lr=-1"), ((1, 0, 0.5), "steps=0"),
+                              ((1, 10, 0), "rate must be > 0, got 0"), ((1, 10, 0.5, 1), "staircase=1")):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=message):
             ExponentialDecay(*settings)

@@ -1,7 +1,7 @@
-"""The table of peers: what each is called, where it is, what it needs.
+"""The table of peers: label, module and memory requirement of each.
 
-A peer's module has ``make(case, data, threads, **options) -> Operations``. It is imported only in
-a worker process, and imports its framework only there.
+A peer's module has ``make(case, data, threads, **options) -> Operations``. The module and its framework are imported
+only in worker processes.
 """
 
 from collections.abc import Callable
@@ -15,19 +15,19 @@ from bench.case import Case
 
 __all__ = ["OPERATIONS", "PEERS", "Operations", "Peer"]
 
-# step = forward, derivative by the input, gradients of kernel and bias, plain SGD.
+# step = forward, gradients of input, kernel and bias, plain SGD.
 OPERATIONS = ("forward", "step")
 
 
 class Operations(NamedTuple):
-    """What a peer computes; each call returns when its results are there.
+    """The operations of a peer; each call returns when its results are computed.
 
     Attributes
     ----------
     forward : () -> y
-        y in the peer's own array type, contiguous (N, OH, OW, F).
+        y (N, OH, OW, F) in the peer's array type, contiguous.
     step : () -> (y, dx)
-        Also moves the weights; dx (N, H, W, C) is that of the weights before.
+        Also updates the weights; dx (N, H, W, C) belongs to the weights before the update.
     weights : () -> (kernel, bias)
         NumPy arrays of the shapes in `bench.data.Data`.
     """
@@ -42,45 +42,45 @@ def _nothing(case: Case, operation: str) -> int:  # noqa: ARG001 - as the others
 
 
 def _patches(case: Case, operation: str) -> int:
-    """Bytes of a copy of all windows, and of its derivative."""
+    """Bytes of a copy of all windows, and of its gradient."""
     copies = {"forward": 1, "step": 2}[operation]
     return copies * case.positions * case.batch * case.window * case.itemsize
 
 
 def _sliced(case: Case, operation: str) -> int:
-    """The derivative of cutting a slice is as large as the input, for each of P slices."""
+    """The gradient of each of P slices has the size of the input."""
     if operation == "forward":
         return 0
     return case.positions * case.batch * int(np.prod(case.input_size)) * case.itemsize
 
 
 def _dense(case: Case, operation: str) -> int:
-    """The matrix of all inputs by all outputs and its masked copy; a step has their gradients too."""
+    """The matrix (inputs, outputs) and its masked copy, and in a step their gradients."""
     copies = {"forward": 2, "step": 4}[operation]
     return copies * int(np.prod(case.input_size)) * case.positions * case.filters * case.itemsize
 
 
 def _own(case: Case, operation: str) -> int:
-    """Dense form of the kernel, and its gradient."""
+    """The kernel as a dense matrix, and its gradient."""
     return _dense(case, operation) // 2
 
 
 @dataclass(frozen=True)
 class Peer:
-    """A way to compute the layer.
+    """An implementation of the layer.
 
     Attributes
     ----------
     label : str
-        How tables call it.
+        Name in tables.
     module : str
-        Where its ``make`` is.
+        Module with its ``make``.
     options : dict
-        More arguments of ``make``.
+        Additional arguments of ``make``.
     packages : tuple of str
-        Distributions whose versions tables show.
+        Distributions whose versions are reported.
     needs : (case, operation) -> int
-        Bytes that it is sure to need beyond the data, so that hopeless attempts are not made.
+        Lower bound of its memory in bytes beyond the data, to skip peers that cannot fit.
     """
 
     label: str
@@ -92,7 +92,7 @@ class Peer:
 
 _KERAS = ("tf_keras", "tensorflow", "tensorflow-cpu")
 
-# own1 comes first: all others are compared with it.
+# own1 is first: all others are compared with it.
 PEERS = {
     "own1": Peer("lcnumba", "bench.peers.own", {"implementation": 1}, ("lcnumba", "numba")),
     "own2": Peer("lcnumba impl. 2", "bench.peers.own", {"implementation": 2}, ("lcnumba",), _own),

@@ -11,8 +11,8 @@ from bench.peers import Operations
 __all__ = ["make"]
 
 
-def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - as the others
-    """Compile the layer; XLA takes its threads from the processors that the process may use."""
+def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - same signature for all peers
+    """Make the layer; XLA uses one thread per available processor."""
     import jax
 
     jax.config.update("jax_enable_x64", case.dtype == "float64")
@@ -31,7 +31,7 @@ def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - 
 
     forward, update = jax.jit(apply), jax.jit(update, donate_argnums=(1, 2))
     x, dy = jax.device_put(data.x), jax.device_put(data.dy)
-    # JAX' windows run over (C, KH, KW), ours over (KH, KW, C).
+    # JAX orders window entries (C, KH, KW), we use (KH, KW, C).
     kernel = data.kernel.reshape(-1, taps, C, F).transpose(0, 2, 1, 3).reshape(*case.output_size, K, F)
     weights = [jax.device_put(kernel), jax.device_put(data.bias)]
 

@@ -1,4 +1,4 @@
-"""Keras' own LocallyConnected2D, as tf_keras still has it, under `tf.function`."""
+"""LocallyConnected2D of Keras 2 (tf_keras), under `tf.function`."""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ Array = npt.NDArray[Any]
 
 
 def make(case: Case, data: Data, threads: int, implementation: int, xla: bool = False) -> Operations:
-    """Build the layer; the first call of each operation makes its graph."""
+    """Make the layer; the first call of each operation builds its graph."""
     import tensorflow as tf
     import tf_keras
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    # Implementation 1 refuses "same": it gets zeros around its input, and valid windows.
+    # Implementation 1 does not support "same": its input is padded explicitly.
     padding = case.padding if implementation != 1 else "valid"
     pad = case.pad if implementation == 1 else ((0, 0), (0, 0))
     layer = tf_keras.layers.LocallyConnected2D(
@@ -58,7 +58,7 @@ def make(case: Case, data: Data, threads: int, implementation: int, xla: bool = 
 
 
 def _stored(case: Case, kernel: Array, implementation: int) -> Array:
-    """The kernel (P, K, F) in the form in which an implementation keeps it."""
+    """The kernel (P, K, F) in the storage format of an implementation."""
     if implementation == 1:
         return kernel
     P, K, F = kernel.shape
@@ -69,12 +69,12 @@ def _stored(case: Case, kernel: Array, implementation: int) -> Array:
         position, entry = np.nonzero(index >= 0)
         dense[index[position, entry], position] = kernel[position, entry]
         return dense.reshape(H, W, C, *case.output_size, F)
-    # A list of the existing weights, by output (P, F) and then by input.
+    # The existing weights, ordered by output (P, F), then by input.
     return kernel.transpose(0, 2, 1)[np.broadcast_to((index >= 0)[:, None], (P, F, K))]
 
 
 def _canonical(case: Case, stored: Array, implementation: int) -> Array:
-    """Undo `_stored`."""
+    """The inverse of `_stored`."""
     if implementation == 1:
         return stored
     P, K, F = case.positions, case.window, case.filters

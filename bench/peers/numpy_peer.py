@@ -1,4 +1,4 @@
-"""The framework-free alternative: copy the windows, and multiply matrices position by position."""
+"""NumPy: copy the windows, and multiply matrices position by position."""
 
 from typing import Any
 
@@ -12,18 +12,17 @@ from bench.peers.patches import fold
 __all__ = ["make"]
 
 
-def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - as the others
-    """Write the layer with `np.matmul`; it takes its threads from the environment.
+def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - same signature for all peers
+    """Make the layer with `np.matmul`, whose threads are set by the environment.
 
-    np.einsum computes the same sums several times slower: it does not call BLAS for a product
-    that has a batch.
+    np.einsum is several times slower, since it does not call BLAS for batched products.
     """
     N, P, K, F = case.batch, case.positions, case.window, case.filters
     (top, bottom), (left, right) = case.pad
     H, W, C = case.input_size
     kernel, bias = data.kernel.copy(), data.bias.copy()
     windows = (*case.output_size, N, *case.kernel_size, C)
-    # Made once: fresh pages cost more than the copy itself.
+    # Allocated once: new pages cost more than the copy itself.
     patches, dpatches = np.empty((P, N, K), case.dtype), np.empty((P, N, K), case.dtype)
     yp, dkernel = np.empty((P, N, F), case.dtype), np.empty_like(kernel)
     padded_dx = np.empty((N, top + H + bottom, left + W + right, C), case.dtype)

@@ -1,4 +1,4 @@
-"""lcnumba itself."""
+"""lcnumba."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ __all__ = ["make"]
 
 
 def make(case: Case, data: Data, threads: int, implementation: int) -> Operations:  # noqa: ARG001
-    """Build a layer of the case; Numba takes its threads from the environment."""
+    """Make a layer of the case; Numba's threads are set by the environment."""
     import lcnumba
 
     layer = lcnumba.LocallyConnected2D(

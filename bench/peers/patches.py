@@ -1,4 +1,4 @@
-"""What the peers that copy their windows share: the way back from windows to inputs."""
+"""Shared by the peers that copy windows: the sum of windows back to inputs."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ __all__ = ["fold"]
 
 
 def fold(case: Case, dpatches: Any, dx: Any) -> None:
-    """Add windows (N, OH, OW, KH, KW, C) to where they lie in a padded input (N, H, W, C), in place.
+    """Add windows (N, OH, OW, KH, KW, C) in place to a padded input gradient (N, H, W, C).
 
-    Windows overlap, so one addition handles either a tap of all windows or a window of all taps:
-    whichever are fewer.
+    Windows overlap, so one addition handles either one tap of all windows or all taps of one window, whichever
+    are fewer.
     """
     rows, columns = case.strides
     OH, OW = case.output_size

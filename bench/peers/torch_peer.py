@@ -1,7 +1,7 @@
-"""PyTorch in its best form: copy the windows, batched matrix products, gradients by hand.
+"""PyTorch, the fastest variant: copies of the windows, batched matrix products, gradients without autograd.
 
-By hand because autograd would write the kernel's gradient and then read it for the update, where
-`baddbmm_` adds it to the weights as it is computed.
+Autograd would store the kernel's gradient and read it again for the update, whereas `baddbmm_` adds it to the weights
+directly.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ __all__ = ["make"]
 
 
 def make(case: Case, data: Data, threads: int) -> Operations:
-    """Write the layer with `torch.baddbmm`."""
+    """Make the layer with `torch.baddbmm`."""
     import torch
 
     torch.set_num_threads(threads)
@@ -27,7 +27,7 @@ def make(case: Case, data: Data, threads: int) -> Operations:
     kernel, bias = torch.from_numpy(data.kernel.copy()), torch.from_numpy(data.bias.copy())
     rows, columns = case.strides
     windows = (*case.output_size, N, *case.kernel_size, C)
-    # Made once: torch returns large blocks to the system, and fresh pages cost more than the copy itself.
+    # Allocated once: torch frees large blocks to the system, and new pages cost more than the copy itself.
     patches, dpatches = torch.empty((P, N, K), dtype=x.dtype), torch.empty((P, N, K), dtype=x.dtype)
     yp, dyp = torch.empty((P, N, F), dtype=x.dtype), torch.empty((P, N, F), dtype=x.dtype)
     padded_dx = torch.empty((N, top + H + bottom, left + W + right, C), dtype=x.dtype)

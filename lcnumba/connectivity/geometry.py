@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Mask
 from lcnumba.utils.validation import choice, int_tuple, integer
@@ -253,7 +254,7 @@ class Geometry:
     def by_output(self) -> Triples:
         """The triples grouped by output line o, ordered by a; `line` is i."""
         o, a = np.nonzero(self._line_table >= 0)
-        return Triples(_starts(o, len(self._line_table)), *_frozen(a, self._line_table[o, a]))
+        return Triples(_starts(o, len(self._line_table)), *_read_only(a, self._line_table[o, a]))
 
     @cached_property
     def by_input(self) -> Triples:
@@ -261,7 +262,7 @@ class Geometry:
         o, a = np.nonzero(self._line_table >= 0)
         i = self._line_table[o, a]
         order = np.argsort(i, kind="stable")
-        return Triples(_starts(i[order], self.input_lines), *_frozen(a[order], o[order]))
+        return Triples(_starts(i[order], self.input_lines), *_read_only(a[order], o[order]))
 
     @cached_property
     def columns(self) -> Segments:
@@ -273,7 +274,7 @@ class Geometry:
         column, first_tap = np.nonzero(exists & ~follows)
         segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
         length = np.bincount(segment, minlength=len(column))
-        return Segments(_starts(column, len(taps)), *_frozen(column, taps[column, first_tap], first_tap, length))
+        return Segments(_starts(column, len(taps)), *_read_only(column, taps[column, first_tap], first_tap, length))
 
     @cached_property
     def band_edges(self) -> Index:
@@ -282,7 +283,7 @@ class Geometry:
         wanted = max(-(-TASKS // self.input_lines), -(-width * self.channels // LINE_ENTRIES))
         least = min(BAND_COLUMNS, -(-BAND_ENTRIES // self.channels))
         bands = max(1, min(wanted, width // least))
-        return _frozen(np.arange(bands + 1) * width // bands)[0]
+        return _read_only(np.arange(bands + 1) * width // bands)[0]
 
     @cached_property
     def bands(self) -> Segments:
@@ -297,16 +298,16 @@ class Geometry:
             band_of = np.full(np.count_nonzero(kept), band)
             parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
         of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
-        return Segments(_starts(of_band, len(self.band_edges) - 1), *_frozen(*table))
+        return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
 
     @cached_property
-    def readers(self) -> tuple[Index, Index, Index]:
+    def inverse_map(self) -> tuple[Index, Index, Index]:
         """Which taps read each column of a line: starts by input column, output column, tap."""
         taps = self._taps(-1)
         column, tap = np.nonzero(taps >= 0)
         order = np.argsort(taps[column, tap], kind="stable")
         starts = _starts(taps[column, tap][order], self.input_size[-1])
-        columns, tap_of = _frozen(column[order], tap[order])
+        columns, tap_of = _read_only(column[order], tap[order])
         return starts, columns, tap_of
 
     @cached_property
@@ -331,7 +332,7 @@ class Geometry:
         w = taps[None, :, None, :, None]
         index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
         index = np.where((i >= 0) & (w >= 0), index, -1)
-        return _frozen(index.reshape(self.positions, self.window))[0]
+        return _read_only(index.reshape(self.positions, self.window))[0]
 
     @cached_property
     def exists(self) -> Mask:
@@ -381,9 +382,12 @@ class Geometry:
         if self.padding_mode[dimension] == "circular":
             return outputs * k
         s, before = self.strides[dimension], self.margins[dimension][0]
-        # Those that read an input before the end, but for those that read one before the beginning. In closed form:
-        # what is known of a layer must not need arrays, which sizes may make larger than memory.
-        return _taps_up_to(n - 1 + before, outputs, k, s, d) - _taps_up_to(before - 1, outputs, k, s, d)
+        # For each tap, how many outputs read an input through it; or for each output how many taps, if those are more.
+        (few, step), (many, stride) = sorted(((k, d), (outputs, s)))
+        require(40 * few, "counting the connections", "give a smaller kernel_size or input")
+        first = np.arange(few, dtype=np.int64) * step - before
+        begin, end = (np.clip(-((first - edge) // stride), 0, many) for edge in (0, n))
+        return int(np.sum(end - begin))
 
     def _taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
@@ -474,28 +478,6 @@ def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
     return tuple(choice("padding_mode", mode, MODES) for mode in modes)
 
 
-def _taps_up_to(last: int, outputs: int, taps: int, stride: int, dilation: int) -> int:
-    """How many pairs (o, t), o < outputs and t < taps, have ``o * stride + t * dilation <= last``."""
-    if last < 0:
-        return 0
-    ends = last - (taps - 1) * dilation
-    whole = min(outputs, ends // stride + 1) if ends >= 0 else 0
-    some = min(outputs, last // stride + 1)
-    # Counted from the last of these outputs backwards, the sum is one of floors of a line that rises.
-    return whole * taps + _floor_sum(some - whole, stride, last - (some - 1) * stride + dilation, dilation)
-
-
-def _floor_sum(count: int, slope: int, start: int, divisor: int) -> int:
-    """Sum of ``(slope * i + start) // divisor`` over i < count, by Euclid's algorithm."""
-    total = 0
-    while count > 0:
-        total += (slope // divisor) * (count * (count - 1) // 2) + (start // divisor) * count
-        slope, start = slope % divisor, start % divisor
-        top = slope * count + start
-        count, start, slope, divisor = top // divisor, top % divisor, divisor, slope
-    return total
-
-
 def _cycle(triples: Triples) -> int:
     groups = [np.unique(triples.line[a:b]) for a, b in pairwise(triples.start)]
     cycle = max(1, *(len(group) for group in groups))
@@ -506,12 +488,12 @@ def _cycle(triples: Triples) -> int:
 
 def _starts(group: Index, groups: int) -> Index:
     """Where each of `groups` groups begins in the sorted list `group` of group numbers."""
-    return _frozen(np.searchsorted(group, np.arange(groups + 1)))[0]
+    return _read_only(np.searchsorted(group, np.arange(groups + 1)))[0]
 
 
-def _frozen(*arrays: Index) -> tuple[Index, ...]:
+def _read_only(*arrays: Index) -> tuple[Index, ...]:
     """The arrays as contiguous, read-only int64: one compiled specialisation serves all tables."""
-    frozen = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
-    for array in frozen:
+    tables = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
+    for array in tables:
         array.flags.writeable = False
-    return frozen
+    return tables

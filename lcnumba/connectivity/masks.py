@@ -11,7 +11,7 @@ import numpy as np
 
 from lcnumba.connectivity.geometry import Geometry, padding_modes, paddings
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen, ingest
+from lcnumba.utils.arrays import as_numpy, read_only
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Mask
 from lcnumba.utils.validation import int_tuple, integer
@@ -50,8 +50,8 @@ def get(identifier: Any) -> Mask | None:
     if identifier is None:
         return None
     if isinstance(identifier, Mapping):
-        return frozen(_decoded(identifier))
-    values, _ = ingest("kernel_mask", identifier, any_dtype=True)
+        return read_only(_decoded(identifier))
+    values, _ = as_numpy("kernel_mask", identifier, any_dtype=True)
     if values.dtype != np.bool_:
         raise TypeError(f"kernel_mask has dtype {values.dtype}; give booleans, such as kernel_mask != 0")
     if values.ndim not in (2, 3):
@@ -59,7 +59,7 @@ def get(identifier: Any) -> Mask | None:
             f"kernel_mask has shape {values.shape}; give (P, K), or (P, K, F) where filters differ: positions, window "
             "entries and filters of the kernel"
         )
-    return frozen(np.array(values, order="C"))
+    return read_only(np.array(values, order="C"))
 
 
 def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
@@ -138,7 +138,7 @@ def kernel_mask_from(
            [1, 0, 1, 1]])
     >>> layer = lc.LocallyConnected2D(4, (2, 2), kernel_mask=mask, input_shape=(2, 3, 1))
     """
-    values, _ = ingest("valid", valid, any_dtype=True)
+    values, _ = as_numpy("valid", valid, any_dtype=True)
     if values.dtype != np.bool_:
         raise TypeError(f"valid has dtype {values.dtype}; give booleans, such as np.isfinite(field)")
     rank = len(kernel_size) if isinstance(kernel_size, list | tuple) else values.ndim

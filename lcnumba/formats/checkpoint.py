@@ -77,7 +77,7 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             tree = _decode(file.training, file.read_state)
             progress = _validate_progress(tree["progress"])
             model.build(shape)
-            prepared = model.prepare_training_state(tree["layers"])
+            prepared = model.plan_training_state(tree["layers"])
         except Exception as error:
             if not contents.is_content_error(error):
                 raise
@@ -89,7 +89,7 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
         try:
             model.set_weights(weights)
         except BaseException:
-            model.prepare_training_state(before)()
+            model.plan_training_state(before)()
             raise
 
     return progress, restore

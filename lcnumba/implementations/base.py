@@ -1,8 +1,7 @@
-"""What an implementation is: the linear map of the layer and its derivatives."""
+"""What an implementation is: the layer as a linear map of its input and of its kernel, and the maps derived from it."""
 
 from typing import Protocol
 
-from lcnumba.connectivity.geometry import Geometry
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array
 
@@ -12,41 +11,71 @@ __all__ = ["Implementation"]
 class Implementation(Protocol):
     """One way to compute the layer, for one geometry.
 
-    All arrays are C-contiguous and of one dtype (float32 or float64). The kernel is always the
-    canonical (P, K, F); another form of it is a cache, kept under `version`, a number that the
-    caller changes whenever the kernel changes. Methods may be called from several threads at once
-    as long as the kernel does not change meanwhile.
+    y is linear in x and in the kernel. `apply` computes it; `apply_transpose` and `weight_gradient` are its adjoints
+    in x and in the kernel; `gradients` is both at once, and `fused_update` applies an optimizer's formula to the kernel
+    instead of returning its gradient.
 
-    Connections that do not exist are never read: what the kernel holds there has no effect, and
-    dkernel is 0 there.
+    All arrays are C-contiguous and of one dtype, float32 or float64: x and dx (N, LI*W*C), kernel and dkernel
+    (P, K, F), y and dy (N, P, F), bias (P, F) or (1, F). Nothing is checked here. Connections that do not exist are
+    never read: what the kernel holds there has no effect, and dkernel is 0 there. Methods may be called from several
+    threads at once as long as the kernel does not change meanwhile.
 
-    `y`, where it is given, is the output of a layer that ends in a rectifier, which dy has yet to
-    pass: dy counts where y > 0. `threads` is how many threads large work may use, by default as many
-    as Numba does.
+    Parameters that several methods share:
+
+    y
+        The output of `apply` with ``relu=True``: then dy is masked by y > 0 first.
+    version
+        A number that the caller changes whenever the kernel changes. An implementation may cache another layout of the
+        kernel under it; None caches nothing.
+    threads
+        The most threads to use; None: as many as Numba does.
+    out
+        Where the result goes, instead of a fresh array.
+
+    Attributes
+    ----------
+    supports_fused : bool
+        Whether `fused_update` saves the array of the gradient. Without, it may not be called.
     """
 
-    def __init__(self, geometry: Geometry) -> None: ...
+    @property
+    def supports_fused(self) -> bool:
+        """Whether `fused_update` saves the array of the gradient."""
+        ...
 
-    def forward(
-        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
-        threads: int | None = None,
+    def apply(
+        self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return y (N, P, F) of x (N, LI*W*C), kernel (P, K, F) and bias (P, F) or (1, F); max(y, 0) to rectify."""
+        """Return y, or max(y, 0) with `relu`."""
         ...
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
-        """Return (dx, dkernel), shaped like x and kernel, of dy (N, P, F); dx is None unless wanted."""
+    def apply_transpose(
+        self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return dx."""
         ...
 
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
+    def weight_gradient(
+        self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
+    ) -> Array:
+        """Return dkernel."""
+        ...
+
+    def gradients(
+        self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Return (dx, dkernel)."""
+        ...
+
+    def fused_update(
+        self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
+        version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel by a rule (None: leave it) without an array of its gradient.
+        """Change the kernel and the states of `rule` in place by the rule; return dx of the kernel before the change.
 
-        dx is that of the kernel before the change. `version` is the one before the change, too.
+        Without `wants_dx` dx is not computed, and None is returned. `version` is the one before the change, too.
         """
         ...

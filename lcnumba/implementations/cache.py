@@ -22,8 +22,13 @@ class FormCache(Generic[Form]):
         self._form: Form | None = None
         self._version: int | None = None
 
-    def get(self, version: int, fill: Callable[[Form | None], Form]) -> Form:
-        """Return the form of this version; `fill` takes the old form, or None the first time."""
+    def get(self, version: int | None, fill: Callable[[Form | None], Form]) -> Form:
+        """Return the form of this version; `fill` takes the old form, or None the first time.
+
+        Of no version (None) the form is made anew and not kept.
+        """
+        if version is None:
+            return fill(None)
         with self._lock.lock:
             if self._form is None or self._version != version:
                 self._version = None  # a fill that fails half-way leaves nothing valid behind

@@ -8,11 +8,12 @@ from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.loop import Loops
 from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels import vectors
 from lcnumba.kernels.dense import spread
-from lcnumba.kernels.rules import slots
+from lcnumba.kernels.rules import workers
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.types import Array
 
 __all__ = ["DenseMatrix"]
@@ -29,9 +30,9 @@ class DenseMatrix(MatrixForm):
         size, outputs = geometry.input_size, geometry.positions * geometry.filters
         self._whole = Loops(Geometry(size, geometry.channels, outputs, size))
 
-    def forward(
-        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
-        threads: int | None = None,
+    def apply(
+        self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g = self._geometry
@@ -40,21 +41,27 @@ class DenseMatrix(MatrixForm):
         if bias is not None:
             # A broadcast row of one number is a view that repeats it, which kernels would read on from.
             row = np.ascontiguousarray(np.broadcast_to(bias, (g.positions, g.filters))).reshape(1, -1)
-        if not vectors.TILED:  # plain loops would take minutes over all the zeros
-            y = x @ matrix[0] if row is None else x @ matrix[0] + row
-            return (np.maximum(y, 0) if rectify else y).reshape(len(x), g.positions, g.filters)
-        y = self._whole.forward(x, matrix, row, version, rectify=rectify, threads=threads)
-        return y.reshape(len(x), g.positions, g.filters)
+        y = aligned((len(x), g.positions, g.filters), x.dtype) if out is None else out
+        flat = y.reshape(len(x), 1, g.positions * g.filters)
+        if vectors.TILED:
+            self._whole.apply(x, matrix, row, relu=relu, threads=threads, out=flat)
+        else:  # plain loops would take minutes over all the zeros
+            np.matmul(x, matrix[0], out=flat[:, 0])
+            if row is not None:
+                flat += row
+            if relu:
+                np.maximum(flat, 0, out=flat)
+        return y
 
-    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
+    def _input_gradient(
+        self, kernel: Array, dz: Array, version: int | None, threads: int | None, out: Array | None
+    ) -> Array:
         matrix = self._matrix(kernel, version, threads)[None]
         if not vectors.TILED:
-            return dz @ matrix[0].T
-        dx = self._whole.update(x, matrix, dz[:, None], version, None, threads=threads)
-        assert dx is not None
-        return dx
+            return np.matmul(dz, matrix[0].T, out=out)
+        return self._whole.apply_transpose(matrix, dz[:, None], threads=threads, out=out)
 
-    def _matrix(self, kernel: Array, version: int, threads: int | None) -> Array:
+    def _matrix(self, kernel: Array, version: int | None, threads: int | None) -> Array:
         """The kernel as a dense matrix (inputs, P*F), zero where no connection exists."""
         g = self._geometry
 
@@ -68,7 +75,7 @@ class DenseMatrix(MatrixForm):
                 )  # fmt: skip
             matrix = np.zeros(shape, kernel.dtype) if old is None else old
             chunk = -(-g.positions // TASKS)
-            spread(frozen(kernel), g.input_index, chunk, matrix, threads=slots(kernel.size, threads))
+            spread(read_only(kernel), g.input_index, chunk, matrix, threads=workers(kernel.size, threads))
             return matrix
 
         return self._cache.get(version, fill)

@@ -11,10 +11,10 @@ from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import block as tiled_block
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import plain, update, vectors
-from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, slots
+from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 
@@ -40,6 +40,9 @@ BLOCKS_BYTES = 1 << 19
 HELD_BYTES = 1 << 22
 # Bytes of x that a task copies together, if all of its band fits.
 BAND_BYTES = 1 << 20
+
+
+_NO_GRADIENT, _GRADIENT = Rule(NO_GRADIENT, (), ()), Rule(GRADIENT, (), ())
 
 
 class _Plan(NamedTuple):
@@ -116,23 +119,28 @@ class Loops:
         positions_of_a_task = -(-g.positions // TASKS)
         return (*g.by_output, columns.start, *columns[2:], g.channels, g.kernel_size[-1], positions_of_a_task)
 
-    def forward(
-        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
-        threads: int | None = None,
+    @property
+    def supports_fused(self) -> bool:
+        """Whether there are register tiles, which apply a block's gradient as they compute it."""
+        return vectors.TILED
+
+    def apply(
+        self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
-        y = aligned((len(x), g.positions, g.filters), dtype)
-        threads = slots(len(x) * self._work, threads)
+        y = aligned((len(x), g.positions, g.filters), dtype) if out is None else out
+        threads = workers(len(x) * self._work, threads)
         if not vectors.TILED:
             bias = np.empty((0, 0), dtype) if bias is None else bias
-            plain.forward(self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables, y, threads=threads)
-            return np.maximum(y, 0, out=y) if rectify else y
+            plain.forward(self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables, y, threads=threads)
+            return np.maximum(y, 0, out=y) if relu else y
         plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
         segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
-        floor = dtype.type(0 if rectify else -np.inf)
-        arrays = (self._lines(x), frozen(kernel), frozen(bias), *self._forward_tables)
+        floor = dtype.type(0 if relu else -np.inf)
+        arrays = (self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables)
         if plan.chunk:
             held, line = g.input_cycle, g.input_size[-1] * g.channels
             xt, yt = scratch(dtype, (threads, held, line, plan.chunk), (threads, g.filters, plan.chunk))
@@ -169,57 +177,92 @@ class Loops:
         along_batch = F * -(-N // VN) * g.connections / 2 + N * (g.inputs + g.positions * F) / 3
         return chunk if along_batch < along_filters else 0
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
-        """Return (dx, dkernel); see `Implementation`."""
-        require(kernel.nbytes, "the gradient of the weights", "backward.step makes none for a built-in optimizer")
-        # The kernels write existing connections only, so the others must be 0 beforehand.
-        dkernel = np.empty_like(kernel) if self._geometry.complete and len(x) else np.zeros_like(kernel)
-        rule = Rule(GRADIENT, (), ())
-        return self._run(x, kernel, dy, y, wants_dx, rule, dkernel, threads), dkernel
-
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
-    ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel; see `Implementation`."""
-        rule = Rule(NO_GRADIENT, (), ()) if rule is None else rule
-        if rule.number == NO_GRADIENT or (vectors.TILED and len(x)):
-            return self._run(x, kernel, dy, y, wants_dx, rule, kernel, threads)
-        dx, dkernel = self.backward(x, kernel, dy, version, y=y, wants_dx=wants_dx, threads=threads)
-        update.run(rule, kernel, dkernel, threads)
+    def apply_transpose(
+        self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return dx (N, LI*W*C); see `Implementation`."""
+        dx = aligned((len(dy), self._geometry.inputs), dy.dtype) if out is None else out
+        # Without a gradient x is not read, nor is a target written.
+        self._run(dx, kernel, dy, y, _NO_GRADIENT, kernel, dx, threads)
         return dx
 
-    def _run(
-        self, x: Array, kernel: Array, dy: Array, y: Array | None, wants_dx: bool, rule: Rule, target: Array,
-        threads: int | None,
+    def weight_gradient(
+        self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
+    ) -> Array:
+        """Return dkernel (P, K, F); see `Implementation`."""
+        dkernel = self._gradient_array(len(x), dy.dtype) if out is None else self._cleared(len(x), out)
+        # Without dx the kernel is not read.
+        self._run(x, dkernel, dy, y, _GRADIENT, dkernel, None, threads)
+        return dkernel
+
+    def gradients(
+        self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Return (dx, dkernel); see `Implementation`."""
+        dx, dkernel = out
+        dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._cleared(len(x), dkernel)
+        dx = aligned(x.shape, x.dtype) if dx is None else dx
+        self._run(x, kernel, dy, y, _GRADIENT, dkernel, dx, threads)
+        return dx, dkernel
+
+    def fused_update(
+        self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
+        version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Return dx, and let the rule put the gradient into target, or change it, the kernel, by it."""
+        """Change the kernel, and return dx; see `Implementation`."""
+        dx = None
+        if wants_dx:
+            dx = aligned(x.shape, x.dtype) if out is None else out
+        if len(x):
+            self._run(x, kernel, dy, y, rule, kernel, dx, threads)
+        else:  # a gradient of 0, by which momentum and weight decay still change the weights
+            update.run(rule, kernel, np.zeros_like(kernel), threads)
+        return dx
+
+    def _gradient_array(self, N: int, dtype: np.dtype[Any]) -> Array:
+        """An array for the gradient of N samples, 0 where the kernels do not write."""
+        shape = self._geometry.kernel_shape
+        require(
+            math.prod(shape) * dtype.itemsize, "the gradient of the weights",
+            "backward.step makes none for a built-in optimizer",
+        )  # fmt: skip
+        return np.empty(shape, dtype) if self._geometry.complete and N else np.zeros(shape, dtype)
+
+    def _cleared(self, N: int, dkernel: Array) -> Array:
+        """The array, 0 where the kernels do not write: they write existing connections only."""
+        if not (self._geometry.complete and N):
+            dkernel.fill(0)
+        return dkernel
+
+    def _run(
+        self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule, target: Array, dx: Array | None,
+        threads: int | None,
+    ) -> None:  # fmt: skip
+        """Fill dx unless it is None, and let the rule put the gradient into target, or change it, the kernel, by it."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
-        N, F = len(x), g.filters
-        dx = aligned(x.shape, dtype) if wants_dx else None
-        if not N or (dx is None and rule.number == NO_GRADIENT):
-            return dx
+        N, F, wants_dx = len(x), g.filters, dx is not None
+        if not N:
+            return
         lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
-        threads = min(slots(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
+        threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
-            dy = frozen(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
+            dy = read_only(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
             if dx is not None:
                 bands = (*g.by_input, *g.bands, g.band_edges)
-                plain.backward_input(frozen(kernel), dy, *bands, *sizes, lines, threads=threads)
+                plain.backward_input(read_only(kernel), dy, *bands, *sizes, lines, threads=threads)
             if rule.number == GRADIENT:
                 plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
-            return dx
+            return
         plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
         VN, chunk, held = plan.VN, plan.chunk, plan.held
         turns = VN > 0 and wants_dx
         empty = np.empty(0, dtype)
         states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
         numbers = rule.packed(dtype)
-        arrays = (self._lines(x), frozen(kernel), frozen(dy), frozen(_or_empty(y, dtype)), *g.by_input)
+        arrays = (self._lines(x), read_only(kernel), read_only(dy), read_only(_or_empty(y, dtype)), *g.by_input)
         changed = (rule.number, target.reshape(-1), *states, numbers)
         # With one position dy is as good as a copy of it; and it may be large.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
@@ -229,15 +272,15 @@ class Loops:
             (threads, held, 0 if in_place else N * F),
             (threads, held if turns else 0, F, chunk),
             (threads, plan.entries if turns else 0, chunk),
-            (threads, 2 * tiled_block.STRETCH * F),
+            (threads, 2 * tiled_block.ROW_TILE * F),
         )
         tags = np.full((threads, held), -1, np.int64)
-        zeros = np.zeros(max(F, chunk, tiled_block.STRETCH), dtype)
+        zeros = np.zeros(max(F, chunk, tiled_block.ROW_TILE), dtype)
         held_arrays = (plan.ranges, zeros, xs, packed, dyt, tags)
         kinds = (size, plan.VL, VN, plan.turned)
         if plan.by_inputs:
             readers = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            tables: tuple[Any, ...] = (*g.readers, g.band_edges, *sizes, chunk)
+            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, chunk)
             tiled_backward.backward_by_inputs(*kinds)(
                 *arrays, *tables, *changed, *held_arrays, readers, dxt, gradient, lines, threads=threads
             )
@@ -246,7 +289,6 @@ class Loops:
             tiled_backward.backward(*kinds)(
                 *arrays, *tables, *changed, *held_arrays, dxt, gradient, lines, threads=threads
             )
-        return dx
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
         """Decide how backward goes about N samples of numbers of `size` bytes, and remember it."""
@@ -257,12 +299,12 @@ class Loops:
         if VN and wants_dx:
             fitting = min(TURNED_BYTES // (entries * size * VN), TURNED_DY_BYTES // (F * size * VN))
             chunk = max(1, min(-(-N // VN), fitting)) * VN
-        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.readers[0])))
+        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
         held = g.output_cycle * g.output_size[-1]
         holds = held * F * max(chunk, N) * size <= HELD_BYTES
         pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and holds and pays
-        piece = tiled_block.STRETCH * max(1, BLOCKS_BYTES // 2 // (tiled_block.STRETCH * F * size))
+        piece = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
         # Few filters leave lanes idle, which as many inputs fill.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
         turned = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
@@ -277,7 +319,7 @@ class Loops:
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""
-        return frozen(self._shaped(x))
+        return read_only(self._shaped(x))
 
     def _shaped(self, x: Array) -> Array:
         g = self._geometry
@@ -290,7 +332,7 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     rows = (len(dy), dbias.size)
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
     tiled_backward.backward_bias(
-        frozen(dy.reshape(rows)), frozen(y), dbias.reshape(-1), threads=slots(dy.size, threads)
+        read_only(dy.reshape(rows)), read_only(y), dbias.reshape(-1), threads=workers(dy.size, threads)
     )
     return dbias
 

@@ -1,13 +1,11 @@
 """Any implementation under a mask of connections that exist, on top of what the geometry says."""
 
-from typing import Any
-
 import numpy as np
 
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations.base import Implementation
 from lcnumba.implementations.sparse import SparseMatrix
-from lcnumba.kernels.rules import GRADIENT, Rule
+from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array, Mask
 
 __all__ = ["Masked"]
@@ -31,37 +29,58 @@ class Masked:
 
     def __init__(self, geometry: Geometry, mask: Mask, inner: Implementation) -> None:
         self._inner = inner
-        remedy = "a mask takes it for batches that are not finite: others need the weights alone"
-        self._exact = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask, remedy)
+        hint = "a mask takes it for batches that are not finite: others need the weights alone"
+        self._exact = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask, hint)
         self._absent = np.atleast_3d(~mask)
 
-    def forward(
-        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
-        threads: int | None = None,
+    @property
+    def supports_fused(self) -> bool:
+        """Whether both implementations do."""
+        return self._inner.supports_fused and self._exact.supports_fused
+
+    def apply(
+        self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
-        return self._fitting(x).forward(x, kernel, bias, version, rectify=rectify, threads=threads)
+        return self._fitting(x).apply(x, kernel, bias, relu=relu, version=version, threads=threads, out=out)
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
+    def apply_transpose(
+        self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return dx (N, LI*W*C); see `Implementation`."""
+        return self._fitting(dy).apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out)
+
+    def weight_gradient(
+        self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
+    ) -> Array:
+        """Return dkernel (P, K, F); see `Implementation`."""
+        return self._without_absent(self._inner.weight_gradient(x, dy, y=y, threads=threads, out=out))
+
+    def gradients(
+        self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
+    ) -> tuple[Array, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        chosen: Any = self._fitting(dy)
-        dx, dkernel = chosen.backward(x, kernel, dy, version, y=y, wants_dx=wants_dx, threads=threads)
-        np.copyto(dkernel, dkernel.dtype.type(0), where=self._absent)
-        return dx, dkernel
+        dx, dkernel = self._fitting(dy).gradients(x, kernel, dy, y=y, version=version, threads=threads, out=out)
+        return dx, self._without_absent(dkernel)
 
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
+    def fused_update(
+        self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
+        version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel; see `Implementation`."""
-        chosen: Any = self._fitting(dy)
-        dx: Array | None = chosen.update(x, kernel, dy, version, rule, y=y, wants_dx=wants_dx, threads=threads)
-        if rule is not None and rule.number > GRADIENT:
-            np.copyto(kernel, kernel.dtype.type(0), where=self._absent)
+        """Change the kernel, and return dx; see `Implementation`."""
+        dx = self._fitting(dy).fused_update(
+            x, kernel, dy, rule, y=y, wants_dx=wants_dx, version=version, threads=threads, out=out
+        )
+        self._without_absent(kernel)
         return dx
+
+    def _without_absent(self, kernel: Array) -> Array:
+        """The kernel, or its gradient, with 0 in place of absent connections."""
+        np.copyto(kernel, kernel.dtype.type(0), where=self._absent)
+        return kernel
 
     def _fitting(self, array: Array) -> Implementation:
         """The implementation for products with such an array."""

@@ -1,4 +1,4 @@
-"""What the implementations by a matrix of the weights share: all of backward but dx."""
+"""What the implementations by a matrix of the weights share: the gradient of the kernel."""
 
 import numpy as np
 
@@ -12,9 +12,9 @@ __all__ = ["MatrixForm"]
 
 
 class MatrixForm:
-    """An implementation that brings `forward` and `_input_gradient`.
+    """Base of implementations that define `apply` and `_input_gradient`.
 
-    The kernel's gradient is taken where connections exist alone, by the kernels of implementation 1: a
+    The kernel's gradient is computed at existing connections alone, by the kernels of implementation 1: a
     product of whole matrices would compute mostly zeros, and those kernels need no matrix.
     """
 
@@ -22,34 +22,48 @@ class MatrixForm:
         self._geometry = geometry
         self._loops = Loops(geometry)
 
-    def backward(
-        self, x: Array, kernel: Array, dy: Array, version: int, *, y: Array | None = None, wants_dx: bool = True,
-        threads: int | None = None,
-    ) -> tuple[Array | None, Array]:  # fmt: skip
-        """Return (dx, dkernel); see `Implementation`."""
-        dx = self._dx(x, kernel, dy, version, y, threads) if wants_dx else None
-        _, dkernel = self._loops.backward(x, kernel, dy, version, y=y, wants_dx=False, threads=threads)
-        return dx, dkernel
+    @property
+    def supports_fused(self) -> bool:
+        """Whether implementation 1 does."""
+        return self._loops.supports_fused
 
-    def update(
-        self, x: Array, kernel: Array, dy: Array, version: int, rule: Rule | None, *, y: Array | None = None,
-        wants_dx: bool = True, threads: int | None = None,
-    ) -> Array | None:  # fmt: skip
-        """Return dx, and change the kernel; see `Implementation`."""
-        dx = self._dx(x, kernel, dy, version, y, threads) if wants_dx else None
-        self._loops.update(x, kernel, dy, version, rule, y=y, wants_dx=False, threads=threads)
-        return dx
-
-    def _dx(self, x: Array, kernel: Array, dy: Array, version: int, y: Array | None, threads: int | None) -> Array:
-        dz = dy
+    def apply_transpose(
+        self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
+    ) -> Array:  # fmt: skip
+        """Return dx (N, LI*W*C); see `Implementation`."""
+        g, dz = self._geometry, dy
         if y is not None:
             dz = aligned(dy.shape, dy.dtype)
             dz.fill(0)
             np.copyto(dz, dy, where=y > 0)
-        return self._input_gradient(
-            x, kernel, dz.reshape(len(dy), self._geometry.positions * self._geometry.filters), version, threads
-        )
+        return self._input_gradient(kernel, dz.reshape(len(dy), g.positions * g.filters), version, threads, out)
 
-    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
-        """Return dx (N, LI*W*C), of the shape of x, for dz (N, P*F)."""
+    def weight_gradient(
+        self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
+    ) -> Array:
+        """Return dkernel (P, K, F); see `Implementation`."""
+        return self._loops.weight_gradient(x, dy, y=y, threads=threads, out=out)
+
+    def gradients(
+        self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
+    ) -> tuple[Array, Array]:  # fmt: skip
+        """Return (dx, dkernel); see `Implementation`."""
+        dx = self.apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out[0])
+        return dx, self.weight_gradient(x, dy, y=y, threads=threads, out=out[1])
+
+    def fused_update(
+        self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
+        version: int | None = None, threads: int | None = None, out: Array | None = None,
+    ) -> Array | None:  # fmt: skip
+        """Change the kernel, and return dx; see `Implementation`."""
+        dx = self.apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out) if wants_dx else None
+        self._loops.fused_update(x, kernel, dy, rule, y=y, wants_dx=False, threads=threads)
+        return dx
+
+    def _input_gradient(
+        self, kernel: Array, dz: Array, version: int | None, threads: int | None, out: Array | None
+    ) -> Array:
+        """Return dx (N, LI*W*C) of dz (N, P*F)."""
         raise NotImplementedError

@@ -7,10 +7,10 @@ from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.cache import FormCache
 from lcnumba.implementations.matrix import MatrixForm
 from lcnumba.implementations.scratch import aligned
-from lcnumba.kernels.rules import slots
+from lcnumba.kernels.rules import workers
 from lcnumba.kernels.sparse import product
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array, Mask
 
@@ -25,33 +25,36 @@ class SparseMatrix(MatrixForm):
 
     def __init__(
         self, geometry: Geometry, mask: Mask | None = None,
-        remedy: str = "implementation=1 computes the same with the weights alone",
+        hint: str = "implementation=1 computes the same with the weights alone",
     ) -> None:  # fmt: skip
         """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it.
 
-        The remedy is what a message says to do if there is no memory for it.
+        The hint is what a message says to do if there is no memory for it.
         """
         super().__init__(geometry)
-        self._remedy = remedy
+        self._hint = hint
         self._mask = mask
         self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
 
-    def forward(
-        self, x: Array, kernel: Array, bias: Array | None, version: int, *, rectify: bool = False,
-        threads: int | None = None,
+    def apply(
+        self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
         g = self._geometry
         matrix = self._matrix(kernel, version)
         own_order = np.empty(0, matrix.indices.dtype)
         yt = _product(matrix.indptr, matrix.indices, own_order, matrix.data, x, threads)
-        y = _turned(yt).reshape(len(x), g.positions, g.filters)
+        y = aligned((len(x), g.positions, g.filters), x.dtype) if out is None else out
+        _transposed_copy(yt, y.reshape(len(x), len(yt)))
         if bias is not None:
             y += bias
-        return np.maximum(y, 0, out=y) if rectify else y
+        return np.maximum(y, 0, out=y) if relu else y
 
-    def _input_gradient(self, x: Array, kernel: Array, dz: Array, version: int, threads: int | None) -> Array:
-        return _turned(_product(*self._transposed, self._matrix(kernel, version).data, dz, threads))
+    def _input_gradient(
+        self, kernel: Array, dz: Array, version: int | None, threads: int | None, out: Array | None
+    ) -> Array:
+        return _transposed_copy(_product(*self._transposed, self._matrix(kernel, version).data, dz, threads), out)
 
     @cached_property
     def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -61,8 +64,8 @@ class SparseMatrix(MatrixForm):
         numbered = scipy.sparse.csr_array(
             (np.arange(len(indices), dtype=np.int64), indices, indptr), shape=(g.positions * g.filters, g.inputs)
         )
-        turned = numbered.T.tocsr()
-        return turned.indptr, turned.indices, turned.data.astype(indices.dtype)
+        transposed = numbered.T.tocsr()
+        return transposed.indptr, transposed.indices, transposed.data.astype(indices.dtype)
 
     @cached_property
     def _pattern(self) -> Mask | None:
@@ -75,7 +78,7 @@ class SparseMatrix(MatrixForm):
             pattern = pattern & np.atleast_3d(self._mask)
         return np.broadcast_to(pattern.transpose(0, 2, 1), (g.positions, g.filters, g.window))
 
-    def _matrix(self, kernel: Array, version: int) -> scipy.sparse.csr_array:
+    def _matrix(self, kernel: Array, version: int | None) -> scipy.sparse.csr_array:
         """The kernel as a CSR matrix (P*F, inputs)."""
         g, pattern = self._geometry, self._pattern
 
@@ -87,10 +90,10 @@ class SparseMatrix(MatrixForm):
                 else:
                     old.data[...] = weights[pattern]
                 return old
-            # Values and indices, and as many indices again, and numbers of them, when they are turned.
+            # Values and indices, and as many indices again, and numbers of them, when it is transposed.
             require(
                 kernel.size * (kernel.itemsize + 4 * 8), "the sparse matrix of implementation 3, while it is made",
-                f"{self._remedy}, {kernel.nbytes / 1e9:.3g} GB",
+                f"{self._hint}, {kernel.nbytes / 1e9:.3g} GB",
             )  # fmt: skip
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
             values = weights.flatten() if pattern is None else weights[pattern]
@@ -101,17 +104,17 @@ class SparseMatrix(MatrixForm):
         return self._cache.get(version, fill)
 
 
-def _turned(array: Array) -> Array:
-    """A contiguous copy with its two axes exchanged."""
-    turned = aligned(array.shape[::-1], array.dtype)
-    turned[...] = array.T
-    return turned
+def _transposed_copy(array: Array, out: Array | None = None) -> Array:
+    """A contiguous copy with the two axes exchanged."""
+    copy = aligned(array.shape[::-1], array.dtype) if out is None else out
+    copy[...] = array.T
+    return copy
 
 
 def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
     """The product of a sparse matrix, whose values lie at data[order], and x.T."""
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
-    pattern = (frozen(indptr), frozen(indices), frozen(order), frozen(data))
+    pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
     chunk = -(-len(out) // TASKS)
-    product(*pattern, frozen(_turned(x)), chunk, out, threads=slots(len(x) * len(indices), threads))
+    product(*pattern, read_only(_transposed_copy(x)), chunk, out, threads=workers(len(x) * len(indices), threads))
     return out

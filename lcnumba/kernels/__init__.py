@@ -1,11 +1,10 @@
-"""Numba kernels: bare loops over contiguous arrays, without a word of validation.
+"""Numba kernels: loops over contiguous arrays, without validation.
 
-The contract: a kernel takes C-contiguous arrays and integers, writes into arrays it is given,
-allocates nothing, raises nothing, and knows no strings. Arrays that are only read come as read-only
-views (`lcnumba.utils.arrays.frozen`), so that one compiled specialisation a dtype is enough. A kernel's work
-is cut into tasks by shapes alone, every output element is written by exactly one task, and no sum is
-divided among tasks: results do not depend on who computes which task, nor on how many threads there
-are. Below a fixed amount of work a kernel runs in the calling thread.
+A kernel takes C-contiguous arrays and scalars and writes to preallocated arrays. It allocates nothing, raises
+nothing and takes no strings. Input arrays are passed as read-only views (`lcnumba.utils.arrays.read_only`), so that
+one specialisation per dtype is enough. The work is split into tasks by shapes alone, each output element is
+written by exactly one task, and no sum is split among tasks: results depend neither on which worker computes
+a task nor on the number of threads. Below a fixed amount of work a kernel runs in the calling thread.
 
 Dimensions, in every file of this folder::
 
@@ -16,3 +15,7 @@ Dimensions, in every file of this folder::
 
 Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 """
+
+from lcnumba.runtime import forks
+
+forks.guard()  # every file here imports Numba or llvmlite

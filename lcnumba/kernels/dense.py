@@ -1,20 +1,20 @@
-"""The dense form of the weights."""
+"""The weights as a dense matrix."""
 
 from lcnumba.kernels.jit import next_task, tasks
 
 
 @tasks
-def spread(slot, counter, kernel, index, chunk, matrix):
-    """Write the weights into matrix (LI*W*C, P*F), `chunk` positions a task.
+def spread(worker, counter, kernel, index, task_positions, matrix):
+    """Write the weights to matrix (LI*W*C, P*F), `task_positions` positions per task.
 
-    kernel (P, K, F); index (P, K) is the input that each entry reads, or -1. Several entries may read one
-    input: their weights add up.
+    kernel (P, K, F); index (P, K) is the input that each entry reads, or -1. The weights of entries that read the
+    same input are added.
     """
     P, K, F = kernel.shape
-    total = -(-P // chunk)
-    task = next_task(counter, slot, total)
+    total = -(-P // task_positions)
+    task = next_task(counter, worker, total)
     while task >= 0:
-        for p in range(task * chunk, min(P, (task + 1) * chunk)):
+        for p in range(task * task_positions, min(P, (task + 1) * task_positions)):
             for k in range(K):
                 row = index[p, k]
                 if row >= 0:
@@ -25,4 +25,4 @@ def spread(slot, counter, kernel, index, chunk, matrix):
                 if row >= 0:
                     for f in range(F):
                         matrix[row, p * F + f] += kernel[p, k, f]
-        task = next_task(counter, slot, total)
+        task = next_task(counter, worker, total)

@@ -1,4 +1,4 @@
-"""LLVM's instructions as the tiles need them: an emitter, and loops."""
+"""Emission of LLVM IR for the register tiles: vector instructions and loops."""
 
 from llvmlite import ir
 from numba.core import cgutils
@@ -14,7 +14,7 @@ def const(value):
 
 
 class Emitter:
-    """Writes vector code of one number type and one vector length into a module."""
+    """Emits vector code of one floating-point type and one vector length into a module."""
 
     def __init__(self, module, size, lanes):
         self.module, self.size, self.lanes = module, size, lanes
@@ -24,17 +24,17 @@ class Emitter:
         self.zero = ir.Constant(self.vector, [0.0] * lanes)
 
     def call(self, b, name, result, arguments):
-        """Call one of LLVM's own functions."""
+        """Call an LLVM intrinsic."""
         function_type = ir.FunctionType(result, [a.type for a in arguments])
         return b.call(cgutils.get_or_insert_function(self.module, function_type, name), arguments)
 
     def fma(self, b, x, y, z):
         """X * y + z."""
-        # fmuladd, not fma: on a CPU without the instruction it is a product and a sum, not a library call.
+        # fmuladd, not fma: on a CPU without FMA it becomes a product and a sum, not a library call.
         return self.call(b, f"llvm.fmuladd.{self.suffix}", self.vector, [x, y, z])
 
     def splat(self, b, scalar, kind=None):
-        """A vector that repeats one number."""
+        """A vector that repeats a scalar."""
         kind = kind or self.vector
         undefined = ir.Constant(kind, ir.Undefined)
         first = b.insert_element(undefined, scalar, ir.Constant(I32, 0))
@@ -46,19 +46,19 @@ class Emitter:
         return b.icmp_signed("<", ir.Constant(kind, list(range(self.lanes))), self.splat(b, b.trunc(count, I32), kind))
 
     def opaque(self, b, value):
-        """The value, of which LLVM is not told how it came about.
+        """The value, with its origin hidden from the optimizer.
 
-        Row addresses that it can tell are multiples of one distance become a chain of additions, each
-        waiting for the last: more cycles than the products take.
+        If LLVM sees that row addresses are multiples of one stride, it computes them by a chain of dependent
+        additions, which takes more cycles than the products.
         """
         return b.asm(ir.FunctionType(I64, [I64]), "", "=r,0", [value], False)
 
     def scalar(self, b, address):
-        """The number at an address."""
+        """The scalar at an address."""
         return b.load(b.inttoptr(address, self.number.as_pointer()), align=self.size)
 
     def load(self, b, address, mask=None):
-        """The vector at an address; 0 in lanes that a mask leaves out."""
+        """The vector at an address; 0 in masked-off lanes."""
         pointer = b.inttoptr(address, self.vector.as_pointer())
         if mask is None:
             return b.load(pointer, align=self.size)
@@ -66,7 +66,7 @@ class Emitter:
         return self.call(b, f"llvm.masked.load.{self.suffix}.p0", self.vector, arguments)
 
     def store(self, b, value, address, mask=None):
-        """Write a vector, or those lanes of it that a mask names."""
+        """Store a vector, or the lanes that the mask selects."""
         pointer = b.inttoptr(address, self.vector.as_pointer())
         if mask is None:
             b.store(value, pointer, align=self.size)
@@ -75,17 +75,17 @@ class Emitter:
             self.call(b, f"llvm.masked.store.{self.suffix}.p0", ir.VoidType(), arguments)
 
     def prefetch(self, b, address, level):
-        """Have the cache line of an address fetched into a cache of this level."""
+        """Prefetch the cache line of an address, with locality `level` of `llvm.prefetch` (3: keep in L1)."""
         arguments = [b.inttoptr(address, ir.IntType(8).as_pointer()), *(ir.Constant(I32, n) for n in (0, level, 1))]
         self.call(b, "llvm.prefetch.p0", ir.VoidType(), arguments)
 
     def function(self, name, arguments, body):
-        """The module's function of this name, emitted by `body(builder, *arguments)` if it is new."""
+        """The module's function of this name; `body(builder, *arguments)` emits it the first time."""
         name = f"lcnumba.{name}.{self.suffix}"
         if name in self.module.globals:
             return self.module.globals[name]
         function = ir.Function(self.module, ir.FunctionType(ir.VoidType(), arguments), name)
-        # The same function of another kernel that is linked in is one with this.
+        # Kernels that are linked together share one copy of the function.
         function.linkage = "linkonce_odr"
         function.attributes.add("noinline")
         b = ir.IRBuilder(function.append_basic_block("entry"))
@@ -95,7 +95,7 @@ class Emitter:
 
 
 def carry(b, before, carried):
-    """The counter of a loop, 0 at first, and what it carries, as phi nodes entered from the block `before`."""
+    """Phi nodes, entered from the block `before`, for a loop counter starting at 0 and the carried values."""
     phis = [b.phi(value.type) for value in [const(0), *carried]]
     for phi, value in zip(phis, [const(0), *carried], strict=True):
         phi.add_incoming(value, before)
@@ -103,7 +103,7 @@ def carry(b, before, carried):
 
 
 def loop(b, count, carried, body):
-    """For i in range(count): carried = body(i, carried); returns the last carried."""
+    """For i in range(count): carried = body(i, carried); returns the final values."""
     before, head, block, after = b.block, *(b.append_basic_block(n) for n in ("head", "body", "after"))
     b.branch(head)
     b.position_at_end(head)
@@ -120,16 +120,16 @@ def loop(b, count, carried, body):
 
 
 def loop_some(b, count, carried, body):
-    """`loop` for a count of at least 1: without a test at the head, which costs a spill or two."""
+    """`loop` for a count of at least 1: it omits the initial test, which would spill registers."""
     before, block, after = b.block, *(b.append_basic_block(n) for n in ("body", "after"))
     b.branch(block)
     b.position_at_end(block)
     i, phis = carry(b, before, carried)
     new = body(i, phis)
-    following = b.add(i, const(1))
-    i.add_incoming(following, b.block)
+    next_i = b.add(i, const(1))
+    i.add_incoming(next_i, b.block)
     for phi, value in zip(phis, new, strict=True):
         phi.add_incoming(value, b.block)
-    b.cbranch(b.icmp_signed("<", following, count), block, after)
+    b.cbranch(b.icmp_signed("<", next_i, count), block, after)
     b.position_at_end(after)
     return new

@@ -1,54 +1,53 @@
-"""Forward by lines on register tiles; `lcnumba.connectivity.geometry` makes the tables.
+"""Forward by lines on register tiles; the tables come from `lcnumba.connectivity.geometry`.
 
-Each function here makes the kernel of one number type and of the vector lengths that suit a shape
-(`lcnumba.kernels.vectors`); shapes themselves are arguments, so that few kernels are compiled.
+Each factory here makes the kernel for one dtype and vector length (`lcnumba.kernels.vectors`). Shapes are
+runtime arguments, so that few kernels are compiled.
 """
 
 import functools
 
 import numpy as np
 
-from lcnumba.kernels.block import beyond_the_batch
+from lcnumba.kernels.block import zero_padding_lanes
 from lcnumba.kernels.jit import next_task, specialised, tasks
 from lcnumba.kernels.movement import transpose
 from lcnumba.kernels.tile import B_ROWS, NEXT_A, PANEL, multiply
 
-# Rows of W that are asked for before they are needed; 16 to 64 do equally well, fewer do not.
-AHEAD = 32
+# How many rows of W to prefetch; 16 to 64 are equally fast, fewer are slower.
+PREFETCH_ROWS = 32
 
 
 @functools.cache
 def forward(SIZE, VL):
     """Make the forward kernel."""
     number = np.float32 if SIZE == 4 else np.float64
-    one, bottom, prefetch, panel = number(1), number(-np.inf), B_ROWS, PANEL * VL
+    one, no_clamp, mode, panel = number(1), number(-np.inf), B_ROWS, PANEL * VL
 
     def forward(
-        slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
-        C, KW, chunk, width, piece, floor, segments, y,
+        worker, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
+        C, KW, task_positions, width, k_block, lower_clamp, segments, y,
     ):  # fmt: skip
-        """Compute y, `chunk` positions and `width` filters, a multiple of VL or all, a task.
+        """Compute y, `task_positions` positions and `width` filters (a multiple of VL, or all) per task.
 
-        x (N, LI, W*C), kernel (P, K, F), bias (P, F) or, of zeros, (1, F), y (N, P, F); `row_*`
-        are the triples by output line, `col_*` the segments by output column. y = max(floor, ...).
+        x (N, LI, W*C), kernel (P, K, F), bias (P, F) or zeros (1, F), y (N, P, F); `row_*` are the triples by output
+        line, `col_*` the segments by output column. y = max(lower_clamp, ...).
 
-        The sum of a position runs over its segments, in pieces of at most `piece` entries, so that
-        what one pass over the rows of x leaves of W in cache serves the next pass; segments
-        (slots, taps + 1, SEGMENT) is scratch.
+        The sum of a position runs over its segments, in k-blocks of at most `k_block` entries, so that the rows of W
+        of a k-block stay in cache for all rows of x. segments (workers, taps + 1, SEGMENT) is scratch.
         """
         N, P, F = y.shape
         K, line = kernel.shape[1], x.shape[2]
         OW = len(col_start) - 1
         bias_row = 0 if len(bias) < P else F * SIZE
-        table = segments[slot]
+        table = segments[worker]
         parts = -(-F // width)
-        total = -(-P // chunk) * parts
-        task = next_task(counter, slot, total)
+        total = -(-P // task_positions) * parts
+        task = next_task(counter, worker, total)
         while task >= 0:
             block = task // parts
             left = (task - block * parts) * width
             columns = min(F - left, width)
-            for p in range(block * chunk, min(P, (block + 1) * chunk)):
+            for p in range(block * task_positions, min(P, (block + 1) * task_positions)):
                 o = p // OW
                 j = p - o * OW
                 out = y.ctypes.data + (p * F + left) * SIZE
@@ -61,24 +60,24 @@ def forward(SIZE, VL):
                         k = (row_tap[row] * KW + col_tap[col]) * C
                         end = k + col_taps[col] * C
                         while k < end:
-                            length = min(end - k, piece - entries)
+                            length = min(end - k, k_block - entries)
                             table[count, 0], table[count, 1], table[count, 2] = at * SIZE, k * F * SIZE, length
                             count, entries, k, at = count + 1, entries + length, k + length, at + length
-                            if entries == piece:
-                                ahead = (entries if columns > panel else AHEAD) * F * SIZE
+                            if entries == k_block:
+                                prefetch = (entries if columns > panel else PREFETCH_ROWS) * F * SIZE
                                 multiply(
-                                    SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
+                                    SIZE, VL, mode, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                                    init, init_row, N, columns, ahead, 0, 0, one, bottom,
+                                    init, init_row, N, columns, prefetch, 0, 0, one, no_clamp,
                                 )  # fmt: skip
                                 init, init_row, count, entries = out, P * F * SIZE, 0, 0
-                ahead = (entries if columns > panel else AHEAD) * F * SIZE
+                prefetch = (entries if columns > panel else PREFETCH_ROWS) * F * SIZE
                 multiply(
-                    SIZE, VL, prefetch, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
+                    SIZE, VL, mode, x.ctypes.data, x.shape[1] * line * SIZE, SIZE,
                     weights, F * SIZE, table.ctypes.data, count, out, P * F * SIZE,
-                    init, init_row, N, columns, ahead, 0, 0, one, floor,
+                    init, init_row, N, columns, prefetch, 0, 0, one, lower_clamp,
                 )  # fmt: skip
-            task = next_task(counter, slot, total)
+            task = next_task(counter, worker, total)
 
     return tasks(specialised(forward, SIZE, VL))
 
@@ -87,59 +86,62 @@ def forward(SIZE, VL):
 def forward_by_batch(SIZE, VN):
     """Make the forward kernel for few filters, with vectors of VN samples."""
     number = np.float32 if SIZE == 4 else np.float64
-    one, prefetch, clear = number(1), NEXT_A, beyond_the_batch(SIZE, VN)
+    one, mode, clear = number(1), NEXT_A, zero_padding_lanes(SIZE, VN)
 
     def forward_by_batch(
-        slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
-        C, KW, positions, chunk, floor, segments, xt, tags, yt, y,
+        worker, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
+        C, KW, task_positions, batch_tile, lower_clamp, segments, xt, cache_keys, yt, y,
     ):  # fmt: skip
-        """Compute what `forward` computes, for `chunk` samples at a time, whose lines of x are turned.
+        """Compute the same as `forward`, in batch tiles of `batch_tile` samples, from transposed lines of x.
 
-        Scratch of each slot: segments (segments, 4); xt (held, W*C, chunk), lines of x turned, as many as an
-        output line reads, and tags (held), at first -1, which they are; yt (F, chunk).
+        Scratch per worker: segments (segments, 4); xt (cached_lines, W*C, batch_tile), a cache of transposed lines
+        of x, as many as an output line reads, and its cache_keys (cached_lines), initially -1; yt (F, batch_tile).
         """
         N, P, F = y.shape
         K, LI, line = kernel.shape[1], x.shape[1], x.shape[2]
         OW = len(col_start) - 1
-        held, chunk_bytes = tags.shape[1], chunk * SIZE
-        xt_at, out = xt.ctypes.data + slot * held * line * chunk_bytes, yt.ctypes.data + slot * F * chunk_bytes
-        table = segments[slot]
-        parts = -(-P // positions)
-        total = -(-N // chunk) * parts
-        task = next_task(counter, slot, total)
+        cached_lines, tile_bytes = cache_keys.shape[1], batch_tile * SIZE
+        xt_at, out = (
+            xt.ctypes.data + worker * cached_lines * line * tile_bytes,
+            yt.ctypes.data + worker * F * tile_bytes,
+        )
+        table = segments[worker]
+        parts = -(-P // task_positions)
+        total = -(-N // batch_tile) * parts
+        task = next_task(counter, worker, total)
         while task >= 0:
-            begin = task // parts * chunk
-            count, part = min(chunk, N - begin), task % parts
-            for p in range(part * positions, min(P, (part + 1) * positions)):
+            begin = task // parts * batch_tile
+            count, part = min(batch_tile, N - begin), task % parts
+            for p in range(part * task_positions, min(P, (part + 1) * task_positions)):
                 o = p // OW
                 j = p - o * OW
                 blocks = 0
                 for row in range(row_start[o], row_start[o + 1]):
                     i = row_line[row]
-                    place = i % held
-                    if tags[slot, place] != i * N + begin:
+                    cache_slot = i % cached_lines
+                    if cache_keys[worker, cache_slot] != i * N + begin:
                         source = x.ctypes.data + (begin * LI + i) * line * SIZE
-                        turned = xt_at + place * line * chunk_bytes
-                        transpose(SIZE, source, LI * line * SIZE, turned, chunk_bytes, count, line)
-                        clear(turned, chunk_bytes, line, count)
-                        tags[slot, place] = i * N + begin
+                        transposed = xt_at + cache_slot * line * tile_bytes
+                        transpose(SIZE, source, LI * line * SIZE, transposed, tile_bytes, count, line)
+                        clear(transposed, tile_bytes, line, count)
+                        cache_keys[worker, cache_slot] = i * N + begin
                     for col in range(col_start[j], col_start[j + 1]):
                         table[blocks, 0] = (row_tap[row] * KW + col_tap[col]) * C * F * SIZE
-                        table[blocks, 1] = (place * line + col_input[col] * C) * chunk_bytes
+                        table[blocks, 1] = (cache_slot * line + col_input[col] * C) * tile_bytes
                         table[blocks, 2], table[blocks, 3] = col_taps[col] * C, 0
                         blocks += 1
                 for f in range(F):
-                    first = bias[p, f] if len(bias) == P else bias[0, f]
-                    for n in range(chunk):
-                        yt[slot, f, n] = first
+                    bias_value = bias[p, f] if len(bias) == P else bias[0, f]
+                    for n in range(batch_tile):
+                        yt[worker, f, n] = bias_value
                 weights = kernel.ctypes.data + p * K * F * SIZE
                 multiply(
-                    SIZE, VN, prefetch, weights, SIZE, F * SIZE, xt_at, chunk_bytes,
-                    table.ctypes.data, blocks, out, chunk_bytes, out, chunk_bytes,
-                    F, -(-count // VN) * VN, weights, 0, 0, one, floor,
+                    SIZE, VN, mode, weights, SIZE, F * SIZE, xt_at, tile_bytes,
+                    table.ctypes.data, blocks, out, tile_bytes, out, tile_bytes,
+                    F, -(-count // VN) * VN, weights, 0, 0, one, lower_clamp,
                 )  # fmt: skip
                 target = y.ctypes.data + (begin * P + p) * F * SIZE
-                transpose(SIZE, out, chunk_bytes, target, P * F * SIZE, F, count)
-            task = next_task(counter, slot, total)
+                transpose(SIZE, out, tile_bytes, target, P * F * SIZE, F, count)
+            task = next_task(counter, worker, total)
 
     return tasks(specialised(forward_by_batch, SIZE, VN))

@@ -1,4 +1,4 @@
-"""The one place that configures Numba: compilation, disk cache, threads."""
+"""The only module that configures Numba: compilation, disk cache, threads."""
 
 import functools
 import logging
@@ -16,31 +16,30 @@ from numba.extending import intrinsic
 from lcnumba.kernels.disk_cache import LLVM_BYTES, Cache
 from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
-from lcnumba.runtime.threads import numba_is_safe, share
+from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
 __all__ = ["LLVM_BYTES", "array_at", "compiled", "next_task", "specialised", "tasks"]
 
-# nogil: other Python threads go on meanwhile. error_model "numpy": a division by zero gives inf where
-# Python would raise, since a kernel must not raise. No fastmath: NaN and inf count.
+# nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
+# since a kernel must not raise. No fastmath: it would break NaN and inf.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
-# Numbers between the counters of two slots, so that they share no cache line.
+# Array elements between the counters of two workers, so that they do not share a cache line.
 PADDING = 16
 
 
 def tasks(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a kernel: a function ``f(slot, counter, ...)`` that takes its tasks from `next_task`.
+    """Compile a kernel: a function ``f(worker, counter, ...)`` that gets its tasks from `next_task`.
 
-    Returns ``launch(..., threads)``, which runs the function in as many slots at once. A slot begins with
-    its own share of the tasks, in order, so that neighbours, which read the same lines, meet in one
-    core's cache; then it takes what others have not got to, so that a core that is held up delays
-    nobody. Each task computes the same whoever takes it. Scratch memory belongs to a slot. With one
-    slot the function runs in the calling thread: threads that wait for each other cost more than a
-    small kernel itself, and far more where other processes keep the cores busy.
+    Returns ``launch(..., threads)``, which runs the function in that many workers in parallel. A worker starts
+    with its own share of the tasks, in order, so that neighbouring tasks, which read the same lines, run on one
+    core; then it steals tasks of other workers, so that a slow core delays no other. A task computes the same
+    result on every worker. Each worker has scratch memory of its own. A single worker runs in the calling
+    thread: synchronising threads costs more than a small kernel, and far more on busy cores.
     """
     single = compiled(function)
-    threaded = compiled(_renamed(_run_in_slots, f"{function.__name__}_threads"), parallel=True)
+    threaded = compiled(_renamed(_run_workers, f"{function.__name__}_threads"), parallel=True)
     addresses: dict[tuple[Any, ...], int] = {}
 
     @functools.wraps(function)
@@ -50,7 +49,7 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
             single(0, counter, *arguments)
             return
         if not numba_is_safe():
-            share(single, threads, counter, *arguments)
+            run_on_python_threads(single, threads, counter, *arguments)
             return
         kinds = tuple([getattr(argument, "dtype", None) for argument in arguments])
         address = addresses.get(kinds)
@@ -58,29 +57,29 @@ def tasks(function: Callable[..., None]) -> Callable[..., None]:
             address = addresses[kinds] = _address(single, (0, counter, *arguments))
         threaded(threads, address, counter, *arguments)
 
-    launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # for a look at what was compiled or loaded
+    launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # to inspect the compiled code
     return launch
 
 
 def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
-    """Compile a function, and keep the code on disk where a place can be written."""
+    """Compile a function, and cache the code on disk if a folder is writable."""
     dispatcher = numba.njit(parallel=parallel, **_OPTIONS)(function)
     if numba.config.DISABLE_JIT:
         return dispatcher
-    # By this name Numba's dispatcher asks for code that is not there yet.
+    # Numba's dispatcher calls this method for types without compiled code.
     dispatcher._compile_for_args = _uninterrupted(dispatcher._compile_for_args)
     try:
         dispatcher._cache = Cache(function)
-    except RuntimeError as error:  # no place that can be written, or code that cannot be seen
-        logging.getLogger("lcnumba").debug("compiled code is not kept: %s", error)
+    except RuntimeError as error:  # no writable folder, or no access to the code of the kernels
+        logging.getLogger("lcnumba").debug("compiled code is not cached on disk: %s", error)
     return dispatcher
 
 
 def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Hold signals back while Numba compiles, or loads what it compiled.
+    """Defer signals while Numba compiles, or loads compiled code.
 
-    Much of Numba is imported by the first compilation, and what is left half imported cannot be imported again. An
-    interrupt between two steps of entering one of its locks leaves that taken, and all other threads waiting.
+    The first compilation imports much of Numba, and a partially imported module cannot be imported again. An
+    interrupt while one of its locks is being acquired would leave it locked, and other threads blocked.
     """
 
     @functools.wraps(function)
@@ -91,14 +90,14 @@ def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _run_in_slots(slots, address, *arguments):
-    for slot in prange(0, slots):
-        _call(address, slot, *arguments)
+def _run_workers(workers, address, *arguments):
+    for worker in prange(0, workers):
+        _call(address, worker, *arguments)
 
 
 @intrinsic
-def _call(typingctx, address, slot, *arguments):
-    """Call a compiled kernel by its address: Numba would compile the whole kernel again into a caller."""
+def _call(typingctx, address, worker, *arguments):
+    """Call a compiled kernel by its address: otherwise Numba would compile it again into the caller."""
 
     def codegen(context, builder, signature, values):
         kinds = (signature.args[1], *signature.args[2])
@@ -108,7 +107,7 @@ def _call(typingctx, address, slot, *arguments):
         context.call_conv.call_function(builder, pointer, types.none, kinds, [values[1], *rest])
         return context.get_dummy_value()
 
-    return types.none(address, slot, types.StarArgTuple(arguments)), codegen
+    return types.none(address, worker, types.StarArgTuple(arguments)), codegen
 
 
 def _address(dispatcher: Any, arguments: tuple[Any, ...]) -> int:
@@ -138,16 +137,16 @@ def _pointer(_, address):
 
 @numba.njit(**_OPTIONS)
 def array_at(address, shape, dtype):
-    """The array at an address, which nobody counts references to: passing it on costs nothing."""
+    """The array at an address, without reference counting: passing it on costs nothing."""
     return numba.carray(_pointer(address), shape, dtype)
 
 
-def next_task(counter, slot, tasks):
-    """Return a task, of 0 to tasks - 1, that nobody has taken, from the slot's own share first; or -1."""
-    slots = len(counter)
-    for turn in range(slots):
-        owner = (slot + turn) % slots
-        begin, end = owner * tasks // slots, (owner + 1) * tasks // slots
+def next_task(counter, worker, tasks):
+    """Return an untaken task in [0, tasks), from the worker's own share first; or -1 if all are taken."""
+    workers = len(counter)
+    for distance in range(workers):
+        owner = (worker + distance) % workers
+        begin, end = owner * tasks // workers, (owner + 1) * tasks // workers
         if counter[owner, 0] < end - begin:
             task = begin + _fetch_and_add(counter.ctypes.data + owner * PADDING * 8)
             if task < end:
@@ -155,7 +154,7 @@ def next_task(counter, slot, tasks):
     return -1
 
 
-def _next_task_interpreted(counter, slot, tasks):
+def _next_task_interpreted(counter, worker, tasks):
     counter[0, 0] += 1
     return counter[0, 0] - 1 if counter[0, 0] <= tasks else -1
 
@@ -164,29 +163,29 @@ next_task = _next_task_interpreted if numba.config.DISABLE_JIT else numba.njit(*
 
 
 def specialised(function: Callable[..., Any], *constants: int) -> Callable[..., Any]:
-    """The function, named after the constants that it closes over: the cache on disk goes by names."""
+    """The function, renamed after the constants in its closure, since the disk cache identifies functions by name."""
     return _renamed(function, "_".join(map(str, (function.__name__, *constants))))
 
 
 def _renamed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-    """The same function under another name, by which the cache on disk tells functions apart."""
-    twin = FunctionType(
+    """A copy of the function with another name, which identifies it in the disk cache."""
+    copy = FunctionType(
         function.__code__.replace(co_name=name), function.__globals__, name, closure=function.__closure__
     )
-    twin.__module__, twin.__qualname__ = function.__module__, name
-    return twin
+    copy.__module__, copy.__qualname__ = function.__module__, name
+    return copy
 
 
 class _Compilations(event.Listener):  # type: ignore[misc]
-    """Tells of kernels that are compiled; what Numba compiles for others is none of its business."""
+    """Reports the compilation of our kernels, and ignores other functions that Numba compiles."""
 
     def on_start(self, event: Any) -> None:
         if _is_ours(event):
-            compilation.began(event.data["dispatcher"].py_func.__name__)
+            compilation.started(event.data["dispatcher"].py_func.__name__)
 
     def on_end(self, event: Any) -> None:
         if _is_ours(event):
-            compilation.ended(event.data["dispatcher"].py_func.__name__)
+            compilation.finished(event.data["dispatcher"].py_func.__name__)
 
 
 def _is_ours(event: Any) -> bool:

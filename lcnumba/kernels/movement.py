@@ -1,4 +1,4 @@
-"""Moving numbers through registers: transposed copies, and packed ones."""
+"""Copies through vector registers: transposing and packing."""
 
 from llvmlite import ir
 from numba.core import types
@@ -9,12 +9,12 @@ from lcnumba.kernels.vectors import REGISTERS
 
 __all__ = ["pack", "transpose"]
 
-# Rows and columns that `transpose` exchanges in registers, as large as they come.
+# Sizes of the square blocks that `transpose` transposes in registers, in descending order.
 BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
 
 
-def exchange(b, rows):
-    """The transpose of as many vectors as they have lanes, by exchanging ever larger parts of pairs of them."""
+def transpose_vectors(b, rows):
+    """The transpose of a square block of vectors, by shuffling pairs of them with growing strides."""
     half = 1
     while half < len(rows):
         for i in range(len(rows)):
@@ -33,19 +33,19 @@ def exchange(b, rows):
 
 @intrinsic(prefer_literal=True)
 def transpose(typingctx, SIZE, source, source_row, target, target_row, rows, cols):
-    """target[c, r] = source[r, c]; rows lie `source_row` and `target_row` bytes apart."""
+    """target[c, r] = source[r, c]; the row strides in bytes are `source_row` and `target_row`."""
     size = SIZE.literal_value
     signature = types.void(SIZE, *[types.intp] * 6)
 
     def codegen(context, b, signature, arguments):
-        b.call(transposed(b.module, size, BLOCKS), arguments[1:])
+        b.call(emit_transpose(b.module, size, BLOCKS), arguments[1:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def transposed(module, size, blocks):
-    """The function that transposes by blocks of the first size, and by the next what is left over."""
+def emit_transpose(module, size, blocks):
+    """The function that transposes in blocks of the first size, and the remainder in blocks of the next."""
     lanes, *smaller = blocks
     e = Emitter(module, size, lanes)
 
@@ -63,44 +63,43 @@ def transposed(module, size, blocks):
                 b.store(b.load(next(pointers), align=size), next(pointers), align=size)
                 return
             vectors = [e.load(b, at(source, source_row, b.add(r, const(n)), c)) for n in range(lanes)]
-            for n, vector in enumerate(exchange(b, vectors)):
+            for n, vector in enumerate(transpose_vectors(b, vectors)):
                 e.store(b, vector, at(target, target_row, b.add(c, const(n)), r))
 
-        def each(count, action):
+        def loop_over(count, action):
             loop(b, count, [], lambda i, _: action(i) or [])
 
         block_rows, block_cols = (b.sdiv(n, const(lanes)) for n in (rows, cols))
-        # The side whose rows lie farther apart is passed along its rows, few at a time: each is in pages of
-        # its own.
+        # Traverse the array with the larger row stride row by row: each of its rows is on other memory pages.
         with b.if_else(b.icmp_signed("<", source_row, target_row)) as (along_target, along_source):
             with along_target:
-                each(block_cols, lambda j: each(block_rows, lambda i: block(i, j)))
+                loop_over(block_cols, lambda j: loop_over(block_rows, lambda i: block(i, j)))
             with along_source:
-                each(block_rows, lambda i: each(block_cols, lambda j: block(i, j)))
+                loop_over(block_rows, lambda i: loop_over(block_cols, lambda j: block(i, j)))
         if not smaller:
             return
-        # What is left: the columns beyond the blocks of all rows, then the rows below the blocks.
-        rest = transposed(module, size, smaller)
+        # The remainder: the columns after the blocks in all rows, then the rows below the blocks.
+        rest = emit_transpose(module, size, smaller)
         done_rows, done_cols = (b.mul(n, const(lanes)) for n in (block_rows, block_cols))
-        for r, c, some_rows, some_cols in (
+        for r, c, n_rows, n_cols in (
             (const(0), done_cols, rows, b.sub(cols, done_cols)),
             (done_rows, const(0), b.sub(rows, done_rows), done_cols),
         ):
-            some = b.and_(b.icmp_signed(">", some_rows, const(0)), b.icmp_signed(">", some_cols, const(0)))
-            with b.if_then(some):
-                first, to = at(source, source_row, r, c), at(target, target_row, c, r)
-                b.call(rest, [first, source_row, to, target_row, some_rows, some_cols])
+            nonempty = b.and_(b.icmp_signed(">", n_rows, const(0)), b.icmp_signed(">", n_cols, const(0)))
+            with b.if_then(nonempty):
+                source_at, target_at = at(source, source_row, r, c), at(target, target_row, c, r)
+                b.call(rest, [source_at, source_row, target_at, target_row, n_rows, n_cols])
 
     return e.function("transpose", [I64] * 6, body)
 
 
 @intrinsic(prefer_literal=True)
-def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows, cols, ahead):
-    """target[r, c] = source[r, c] or, where there is a gate and not gate[r, c] > 0, 0.
+def pack(typingctx, SIZE, VL, source, relu_mask, source_row, target, target_row, rows, cols, prefetch_offset):
+    """target[r, c] = source[r, c], or 0 where relu_mask[r, c] > 0 does not hold.
 
-    Rows of source, and of the gate at its address `gate` or with 0 none, lie `source_row` bytes apart, those
-    of target `target_row`. What lies `ahead` bytes beyond is asked for early: no processor foresees short rows
-    far apart.
+    `relu_mask` is the address of the ReLU's output, with the row stride of source, or 0 for no mask. The row strides
+    in bytes are `source_row` and `target_row`. Addresses `prefetch_offset` bytes further on are prefetched: hardware
+    prefetchers do not follow short rows with a large stride.
     """
     size, lanes = SIZE.literal_value, VL.literal_value
     signature = types.void(SIZE, VL, *[types.intp] * 8)
@@ -109,22 +108,22 @@ def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows
         e = Emitter(b.module, size, lanes)
         width = const(size * lanes)
 
-        def every_row(gated):
-            def body(b, source, gate, source_row, target, target_row, rows, cols, ahead):
+        def emit_pack(masked):
+            def body(b, source, relu_mask, source_row, target, target_row, rows, cols, prefetch_offset):
                 whole, left = b.sdiv(cols, const(lanes)), b.srem(cols, const(lanes))
                 mask = e.first_lanes(b, left)
 
                 def row(r, _):
-                    first, to = b.mul(r, source_row), b.add(target, b.mul(r, target_row))
+                    row_offset, to = b.mul(r, source_row), b.add(target, b.mul(r, target_row))
 
                     def vector(offset, mask=None):
-                        at = b.add(first, offset)
+                        at = b.add(row_offset, offset)
                         value = e.load(b, b.add(source, at), mask)
-                        e.prefetch(b, b.add(b.add(source, at), ahead), 2)
-                        if gated:
-                            positive = b.fcmp_ordered(">", e.load(b, b.add(gate, at), mask), e.zero)
+                        e.prefetch(b, b.add(b.add(source, at), prefetch_offset), 2)
+                        if masked:
+                            positive = b.fcmp_ordered(">", e.load(b, b.add(relu_mask, at), mask), e.zero)
                             value = b.select(positive, value, e.zero)
-                            e.prefetch(b, b.add(b.add(gate, at), ahead), 2)
+                            e.prefetch(b, b.add(b.add(relu_mask, at), prefetch_offset), 2)
                         e.store(b, value, b.add(to, offset), mask)
 
                     loop(b, whole, [], lambda i, _: vector(b.mul(i, width)) or [])
@@ -134,13 +133,13 @@ def pack(typingctx, SIZE, VL, source, gate, source_row, target, target_row, rows
 
                 loop(b, rows, [], row)
 
-            return e.function("pack_gated" if gated else "pack", [I64] * 8, body)
+            return e.function("pack_masked" if masked else "pack", [I64] * 8, body)
 
-        with b.if_else(b.icmp_signed("!=", arguments[3], const(0))) as (gated, plain):
-            with gated:
-                b.call(every_row(True), arguments[2:])
-            with plain:
-                b.call(every_row(False), arguments[2:])
+        with b.if_else(b.icmp_signed("!=", arguments[3], const(0))) as (masked, unmasked):
+            with masked:
+                b.call(emit_pack(True), arguments[2:])
+            with unmasked:
+                b.call(emit_pack(False), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen

@@ -1,6 +1,6 @@
-"""Forward and backward by lines as plain loops: the definition that the tuned kernels are held to.
+"""Forward and backward by lines as plain loops: the reference for the tuned kernels.
 
-They also serve where the register tile cannot: with LCNUMBA_TILE=0, and without compilation.
+They are also used where the register tile is not available: with LCNUMBA_TILE=0, and without compilation.
 """
 
 from lcnumba.kernels.jit import next_task, tasks
@@ -8,20 +8,20 @@ from lcnumba.kernels.jit import next_task, tasks
 
 @tasks
 def forward(
-    slot, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
-    C, KW, chunk, y,
+    worker, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
+    C, KW, task_positions, y,
 ):  # fmt: skip
-    """Compute y, `chunk` positions a task; each W[p] is read once for the whole batch.
+    """Compute y, `task_positions` positions per task; each W[p] is read once for the whole batch.
 
     x (N, LI, W*C), kernel (P, K, F), bias (P, F) or (1, F) or (0, 0), y (N, P, F); `row_*` are the triples
     by output line, `col_*` the segments by output column.
     """
     N, P, F = y.shape
     OW = len(col_start) - 1
-    total = -(-P // chunk)
-    task = next_task(counter, slot, total)
+    total = -(-P // task_positions)
+    task = next_task(counter, worker, total)
     while task >= 0:
-        for p in range(task * chunk, min(P, (task + 1) * chunk)):
+        for p in range(task * task_positions, min(P, (task + 1) * task_positions)):
             o = p // OW
             j = p - o * OW
             own = p if len(bias) == P else 0
@@ -37,24 +37,23 @@ def forward(
                             value = x[n, i, at + entry]
                             for f in range(F):
                                 y[n, p, f] += value * kernel[p, k + entry, f]
-        task = next_task(counter, slot, total)
+        task = next_task(counter, worker, total)
 
 
 @tasks
 def backward_input(
-    slot, counter, kernel, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
+    worker, counter, kernel, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
     edges, C, KW, OW, dx,
 ):  # fmt: skip
-    """Compute dx, a task for each band of each input line.
+    """Compute dx, one task per band of each input line.
 
-    kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line,
-    `band_*` the segments cut at the band `edges`. All that reaches a band's dx is summed by its
-    task, in the order of the tables.
+    kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
+    split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables.
     """
     N, _, F = dy.shape
     bands = len(band_start) - 1
     total = dx.shape[1] * bands
-    task = next_task(counter, slot, total)
+    task = next_task(counter, worker, total)
     while task >= 0:
         i = task // bands
         band = task - i * bands
@@ -72,24 +71,24 @@ def backward_input(
                         for f in range(F):
                             value += kernel[p, k + entry, f] * dy[n, p, f]
                         dx[n, i, at + entry] = value
-        task = next_task(counter, slot, total)
+        task = next_task(counter, worker, total)
 
 
 @tasks
 def backward_kernel(
-    slot, counter, x, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
+    worker, counter, x, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
     C, KW, OW, dkernel,
 ):  # fmt: skip
-    """Compute dkernel, a task for each band of each input line: its blocks belong to it alone.
+    """Compute dkernel, one task per band of each input line: no other task writes its blocks.
 
-    x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), of which only existing connections are
-    written; the tables are those of `backward_input`.
+    x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), written only at existing connections; the tables are those of
+    `backward_input`.
     """
     N, LI, _ = x.shape
     F = dy.shape[2]
     bands = len(band_start) - 1
     total = LI * bands
-    task = next_task(counter, slot, total)
+    task = next_task(counter, worker, total)
     while task >= 0:
         i = task // bands
         band = task - i * bands
@@ -106,4 +105,4 @@ def backward_kernel(
                         value = x[n, i, at + entry]
                         for f in range(F):
                             dkernel[p, k + entry, f] += value * dy[n, p, f]
-        task = next_task(counter, slot, total)
+        task = next_task(counter, worker, total)

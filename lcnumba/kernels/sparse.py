@@ -4,16 +4,16 @@ from lcnumba.kernels.jit import next_task, tasks
 
 
 @tasks
-def product(slot, counter, indptr, indices, order, data, dense, chunk, out):
-    """Compute out[r] = sum over entries e of row r of data[order[e]] * dense[indices[e]], `chunk` rows a task.
+def product(worker, counter, indptr, indices, order, data, dense, task_rows, out):
+    """Compute out[r] = sum over entries e of row r of data[order[e]] * dense[indices[e]], `task_rows` rows per task.
 
-    dense and out hold the batch innermost, (rows, N). An empty order is the entries' own.
+    dense and out are (rows, N), with the batch innermost. An empty order means data[e].
     """
     rows, N = out.shape
-    total = -(-rows // chunk)
-    task = next_task(counter, slot, total)
+    total = -(-rows // task_rows)
+    task = next_task(counter, worker, total)
     while task >= 0:
-        for r in range(task * chunk, min(rows, (task + 1) * chunk)):
+        for r in range(task * task_rows, min(rows, (task + 1) * task_rows)):
             for n in range(N):
                 out[r, n] = 0
             for e in range(indptr[r], indptr[r + 1]):
@@ -21,4 +21,4 @@ def product(slot, counter, indptr, indices, order, data, dense, chunk, out):
                 i = indices[e]
                 for n in range(N):
                     out[r, n] += value * dense[i, n]
-        task = next_task(counter, slot, total)
+        task = next_task(counter, worker, total)

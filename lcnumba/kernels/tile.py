@@ -1,12 +1,12 @@
 """The register tile: small matrix products whose sums stay in vector registers.
 
-Numba's own loops keep a sum in memory, or in vectors half as wide as the machine's. These intrinsics
-emit LLVM's vector instructions themselves: a tile of MR x NV accumulators is carried through the
-loops over segments and over k, so that a step is NV loads, MR broadcasts and MR * NV multiply-adds.
+Numba's own loops keep sums in memory, or in vectors half as wide as the CPU's. These intrinsics emit LLVM
+vector instructions directly: a tile of MR x NV accumulators is carried through the loops over segments
+and over k, so that each step is NV loads, MR broadcasts and MR * NV multiply-adds.
 
-Operands are rows inside larger arrays, so everything is addressed in bytes. SIZE (bytes of a number,
-4 or 8) and VL (numbers of a vector) are compile-time constants; LLVM lowers vectors of any length
-for any CPU, in pieces where need be: an unsuitable length costs time, never the answer.
+Operands are rows of larger arrays, so all strides are in bytes. SIZE (bytes of an element, 4 or 8) and VL
+(elements of a vector) are compile-time constants. LLVM splits vectors that are longer than the CPU's: an
+unsuitable length is slower but correct.
 """
 
 from typing import Any, NamedTuple
@@ -21,30 +21,30 @@ from lcnumba.kernels.vectors import REGISTERS
 
 __all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply"]
 
-# Rows of a tile for each number of vectors NV, by the registers of the machine: large tiles first, then
-# what rows are left over. 24 sums, the row of B and a broadcast fill 32 registers, 12 fill 16. A few
-# sizes for the rest keep compilation short.
+# Tile heights MR for each number of vectors NV, by the number of vector registers: the largest first, then those for
+# the remaining rows. 24 sums, the row of B and a broadcast fill 32 registers; 12 sums fill 16. Few heights keep
+# compilation short.
 ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
     32: {4: (6, 3, 2, 1), 2: (12, 9, 8, 4, 3, 2, 1), 1: (16, 8, 4, 1)},
     16: {2: (6, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
-# Vectors of columns that are worked on at once.
+# The most vectors of columns in a tile.
 PANEL = max(ROWS)
-# Sums in flight that hide the latency of a multiply-add: 4 cycles, 2 of them a cycle.
+# Independent sums that hide the latency of a multiply-add: 4 cycles at 2 per cycle.
 IN_FLIGHT = 8
-# Rows of A that a tile addresses from one pointer: it, and one and two rows on, as instructions can.
+# Rows of A addressed from one pointer: x86 addressing modes reach base, base + stride and base + 2 * stride.
 GROUP = 3
-# Rows that `dots` asks for before it needs them; 16 to 32 do equally well.
-DOTS_AHEAD = 32
-# Numbers of a segment; see `multiply`.
+# How many rows ahead `dots` prefetches; 16 to 32 are equally fast.
+DOTS_PREFETCH_ROWS = 32
+# Fields of a segment; see `multiply`.
 SEGMENT = 4
-# What `multiply` asks for early: rows of B that come later, or a block that will be A after this one.
+# What `multiply` prefetches: later columns of B, or the block that will be A in the next call.
 B_ROWS, NEXT_A = 1, 2
 
 
 class Operands(NamedTuple):
-    """The arguments of `multiply` that are addresses, distances in bytes, and counts."""
+    """The arguments of `multiply` that are addresses, strides in bytes, and counts."""
 
     a: Any
     a_row: Any
@@ -59,13 +59,13 @@ class Operands(NamedTuple):
     init_row: Any
     rows: Any
     cols: Any
-    ahead: Any
-    ahead_row: Any
-    ahead_k: Any
+    prefetch: Any
+    prefetch_row: Any
+    prefetch_k: Any
 
 
-def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
-    """One tile: rows `row` to `row + MR`, NV vectors of columns, the last one under the mask."""
+def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp, mode):
+    """One tile: rows `row` to `row + MR` by NV vectors of columns, the last vector masked."""
     width = e.size * e.lanes
     masks = [None] * (NV - 1) + [mask]
     a = b.add(o.a, b.mul(row, o.a_row))
@@ -74,22 +74,22 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
     unroll = 1 if MR * NV >= IN_FLIGHT else 1 << (IN_FLIGHT // (MR * NV)).bit_length() - 1
     sums = [e.zero] * (MR * NV * unroll)
 
-    def steps(number, ahead):
+    def steps(number, prefetch):
         def body(k, carried):
             at_a, at_b, acc = carried[: len(groups)], carried[len(groups)], carried[len(groups) + 1 :]
             at_a = [e.opaque(b, at) for at in at_a]
             new = list(acc)
-            if prefetch == NEXT_A:
+            if mode == NEXT_A:
                 lines = -(-MR * e.size * number // LINE_BYTES)
-                at = b.add(ahead, b.mul(k, b.mul(o.ahead_k, const(MR * number))))
+                at = b.add(prefetch, b.mul(k, b.mul(o.prefetch_k, const(MR * number))))
                 for n in range(lines):
                     e.prefetch(b, b.add(at, const(LINE_BYTES * n)), 2)
             for u in range(number):
                 ap, bp = [b.add(at, b.mul(o.a_k, const(u))) for at in at_a], b.add(at_b, b.mul(o.b_k, const(u)))
                 vectors = [e.load(b, b.add(bp, const(width * j)), masks[j]) for j in range(NV)]
-                if prefetch == B_ROWS:
+                if mode == B_ROWS:
                     for j in range(0, width * NV, LINE_BYTES):
-                        e.prefetch(b, b.add(b.add(bp, o.ahead), const(j)), 3)
+                        e.prefetch(b, b.add(b.add(bp, o.prefetch), const(j)), 3)
                 for r in range(MR):
                     at = ap[r // GROUP]
                     if r % GROUP:
@@ -105,15 +105,15 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
 
     def segment(s, acc):
         entry = b.add(o.segments, b.mul(s, const(8 * SEGMENT)))
-        at_a, at_b, length, ahead = (
+        at_a, at_b, length, prefetch = (
             b.load(b.inttoptr(b.add(entry, const(8 * n)), I64.as_pointer()), align=8) for n in range(SEGMENT)
         )
-        ahead = b.add(b.add(o.ahead, ahead), b.mul(row, o.ahead_row))
+        prefetch = b.add(b.add(o.prefetch, prefetch), b.mul(row, o.prefetch_row))
         carried = [*(b.add(group, at_a) for group in groups), b.add(o.b, at_b), *acc]
         if unroll == 1:
-            return loop_some(b, length, carried, steps(1, ahead))[len(groups) + 1 :]
-        carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll, ahead))
-        return loop(b, b.srem(length, const(unroll)), carried, steps(1, ahead))[len(groups) + 1 :]
+            return loop_some(b, length, carried, steps(1, prefetch))[len(groups) + 1 :]
+        carried = loop(b, b.sdiv(length, const(unroll)), carried, steps(unroll, prefetch))
+        return loop(b, b.srem(length, const(unroll)), carried, steps(1, prefetch))[len(groups) + 1 :]
 
     sums = loop(b, o.count, sums, segment)
     tiles = [sums[u * MR * NV : (u + 1) * MR * NV] for u in range(unroll)]
@@ -124,48 +124,47 @@ def tile(e, b, o, MR, NV, mask, row, factor, floor, prefetch):
             while len(parts) > 1:
                 parts = [b.fadd(x, y) for x, y in zip(parts[::2], parts[1::2], strict=True)]
             value = e.fma(b, factor, parts[0], e.load(b, b.add(init, const(width * j)), masks[j]))
-            value = b.select(b.fcmp_ordered(">", floor, value), floor, value)
+            value = b.select(b.fcmp_ordered(">", lower_clamp, value), lower_clamp, value)
             e.store(b, value, b.add(at, const(width * j)), masks[j])
         at, init = b.add(at, o.c_row), b.add(init, o.init_row)
 
 
-def panel(e, NV, masked, prefetch):
-    """The function of all rows by NV vectors of columns; with a mask, `cols` tells how many lanes count."""
+def panel(e, NV, masked, mode):
+    """The function of all rows by NV vectors of columns; if masked, `cols` is the number of valid lanes."""
 
     def body(b, *arguments):
         o = Operands(*arguments[:-2])
         mask = e.first_lanes(b, o.cols) if masked else None
-        factor, floor = (e.splat(b, scalar) for scalar in arguments[-2:])
+        factor, lower_clamp = (e.splat(b, scalar) for scalar in arguments[-2:])
         done = const(0)
         for MR in ROWS[NV]:
             times = b.sdiv(b.sub(o.rows, done), const(MR))
 
             def rows(_, carried, MR=MR):
-                tile(e, b, o, MR, NV, mask, carried[0], factor, floor, prefetch)
+                tile(e, b, o, MR, NV, mask, carried[0], factor, lower_clamp, mode)
                 return [b.add(carried[0], const(MR))]
 
             (done,) = loop(b, times, [done], rows)
 
     arguments = [I64] * len(Operands._fields) + [e.number] * 2
-    return e.function(f"panel{NV}{'masked' if masked else ''}.{prefetch}", arguments, body)
+    return e.function(f"panel{NV}{'masked' if masked else ''}.{mode}", arguments, body)
 
 
 @intrinsic(prefer_literal=True)
 def multiply(
     typingctx, SIZE, VL, PREFETCH, a, a_row, a_k, b, b_k, segments, count, c, c_row, init, init_row, rows, cols,
-    ahead, ahead_row, ahead_k, factor, floor,
+    prefetch, prefetch_row, prefetch_k, factor, lower_clamp,
 ):  # fmt: skip
-    """C[r, v] = max(floor, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
+    """C[r, v] = max(lower_clamp, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
 
-    ``A[r, k]`` lies at ``a + offset_a(s) + r * a_row + k * a_k``; row k of B, contiguous, at ``b +
-    offset_b(s) + k * b_k``; rows of C and of init, contiguous, at ``c + r * c_row`` and ``init + r *
-    init_row``. `segments` is the address of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_ahead).
-    `floor` is 0 for a rectifier and else -inf; NaN stays NaN. PREFETCH says what is asked for early: with
-    B_ROWS the columns of B that come next and, from the last ones, those that lie `ahead` bytes beyond the
-    first, with NEXT_A the block at ``ahead + offset_ahead(s)``,
-    whose rows lie `ahead_row` bytes apart, `ahead_k` bytes of each row a step.
+    ``A[r, k]`` is at ``a + offset_a(s) + r * a_row + k * a_k``; row k of B, contiguous, at ``b + offset_b(s) + k *
+    b_k``; rows of C and init, contiguous, at ``c + r * c_row`` and ``init + r * init_row``. `segments` is the address
+    of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_prefetch). `lower_clamp` is 0 for ReLU and -inf
+    otherwise; NaN is propagated. PREFETCH selects what is prefetched: with B_ROWS the next columns of B and, at the
+    last columns, those `prefetch` bytes after the first; with NEXT_A the block at ``prefetch + offset_prefetch(s)``
+    with row stride `prefetch_row`, `prefetch_k` bytes of each row per step.
     """
-    size, lanes, prefetch = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
+    size, lanes, mode = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
     number = types.float32 if size == 4 else types.float64
     signature = types.void(SIZE, VL, PREFETCH, *[types.intp] * 16, number, number)
 
@@ -174,14 +173,16 @@ def multiply(
         o, scalars = Operands(*arguments[3:-2]), arguments[-2:]
         width = const(size * lanes)
 
-        # Of B's rows, a panel asks for what the next panel needs, and the last one for what comes after them.
+        # A panel prefetches the rows of B of the next panel, the last one those at `prefetch`.
         def run(NV, masked, at, cols):
-            ahead = o.ahead
-            if prefetch == B_ROWS:
+            prefetch = o.prefetch
+            if mode == B_ROWS:
                 end = b.add(b.udiv(at, const(size)), const(NV * lanes))
-                ahead = b.select(b.icmp_signed(">=", end, o.cols), b.sub(o.ahead, at), const(NV * size * lanes))
-            shifted = o._replace(b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols, ahead=ahead)
-            b.call(panel(e, NV, masked, prefetch), [*shifted, *scalars])
+                prefetch = b.select(b.icmp_signed(">=", end, o.cols), b.sub(o.prefetch, at), const(NV * size * lanes))
+            shifted = o._replace(
+                b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols, prefetch=prefetch
+            )
+            b.call(panel(e, NV, masked, mode), [*shifted, *scalars])
 
         def full(i, _):
             run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), o.cols)
@@ -204,11 +205,11 @@ def multiply(
 
 
 @intrinsic(prefer_literal=True)
-def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, following, x, factor):
-    """c[r] += sum over v of A[r, v] vector[v], and then A[r, v] += factor * x[r] * vector[v] unless x is 0.
+def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, next_block, x, factor):
+    """c[r] += sum over v of A[r, v] vector[v]; then A[r, v] += factor * x[r] * vector[v] if x is not 0.
 
-    All but factor and counts are addresses; rows of A lie `a_row` bytes apart. They are asked for early, and
-    after the last ones those of `following`, which lie likewise.
+    All arguments but factor, a_row and counts are addresses; `a_row` is the row stride of A. Rows are prefetched,
+    at the end of A those of `next_block`, which has the same stride.
     """
     size, lanes = SIZE.literal_value, VL.literal_value
     signature = types.void(SIZE, VL, *[types.intp] * 8, types.float32 if size == 4 else types.float64)
@@ -217,41 +218,41 @@ def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, following, x, fac
         e = Emitter(b.module, size, lanes)
         kinds = [*[I64] * 8, e.number]
 
-        def every(name, updates):
-            return e.function(name, kinds, lambda b, *rest: every_dot(e, b, updates, *rest))
+        def function_of(name, updates):
+            return e.function(name, kinds, lambda b, *rest: emit_dots(e, b, updates, *rest))
 
-        with b.if_else(b.icmp_signed("!=", arguments[-2], const(0))) as (updating, plain):
-            with updating:
-                b.call(every("dots_updating", True), arguments[2:])
-            with plain:
-                b.call(every("dots", False), arguments[2:])
+        with b.if_else(b.icmp_signed("!=", arguments[-2], const(0))) as (updates_a, only_dots):
+            with updates_a:
+                b.call(function_of("dots_updating", True), arguments[2:])
+            with only_dots:
+                b.call(function_of("dots", False), arguments[2:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-def every_dot(e, b, updates, a, a_row, vector, c, rows, cols, following, x, factor):
+def emit_dots(e, b, updates, a, a_row, vector, c, rows, cols, next_block, x, factor):
     width = const(e.size * e.lanes)
     whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
     mask = e.first_lanes(b, left)
     edge = b.mul(whole, width)
     factor = e.splat(b, factor)
 
-    def over_columns(carried, action):
-        """Pass over the whole vectors of a row, and the rest of it under the mask."""
-        carried = loop(b, whole, carried, lambda i, carried: action(b.mul(i, width), carried, None))
+    def over_columns(carried, visit):
+        """Visit the full vectors of a row, then the remainder under the mask."""
+        carried = loop(b, whole, carried, lambda i, carried: visit(b.mul(i, width), carried, None))
         rest = b.zext(b.icmp_signed(">", left, const(0)), I64)
-        return loop(b, rest, carried, lambda _, carried: action(edge, carried, mask))
+        return loop(b, rest, carried, lambda _, carried: visit(edge, carried, mask))
 
     def group(G, first):
         at = [b.add(a, b.mul(b.add(first, const(r)), a_row)) for r in range(G)]
-        later = b.add(first, const(DOTS_AHEAD))
-        beyond = b.icmp_signed(">=", later, rows)
-        base, later = b.select(beyond, following, a), b.select(beyond, b.sub(later, rows), later)
-        later = [b.add(base, b.mul(b.add(later, const(r)), a_row)) for r in range(G)]
+        fetched = b.add(first, const(DOTS_PREFETCH_ROWS))
+        in_next = b.icmp_signed(">=", fetched, rows)
+        base, fetched = b.select(in_next, next_block, a), b.select(in_next, b.sub(fetched, rows), fetched)
+        fetched = [b.add(base, b.mul(b.add(fetched, const(r)), a_row)) for r in range(G)]
 
         def add(offset, sums, mask):
-            for row in later:
+            for row in fetched:
                 e.prefetch(b, b.add(row, offset), 3)
             v = e.load(b, b.add(vector, offset), mask)
             return [e.fma(b, e.load(b, b.add(at[r], offset), mask), v, sums[r]) for r in range(G)]
@@ -286,7 +287,7 @@ def every_dot(e, b, updates, a, a_row, vector, c, rows, cols, following, x, fact
 
 
 def fold(e, b, sums):
-    """The vector of the sums over the lanes of each of 2^m vectors."""
+    """The vector of the horizontal sums of 2^m vectors."""
     lanes, half = range(e.lanes), 1
     kind = ir.VectorType(I32, e.lanes)
     count = len(sums)
@@ -300,8 +301,8 @@ def fold(e, b, sums):
         half *= 2
     (total,) = sums
     while half < e.lanes:
-        turned = ir.Constant(kind, [(lane + half) % e.lanes for lane in lanes])
-        total = b.fadd(total, b.shuffle_vector(total, total, turned))
+        rotated = ir.Constant(kind, [(lane + half) % e.lanes for lane in lanes])
+        total = b.fadd(total, b.shuffle_vector(total, total, rotated))
         half *= 2
     if count == e.lanes:
         return total

@@ -1,9 +1,9 @@
-"""Each optimizer's formula, once: on a stretch of a flat parameter whose gradient is at hand.
+"""The update formulas of the optimizers, applied to slices of a flat parameter.
 
-`apply` serves the backward kernel, where the stretch is a few rows of weights in cache, and `whole`,
-which goes over arrays. Penalties and the one elementwise constraint belong to every formula. The states
-are the optimizer's arrays, of the shape of the parameter, or empty where it has fewer. Numbers are of the
-parameter's dtype (a Python float would promote float32 sums to float64).
+The backward kernel calls `apply` for a few rows of weights in cache; `apply_all` updates whole arrays. Every
+formula includes the penalties and the elementwise constraint. State arrays have the shape of the parameter; those
+that a formula does not use are empty. Hyperparameters have the parameter's dtype (a Python float would promote
+float32 to float64).
 """
 
 import functools
@@ -14,94 +14,94 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.kernels.jit import next_task, tasks
-from lcnumba.kernels.rules import DESCENT, L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, Rule
+from lcnumba.kernels.rules import L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, SGD_REGULARIZED, Rule
 from lcnumba.runtime.threads import count
-from lcnumba.utils.arrays import frozen
+from lcnumba.utils.arrays import read_only
 
-CHUNK = 1 << 15  # elements of a task, 128 KiB of float32; a single task needs no threads
+TASK_SIZE = 1 << 15  # elements per task, 128 KiB of float32; a single task runs without threads
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def _slope(p, grad, e, restrained, numbers):
-    """The gradient of the loss and of the penalty; the choice is the same for all e and leaves the loop."""
-    if not restrained:
+def _regularized_gradient(p, grad, e, regularized, hyper):
+    """The gradient of loss and penalty. The branch does not depend on e: LLVM hoists it out of the loop."""
+    if not regularized:
         return grad[e]
-    zero = numbers[0] * 0
-    sign = numbers[L1] if p[e] > 0 else -numbers[L1] if p[e] < 0 else zero
-    return grad[e] + sign + numbers[L2] * p[e]
+    zero = hyper[0] * 0
+    sign = hyper[L1] if p[e] > 0 else -hyper[L1] if p[e] < 0 else zero
+    return grad[e] + sign + hyper[L2] * p[e]
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def apply(rule, p, grad, first, second, numbers):
-    """Update a stretch p of a parameter by its gradient, and as long stretches of the rule's states.
+def apply(rule, p, grad, m, v, hyper):
+    """Update a slice p of a parameter, and the same slices m and v of its states, by the gradient.
 
-    numbers is (lr, ...): then the rate (MOMENTUM, NESTEROV), or beta_1, beta_2, 1 - beta_1, 1 -
-    beta_2, epsilon, share that decays (ADAM, whose lr already holds the correction of the moments' bias), or
-    rho, 1 - rho, epsilon (RMSPROP); and, by the names of `lcnumba.kernels`, the penalty's factors, l2 twice, and
-    whether the parameter stays above 0.
+    m is the velocity (MOMENTUM, NESTEROV), the first moment (ADAM) or the mean square (RMSPROP), v the second
+    moment. hyper is (lr, ...), then the momentum (MOMENTUM, NESTEROV); or beta_1, beta_2, 1 - beta_1, 1 - beta_2,
+    epsilon, weight decay times lr (ADAM, whose lr includes the bias correction); or rho, 1 - rho, epsilon (RMSPROP).
+    At L1, L2 and NON_NEGATIVE it holds l1, 2 * l2 and whether to clip the parameter at 0.
     """
-    lr = numbers[0]
-    restrained = numbers[L1] != 0 or numbers[L2] != 0
-    if rule in (SGD, DESCENT):
+    lr = hyper[0]
+    regularized = hyper[L1] != 0 or hyper[L2] != 0
+    if rule in (SGD, SGD_REGULARIZED):
         for e in range(len(grad)):
-            p[e] -= lr * _slope(p, grad, e, restrained, numbers)
+            p[e] -= lr * _regularized_gradient(p, grad, e, regularized, hyper)
     elif rule == MOMENTUM:
         for e in range(len(grad)):
-            first[e] = numbers[1] * first[e] - lr * _slope(p, grad, e, restrained, numbers)
-            p[e] += first[e]
+            m[e] = hyper[1] * m[e] - lr * _regularized_gradient(p, grad, e, regularized, hyper)
+            p[e] += m[e]
     elif rule == NESTEROV:
         for e in range(len(grad)):
-            change = lr * _slope(p, grad, e, restrained, numbers)
-            first[e] = numbers[1] * first[e] - change
-            p[e] += numbers[1] * first[e] - change
+            change = lr * _regularized_gradient(p, grad, e, regularized, hyper)
+            m[e] = hyper[1] * m[e] - change
+            p[e] += hyper[1] * m[e] - change
     elif rule == RMSPROP:
         for e in range(len(grad)):
-            slope = _slope(p, grad, e, restrained, numbers)
-            first[e] = numbers[1] * first[e] + numbers[2] * slope * slope
-            p[e] -= lr * slope / (np.sqrt(first[e]) + numbers[3])
+            gradient = _regularized_gradient(p, grad, e, regularized, hyper)
+            m[e] = hyper[1] * m[e] + hyper[2] * gradient * gradient
+            p[e] -= lr * gradient / (np.sqrt(m[e]) + hyper[3])
     else:
         for e in range(len(grad)):
-            slope = _slope(p, grad, e, restrained, numbers)
-            first[e] = numbers[1] * first[e] + numbers[3] * slope
-            second[e] = numbers[2] * second[e] + numbers[4] * slope * slope
-            p[e] -= numbers[6] * p[e] + lr * first[e] / (np.sqrt(second[e]) + numbers[5])
-    if numbers[NON_NEGATIVE] != 0:
+            gradient = _regularized_gradient(p, grad, e, regularized, hyper)
+            m[e] = hyper[1] * m[e] + hyper[3] * gradient
+            v[e] = hyper[2] * v[e] + hyper[4] * gradient * gradient
+            p[e] -= hyper[6] * p[e] + lr * m[e] / (np.sqrt(v[e]) + hyper[5])
+    if hyper[NON_NEGATIVE] != 0:
         for e in range(len(p)):
             p[e] = max(p[e], 0)
 
 
 @tasks
-def whole(slot, counter, rule, param, grad, state_1, state_2, numbers):
-    """Update all of a flat param, CHUNK elements a task."""
+def apply_all(worker, counter, rule, param, grad, state_1, state_2, hyper):
+    """Update a whole flat param, TASK_SIZE elements per task."""
     size = len(param)
-    total = -(-size // CHUNK)
-    task = next_task(counter, slot, total)
+    total = -(-size // TASK_SIZE)
+    task = next_task(counter, worker, total)
     while task >= 0:
-        end = min(size, (task + 1) * CHUNK)
-        begin = task * CHUNK
-        apply(rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], numbers)
-        task = next_task(counter, slot, total)
+        end = min(size, (task + 1) * TASK_SIZE)
+        begin = task * TASK_SIZE
+        apply(rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], hyper)
+        task = next_task(counter, worker, total)
 
 
 def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int | None = None) -> None:
-    """Change a C-contiguous parameter and the rule's states, all of one shape and dtype, by its gradient."""
+    """Update a C-contiguous parameter and the rule's states in place; all have the same shape and dtype."""
     empty = np.empty(0, param.dtype)
     states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-    numbers = rule.packed(param.dtype)
-    slots = _slots(param, threads)
-    whole(rule.number, param.reshape(-1), frozen(grad.reshape(-1)), *states, numbers, threads=slots)
+    hyper = rule.packed(param.dtype)
+    workers = _workers(param, threads)
+    apply_all(rule.number, param.reshape(-1), read_only(grad.reshape(-1)), *states, hyper, threads=workers)
 
 
 def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
-    """Have compiled what `run` takes for such a parameter: for want of memory that may fail, which `run` must not."""
-    _compile(param.dtype, min(2, _slots(param, threads)))
+    """Compile what `run` needs for such a parameter: compilation may run out of memory, and `run` must not fail."""
+    _compile(param.dtype, min(2, _workers(param, threads)))
 
 
 @functools.cache
-def _compile(dtype: np.dtype[Any], slots: int) -> None:
+def _compile(dtype: np.dtype[Any], workers: int) -> None:
     empty = np.empty(0, dtype)
-    whole(SGD, empty, frozen(empty), empty, empty, empty, threads=slots)
+    apply_all(SGD, empty, read_only(empty), empty, empty, empty, threads=workers)
 
 
-def _slots(param: npt.NDArray[Any], threads: int | None) -> int:
-    return 1 if param.size <= CHUNK else threads or count()
+def _workers(param: npt.NDArray[Any], threads: int | None) -> int:
+    return 1 if param.size <= TASK_SIZE else threads or count()

@@ -1,7 +1,7 @@
-"""How long the vectors are that suit the host, and a shape.
+"""Vector lengths for the host CPU and a shape.
 
-Read off the CPU's features rather than its name: a virtual machine may report an odd one. A wrong
-guess costs time, never the answer.
+They depend on the CPU's features, not its name, which a virtual machine may change. An unsuitable length is slower
+but correct.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numba
 
 __all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_bytes", "host_features"]
 
-# Vectors of 128 bits are what every supported CPU has (SSE2, NEON).
+# Every supported CPU has vectors of 128 bits (SSE2, NEON).
 LEAST_BYTES = 16
 
 
@@ -20,46 +20,45 @@ LEAST_BYTES = 16
 def _features() -> dict[str, bool]:
     try:
         return dict(llvm.get_host_cpu_features())
-    except RuntimeError:  # LLVM cannot tell on this system
+    except RuntimeError:  # LLVM does not support it on this system
         return {}
 
 
 def host_features() -> list[str]:
-    """Those features of the host's CPU that matter here."""
+    """The relevant features of the host CPU."""
     return [name for name in ("sse2", "avx", "avx2", "fma", "avx512f", "avx512vl", "neon") if _features().get(name)]
 
 
 def host_bytes() -> int:
-    """Bytes of the host's vectors: 64 with AVX-512, 32 with AVX, else 16."""
+    """Bytes of the host's vectors: 64 with AVX-512, 32 with AVX, otherwise 16."""
     features = _features()
     if features.get("avx512f"):
         return 64
     return 32 if features.get("avx") else LEAST_BYTES
 
 
-# Vector registers that a tile may use: AVX-512 and Arm have 32, older x86 has 16.
+# Number of vector registers: AVX-512 and Arm have 32, older x86 has 16.
 REGISTERS = 16 if "sse2" in _features() and not _features().get("avx512vl") else 32
 
-# Whether the tuned kernels are used at all; intrinsics do not exist without compilation.
+# Whether the tuned kernels are used. Intrinsics need compilation.
 TILED = os.environ.get("LCNUMBA_TILE", "1") != "0" and not numba.config.DISABLE_JIT
 
 
 def for_filters(filters: int, size: int) -> int:
-    """Return how many numbers of `size` bytes a vector along the filters holds."""
+    """Return the length of vectors along the filters, for elements of `size` bytes."""
     return _fitting(filters, size)
 
 
 def for_batch(batch: int, size: int) -> int:
-    """Return how many numbers a vector along the batch holds; 0 where it is too small for any.
+    """Return the length of vectors along the batch, for elements of `size` bytes; 0 for small batches.
 
-    A batch of a quarter of a cache line does not fill the shortest vector usefully: sums of whole
-    rows are then quicker.
+    If the batch is not larger than the shortest vector, sums over rows of weights are faster.
     """
     return 0 if batch * size <= LEAST_BYTES else _fitting(batch, size)
 
 
-def _fitting(numbers: int, size: int) -> int:
+def _fitting(n: int, size: int) -> int:
     length = host_bytes() // size
-    while length * size > LEAST_BYTES and numbers <= length // 2:
+    while length * size > LEAST_BYTES and n <= length // 2:
         length //= 2
     return length

@@ -6,7 +6,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
-from lcnumba.layers.stateless import StatelessBackward, Weightless, as_floats
+from lcnumba.layers.stateless import Stateless, StatelessBackward, as_floats
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array
 
@@ -15,7 +15,7 @@ __all__ = ["Activation"]
 
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"activation"}, STATELESS_COMMON - {"name"}))
 @public_class
-class Activation(Weightless):
+class Activation(Stateless):
     """y = activation(x), over the last axis where it is a softmax.
 
     Parameters
@@ -92,10 +92,10 @@ class Activation(Weightless):
             If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
         """
         values, like = as_floats(x, 2 if getattr(self.activation, "uses_input", False) else 1)
-        y, kept = activations.apply(self.activation, np.array(values, order="C"), keeps=True)
+        y, kept = activations.apply(self.activation, np.array(values, order="C"), for_backward=True)
 
         def pull(dy: Array) -> Array:
-            return activations.pull(self.activation, dy, kept)
+            return activations.vjp(self.activation, dy, kept)
 
         return like(y), StatelessBackward(y, pull, activations.is_built_in(self.activation))
 

@@ -7,16 +7,15 @@ import numpy as np
 
 from lcnumba import regularizers
 from lcnumba.gradients import Gradients
-from lcnumba.kernels.rules import Rule
-from lcnumba.layers.parameters import Parameters
-from lcnumba.utils.arrays import frozen, ingest, like_model, normalise
+from lcnumba.layers.parameters import FusedUpdate, Parameters
+from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 
-__all__ = ["Activity", "Backward", "Derivatives"]
+__all__ = ["ActivityPenalty", "Backward", "Vjp"]
 
 
-class Activity:
+class ActivityPenalty:
     """The penalty of one output: its value, and what it adds to the gradient by the output.
 
     Both are divided by the batch, as in Keras.
@@ -24,39 +23,37 @@ class Activity:
 
     def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
         self._regularizer, self._y = regularizer, y
-        self.sure = regularizers.is_built_in(regularizer)
-        self.loss = float(regularizer(frozen(y))) / len(y) if len(y) else 0.0
+        self.cannot_fail = regularizers.is_built_in(regularizer)
+        self.loss = float(regularizer(read_only(y))) / len(y) if len(y) else 0.0
 
     def add_to(self, dy: Array) -> Array:
         """Return dy and the penalty's gradient."""
         if not len(dy):
             return dy
-        gradient = self._regularizer.gradient(frozen(self._y))
+        gradient = self._regularizer.gradient(read_only(self._y))
         slope = like_model(f"the gradient of activity_regularizer {self._regularizer!r}", gradient, dy)
         return dy + slope / dy.dtype.type(len(dy))
 
 
-class Derivatives(Protocol):
-    """What a layer knows of one forward call.
+class Vjp(Protocol):
+    """The vector-Jacobian product of one forward call of a layer.
 
     Attributes
     ----------
-    sure : bool
-        Whether no code of users is involved, which could fail.
+    cannot_fail : bool
+        Whether no user code is involved, which could raise.
     """
 
-    sure: bool
+    cannot_fail: bool
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         """Return dx and the gradients; checks under the lock that the weights are those of the call."""
         ...
 
-    def fused(
-        self, dy: Array, wants_dx: bool
-    ) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]] | None:
-        """Return what `Parameters.step_fused` runs, and the gradients of the other weights; None if it cannot.
+    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
+        """Return ``update(kernel, rule)`` for `Parameters.plan_fused`, and the gradients of the other weights.
 
-        The function returns dx, or None if it is not wanted, and cannot fail.
+        The function returns dx, or None if it is not wanted, and cannot fail. None if the layer has no such function.
         """
         ...
 
@@ -90,14 +87,14 @@ class Backward:
         version: int,
         shape: tuple[int, ...],
         dtype: np.dtype[Any],
-        derivatives: Derivatives,
-        activity: Activity | None = None,
+        vjp: Vjp,
+        activity: ActivityPenalty | None = None,
     ) -> None:
         self._parameters = parameters
         self._version = version
         self._shape = shape
         self._dtype = dtype
-        self._derivatives = derivatives
+        self._vjp = vjp
         self._activity = activity
 
     @property
@@ -137,7 +134,7 @@ class Backward:
         (array([[4., 4.]], dtype=float32), array([4., 8.], dtype=float32), array([4.], dtype=float32))
         """
         values, like = self._ingested(dy)
-        dx, grads = self._derivatives.gradients(values)
+        dx, grads = self._vjp.gradients(values)
         return like(dx), grads
 
     @public
@@ -178,37 +175,36 @@ class Backward:
         array([[  0.5,   0. ],
                [ -9. , -14. ]], dtype=float32)
         """
-        rate = self._parameters.check_step(lr, self._version)
-        return self._step(dy, rate, wants_dx)
+        return self._run(self._parameters.plan_fused(lr, self._version), dy, lr, wants_dx)
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+        """Check a step before dy is known; return the function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
 
-        None if code of users - optimizer, activation, regularizer or constraint - has a part in it, and could
-        fail then.
+        None if user code - optimizer, activation, regularizer or constraint - has a part in it, and could raise then.
         """
-        rate = self._parameters.check_step(lr, self._version)
-        sure = self._activity is None or self._activity.sure
-        if not (sure and self._derivatives.sure and self._parameters.fuses):
+        planned = self._parameters.plan_fused(lr, self._version)
+        penalty = self._activity is None or self._activity.cannot_fail
+        if planned is None or not (penalty and self._vjp.cannot_fail):
             return None
-        return lambda dy, wants_dx: self._step(dy, rate, wants_dx)
+        return lambda dy, wants_dx: self._run(planned, dy, lr, wants_dx)
 
-    def _step(self, dy: Any, lr: float, wants_dx: bool) -> Any:
+    def plan_update(self, grads: Gradients, lr: float) -> Callable[[], None]:
+        """Check a step from the gradients of this very call; return the function that runs it."""
+        return self._parameters.plan(grads, lr, self._version)
+
+    def _run(self, planned: Callable[..., Any] | None, dy: Any, lr: float, wants_dx: bool) -> Any:
+        """Step, updating the kernel as its gradient is computed if that was planned and the layer can do it."""
         values, like = self._ingested(dy)
-        fused = self._derivatives.fused(values, wants_dx) if self._parameters.fuses else None
-        if fused is not None:
-            dx = self._parameters.step_fused(lr, self._version, *fused)
+        fused = None if planned is None else self._vjp.fused_update(values, wants_dx)
+        if planned is None or fused is None:
+            dx, grads = self._vjp.gradients(values)
+            self.plan_update(grads, lr)()
         else:
-            dx, grads = self._derivatives.gradients(values)
-            self.prepare_step(grads, lr)()
+            dx = planned(*fused)
         return like(dx) if wants_dx else None
 
-    def prepare_step(self, grads: Gradients, lr: float) -> Callable[[], None]:
-        """Check a step by the gradients of this very call; return the function that carries it out."""
-        return self._parameters.prepare(grads, lr, self._version)
-
     def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
         values = normalise("dy", given, self._dtype)

@@ -9,7 +9,7 @@ import numpy as np
 
 from lcnumba import constraints, initializers, regularizers
 from lcnumba.gradients import Gradients
-from lcnumba.layers.backward import Activity
+from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import Parameters
 from lcnumba.layers.regularization import Restraint
@@ -17,6 +17,7 @@ from lcnumba.optimizers import Optimizer
 from lcnumba.runtime.memory import require
 from lcnumba.utils import validation
 from lcnumba.utils.arrays import float_dtype, normalise
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.messages import public, refuse_attribute
 from lcnumba.utils.types import Array, Mask, Shape
 from lcnumba.utils.validation import arguments, boolean, generator, integer
@@ -74,7 +75,7 @@ class Trainable:
         self._rng = generator(given["rng"])
         self._initial_weights: list[Array] | None = None
         if given["weights"] is not None:
-            self._initial_weights = [weight.copy() for weight in self._parameters.ingested(given["weights"])]
+            self._initial_weights = [weight.copy() for weight in self._parameters.as_numpy(given["weights"])]
         self._given_input_shape = self._declared_shape(given)
         self._built_input_shape: Shape | None = None
         self._activity_loss: float | None = None
@@ -211,7 +212,7 @@ class Trainable:
         TypeError, ValueError
             As `build` does, or if the weights do not fit.
         """
-        before, self._initial_weights = self._initial_weights, self._parameters.ingested(weights)
+        before, self._initial_weights = self._initial_weights, self._parameters.as_numpy(weights)
         try:
             self.build(input_shape)
         finally:  # what was refused must not stay behind
@@ -236,7 +237,7 @@ class Trainable:
                 if not self.built:  # another thread may have come first
                     self._build(shape)
 
-    def prepare_unbuild(self) -> Callable[[], None]:
+    def plan_unbuild(self) -> Callable[[], None]:
         """Return the function that makes the layer what it is now, without weights, after it has been built.
 
         For models, of which a later layer could not be built.
@@ -300,11 +301,11 @@ class Trainable:
             attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
         )
 
-    def _activity(self, y: Array) -> Activity | None:
+    def _activity(self, y: Array) -> ActivityPenalty | None:
         """The penalty of an output, if there is any, which becomes the layer's last one."""
         if self.activity_regularizer is None:
             return None
-        activity = Activity(self.activity_regularizer, y)
+        activity = ActivityPenalty(self.activity_regularizer, y)
         self._activity_loss = activity.loss
         return activity
 
@@ -469,10 +470,10 @@ class Trainable:
         >>> layer.kernel[:, 0]
         array([ 0., -1.], dtype=float32)
         """
-        self.prepare_step(grads, lr)()
+        self.plan_update(grads, lr)()
 
-    def prepare_step(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that carries the step out.
+    def plan_update(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that runs the step and cannot fail.
 
         So several layers can be checked before the first one changes.
 
@@ -493,15 +494,15 @@ class Trainable:
         TypeError, ValueError, RuntimeError
             As `step` does.
         """
-        return self._parameters.prepare(grads, lr)
+        return self._parameters.plan(grads, lr)
 
     def get_training_state(self) -> Any:
         """Return the optimizer's state, by weight, for a checkpoint: the arrays themselves."""
         return self._parameters.states()
 
-    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+    def plan_training_state(self, state: Any) -> Callable[[], None]:
         """Check what `get_training_state` of an equal layer returned; return the function that takes it over."""
-        return self._parameters.prepare_states(state)
+        return self._parameters.plan_states(state)
 
     def get_weights(self) -> list[Array]:
         """Return copies of the weights.
@@ -547,11 +548,11 @@ class Trainable:
         >>> layer([[3.0, 4.0]])
         array([[11.5]], dtype=float32)
         """
-        self.prepare_weights(weights)()
+        self.plan_weights(weights)()
 
-    def prepare_weights(self, weights: list[Array]) -> Callable[[], None]:
+    def plan_weights(self, weights: list[Array]) -> Callable[[], None]:
         """Raise what `set_weights` would raise, or return the function that replaces them, which does not fail."""
-        return self._parameters.prepare_set(weights)
+        return self._parameters.plan_set(weights)
 
     def get_flat(self) -> Array:
         """Return the weights that exist as one vector.
@@ -631,11 +632,11 @@ class Trainable:
         >>> layer.get_flat()
         array([2., 2., 0.], dtype=float32)
         """
-        self.prepare_flat(vector)()
+        self.plan_flat(vector)()
 
-    def prepare_flat(self, vector: Array) -> Callable[[], None]:
+    def plan_flat(self, vector: Array) -> Callable[[], None]:
         """Raise what `set_flat` would raise, or return the function that replaces the weights, which does not fail."""
-        return self._parameters.prepare_flat(vector)
+        return self._parameters.plan_flat(vector)
 
     @property
     def kernel(self) -> Array:
@@ -666,6 +667,9 @@ class Trainable:
         if not self.built:
             raise AttributeError(f"{type(self).__name__} {self.name!r} has no weights yet; call or build it first")
         return self._parameters.views()
+
+    prepare_step, prepare_weights, prepare_flat = Renamed("plan_update"), Renamed("plan_weights"), Renamed("plan_flat")
+    prepare_training_state, prepare_unbuild = Renamed("plan_training_state"), Renamed("plan_unbuild")
 
     # --- config
 

@@ -9,7 +9,7 @@ from lcnumba.gradients import Gradients
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
-from lcnumba.utils.arrays import ingest
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask, Shape
 from lcnumba.utils.validation import boolean, integer
@@ -115,7 +115,7 @@ class Dense(Trainable):
         ValueError
             If its shape is not that for which the layer was built.
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         y = self._apply(self._normalised(given), keeps=False)[0]
         self._activity(y)
         return like(y)
@@ -142,13 +142,13 @@ class Dense(Trainable):
         TypeError, ValueError
             As a plain call does.
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         values = self._normalised(given)
         y, kept, version = self._apply(values, keeps=True)
 
-        derivatives = _Derivatives(self, values, kept, version)
+        vjp = _Vjp(self, values, kept, version)
         activity = self._activity(y)
-        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape.
@@ -231,20 +231,20 @@ class Dense(Trainable):
         return {}, {}
 
 
-class _Derivatives:
-    """What a Dense layer knows of one forward call; see `lcnumba.layers.backward.Derivatives`."""
+class _Vjp:
+    """The vector-Jacobian product of one forward call; see `lcnumba.layers.backward.Vjp`."""
 
-    def __init__(self, layer: Dense, x: Array, kept: Array, version: int) -> None:
-        self._layer, self._x, self._kept, self._version = layer, x, kept, version
-        self.sure = activations.is_built_in(layer.activation)
+    def __init__(self, layer: Dense, x: Array, saved: Array, version: int) -> None:
+        self._layer, self._x, self._saved, self._version = layer, x, saved, version
+        self.cannot_fail = activations.is_built_in(layer.activation)
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer
-        dz = activations.pull(layer.activation, dy, self._kept)
+        dz = activations.vjp(layer.activation, dy, self._saved)
         with layer._parameters.lock.shared():
             layer._parameters.check_version(self._version)
             dx = dz @ layer._parameters["kernel"].T
         return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
 
-    def fused(self, dy: Array, wants_dx: bool) -> None:
-        """Return None: BLAS makes the gradient, which is no larger than the weights are here."""
+    def fused_update(self, dy: Array, wants_dx: bool) -> None:
+        """Return None: BLAS computes the gradient, which is no larger than the weights are here."""

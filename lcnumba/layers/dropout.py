@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
-from lcnumba.layers.stateless import StatelessBackward, Weightless, as_floats
+from lcnumba.layers.stateless import Stateless, StatelessBackward, as_floats
 from lcnumba.runtime.locks import Mutex
 from lcnumba.utils import random_state
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import generator, integer, real
@@ -22,7 +23,7 @@ __all__ = ["Dropout"]
     )
 )
 @public_class
-class Dropout(Weightless):
+class Dropout(Stateless):
     """In training, each number is dropped with probability `rate`, and the others grow by 1 / (1 - rate).
 
     Plain calls, for inference, return x.
@@ -118,7 +119,7 @@ class Dropout(Weightless):
         def drop(array: Array) -> Array:
             return np.where(kept, array * factor, array.dtype.type(0))
 
-        return like(drop(values)), StatelessBackward(values, drop, sure=True)
+        return like(drop(values)), StatelessBackward(values, drop, cannot_fail=True)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make an equal layer.
@@ -133,11 +134,13 @@ class Dropout(Weightless):
         """Return the state of the layer's random numbers, for a checkpoint."""
         return random_state.generator_state(self._rng)
 
-    def prepare_training_state(self, state: Any) -> Callable[[], None]:
+    def plan_training_state(self, state: Any) -> Callable[[], None]:
         """Check what `get_training_state` returned; return the function that takes it over."""
         rng = random_state.restore_generator(state, like=self._rng)
 
-        def commit() -> None:
+        def run() -> None:
             self._rng = rng
 
-        return commit
+        return run
+
+    prepare_training_state = Renamed("plan_training_state")

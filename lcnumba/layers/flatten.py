@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
-from lcnumba.layers.stateless import Weightless
+from lcnumba.layers.stateless import Stateless
 from lcnumba.utils import keras_config
-from lcnumba.utils.arrays import fresh, ingest
+from lcnumba.utils.arrays import as_numpy, fresh
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Shape
 from lcnumba.utils.validation import any_shape, choice
@@ -19,7 +19,7 @@ __all__ = ["Flatten"]
 
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"data_format"}, STATELESS_COMMON - {"name"}))
 @public_class
-class Flatten(Weightless):
+class Flatten(Stateless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
     Results are arrays of their own; within a `Sequential` they are views where that is possible.
@@ -131,7 +131,7 @@ class Flatten(Weightless):
 
     def reshaped(self, x: Any, copies: bool = False) -> tuple[Any, "FlattenBackward"]:
         """Return what `forward` does, but views where that is possible, also of dy."""
-        values, like = ingest("x", x, any_dtype=True)
+        values, like = as_numpy("x", x, any_dtype=True)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; Flatten needs the batch first")
         shape = values.shape
@@ -159,7 +159,7 @@ class FlattenBackward:
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dy reshaped to the shape of x, and no gradients."""
-        given, like = ingest("dy", dy, any_dtype=True)
+        given, like = as_numpy("dy", dy, any_dtype=True)
         if given.shape != self._y_shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._y_shape}")
         if self._moved:

@@ -16,10 +16,11 @@ from lcnumba.implementations.create import IMPLEMENTATIONS, Implementation, crea
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import RESTRAINT_RULES, Fans, Trainable, dtype_rule, restraint_config
+from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
-from lcnumba.utils.arrays import frozen, ingest
+from lcnumba.utils.arrays import as_numpy, read_only
 from lcnumba.utils.keras_config import FORMATS, data_format
 from lcnumba.utils.messages import public, public_class, warn
 from lcnumba.utils.types import Array, Mask, Shape
@@ -143,7 +144,7 @@ class LocallyConnected(Trainable):
         """Take the state of a copy; its mask is as read-only as the original."""
         self.__dict__.update(state)
         if self.kernel_mask is not None:
-            self.__dict__["kernel_mask"] = frozen(self.kernel_mask)
+            self.__dict__["kernel_mask"] = read_only(self.kernel_mask)
 
     @public
     def __call__(self, x: Any) -> Any:
@@ -173,7 +174,7 @@ class LocallyConnected(Trainable):
         >>> layer([[[1.0], [2.0], [3.0]]])[0, :, 0]
         array([3., 5.], dtype=float32)
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         y = self._outward(self._apply(self._inward(self._normalised(given)), keeps=False)[0])
         self._activity(y)
         return like(y)
@@ -212,13 +213,13 @@ class LocallyConnected(Trainable):
         array([[ 1.,  2.],
                [20., 30.]], dtype=float32)
         """
-        given, like = ingest("x", x)
+        given, like = as_numpy("x", x)
         inner = self._inward(self._normalised(given))
         y, kept, version = self._apply(inner, keeps=True)
 
-        y, derivatives = self._outward(y), _Derivatives(self, inner, kept, version)
+        y, vjp = self._outward(y), _Vjp(self, inner, kept, version)
         activity = self._activity(y)
-        return like(y), Backward(self._parameters, version, y.shape, self._dtype, derivatives, activity)
+        return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape.
@@ -448,12 +449,12 @@ class LocallyConnected(Trainable):
                     f"positions, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
                 )
             bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
-            flat, rectify = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
-            z = self._implementation.forward(
-                flat, self._parameters["kernel"], bias, version, rectify=rectify, threads=self._parameters.threads
+            flat, relu = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
+            z = self._implementation.apply(
+                flat, self._parameters["kernel"], bias, relu=relu, version=version, threads=self._parameters.threads
             )
         z = z.reshape(len(x), *geometry.output_size, geometry.filters)
-        if rectify:
+        if relu:
             return z, z, version
         return *activations.apply(self.activation, z, keeps), version
 
@@ -509,7 +510,7 @@ def _loop() -> Any:
 
 
 @import_whole
-def _memory() -> Any:
+def _scratch() -> Any:
     from lcnumba.implementations import scratch
 
     return scratch
@@ -524,16 +525,16 @@ def _moved(array: Array, source: int, destination: int) -> Array:
     return np.ascontiguousarray(moved)
 
 
-class _Derivatives:
-    """What a layer knows of one forward call; see `lcnumba.layers.backward.Derivatives`."""
+class _Vjp:
+    """The vector-Jacobian product of one forward call; see `lcnumba.layers.backward.Vjp`."""
 
-    def __init__(self, layer: LocallyConnected, x: Array, kept: Array, version: int) -> None:
+    def __init__(self, layer: LocallyConnected, x: Array, saved: Array, version: int) -> None:
         geometry = layer._geometry
         self._layer, self._version = layer, version
         self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
-        self._kept = kept
+        self._saved = saved
         self._flat = (len(x), geometry.positions, geometry.filters)
-        self.sure = activations.is_built_in(layer.activation)
+        self.cannot_fail = activations.is_built_in(layer.activation)
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer, threads = self._layer, self._layer.n_threads
@@ -541,21 +542,27 @@ class _Derivatives:
         with layer._parameters.lock.shared():
             layer._parameters.check_version(self._version)
             kernel = layer._parameters["kernel"]
-            dx, dkernel = layer._implementation.backward(self._x, kernel, dz, self._version, y=y, threads=threads)
-        return self._outward(dx), Gradients(dkernel, self._dbias(dz, y))
+            dx, dkernel = layer._implementation.gradients(
+                self._x, kernel, dz, y=y, version=self._version, threads=threads
+            )
+        return layer._outward(dx.reshape(self._x_shape)), Gradients(dkernel, self._dbias(dz, y))
 
-    def fused(self, dy: Array, wants_dx: bool) -> tuple[Callable[[Array, Rule | None], Array | None], dict[str, Array]]:
-        layer = self._layer
+    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
+        layer, implementation = self._layer, self._layer._implementation
+        if not implementation.supports_fused:
+            return None
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
         # Its memory is there before the weights change.
-        turned = wants_dx and layer.data_format == "channels_first"
-        outward = _memory().aligned(layer._outer_shape(self._x_shape), dz.dtype) if turned else None
+        moved = wants_dx and layer.data_format == "channels_first"
+        outward = _scratch().aligned(layer._outer_shape(self._x_shape), dz.dtype) if moved else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
-            dx = layer._implementation.update(
-                self._x, kernel, dz, self._version, rule, y=y, wants_dx=wants_dx, threads=layer.n_threads
-            )
+            settings: dict[str, Any] = {"y": y, "version": self._version, "threads": layer.n_threads}
+            if rule is not None:
+                dx = implementation.fused_update(self._x, kernel, dz, rule, wants_dx=wants_dx, **settings)
+            else:  # the weights are not trainable
+                dx = implementation.apply_transpose(kernel, dz, **settings) if wants_dx else None
             if dx is None or outward is None:
                 return None if dx is None else dx.reshape(self._x_shape)
             np.copyto(outward, np.moveaxis(dx.reshape(self._x_shape), -1, 1))
@@ -568,18 +575,14 @@ class _Derivatives:
         layer = self._layer
         dy = layer._inward(dy)
         if activations.rectifies(layer.activation):
-            return dy.reshape(self._flat), self._kept.reshape(self._flat)
-        return activations.pull(layer.activation, dy, self._kept).reshape(self._flat), None
+            return dy.reshape(self._flat), self._saved.reshape(self._flat)
+        return activations.vjp(layer.activation, dy, self._saved).reshape(self._flat), None
 
     def _dbias(self, dz: Array, y: Array | None) -> Array | None:
         if not self._layer.use_bias:
             return None
         dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
-        return dbias.reshape(self._kept.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
-
-    def _outward(self, dx: Array | None) -> Array:
-        assert dx is not None
-        return self._layer._outward(dx.reshape(self._x_shape))
+        return dbias.reshape(self._saved.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
 
 
 @register_layer(keras=_KERAS)

@@ -1,6 +1,7 @@
 """The parameters of one layer: the one place where they change, and who may look meanwhile."""
 
 import copy
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,16 +13,16 @@ from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.regularization import Restraint
 from lcnumba.runtime.locks import SharedLock
-from lcnumba.utils.arrays import check_dtype, check_exact, frozen, ingest, normalise
+from lcnumba.utils.arrays import as_numpy, check_dtype, check_exact, normalise, read_only
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import learning_rate
 
-__all__ = ["Parameters", "as_vector"]
+__all__ = ["FusedUpdate", "Parameters", "as_vector"]
 
 
 def as_vector(vector: Any) -> Array:
     """Return a vector of weights, of any kind of array, as NumPy; an error for what is no float or integer."""
-    values, _ = ingest("vector", vector)
+    values, _ = as_numpy("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
 
@@ -54,14 +55,14 @@ def _alike(state: Any, model: dict[str, Array]) -> bool:
     return next(kinds) == next(kinds) and all(count.min() >= 0 for count in counts)
 
 
+# Changes a kernel by a rule, or not at all, and returns dx if that is wanted.
+FusedUpdate = Callable[[Array, Rule | None], Any]
 _FREE = Restraint()
-# How often a step is planned anew because another thread came first.
-_RETRIES = 100
 
 
 @dataclass(frozen=True)
-class _Change:
-    """A checked step: what to apply, and the state of affairs for which it was checked."""
+class _Step:
+    """A checked step from gradients: what to apply, and the state of affairs for which it was checked."""
 
     version: int
     base: dict[str, Any]  # the states that `states` were made of
@@ -69,7 +70,7 @@ class _Change:
     lr: float
     states: dict[str, Any]
     gradients: dict[str, Array]
-    values: dict[str, Array] | None  # what code of users made of copies; None without such
+    values: dict[str, Array] | None  # the new arrays that user code has made; None without such
 
 
 class Parameters:
@@ -83,6 +84,7 @@ class Parameters:
         self._owner = owner  # how messages call the layer
         self.lock = SharedLock()
         self.version = 0
+        self._changed_by: int | None = None  # the thread of the last change
         self.trainable = True
         self.threads: int | None = None  # how many updates may use; None: as many as Numba does
         self._arrays: dict[str, Array] = {}
@@ -121,7 +123,7 @@ class Parameters:
                 restraint.constraint.check(f"{name}_constraint", arrays[name].shape)
         for name, mask in exists.items():
             arrays[name][~mask] = 0
-        self.version += 1
+        self._changes()
         self._arrays, self._exists, self._restraints = dict(arrays), dict(exists), dict(restraints)
         self._states = {}
 
@@ -131,7 +133,7 @@ class Parameters:
 
     def views(self) -> dict[str, Array]:
         """The arrays as read-only views, which follow later changes."""
-        return {name: frozen(array) for name, array in self._arrays.items()}
+        return {name: read_only(array) for name, array in self._arrays.items()}
 
     def copies(self) -> list[Array]:
         """Copies of the arrays."""
@@ -179,7 +181,7 @@ class Parameters:
         with self.lock.shared():
             return dict(self._states)
 
-    def prepare_states(self, states: Any) -> Callable[[], None]:
+    def plan_states(self, states: Any) -> Callable[[], None]:
         """Check what `states` returned of parameters like these, and return the function that takes it over."""
         self.lock.check()
         optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self._arrays)
@@ -190,11 +192,11 @@ class Parameters:
         if not fits:
             raise ValueError(f"the state does not belong to {optimizer!r} on the weights of {self._owner}")
 
-        def commit() -> None:
+        def run() -> None:
             with self.lock.exclusive():
                 self._states = {name: _own(state) for name, state in states.items()}
 
-        return commit
+        return run
 
     def count(self) -> int:
         """How many numbers exist."""
@@ -215,43 +217,43 @@ class Parameters:
 
     def set(self, weights: Any) -> None:
         """Replace all values at once, or none if any has the wrong shape or dtype."""
-        self.prepare_set(weights)()
+        self.plan_set(weights)()
 
-    def prepare_set(self, weights: Any) -> Callable[[], None]:
+    def plan_set(self, weights: Any) -> Callable[[], None]:
         """Check new values, and return the function that puts them in place, which does not fail.
 
         Several layers can so be checked before the first one changes. Equal values are no change, after which a
         pullback would refuse to run.
         """
-        given = self.ingested(weights)
+        given = self.as_numpy(weights)
         self.require_built("set_weights")
         with self.lock.shared():
             shapes = {name: array.shape for name, array in self._arrays.items()}
             dtype = next(iter(self._arrays.values())).dtype
             new = {n: self._apart(self._existing(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
 
-        def commit() -> None:
+        def run() -> None:
             with self.lock.exclusive():
                 if {name: array.shape for name, array in self._arrays.items()} != shapes:
                     raise RuntimeError(f"{self._owner} was built anew while its weights were being set; set them again")
                 if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
                     return  # pullbacks of these very values stay right
-                self.version += 1
+                self._changes()
                 for name, values in new.items():
                     np.copyto(self._arrays[name], values)
 
-        return commit
+        return run
 
     def clear(self) -> None:
         """Forget the arrays; the caller holds the lock alone."""
-        self.version += 1
+        self._changes()
         self._arrays, self._exists, self._restraints, self._states = {}, {}, {}, {}
 
-    def ingested(self, weights: Any) -> list[Array]:
+    def as_numpy(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any kind, as NumPy arrays."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-        return [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
+        return [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
 
     def checked(
         self, weights: list[Array], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
@@ -264,31 +266,96 @@ class Parameters:
                 raise ValueError(f"{name} has shape {values.shape}; {self._owner} needs {shape}")
         return {name: normalise(name, values, dtype) for name, values in zip(shapes, weights, strict=True)}
 
-    def prepare(self, grads: Any, lr: Any, version: int | None = None) -> Callable[[], None]:
-        """Check a step, and return the function that carries it out.
+    def plan(self, grads: Any, lr: Any, version: int | None = None) -> Callable[[], None]:
+        """Check a step from gradients, and return the function that runs it.
 
-        Several layers can so be checked before the first one changes. Built-in optimizers cannot
-        fail once they have been checked, and work in place. Code of users - optimizer, regularizer or
-        constraint - runs here, on copies and outside the lock, so that if it fails everything is as it was.
+        Several layers can so be checked before the first one changes. Built-in optimizers work in place, and do not
+        fail as they run. User code - optimizer, regularizer or constraint - runs here, on copies and outside the lock,
+        so that if it fails everything is as it was.
         """
         if grads is None and not self.trainable:
-            self.check_step(lr, version)
+            self.check(lr, version)
             return lambda: None
         given = self._by_name(grads)
-        change = self._plan(given, lr, version)
+        planned = self._plan(given, lr, version)
 
-        def commit() -> None:
-            plan = change
-            for _ in range(_RETRIES):
-                if plan is None or self._apply(plan):
-                    return
-                plan = self._plan(given, lr, version)  # the parameters have changed since
-            raise RuntimeError(
-                f"{self._owner} changed at every try to step it; an optimizer, regularizer or constraint must not "
-                "change the layer that it belongs to"
-            )
+        def run() -> None:
+            step, own = planned, 0
+            while step is not None and not self._apply(step):
+                # Another thread has changed the parameters since, or a handler of this one. If this thread has changed
+                # them twice in turn, it is what the user's code does whenever it is called.
+                own = own + 1 if self._changed_by == threading.get_ident() else 0
+                if own > 1:
+                    raise RuntimeError(
+                        f"{self._owner} was changed during its own step; an optimizer, regularizer or constraint must "
+                        "not change the layer that it belongs to"
+                    )
+                step = self._plan(given, lr, version)
 
-        return commit
+        return run
+
+    def plan_fused(self, lr: Any, version: int) -> Callable[[FusedUpdate, Mapping[str, Array]], Any] | None:
+        """Check a step whose gradients are not known yet, and return the function that runs it.
+
+        None if user code has a part in it, which could fail. The function steps the kernel by ``update(kernel, rule)``,
+        which changes it by the rule, or not at all if that is None, and whose result is returned; and the other arrays
+        by their gradients. `update` must not fail.
+        """
+        self.require_built("step")
+        self.lock.check()
+        with self.lock.shared():
+            self.check_version(version)
+            rate, optimizer, base = self._rate(lr), self._optimizer, self._states
+            if not (self.fuses and optimizers.is_built_in(optimizer)):
+                return None
+            # All memory is requested, and all code compiled, before anything changes.
+            states = self._states_with(optimizer) if self.trainable else {}
+            for name in self._arrays.keys() - {"kernel"}:
+                optimizers.prepare(self._arrays[name], self.threads)
+
+        def run(update: FusedUpdate, others: Mapping[str, Array]) -> Any:
+            nonlocal states
+            with self.lock.exclusive():
+                self.check_version(version)
+                if not self.trainable:
+                    return update(self._arrays["kernel"], None)
+                now = self._optimizer
+                if not optimizers.is_built_in(now):
+                    raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
+                if now is not optimizer or self._states is not base:  # another thread has set one
+                    states = self._states_with(now)
+                rule = self._restraint("kernel").on(now.rule(states["kernel"], rate))
+                self._changes()
+                try:
+                    result = update(self._arrays["kernel"], rule)
+                except MemoryError:  # of a workspace, which is requested before the first number changes
+                    self.version = version
+                    raise
+                now.advance(states["kernel"])
+                self._restraint("kernel").finish(self._arrays["kernel"])
+                for name, grad in others.items():
+                    self._run(now, name, grad, states[name], rate)
+                self._states = states
+                return result
+
+        return run
+
+    def check(self, lr: Any, version: int | None) -> None:
+        """Raise what a step would raise before its gradients are known."""
+        self.require_built("step")
+        self.lock.check()
+        with self.lock.shared():
+            self.check_version(version)
+            self._rate(lr)
+
+    def _states_with(self, optimizer: optimizers.BuiltIn) -> dict[str, Any]:
+        """The optimizer's states, made now for arrays that have none."""
+        return {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
+
+    def _changes(self) -> None:
+        """Note that the arrays are about to change; the caller holds the lock alone."""
+        self.version += 1
+        self._changed_by = threading.get_ident()
 
     @property
     def fuses(self) -> bool:
@@ -302,7 +369,7 @@ class Parameters:
             parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
             return np.concatenate(parts)
 
-    def prepare_flat(self, vector: Array) -> Callable[[], None]:
+    def plan_flat(self, vector: Array) -> Callable[[], None]:
         """Check a vector as `flat` returns it, and return the function that replaces all numbers that exist by its."""
         self.require_built("set_flat")
         values, at, new = as_vector(vector), 0, []
@@ -316,7 +383,7 @@ class Parameters:
             else:
                 new.append(np.zeros_like(array))
                 new[-1][mask] = part
-        return self.prepare_set(new)
+        return self.plan_set(new)
 
     def flat_gradient(self, grads: Any) -> Array:
         """The gradients of loss and penalties as a vector like that of `flat`, given those of the loss."""
@@ -344,48 +411,7 @@ class Parameters:
             # Code of users runs outside the lock.
             given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
             values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
-        return [values[n] if n in values else float(r(frozen(a))) for n, (r, a) in enumerate(given)]
-
-    def check_step(self, lr: Any, version: int | None) -> float:
-        """Return the learning rate, or raise what a step would raise before its gradients are known."""
-        self.require_built("step")
-        self.lock.check()
-        with self.lock.shared():
-            self.check_version(version)
-            return self._rate(lr)
-
-    def step_fused(
-        self, lr: float, version: int, update: Callable[[Array, Rule | None], Any], others: Mapping[str, Array]
-    ) -> Any:
-        """Step the kernel by `update(kernel, rule)`, and the other arrays by their gradients.
-
-        `update` changes the kernel as the rule says, or not at all if it is None, and its result is
-        returned. It must not fail: everything that can has been checked before.
-        """
-        with self.lock.exclusive():
-            self.check_version(version)
-            optimizer = self._optimizer
-            if not self.trainable:
-                return update(self._arrays["kernel"], None)
-            if not optimizers.is_built_in(optimizer):
-                raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
-            # All memory is asked for before anything changes.
-            states = {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
-            rule = self._restraint("kernel").on(optimizer.rule(states["kernel"], lr))
-            for name in others:
-                optimizers.prepare(self._arrays[name], self.threads)
-            self.version += 1
-            try:
-                result = update(self._arrays["kernel"], rule)
-            except MemoryError:  # of a workspace, which is asked for before the first number changes
-                self.version = version
-                raise
-            optimizer.advance(states["kernel"])
-            self._restraint("kernel").finish(self._arrays["kernel"])
-            for name, grad in others.items():
-                self._run(optimizer, name, grad, states[name], lr)
-            self._states = states
-            return result
+        return [values[n] if n in values else float(r(read_only(a))) for n, (r, a) in enumerate(given)]
 
     def _rate(self, lr: Any) -> float:
         """The learning rate, if all factors of a step are finite in the type of the arrays."""
@@ -422,9 +448,9 @@ class Parameters:
             )
         if len(grads) != len(names):
             raise ValueError(f"grads has {len(grads)} arrays; {self._owner} needs {len(names)}: {', '.join(names)}")
-        return {name: ingest(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
+        return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
-    def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Change | None:
+    def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
         """Check a step against the parameters as they are now; None if they are not trainable."""
         self.lock.check()
         with self.lock.shared():
@@ -435,20 +461,19 @@ class Parameters:
                 return None
             version, optimizer = self.version, self._optimizer
             if self.fuses and optimizers.is_built_in(optimizer):
-                # All memory is asked for before anything changes.
-                states = {n: self._states.get(n) or optimizer.init(a) for n, a in self._arrays.items()}
+                # All memory is requested, and all code compiled, before anything changes.
                 for array in self._arrays.values():
                     optimizers.prepare(array, self.threads)
-                return _Change(version, self._states, optimizer, rate, states, gradients, None)
+                return _Step(version, self._states, optimizer, rate, self._states_with(optimizer), gradients, None)
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             base, states = self._states, copy.deepcopy(self._states)
         for name, array in arrays.items():
             shape, dtype = array.shape, array.dtype
             if name not in states:
-                states[name] = optimizer.init(frozen(array))
+                states[name] = optimizer.init(read_only(array))
             restraint = self._restraint(name)
             returned: Any = optimizer.update(  # type: ignore[func-returns-value]
-                array, frozen(restraint.total(array, gradients[name])), states[name], rate
+                array, read_only(restraint.total(array, gradients[name])), states[name], rate
             )
             if returned is not None:
                 raise TypeError(
@@ -464,21 +489,21 @@ class Parameters:
             array[...] = self._existing(name, array)
             restraint.bring_back(array)
         values = {name: self._existing(name, array) for name, array in arrays.items()}
-        return _Change(version, base, optimizer, rate, states, gradients, values)
+        return _Step(version, base, optimizer, rate, states, gradients, values)
 
-    def _apply(self, change: _Change) -> bool:
-        """Carry out a change, or return False if it was checked against what is no more."""
+    def _apply(self, step: _Step) -> bool:
+        """Run a step, or return False if it was checked against what is no more."""
         with self.lock.exclusive():
-            if self.version != change.version or self._states is not change.base:
+            if self.version != step.version or self._states is not step.base:
                 return False
-            self.version += 1
+            self._changes()
             for name, array in self._arrays.items():
-                if change.values is not None:
-                    np.copyto(array, change.values[name])
+                if step.values is not None:
+                    np.copyto(array, step.values[name])
                 else:
-                    assert optimizers.is_built_in(change.optimizer)
-                    self._run(change.optimizer, name, change.gradients[name], change.states[name], change.lr)
-            self._states = change.states
+                    assert optimizers.is_built_in(step.optimizer)
+                    self._run(step.optimizer, name, step.gradients[name], step.states[name], step.lr)
+            self._states = step.states
             return True
 
     def _gradient(self, name: str, grad: Array) -> Array:

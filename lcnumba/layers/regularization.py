@@ -7,7 +7,7 @@ import numpy as np
 
 from lcnumba import constraints, regularizers
 from lcnumba.kernels.rules import Rule
-from lcnumba.utils.arrays import frozen, like_model
+from lcnumba.utils.arrays import like_model, read_only
 from lcnumba.utils.types import Array
 
 __all__ = ["Restraint"]
@@ -40,7 +40,7 @@ class Restraint:
         l1, l2 = (
             (self.regularizer.l1, self.regularizer.l2) if isinstance(self.regularizer, regularizers.L1L2) else (0, 0)
         )
-        return rule.restrained(l1, l2, isinstance(self.constraint, constraints.NonNeg))
+        return rule.regularized(l1, l2, isinstance(self.constraint, constraints.NonNeg))
 
     def finish(self, array: Array) -> None:
         """Bring norms back, in place, after a step by `on`."""
@@ -51,7 +51,7 @@ class Restraint:
         """Return the gradient of loss and penalty, whoever wrote the penalty."""
         if self.regularizer is None:
             return grad
-        gradient = self.regularizer.gradient(frozen(array))
+        gradient = self.regularizer.gradient(read_only(array))
         return grad + like_model(f"the gradient of regularizer {self.regularizer!r}", gradient, array)
 
     def bring_back(self, array: Array) -> None:

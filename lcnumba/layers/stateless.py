@@ -8,14 +8,15 @@ import numpy as np
 
 from lcnumba.layers.naming import layer_name
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import fresh, ingest, normalise
+from lcnumba.utils.arrays import as_numpy, fresh, normalise
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape
 
-__all__ = ["StatelessBackward", "Weightless", "as_floats"]
+__all__ = ["Stateless", "StatelessBackward", "as_floats"]
 
 
-class Weightless:
+class Stateless:
     """A layer of which there is nothing to step; shapes stay unless a subclass says otherwise."""
 
     def __init__(self, name: str | None, default: str) -> None:
@@ -32,7 +33,7 @@ class Weightless:
         self.compute_output_shape(input_shape)
         self._sample_shape = any_shape(input_shape)[1:]
 
-    def prepare_unbuild(self) -> Callable[[], None]:
+    def plan_unbuild(self) -> Callable[[], None]:
         """Return the function that lets go of the shape again; as of layers with weights."""
         return partial(setattr, self, "_sample_shape", self._sample_shape)
 
@@ -70,6 +71,8 @@ class Weightless:
         if weights:
             raise ValueError(f"{len(weights)} weights given; {type(self).__name__} has none")
 
+    prepare_unbuild = Renamed("plan_unbuild")
+
     def __repr__(self) -> str:
         """Class and name."""
         return f"<{type(self).__name__} {self.name!r}>"
@@ -77,7 +80,7 @@ class Weightless:
 
 def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
     """The input as float32 or, if it is that, float64, of which there is memory for so many copies."""
-    given, like = ingest("x", x)
+    given, like = as_numpy("x", x)
     double = given.dtype.newbyteorder("=") == np.float64
     values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
     require(copies * values.nbytes, "the output, with what it takes,", "give fewer samples at a time")
@@ -87,12 +90,12 @@ def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
 class StatelessBackward:
     """The pullback of a layer without weights."""
 
-    def __init__(self, like: Array, pull: Callable[[Array], Array], sure: bool) -> None:
-        self._shape, self._dtype, self._pull, self._sure = like.shape, like.dtype, pull, sure
+    def __init__(self, like: Array, pull: Callable[[Array], Array], cannot_fail: bool) -> None:
+        self._shape, self._dtype, self._pull, self._cannot_fail = like.shape, like.dtype, pull, cannot_fail
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dx of dy, and no gradients."""
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
         dx = self._pull(normalise("dy", given, self._dtype))
@@ -100,5 +103,5 @@ class StatelessBackward:
         return like(fresh(dx, given)), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Return the function (dy, wants_dx) -> dx; None if code of users has a part in it."""
-        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._sure else None
+        """Return the function (dy, wants_dx) -> dx; None if user code has a part in it."""
+        return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._cannot_fail else None

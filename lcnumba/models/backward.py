@@ -6,11 +6,12 @@ from typing import Any
 
 from lcnumba.protocol import Layer, Pullback, note_step
 from lcnumba.runtime.signals import deferred
-from lcnumba.utils.arrays import fresh, ingest
+from lcnumba.utils.arrays import as_numpy, fresh
+from lcnumba.utils.deprecation import Renamed, plan_method
 from lcnumba.utils.messages import public
 from lcnumba.utils.validation import learning_rate
 
-__all__ = ["SequentialBackward", "prepared"]
+__all__ = ["SequentialBackward", "plan_updates"]
 
 
 class SequentialBackward:
@@ -28,7 +29,7 @@ class SequentialBackward:
     @public
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
         """Return dx, of the kind of dy, and the list of the layers' gradients."""
-        given, like = ingest("dy", dy)
+        given, like = as_numpy("dy", dy)
         values, grads = given, []
         for pullback in reversed(self._pullbacks):
             found: Any = pullback(values)
@@ -59,16 +60,16 @@ class SequentialBackward:
             Whether dx is wanted; if not, the first layer does not compute it, and None is returned.
         """
         rate = learning_rate(lr)
-        with deferred():  # no handler of a signal changes a layer between the look at all and the steps
-            carry_out = self.plan_step(rate)
-            if carry_out is not None:
-                return carry_out(dy, wants_dx)
+        with deferred():  # no handler of a signal changes a layer between the check of all and the steps
+            run = self.plan_step(rate)
+            if run is not None:
+                return run(dy, wants_dx)
         dx, grads = self(dy)
-        self.prepare_step(grads, rate)()
+        self.plan_update(grads, rate)()
         return dx if wants_dx else None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Check a step before dy is known; return the function (dy, wants_dx) -> dx that carries it out.
+        """Check a step before dy is known; return the function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
 
         None if it could fail half-way, because a layer cannot check its own beforehand.
         """
@@ -76,39 +77,43 @@ class SequentialBackward:
         if any(plan is None for plan in plans):
             return None
 
-        def carry_out(dy: Any, wants_dx: bool) -> Any:
-            given, like = ingest("dy", dy)
+        def run(dy: Any, wants_dx: bool) -> Any:
+            given, like = as_numpy("dy", dy)
             values = given
             with deferred():  # all layers step or none
                 for number in reversed(range(len(plans))):
                     values = plans[number](values, wants_dx or number > 0)  # type: ignore[misc]
             return like(fresh(values, given)) if wants_dx else None
 
-        return carry_out
+        return run
 
-    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
-        """Check a step by the gradients of this very call; return the function that carries it out."""
-        return prepared(self._layers, self._pullbacks, grads, lr)
+    def plan_update(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Check a step from the gradients of this very call; return the function that runs it."""
+        return plan_updates(self._layers, self._pullbacks, grads, lr)
+
+    prepare_step = Renamed("plan_update")
 
 
-def prepared(layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float) -> Callable[[], None]:
-    """Check every layer's step, and return the function that carries all of them out.
+def plan_updates(
+    layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float
+) -> Callable[[], None]:
+    """Check every layer's step, and return the function that runs all of them.
 
-    A pullback checks in place of its layer where it can: it knows which weights it belongs to. What could not be
-    checked may fail, and is carried out first.
+    A pullback checks in place of its layer where it can: it knows which weights it belongs to. What cannot be
+    checked may fail, and is run first.
     """
     checked, unchecked = [], []
     for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):
-        prepare = getattr(pullback, "prepare_step", None) or getattr(layer, "prepare_step", None)
+        plan = plan_method(pullback, "update", "prepare_step") or plan_method(layer, "update", "prepare_step")
         note_step(layer, grad)
-        if prepare is not None:
-            checked.append(prepare(grad, lr))
+        if plan is not None:
+            checked.append(plan(grad, lr))
         else:
             unchecked.append(partial(layer.step, grad, lr))
 
-    def commit() -> None:
+    def run() -> None:
         with deferred():
-            for carry_out in unchecked + checked:
-                carry_out()
+            for each in unchecked + checked:
+                each()
 
-    return commit
+    return run

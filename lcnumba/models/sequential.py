@@ -10,8 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from lcnumba import optimizers
-from lcnumba.callbacks import Callback
-from lcnumba.layers.backward import Activity
+from lcnumba.callbacks import Callback, Logs
+from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.base import Trainable
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
@@ -19,15 +19,16 @@ from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import as_vector
 from lcnumba.layers.tree import Container, leaves, models, walk
 from lcnumba.models import saving
-from lcnumba.models.backward import SequentialBackward, prepared
+from lcnumba.models.backward import SequentialBackward, plan_updates
 from lcnumba.protocol import Layer, Pullback
 from lcnumba.runtime.locks import Mutex
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.training import data, evaluation, loop, run, step
-from lcnumba.training.config import Recipe, training_config, warn_of_last_activation
-from lcnumba.utils.arrays import check_dtype, fresh, ingest, reads_lazily
-from lcnumba.utils.messages import public, public_class, refuse_attribute
+from lcnumba.training.config import TrainingConfig, training_config, warn_of_last_activation
+from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
+from lcnumba.utils.deprecation import Renamed, plan_method
+from lcnumba.utils.messages import public, public_class, refuse_attribute, warn
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
 
@@ -70,9 +71,9 @@ class Sequential(Container):
         self._building = Mutex()
         self._built_names: set[str] = set()  # of layers that do not tell whether they are built
         self._nested = False
-        self.recipe = Recipe()
+        self.training_config = TrainingConfig()
         self.steps_taken = 0  # by train_on_batch, since compile
-        self.history: run.History | None = None  # of the last fit, even if it was broken off
+        self.history: run.History | None = None  # of the last fit, even if it was interrupted
         for layer in layers:
             self.add(layer)
 
@@ -103,6 +104,12 @@ class Sequential(Container):
         """Refuse what Keras' models have, and would do nothing here."""
         refuse_attribute(self, name)
         object.__setattr__(self, name, value)
+
+    @property
+    def recipe(self) -> TrainingConfig:
+        """Deprecated alias of `training_config`."""
+        warn("Sequential.recipe is deprecated; use Sequential.training_config", DeprecationWarning)
+        return self.training_config
 
     @property
     def trainable(self) -> bool:
@@ -242,8 +249,7 @@ class Sequential(Container):
     @contextmanager
     def unbuilt_on_failure(self) -> Iterator[None]:
         """Take weights away again from the library's layers that had none before, if the block fails."""
-        fresh = (leaf for leaf in leaves(self) if hasattr(leaf, "prepare_unbuild") and not leaf.built)
-        undo = [leaf.prepare_unbuild() for leaf in fresh]
+        undo = [plan() for leaf in leaves(self) if (plan := plan_method(leaf, "unbuild")) and not leaf.built]
         shapes = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in models(self)]
         try:
             yield
@@ -287,7 +293,7 @@ class Sequential(Container):
     @public
     def __call__(self, x: Any) -> Any:
         """Return the output for inference, an array of the kind of x."""
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y = values
         for layer in self._layers:
             y = _call(layer, y)
@@ -298,7 +304,7 @@ class Sequential(Container):
 
         `losses` tells those of whichever call came last, from any thread.
         """
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y, total = values, 0.0
         for layer in self._layers:
             if isinstance(layer, Sequential):
@@ -307,7 +313,7 @@ class Sequential(Container):
                 continue
             y = _call(layer, y)
             regularizer = getattr(layer, "activity_regularizer", None)
-            total += 0.0 if regularizer is None else Activity(regularizer, y).loss
+            total += 0.0 if regularizer is None else ActivityPenalty(regularizer, y).loss
         return like(fresh(y, values)), total
 
     @public
@@ -316,7 +322,7 @@ class Sequential(Container):
 
         Leave x and the output unchanged until the pullback has run.
         """
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         y, pullbacks = values, []
         for layer in self._layers:
             y, pullback = _forward(layer, y)
@@ -330,16 +336,16 @@ class Sequential(Container):
         Where several threads step the same model, guard the calls with a lock of your own: each
         layer stays consistent, but one thread's step may fall between another's layers.
 
-        Layers of users' own that lack ``prepare_step`` are stepped first, each on its own: if one of them fails, the
+        Layers of users' own that lack ``plan_update`` are stepped first, each on its own: if one of them fails, the
         library's layers are as they were.
         """
-        self.prepare_step(grads, lr)()
+        self.plan_update(grads, lr)()
 
-    def prepare_step(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that carries the step out."""
+    def plan_update(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
+        """Raise what `step` would raise, or return the function that runs the step and cannot fail."""
         if not isinstance(grads, list | tuple) or len(grads) != len(self._layers):
             raise ValueError(f"grads must be a list with one entry for each of {len(self._layers)} layers")
-        return prepared(self._layers, [None] * len(grads), grads, lr)
+        return plan_updates(self._layers, [None] * len(grads), grads, lr)
 
     def set_optimizer(self, optimizer: Any) -> None:
         """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
@@ -421,7 +427,7 @@ class Sequential(Container):
         warn_of_last_activation(self, config)  # before anything changes: a warning may be an error
         if optimizer is not None:
             self.set_optimizer(optimizer)
-        self.recipe, self.steps_taken = config, 0
+        self.training_config, self.steps_taken = config, 0
 
     @public
     def fit(
@@ -555,7 +561,7 @@ class Sequential(Container):
         metrics: Iterable[Any] | None = None,
         sample_weight: Any = None,
         batch_size: int = 256,
-    ) -> run.Figures:
+    ) -> Logs:
         """Return the mean loss, penalties included, and metrics of the model on data.
 
         Parameters
@@ -596,7 +602,7 @@ class Sequential(Container):
         loss: Any = None,
         metrics: Iterable[Any] | None = None,
         lr: Any = None,
-    ) -> run.Figures:
+    ) -> Logs:
         """Step the model once, on these samples, and return their figures before the step.
 
         Parameters
@@ -659,7 +665,7 @@ class Sequential(Container):
         if reads_lazily(x):
             source = data.rows("x", x)
             return self._predicted(source.take, source.shape[0], size)
-        values, like = self._ingest(x)
+        values, like = self._as_numpy(x)
         return like(self._predicted(values.__getitem__, len(values), size))
 
     def _predicted(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
@@ -683,23 +689,23 @@ class Sequential(Container):
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         # What lies in the weights of one layer, whatever wraps it, would change as the layers before it do.
-        own, given = self.live_weights(), [ingest(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
+        own, given = self.live_weights(), [as_numpy(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
         weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
         layers = list(leaves(self))
         counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(saving.weights_of(leaf)) for leaf in layers]
         if len(weights) != sum(counts):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(counts)}")
-        rest, prepared, others = list(weights), [], []
+        rest, planned, others = list(weights), [], []
         for leaf, count in zip(layers, counts, strict=True):
             mine, rest = rest[:count], rest[count:]
             if count and type(leaf).set_weights is Trainable.set_weights:
-                prepared.append(leaf.prepare_weights(mine))
+                planned.append(leaf.plan_weights(mine))
             elif count:
                 others.append((partial(leaf.set_weights, mine), partial(leaf.set_weights, saving.weights_of(leaf))))
         with deferred():
             _all_or_none(others)  # layers of users' own, which may fail: the library's have been checked
-            for commit in prepared:
-                commit()
+            for run in planned:
+                run()
 
     def live_weights(self) -> list[Array]:
         """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
@@ -718,21 +724,23 @@ class Sequential(Container):
         states = (getattr(layer, "get_training_state", None) for layer in self._layers)
         return [None if state is None else state() for state in states]
 
-    def prepare_training_state(self, state: Any) -> Callable[[], None]:
-        """Check what `get_training_state` of an equal model returned; return the function that takes it over."""
+    def plan_training_state(self, state: Any) -> Callable[[], None]:
+        """Check what `get_training_state` of an equal model returned; return the function that restores it."""
         if not isinstance(state, list) or len(state) != len(self._layers):
             raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
         pairs: list[tuple[Any, Any]] = list(zip(self._layers, state, strict=True))
-        prepared = [(layer, layer.prepare_training_state(mine)) for layer, mine in pairs if mine is not None]
+        planned = [(layer, plan_method(layer, "training_state")(mine)) for layer, mine in pairs if mine is not None]
 
         def back(layer: Any, before: Any) -> None:
-            layer.prepare_training_state(before)()
+            plan_method(layer, "training_state")(before)()
 
-        def commit() -> None:
+        def run() -> None:
             with deferred():
-                _all_or_none((take_over, partial(back, layer, _state_of(layer))) for layer, take_over in prepared)
+                _all_or_none((restore, partial(back, layer, _state_of(layer))) for layer, restore in planned)
 
-        return commit
+        return run
+
+    prepare_step, prepare_training_state = Renamed("plan_update"), Renamed("plan_training_state")
 
     def get_flat(self) -> Array:
         """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
@@ -746,12 +754,12 @@ class Sequential(Container):
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")
         parts = zip(layers, np.split(values, np.cumsum(sizes)[:-1]), strict=True)
-        prepared = [layer.prepare_flat(part) for layer, part in parts]
+        planned = [layer.plan_flat(part) for layer, part in parts]
         with deferred():
             for layer in layers:
                 layer._parameters.lock.check()
-            for commit in prepared:
-                commit()
+            for run in planned:
+                run()
 
     @public
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
@@ -938,11 +946,11 @@ class Sequential(Container):
     def _weights_by_layer(self) -> list[list[Array]]:
         return [saving.weights_of(layer) for layer in self._layers]
 
-    def _ingest(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
+    def _as_numpy(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
         """The input as NumPy, for a model that has layers and is built."""
         if not self._layers:
             raise RuntimeError(f"{self.name!r} has no layers; add some first")
-        values, like = ingest("x", x)
+        values, like = as_numpy("x", x)
         check_dtype("x", values)
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; give the batch first")

@@ -1,33 +1,33 @@
-"""Who is told that kernels are being compiled, which takes seconds at the first call: the log, and progress bars."""
+"""Notice of the compilation of kernels, which takes seconds at the first call: for the log and progress bars."""
 
 import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["NOTICE", "began", "ended", "told"]
+__all__ = ["NOTICE", "finished", "listening", "started"]
 
-# What listeners show to people.
+# What listeners display.
 NOTICE = "compiling kernels (seconds, once; the code is kept on disk)"
 
 _log = logging.getLogger("lcnumba")
 _listeners: list[Callable[[], None]] = []
-# When each compilation began that is under way: a kernel compiles what it calls. Under Numba's lock.
-_begun: list[float] = []
+# Start times of the compilations under way, which nest: a kernel compiles what it calls. Guarded by Numba's lock.
+_start_times: list[float] = []
 
 
 @contextmanager
-def told(listener: Callable[[], None]) -> Iterator[None]:
-    """Call a function whenever the compilation of a kernel begins, until the block is left.
+def listening(listener: Callable[[], None]) -> Iterator[None]:
+    """Call a function at the start of each compilation of a kernel, until the block ends.
 
     It must not compile anything itself.
 
     Examples
     --------
     >>> from lcnumba.runtime import compilation
-    >>> with compilation.told(lambda: print("compiling kernels")):
-    ...     compilation.began("forward")
-    ...     compilation.ended("forward")
+    >>> with compilation.listening(lambda: print("compiling kernels")):
+    ...     compilation.started("forward")
+    ...     compilation.finished("forward")
     compiling kernels
     """
     _listeners.append(listener)
@@ -37,19 +37,19 @@ def told(listener: Callable[[], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-def began(kernel: str) -> None:
-    """Tell that the compilation of a kernel begins."""
-    _begun.append(time.monotonic())
-    if len(_begun) == 1:
+def started(kernel: str) -> None:
+    """Record that the compilation of a kernel starts."""
+    _start_times.append(time.monotonic())
+    if len(_start_times) == 1:
         _log.info("compiling kernel %s: seconds, once; the code is kept on disk", kernel)
         for listener in tuple(_listeners):
             listener()
 
 
-def ended(kernel: str) -> None:
-    """Tell that it has ended."""
-    if not _begun:  # an interrupt may have come before the beginning was noted
+def finished(kernel: str) -> None:
+    """Record that it has finished."""
+    if not _start_times:  # an interrupt came before the start was recorded
         return
-    seconds = time.monotonic() - _begun.pop()
-    if not _begun:
+    seconds = time.monotonic() - _start_times.pop()
+    if not _start_times:
         _log.debug("compiled kernel %s in %.1f s", kernel, seconds)

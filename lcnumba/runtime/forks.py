@@ -1,8 +1,11 @@
-"""What a fork waits for, and what begins anew in the child, where none of its parent's other threads exist."""
+"""Forks: what a fork waits for, and what is reset in the child, where only the forking thread exists."""
 
-import concurrent.futures.thread  # noqa: F401 - see below
+# The hook installed last runs first before a fork. logging and concurrent.futures hold locks of their own meanwhile,
+# which a thread that imports or compiles may need; so their hooks are installed before ours.
+import concurrent.futures.thread  # noqa: F401
 import contextlib
-import logging  # noqa: F401 - see below
+import functools
+import logging  # noqa: F401
 import operator
 import os
 import sys
@@ -12,75 +15,83 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
-__all__ = ["in_children"]
+__all__ = ["guard", "in_children"]
 
-# Seconds that a fork waits for other threads.
-PATIENCE = 60.0
+# Seconds that a fork waits at most: three times what importing Numba (2) and compiling a kernel (3) take, for a busy
+# machine. The bound ends a deadlock, where the other thread waits for a lock that the forking one holds.
+TIMEOUT = 15.0
 
 _held = threading.local()
 
 
 def in_children(function: Callable[[], None]) -> Callable[[], None]:
-    """Let a function run in each child that is forked from now on, before anything else does and on its only thread.
+    """Call a function at the start of each forked child, on its only thread.
 
     Examples
     --------
     >>> from lcnumba.runtime.forks import in_children
     >>> @in_children
-    ... def begin_anew():
+    ... def reset():
     ...     print("a child")
     """
-    if hasattr(os, "register_at_fork"):  # Windows does not fork
+    if hasattr(os, "register_at_fork"):  # not on Windows
         os.register_at_fork(after_in_child=function)
     return function
 
 
-def _let_others_finish() -> None:
-    """Wait until no other thread imports this library or Numba, or compiles, and let none begin to compile.
+@functools.cache
+def guard() -> None:
+    """Let forks wait for other threads that import Numba or compile; call this before Numba is imported.
 
-    A child that was forked meanwhile would wait for ever for the locks of those threads, and what they leave half done
-    in LLVM's memory could not be mended there. Not for ever, since a lock that another library holds while it forks may
-    be what such a thread waits for.
+    A child forked meanwhile would wait forever for the locks of those threads, and what they left half done in LLVM's
+    memory could not be repaired there.
+
+    Examples
+    --------
+    >>> from lcnumba.runtime.forks import guard
+    >>> guard()
     """
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=_wait_for_others, after_in_parent=_release, after_in_child=_release)
+
+
+def _wait_for_others() -> None:
+    """Wait until no other thread imports Numba or this library, then hold the compiler's locks."""
+    if hasattr(_held, "locks"):  # two threads may have called `guard` at once
+        return
     _held.locks = []
-    end = time.monotonic() + PATIENCE
-    mine = set(_modules_begun_here())
-    while not mine.issuperset(_modules_begun()) and time.monotonic() < end:
+    end = time.monotonic() + TIMEOUT
+    own = set(_modules_of_this_thread())
+    while not own.issuperset(_modules_being_imported()) and time.monotonic() < end:
         time.sleep(0.001)
-    for lock in _compilers_locks():
+    for lock in _compiler_locks():
         if lock.acquire(timeout=max(0, end - time.monotonic())):
             _held.locks.append(lock)
 
 
-def _let_others_go_on() -> None:
-    for lock in reversed(_held.locks):
+def _release() -> None:
+    # Empty if the hook was installed while this thread was forking.
+    for lock in reversed(_held.__dict__.pop("locks", [])):
         lock.release()
 
 
-def _modules_begun() -> Iterator[str]:
-    """Modules of ours and Numba's that some thread is about to import."""
+def _modules_being_imported() -> Iterator[str]:
     for name, module in list(sys.modules.items()):
         if name.startswith(("lcnumba", "numba")) and getattr(getattr(module, "__spec__", None), "_initializing", False):
             yield name
 
 
-def _modules_begun_here() -> Iterator[str]:
-    """Modules whose functions and imports this thread is in."""
+def _modules_of_this_thread() -> Iterator[str]:
+    """Modules whose code is on this thread's stack: a fork must not wait for its own thread's imports."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         yield frame.f_globals.get("__name__", "")
         frame = frame.f_back
 
 
-def _compilers_locks() -> Iterator[Any]:
-    """Numba's lock and llvmlite's, in the order in which Numba takes them; none before they are imported."""
+def _compiler_locks() -> Iterator[Any]:
+    """The locks of Numba and llvmlite, in the order in which Numba takes them; none before they are imported."""
     places = (("numba.core.compiler_lock", "global_compiler_lock._lock"), ("llvmlite.binding.ffi", "lib._lock._lock"))
     for module, place in places:
         with contextlib.suppress(AttributeError):
             yield operator.attrgetter(place)(sys.modules.get(module))
-
-
-# What is registered later comes first before a fork. So the modules above are imported before, which hold locks of
-# their own while a process forks: a thread that imports or compiles may ask for those, and would never finish.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_let_others_finish, after_in_parent=_let_others_go_on, after_in_child=_let_others_go_on)

@@ -16,9 +16,9 @@ from lcnumba.runtime.signals import deferred
 __all__ = ["Mutex", "SharedLock"]
 
 # Seconds after which a thread that waits looks whether a signal came, or readers did not.
-PATIENCE = 0.1
+POLL_SECONDS = 0.1
 # Seconds that a writer sleeps while readers that go first come in, which takes them less.
-MOMENT = 1e-4
+SPIN_SECONDS = 1e-4
 
 _locks: weakref.WeakSet["Mutex | SharedLock"] = weakref.WeakSet()
 
@@ -148,14 +148,14 @@ class SharedLock(AbstractContextManager[None]):
 
     def _wait(self, me: int) -> None:  # of its own: Python does not cover the last jump of a loop in a try statement
         while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
-            if gate.acquire(timeout=PATIENCE):
+            if gate.acquire(timeout=POLL_SECONDS):
                 gate.release()  # the next one may pass, too
 
     def _close(self, guard: deferred) -> bool:
         """Whether this thread has the lock alone now; if not, a signal came that is held back."""
         self.check()
         me, alone = threading.get_ident(), self._alone
-        while not alone.acquire(timeout=PATIENCE):
+        while not alone.acquire(timeout=POLL_SECONDS):
             if guard.came:
                 return False
         try:
@@ -179,19 +179,19 @@ class SharedLock(AbstractContextManager[None]):
 
     def _let_in(self, me: int, gate: object, guard: deferred) -> bool:
         """Wait for readers that have waited for a writer before; False if a signal came."""
-        end = time.monotonic() + 10 * PATIENCE
+        end = time.monotonic() + 10 * POLL_SECONDS
         while any(first is not gate for thread, first in list(self._waiting.items()) if thread != me):
             if guard.came:
                 return False
             if time.monotonic() > end:  # an interrupt kept one of them from saying so
                 self._waiting.clear()
-            time.sleep(MOMENT)
+            time.sleep(SPIN_SECONDS)
         return True
 
     def _take(self, lock: "weakref.ref[Any]", guard: deferred) -> bool:
         """Wait for a thread to end its reading; False if a signal came."""
         while (theirs := lock()) is not None:
-            if theirs.acquire(timeout=PATIENCE):
+            if theirs.acquire(timeout=POLL_SECONDS):
                 self._taken.append(theirs)
                 break
             if guard.came:

@@ -1,4 +1,4 @@
-"""Which threads kernels run on: Numba's where those are safe here, else Python's own."""
+"""Which threads kernels run on: Numba's where these are safe, else a pool of Python's."""
 
 import ctypes
 import functools
@@ -12,36 +12,37 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lcnumba.runtime.forks import in_children
+from lcnumba.runtime.forks import guard, in_children
 from lcnumba.runtime.memory import processors
 from lcnumba.runtime.signals import deferred, import_whole
 
-__all__ = ["count", "numba_is_safe", "share", "threading_layer"]
+__all__ = ["count", "numba_is_safe", "run_on_python_threads", "threading_layer"]
 
 
 @import_whole
 def _numba() -> Any:
+    guard()
     import numba
 
     return numba
 
 
-def _numba_has_begun() -> bool:
+def _numba_threads_started() -> bool:
     parallel = sys.modules.get("numba.np.ufunc.parallel")
     return bool(getattr(parallel, "_is_initialized", parallel is not None))
 
 
 class _Process:
-    """What is known of threads in this process."""
+    """What is known about threads in this process."""
 
     def __init__(self) -> None:
-        # Threads that had begun before this library saw the process may have begun in a parent.
-        self.inherited = _numba_has_begun()
-        self.deciding = threading.RLock()  # reentrant, for finalizers that come in the middle
-        self.startable: bool | None = None  # whether Numba's threads can begin, once that is known
-        self.safe: bool | None = None  # whether kernels may run on them, once that is decided
-        self.by_caller = False  # whether each thread that calls has some of its own
-        self.crew: ThreadPoolExecutor | None = None
+        # Threads started before this library was loaded may have been started in a parent process.
+        self.inherited = _numba_threads_started()
+        self.lock = threading.RLock()  # reentrant, for finalizers
+        self.startable: bool | None = None  # whether Numba's threads can be started; None: not known yet
+        self.safe: bool | None = None  # whether kernels may run on them; None: not decided yet
+        self.per_caller = False  # whether each calling thread has a team of its own
+        self.pool: ThreadPoolExecutor | None = None
 
 
 _process = _Process()
@@ -49,20 +50,20 @@ _caller = threading.local()
 
 
 @in_children
-def _begin_anew() -> None:
+def _reset() -> None:
     global _process
     _process = _Process()
 
 
 def threading_layer() -> str:
-    """Return the threading layer that Numba has taken in this process: tbb, omp or workqueue. It begins by this call.
+    """Return the threading layer that Numba uses in this process, tbb, omp or workqueue, and start its threads.
 
     "none" if no threads can be started.
 
     Raises
     ------
     RuntimeError
-        If Numba cannot load the one that was chosen.
+        If Numba cannot load the selected layer.
 
     Examples
     --------
@@ -72,15 +73,15 @@ def threading_layer() -> str:
     """
     numba = _numba()
 
-    _start_numbas()
-    return str(numba.threading_layer()) if _numba_has_begun() else "none"
+    _start_numba_threads()
+    return str(numba.threading_layer()) if _numba_threads_started() else "none"
 
 
 def count() -> int:
-    """Return how many threads a kernel may take that is called here and now.
+    """Return how many threads a kernel called here may use.
 
-    What Numba says, which `numba.set_num_threads` and NUMBA_NUM_THREADS set. By default that is all processors; then no
-    more than what control groups allow, since threads beyond wait for each other.
+    This is Numba's number, set by `numba.set_num_threads` or NUMBA_NUM_THREADS. By default that is all processors, then
+    limited to what control groups allow, since more threads would wait for each other.
 
     Examples
     --------
@@ -90,18 +91,19 @@ def count() -> int:
     """
     numba = _numba()
 
-    threads = _start_numbas()
-    return min(threads, _allowed()) if threads == numba.config.NUMBA_NUM_THREADS else threads
+    threads = _start_numba_threads()
+    return min(threads, _cgroup_limit()) if threads == numba.config.NUMBA_NUM_THREADS else threads
 
 
 def numba_is_safe() -> bool:
     """Whether kernels may run on Numba's threads in this process.
 
-    Not on those of its workqueue layer, which ends the process where two parallel functions run at once, be the other
-    one a user's. And not in a child that was forked from a process in which they had begun: GNU OpenMP ends such a
-    child, and TBB does not vouch for one that was forked by another than the main thread. If they had begun before the
-    library was imported, it cannot be known in which process. And not where they cannot be started: GNU OpenMP, which
-    has other ones for each thread that calls, ends a process that has no more threads to give.
+    They may not:
+
+    - under workqueue, which aborts the process if two parallel functions run at once, even if one is the user's;
+    - in a child forked after they were started: GNU OpenMP aborts it, and TBB supports forks by the main thread alone;
+    - if they were started before this library was imported, since that may have been in a parent process;
+    - where they cannot be started: GNU OpenMP, which has a team for each calling thread, aborts the process.
 
     Examples
     --------
@@ -111,134 +113,138 @@ def numba_is_safe() -> bool:
     """
     process = _process
     if process.safe is None:
-        if process.deciding._is_owned():  # type: ignore[attr-defined]
-            return False  # for a finalizer that came in the middle of the following
-        with deferred(), process.deciding:
+        if process.lock._is_owned():  # type: ignore[attr-defined]
+            return False  # called by a finalizer that runs inside the following block
+        with deferred(), process.lock:
             layer = threading_layer()
-            process.by_caller = layer == "omp"
+            process.per_caller = layer == "omp"
             process.safe = not process.inherited and layer in ("omp", "tbb")
-    return process.safe and (not process.by_caller or _has_threads(process))
+    return process.safe and (not process.per_caller or _caller_has_threads(process))
 
 
-def share(kernel: Callable[..., None], slots: int, *arguments: Any) -> None:
-    """Run ``kernel(slot, *arguments)`` for each slot: the first one here, others on threads of Python as they come.
+def run_on_python_threads(kernel: Callable[..., None], workers: int, *arguments: Any) -> None:
+    """Run ``kernel(worker, *arguments)`` for each worker: number 0 here, the others on Python's threads when available.
 
-    The kernel lets go of the interpreter's lock, and takes its tasks from counters that all slots share. So one slot
-    can do the work of those that have not begun when it is done, and nobody waits for a thread that is not to be had.
+    The kernel releases the GIL and takes its tasks from a counter shared by all workers. So one worker can do the work
+    of those that have not started, and no call waits for a thread that is busy elsewhere.
 
     Examples
     --------
-    >>> from lcnumba.runtime.threads import share
+    >>> from lcnumba.runtime.threads import run_on_python_threads
     >>> done = []
-    >>> share(lambda slot, to: to.append(slot), 2, done)
+    >>> run_on_python_threads(lambda worker, to: to.append(worker), 2, done)
     >>> 0 in done
     True
     """
-    # An interrupt would let go of arrays that other threads still write to.
+    # An interrupt would release arrays that other threads still write to.
     with deferred():
-        helpers = _helpers(kernel, slots, arguments)
+        futures = _submitted(kernel, workers, arguments)
         try:
             kernel(0, *arguments)
         finally:
-            errors = [helper.exception() for helper in helpers if not helper.cancel()]
+            errors = [future.exception() for future in futures if not future.cancel()]
     for error in errors:
         if error is not None:
             raise error
 
 
-def _helpers(kernel: Callable[..., None], slots: int, arguments: tuple[Any, ...]) -> list[Future[None]]:
+def _submitted(kernel: Callable[..., None], workers: int, arguments: tuple[Any, ...]) -> list[Future[None]]:
     process = _process
-    helpers: list[Future[None]] = []
-    if getattr(_caller, "is_sharing", False):
-        return helpers
-    # The pool has locks that a finalizer must not ask for if it comes in the middle of this; nor on the pool's threads.
-    _caller.is_sharing = True
+    futures: list[Future[None]] = []
+    if getattr(_caller, "is_submitting", False):
+        return futures
+    # The pool's locks are not reentrant: a finalizer that runs in here must not submit, nor must the pool's threads.
+    _caller.is_submitting = True
     try:
-        crew = process.crew
-        if crew is None:
-            with process.deciding:
-                crew = process.crew = process.crew or ThreadPoolExecutor(os.cpu_count(), "lcnumba")
-        for slot in range(1, slots):
-            # Made here, since what could not be begun stays in the line of work: whoever takes it up must be told.
-            helper: Future[None] = Future()
-            helpers.append(helper)
-            crew.submit(_help, helper, kernel, slot, arguments)
-    except RuntimeError:  # no more threads to be had, or the interpreter is about to end: those that there are do it
-        process.crew = None  # with its line of work, which holds arrays
+        pool = process.pool
+        if pool is None:
+            with process.lock:
+                pool = process.pool = process.pool or ThreadPoolExecutor(os.cpu_count(), "lcnumba")
+        for worker in range(1, workers):
+            # Created here, because `submit` leaves the work in the queue even if it raises: so it can be cancelled.
+            future: Future[None] = Future()
+            futures.append(future)
+            pool.submit(_run, future, kernel, worker, arguments)
+    except RuntimeError:  # no more threads can be started, or the interpreter is shutting down: those that run will do
+        process.pool = None  # and its queue, which holds arrays
     finally:
-        _caller.is_sharing = False
-    return helpers
+        _caller.is_submitting = False
+    return futures
 
 
-def _help(helper: Future[None], kernel: Callable[..., None], slot: int, arguments: tuple[Any, ...]) -> None:
-    _caller.is_sharing = True
-    if not helper.set_running_or_notify_cancel():
+def _run(future: Future[None], kernel: Callable[..., None], worker: int, arguments: tuple[Any, ...]) -> None:
+    _caller.is_submitting = True
+    if not future.set_running_or_notify_cancel():
         return
     try:
-        kernel(slot, *arguments)
-    except BaseException as error:  # noqa: BLE001 - it is raised where the kernel was shared
-        helper.set_exception(error)
+        kernel(worker, *arguments)
+    except BaseException as error:  # noqa: BLE001 - raised by the thread that submitted it
+        future.set_exception(error)
     else:
-        helper.set_result(None)
+        future.set_result(None)
 
 
-def _start_numbas() -> int:
-    """Let Numba's threads begin, unless they have, and return how many there are."""
+def _start_numba_threads() -> int:
+    """Start Numba's threads unless they run, and return their number."""
     numba = _numba()
 
-    if _numba_has_begun():
-        # numba.get_num_threads takes two locks each time. In a forked child one of them may be held by a thread that is
-        # not there; the other is shared by all forked processes, and one that is killed meanwhile holds it for ever.
+    if _numba_threads_started():
+        # numba.get_num_threads takes two locks. In a forked child one may be held by a thread of the parent; the other
+        # is shared between forked processes, and one that is killed meanwhile holds it forever.
         parallel = sys.modules["numba.np.ufunc.parallel"]
         return int(getattr(parallel, "_get_num_threads", numba.get_num_threads)())
     process = _process
     if process.startable is None:
-        process.startable = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
+        process.startable = _can_start_threads(numba.config.NUMBA_NUM_THREADS - 1)
     if not process.startable:
         return int(numba.config.NUMBA_NUM_THREADS)
-    _offer_tbb()
+    _load_tbb()
     try:
         with deferred():
             return int(numba.get_num_threads())
     except ValueError as error:
         raise RuntimeError(
-            f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, which was chosen by "
-            f"NUMBA_THREADING_LAYER or numba.config; choose none, or install it (tbb: pip install 'lcnumba[threads]')"
+            f"Numba cannot load the threading layer {numba.config.THREADING_LAYER!r}, set by NUMBA_THREADING_LAYER or "
+            f"numba.config; unset it, or install that layer (tbb: pip install 'lcnumba[threads]')"
         ) from error
 
 
-def _has_threads(process: _Process) -> bool:
-    """Whether the thread that calls has OpenMP's threads, or can have them."""
+def _caller_has_threads(process: _Process) -> bool:
+    """Whether the calling thread has an OpenMP team, or can start one."""
     if getattr(_caller, "process", None) is not process:
         numba = _numba()
 
-        # Also remembered where they cannot be: trying takes all threads that there are to be had.
-        _caller.can = _can_be_started(numba.config.NUMBA_NUM_THREADS - 1)
+        # A failure is cached, too: each probe briefly takes all threads that are left.
+        _caller.can = _can_start_threads(numba.config.NUMBA_NUM_THREADS - 1)
         _caller.process = process
     return bool(_caller.can)
 
 
-def _can_be_started(number: int) -> bool:
-    """Whether there can be so many threads more, which is tried out."""
-    gate, started = threading.Event(), []
+def _can_start_threads(number: int) -> bool:
+    """Whether so many more threads can be started, found by starting them.
+
+    Limits cannot tell: besides pids.max and RLIMIT_NPROC (which counts all processes of the user, in other containers
+    too, and does not hold for root), stacks need address space (RLIMIT_AS), mappings and memory.
+    """
+    release, started = threading.Event(), []
     with deferred():
         try:
             for _ in range(number):
-                thread = threading.Thread(target=gate.wait)
+                thread = threading.Thread(target=release.wait)
                 thread.start()
                 started.append(thread)
         except RuntimeError:
             return False
         finally:
-            gate.set()
+            release.set()
             for thread in started:
                 thread.join()
     return True
 
 
 @functools.cache
-def _offer_tbb() -> None:
-    """Let Numba find TBB if it is installed: Numba asks for it by name alone, and pip puts it where nobody looks."""
+def _load_tbb() -> None:
+    """Load TBB if it is installed: pip puts it where the loader does not search, and Numba loads it by name alone."""
     numba = _numba()
 
     if str(numba.config.THREADING_LAYER).lower() not in ("default", "tbb", "safe", "threadsafe", "forksafe"):
@@ -257,7 +263,7 @@ def _offer_tbb() -> None:
 
 
 @functools.cache
-def _allowed() -> int:
-    """Processors by control groups, unless somebody has said how many threads there are to be."""
-    allowed = None if "NUMBA_NUM_THREADS" in os.environ else processors()
-    return sys.maxsize if allowed is None else max(1, math.ceil(allowed))
+def _cgroup_limit() -> int:
+    """Processors by control groups, unless NUMBA_NUM_THREADS is set."""
+    limit = None if "NUMBA_NUM_THREADS" in os.environ else processors()
+    return sys.maxsize if limit is None else max(1, math.ceil(limit))

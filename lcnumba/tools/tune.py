@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from lcnumba.layers.locally_connected import LocallyConnected
-from lcnumba.utils.arrays import ingest
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public
 from lcnumba.utils.validation import real
 
@@ -82,7 +82,7 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     limit, budget = real("memory", memory), real("seconds", seconds)
     if limit < 0:
         raise ValueError(f"memory must be a number of bytes of at least 0, got {memory!r}")
-    values, _ = ingest("x", x)
+    values, _ = as_numpy("x", x)
     layer._normalised(values)  # builds the layer like a call, but keeps the penalty of its last output
     forward, step = {}, {}
     for cost in layer.costs(len(values)):

@@ -1,1 +1,1 @@
-"""What happens between `fit` and a step."""
+"""The training loop of `Sequential.fit`, and what it consists of."""

@@ -1,29 +1,56 @@
-"""What `compile` fixes: loss, metrics, learning rate, and what is done to gradients."""
+"""What `compile` sets: loss, metrics, learning rate, gradient transforms and accumulation."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from lcnumba import activations, losses, optimizers
+from lcnumba import activations, gradients, losses, optimizers
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
 from lcnumba.metrics import Metric, binary_accuracy
 from lcnumba.metrics import get as get_metrics
 from lcnumba.protocol import Model, leaves
 from lcnumba.utils.messages import warn
-from lcnumba.utils.validation import (
-    integer,
-    learning_rate,
-    real,
-)
+from lcnumba.utils.validation import integer, learning_rate, real
 
-__all__ = ["Recipe", "completed", "optimizers_of", "overridden", "training_config", "warn_of_last_activation"]
+__all__ = [
+    "ClipByNorm",
+    "ClipByValue",
+    "TrainingConfig",
+    "completed",
+    "optimizers_of",
+    "overridden",
+    "training_config",
+    "warn_of_last_activation",
+]
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a training does with a batch; `Sequential.compile` makes it.
+class ClipByValue:
+    """Gradient transform: clip each element to [-limit, limit]."""
+
+    limit: float
+
+    def __call__(self, grads: Any) -> Any:
+        """Return the clipped gradients."""
+        return gradients.clip_by_value(grads, self.limit)
+
+
+@dataclass(frozen=True)
+class ClipByNorm:
+    """Gradient transform: scale all gradients down together if their global norm exceeds `limit`."""
+
+    limit: float
+
+    def __call__(self, grads: Any) -> Any:
+        """Return the clipped gradients."""
+        return gradients.clip_by_norm(grads, self.limit)
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """How a model is trained; set by `Sequential.compile`.
 
     Attributes
     ----------
@@ -32,68 +59,90 @@ class Recipe:
     metrics : mapping of str to callable
         ``metric(y_true, y_pred) -> float``.
     lr : float, callable or None
-        Learning rate, a schedule of it by step, or what is usual with the optimizer.
-    clip_value, clip_norm : float or None
-        Largest number, and largest norm of all together, that gradients are cut to.
+        Learning rate, or a schedule by step; None for the optimizer's default.
+    gradient_transforms : tuple of callable
+        ``transform(grads) -> grads``, applied in order before each step.
     accumulate : int
-        Batches of which the mean gradient makes a step.
+        Number of batches whose mean gradient makes a step.
 
     Examples
     --------
     >>> import lcnumba as lc
     >>> model = lc.Sequential([lc.Dense(3)])
-    >>> model.compile("adam", "mse", accumulate=4)
-    >>> model.recipe.accumulate
+    >>> model.compile("adam", "mse", clip_norm=1.0, accumulate=4)
+    >>> model.training_config.accumulate
     4
+    >>> model.training_config.gradient_transforms
+    (ClipByNorm(limit=1.0),)
     """
 
     loss: Any = None
     metrics: Mapping[str, Metric] = field(default_factory=dict)
     lr: Any = None
-    clip_value: float | None = None
-    clip_norm: float | None = None
+    gradient_transforms: tuple[Callable[[Any], Any], ...] = ()
     accumulate: int = 1
 
     @property
-    def plain(self) -> bool:
-        """Whether every batch makes a step by its own gradients, as they are."""
-        return self.accumulate == 1 and self.clip_value is None and self.clip_norm is None
+    def clip_value(self) -> float | None:
+        """Limit of the gradients' elements; None if there is none."""
+        return self._limit(ClipByValue)
+
+    @property
+    def clip_norm(self) -> float | None:
+        """Limit of the gradients' global norm; None if there is none."""
+        return self._limit(ClipByNorm)
+
+    def _limit(self, kind: type[ClipByValue] | type[ClipByNorm]) -> float | None:
+        return next((transform.limit for transform in self.gradient_transforms if isinstance(transform, kind)), None)
+
+    @property
+    def allows_fused_step(self) -> bool:
+        """Whether each batch's gradients are used as they are, so that backward can update the weights directly."""
+        return not self.gradient_transforms and self.accumulate == 1
 
 
 def training_config(
     loss: Any, metrics: Iterable[Any], lr: Any, clip_value: float | None, clip_norm: float | None, accumulate: int
-) -> Recipe:
-    """Check what `compile` is given; `lcnumba.Sequential.compile` documents the arguments."""
-    recipe = overridden(Recipe(), loss, metrics, lr)
-    for name, limit in {"clip_value": clip_value, "clip_norm": clip_norm}.items():
-        if limit is not None and real(name, limit) <= 0:
-            raise ValueError(f"{name}={limit!r} cannot be used; give a number above 0, or None")
-    together = integer("accumulate", accumulate)
-    return dataclasses.replace(recipe, clip_value=clip_value, clip_norm=clip_norm, accumulate=together)
+) -> TrainingConfig:
+    """Validate the arguments of `compile`, which `lcnumba.Sequential.compile` documents."""
+    config = overridden(TrainingConfig(), loss, metrics, lr)
+    transforms: list[Callable[[Any], Any]] = []
+    if clip_value is not None:
+        transforms.append(ClipByValue(_limit("clip_value", clip_value)))
+    if clip_norm is not None:
+        transforms.append(ClipByNorm(_limit("clip_norm", clip_norm)))
+    count = integer("accumulate", accumulate)
+    return dataclasses.replace(config, gradient_transforms=tuple(transforms), accumulate=count)
 
 
-def warn_of_last_activation(model: Model, recipe: Recipe) -> None:
-    """Warn of a last layer that has done what the loss does once more, and of a metric that is not for logits."""
+def _limit(name: str, limit: float) -> float:
+    if real(name, limit) <= 0:
+        raise ValueError(f"{name} must be > 0 or None, got {limit!r}")
+    return limit
+
+
+def warn_of_last_activation(model: Model, config: TrainingConfig) -> None:
+    """Warn if the last activation does not fit the loss, or binary accuracy gets logits."""
     last = next((layer for layer in reversed(model.layers) if hasattr(layer, "activation")), None)
     if isinstance(getattr(last, "activation", None), activations.Softmax) and getattr(last, "units", 2) == 1:
-        warn("a softmax over one output is always 1: give activation='sigmoid', or as many units as there are classes")
-    if not getattr(recipe.loss, "from_logits", getattr(getattr(recipe.loss, "loss", None), "from_logits", False)):
+        warn("softmax over a single output is always 1; use activation='sigmoid', or one unit per class")
+    if not getattr(config.loss, "from_logits", getattr(getattr(config.loss, "loss", None), "from_logits", False)):
         return
-    ending = _last_activation(model)
-    if ending is not None:
+    name = _last_activation(model)
+    if name is not None:
         warn(
-            f"the model ends in activation={ending!r}, and {recipe.loss!r} applies it once more: let the last layer "
-            "end without an activation, or give the loss from probabilities"
+            f"the model ends in activation={name!r} and {config.loss!r} expects logits, so it would be applied twice; "
+            "remove the last activation or use the loss from probabilities"
         )
-    elif recipe.metrics.get("binary_accuracy") is binary_accuracy:
+    elif config.metrics.get("binary_accuracy") is binary_accuracy:
         warn(
-            "binary_accuracy takes probabilities, and the loss is from logits: give a metric of your own, a function "
-            "that returns lcnumba.metrics.binary_accuracy(y_true, y_pred, threshold=0)"
+            "binary_accuracy expects probabilities, but the loss is from logits; use a custom metric that returns "
+            "lcnumba.metrics.binary_accuracy(y_true, y_pred, threshold=0)"
         )
 
 
 def _last_activation(model: Model) -> str | None:
-    """The softmax or sigmoid that a model ends in, if it does."""
+    """Name of the softmax or sigmoid that the model ends in, or None."""
     for layer in reversed(model.layers):
         if hasattr(layer, "layers"):
             return _last_activation(layer)
@@ -105,28 +154,28 @@ def _last_activation(model: Model) -> str | None:
     return None
 
 
-def overridden(given: Recipe, loss: Any, wanted: Iterable[Any] | None, lr: Any) -> Recipe:
-    """A recipe in which what is given now goes before what was compiled."""
+def overridden(config: TrainingConfig, loss: Any, metrics: Iterable[Any] | None, lr: Any) -> TrainingConfig:
+    """The config with those of the arguments that are not None in place of its own."""
     changes: dict[str, Any] = {}
     if loss is not None:
         changes["loss"] = losses.get(loss)
-    if wanted is not None:
-        changes["metrics"] = get_metrics(wanted)
+    if metrics is not None:
+        changes["metrics"] = get_metrics(metrics)
     if lr is not None:
         changes["lr"] = lr if callable(lr) else learning_rate(lr)
-    return dataclasses.replace(given, **changes)
+    return dataclasses.replace(config, **changes)
 
 
-def completed(model: Model, recipe: Recipe) -> Recipe:
-    """A recipe that can be carried out: with a loss and a learning rate."""
-    if recipe.loss is None:
-        raise ValueError(f"{model.name!r} has no loss; give loss=..., or compile it with one")
-    if recipe.lr is not None:
-        return recipe
-    usual = {optimizers.default_rate(optimizer) for optimizer in optimizers_of(model)} or {0.01}
-    if len(usual) > 1 or None in usual:
-        raise ValueError("lr is missing; with several optimizers, or one of your own, there is no usual rate")
-    return dataclasses.replace(recipe, lr=usual.pop())
+def completed(model: Model, config: TrainingConfig) -> TrainingConfig:
+    """The config with a loss (required) and a learning rate (by default the optimizer's)."""
+    if config.loss is None:
+        raise ValueError(f"loss is required to train {model.name!r}; pass loss=... or compile the model with one")
+    if config.lr is not None:
+        return config
+    defaults = {optimizers.default_lr(optimizer) for optimizer in optimizers_of(model)} or {0.01}
+    if len(defaults) > 1 or None in defaults:
+        raise ValueError("lr is required with a custom optimizer, or with optimizers whose default lr differs")
+    return dataclasses.replace(config, lr=defaults.pop())
 
 
 def optimizers_of(model: Model) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""What `fit` and `evaluate` are given, as batches that fit the model and the loss."""
+"""Arguments of `fit` and `evaluate` as data sets, checked against the model and the loss."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -6,7 +6,7 @@ from typing import Any
 
 from lcnumba import losses
 from lcnumba.protocol import Model
-from lcnumba.training.config import Recipe
+from lcnumba.training.config import TrainingConfig
 from lcnumba.training.data import Batches, Samples, class_weights
 from lcnumba.utils.arrays import check_dtype, reads_lazily
 from lcnumba.utils.types import Array
@@ -19,7 +19,7 @@ Data = Samples | Batches
 
 def data_and_validation(
     model: Model,
-    recipe: Recipe,
+    config: TrainingConfig,
     x: Any,
     y: Any,
     weights: Any,
@@ -29,66 +29,66 @@ def data_and_validation(
     share: float,
     weigh: Callable[[Array], Array] | None,
 ) -> tuple[Data, Data | None]:
-    """What to train on, and what to validate with."""
+    """The training data, and the validation data if there are any."""
     fraction = real("validation_split", share)
     if not 0 <= fraction < 1:
-        raise ValueError(f"validation_split={share!r} cannot be used; give a number of at least 0 and below 1")
+        raise ValueError(f"validation_split must be in [0, 1), got {share!r}")
     if fraction and pair is not None:
-        raise ValueError("give validation_data or validation_split, not both")
-    data = dataset(model, recipe, x, y, weights, size, steps, weigh)
+        raise ValueError("validation_data and validation_split cannot be combined; give one of them")
+    data = dataset(model, config, x, y, weights, size, steps, weigh)
     if fraction:
         if isinstance(data, Batches):
-            raise TypeError("validation_split needs arrays; give an iterable of batches its own validation_data")
+            raise TypeError("validation_split needs arrays; use validation_data with an iterable of batches")
         return data.split(fraction)
     if pair is None:
         return data, None
     if isinstance(pair, tuple | list) and len(pair) in (2, 3) and not all(isinstance(part, tuple) for part in pair):
-        return data, dataset(model, recipe, pair[0], pair[1], pair[2] if len(pair) == 3 else None, size, None)
+        return data, dataset(model, config, pair[0], pair[1], pair[2] if len(pair) == 3 else None, size, None)
     if not isinstance(pair, Iterable) or isinstance(pair, Iterator) or hasattr(pair, "shape"):
         raise TypeError(
-            "validation_data must be a pair (x, y), or (x, y, weights), or an iterable of such batches that can be "
-            "gone through again"
+            "validation_data must be a tuple (x, y) or (x, y, weights), or a re-iterable of such batches, "
+            f"got {type(pair).__name__}"
         )
-    return data, dataset(model, recipe, pair, None, None, size, None)
+    return data, dataset(model, config, pair, None, None, size, None)
 
 
 def dataset(
-    model: Model, recipe: Recipe, x: Any, y: Any, weights: Any, size: int | None, steps: int | None,
+    model: Model, config: TrainingConfig, x: Any, y: Any, weights: Any, size: int | None, steps: int | None,
     weigh: Callable[[Array], Array] | None = None,
 ) -> Data:  # fmt: skip
-    """Arrays, or an iterable of batches, each checked against the model, the loss and the weights of classes."""
-    check = partial(_check, model, recipe.loss, weigh)
+    """The data set of arrays, or of an iterable of batches."""
+    check = partial(_check, model, config.loss, weigh)
     if y is None and isinstance(x, Iterable) and not hasattr(x, "shape") and not reads_lazily(x):
         if weights is not None:
-            raise TypeError("sample_weight is for arrays; let the iterable give (x, y, weights)")
+            raise TypeError("sample_weight needs arrays; an iterable of batches must yield (x, y, weights) instead")
         return Batches(x, None if steps is None else integer("steps_per_epoch", steps), check)
     if steps is not None:
-        raise TypeError("steps_per_epoch is for iterables of batches; arrays are gone through as a whole")
+        raise TypeError("steps_per_epoch needs an iterable of batches; an epoch of arrays visits all samples")
     if weights is not None:
-        _check_weighable(recipe, "sample_weight")
+        _check_weighable(config, "sample_weight")
     return Samples(x, y, weights, size, check)
 
 
-def class_weighting(recipe: Recipe, weights: Mapping[int, float] | None) -> Callable[[Array], Array] | None:
-    """The function that gives samples the weights of their classes, if there are any."""
+def class_weighting(config: TrainingConfig, weights: Mapping[int, float] | None) -> Callable[[Array], Array] | None:
+    """The function from targets to the weights of their classes; None without class weights."""
     if weights is None:
         return None
-    _check_weighable(recipe, "class_weight")
+    _check_weighable(config, "class_weight")
     return class_weights(weights)
 
 
-def _check_weighable(recipe: Recipe, name: str) -> None:
-    if not losses.takes_weights(recipe.loss):
+def _check_weighable(config: TrainingConfig, name: str) -> None:
+    if not losses.takes_weights(config.loss):
         raise TypeError(
-            f"{name} needs a loss that takes weights, loss(y_true, y_pred, weights) -> (value, dy_pred); "
-            f"{recipe.loss!r} does not"
+            f"{name} needs a loss with weights, loss(y_true, y_pred, weights) -> (value, dy_pred); "
+            f"{config.loss!r} has none"
         )
 
 
 def _check(
     model: Model, loss: Any, weigh: Callable[[Array], Array] | None, inputs: Array, targets: Array
 ) -> None:  # fmt: skip
-    """Raise unless inputs and targets fit the model and the loss, and targets have classes to be weighed by."""
+    """Raise unless inputs and targets fit the model, the loss and the class weights."""
     check_dtype("x", inputs)
     if model.built and inputs.shape[1:] != model.input_shape[1:]:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Epochs of batches, and where an interrupted training resumes."""
+"""The loop over epochs and batches, and how an interrupted training resumes."""
 
 import logging
 import math
@@ -8,15 +8,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
-from lcnumba.callbacks import Callback, Checkpoint, Progress, figures_text
+from lcnumba.callbacks import Callback, Checkpoint, Progress, format_logs
 from lcnumba.formats import checkpoint, contents
 from lcnumba.protocol import Model
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.config import completed, overridden, warn_of_last_activation
 from lcnumba.training.data import Batches, Samples
-from lcnumba.training.evaluation import evaluate_batches
+from lcnumba.training.evaluation import RunningMean, evaluate_batches
 from lcnumba.training.inputs import Data, class_weighting, data_and_validation
-from lcnumba.training.run import History, Run, RunningMean
+from lcnumba.training.run import History, ResumePoint, Run
 from lcnumba.training.step import Stepper
 from lcnumba.utils import files, random_state
 from lcnumba.utils.messages import warn
@@ -24,12 +24,11 @@ from lcnumba.utils.validation import boolean, choice, file_path, generator, inte
 
 __all__ = ["fit"]
 
-
 _log = logging.getLogger("lcnumba")
 _log.addHandler(logging.NullHandler())
 
-# How many times the loss penalties may be before somebody is told that they drown it.
-DROWNING = 100
+# There is a warning if penalties exceed so many times the loss.
+MAX_PENALTY_RATIO = 100
 
 
 def fit(
@@ -54,177 +53,177 @@ def fit(
     resume: str | os.PathLike[str] | None = None,
     progress: bool = True,
 ) -> History:
-    """Train a model on batches; `lcnumba.Sequential.fit` documents the arguments."""
+    """Train a model; `lcnumba.Sequential.fit` documents the arguments."""
     epochs, first = integer("epochs", epochs, 0), integer("initial_epoch", initial_epoch, 0)
     if first and resume is not None:
-        raise ValueError("give initial_epoch or resume, not both: the checkpoint knows its epoch")
+        raise ValueError("initial_epoch and resume cannot be combined: the checkpoint has its own epoch")
     size = integer("batch_size", batch_size)
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
-    recipe = completed(model, overridden(model.recipe, loss, metrics, lr))
+    config = completed(model, overridden(model.training_config, loss, metrics, lr))
     if loss is not None:
-        warn_of_last_activation(model, recipe)
-    weigh = class_weighting(recipe, class_weight)
-    hooks = _hooks(callbacks, boolean("progress", progress))
+        warn_of_last_activation(model, config)
+    weigh = class_weighting(config, class_weight)
+    callbacks = _checked_callbacks(callbacks, boolean("progress", progress))
     data, validation = data_and_validation(
-        model, recipe, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split, weigh
+        model, config, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split, weigh
     )
-    if isinstance(data, Batches) and data.once and epochs > first + 1:
+    if isinstance(data, Batches) and data.is_one_shot and epochs > first + 1:
         raise ValueError(
-            f"x is a {type(x).__name__}, which can be gone through once, and epochs={epochs}; give steps_per_epoch, or "
-            "an iterable that can be gone through again"
+            f"x is a one-shot iterator ({type(x).__name__}), but epochs={epochs}; give steps_per_epoch or a re-iterable"
         )
 
-    names = ["loss", *recipe.metrics]
+    names = ["loss", *config.metrics]
     names += [f"val_{name}" for name in names] if validation is not None else []
     if resume is not None:
-        resume = file_path(resume, "resume").absolute()  # also if the folder changes
-    run = Run(model, epochs, len(data), recipe.lr, names, generator(rng), hooks)
-    run.epoch = first
-    run._settings = {
-        "batch_size": size, "shuffle": shuffle, "accumulate": recipe.accumulate, "steps_per_epoch": steps_per_epoch,
+        resume = file_path(resume, "resume").absolute()  # a callback may change the working directory
+    settings = {
+        "batch_size": size, "shuffle": shuffle, "accumulate": config.accumulate, "steps_per_epoch": steps_per_epoch,
         "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
     }  # fmt: skip
-    stepper = Stepper(model, recipe, run, weigh)
-    _look_at_checkpoints(resume, hooks)
-    with ExitStack() as closing:
-        for hook in hooks:
-            closing.callback(hook.close)
-        for hook in hooks:
-            hook.on_train_begin(run)
-        done, mean = (0, RunningMean()) if resume is None else _resumed(run, resume, data)
+    run = Run(model, epochs, len(data), config.lr, names, generator(rng), callbacks, settings)
+    run.epoch = first
+    stepper = Stepper(model, config, run, weigh)
+    _check_checkpoints(resume, callbacks)
+    with ExitStack() as stack:
+        for callback in callbacks:
+            stack.callback(callback.close)
+        for callback in callbacks:
+            callback.on_train_begin(run)
+        mean = RunningMean() if resume is None else _resumed(run, resume, data)
+        done = run.batch
         if resume is not None and (run.stopped or run.epoch >= epochs):
-            _tell_nothing_is_left(run, os.fspath(resume))
-        model.history = run.history  # not before: a training that does not begin leaves the last one's
+            _report_nothing_left(run, os.fspath(resume))
+        model.history = run.history  # only now: if anything above fails, the history of the last fit stays
         while run.epoch < epochs and not run.stopped:
-            mean = _epoch(run, stepper, data, shuffle, done, mean)
+            mean = _train_epoch(run, stepper, data, shuffle, done, mean)
             if not mean.samples:
                 break
-            figures, broken_off = mean.result(recipe.metrics), run.stopped
+            logs, interrupted = mean.result(config.metrics), run.stopped
             if not run.history.epoch:
-                _compare_penalties(mean, figures["loss"])
+                _warn_of_large_penalties(mean, logs["loss"])
             if validation is not None:
-                figures |= {f"val_{name}": value for name, value in evaluate_batches(model, validation, recipe).items()}
+                logs |= {f"val_{name}": value for name, value in evaluate_batches(model, validation, config).items()}
             with deferred():
-                run.history.add(run.epoch, figures)
-            _log.info("epoch %d/%d: %s", run.epoch + 1, epochs, figures_text(figures))
+                run.history.add(run.epoch, logs)
+            _log.info("epoch %d/%d: %s", run.epoch + 1, epochs, format_logs(logs))
             done, mean = 0, RunningMean()
-            # Of an epoch that was broken off there is a rest, which whoever goes on from a checkpoint must not miss.
-            if run.finished or not broken_off:
-                run._border = run.epoch + 1, 0, mean, random_state.generator_state(run._order)
-            for hook in hooks:
-                hook.on_epoch_end(run, dict(figures))
-            for hook in hooks:
-                hook.after_epoch(run, dict(figures))
-            run._border = None
+            # The remaining batches of an interrupted epoch must not be skipped when the training resumes.
+            if run.finished or not interrupted:
+                run.resume_point = ResumePoint(run.epoch + 1, 0, mean, random_state.generator_state(run.rng))
+            for callback in callbacks:
+                callback.on_epoch_end(run, dict(logs))
+            for callback in callbacks:
+                callback.after_epoch(run, dict(logs))
+            run.resume_point = None
             if isinstance(data, Batches) and data.ended:
                 break
             run.epoch += 1
         if isinstance(data, Batches) and data.ended:
             warn(
                 f"x ended in epoch {run.epoch + 1} of {epochs}, after {run.batch} of {len(data)} batches; "
-                "so does the training"
+                "training ends there"
             )
-        for hook in hooks:
-            hook.on_train_end(run)
+        for callback in callbacks:
+            callback.on_train_end(run)
     return run.history
 
 
-def _look_at_checkpoints(resume: Any, hooks: Sequence[Callback]) -> None:
-    """Refuse, or log, a training that begins at the beginning and would replace a checkpoint that is there."""
-    mine = [hook for hook in hooks if isinstance(hook, Checkpoint)]
-    there = [hook.path for hook in mine if files.exists(hook.path)]
+def _check_checkpoints(resume: Any, callbacks: Sequence[Callback]) -> None:
+    """Refuse, or log, a training that starts anew and would overwrite an existing checkpoint."""
+    checkpoints = [callback for callback in callbacks if isinstance(callback, Checkpoint)]
+    existing = [callback.path for callback in checkpoints if files.exists(callback.path)]
     if resume is None:
-        for path in there:
-            _log.warning("%s is there, and is replaced by this training; fit(resume=...) would go on from it", path)
+        for path in existing:
+            _log.warning("%s exists and will be overwritten; fit(resume=...) would resume from it", path)
         return
-    places = {os.path.realpath(hook.path) for hook in mine}
-    if there and not files.exists(resume) and os.path.realpath(resume) not in places:
+    own = {os.path.realpath(callback.path) for callback in checkpoints}
+    if existing and not files.exists(resume) and os.path.realpath(resume) not in own:
         raise ValueError(
-            f"resume={os.fspath(resume)!r} does not exist, and Checkpoint({os.fspath(there[0])!r}), which does, would "
-            "be replaced by a training from the beginning; give resume= the path of the file, or remove that one"
+            f"resume={os.fspath(resume)!r} does not exist, so training would start anew and overwrite "
+            f"Checkpoint({os.fspath(existing[0])!r}), which does; pass that path as resume, or remove the file"
         )
 
 
-def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> tuple[int, RunningMean]:
-    """Go on from a checkpoint, if it is there: how many batches of the epoch are done, and their figures."""
+def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> RunningMean:
+    """Resume from a checkpoint, if it exists; return loss and metrics of the current epoch's batches so far."""
     name = os.fspath(path)
     if not files.exists(path):
         _log.info("no checkpoint at %s; training from the beginning", name)
-        return 0, RunningMean()
-    with run.model.unbuilt_on_failure(), deferred():  # what a signal raises is no fault of the file
-        progress, restore = checkpoint.read(path, run.model, data.sample if isinstance(data, Samples) else None)
-        order, state = run._order, progress["rng"]
+        return RunningMean()
+    # Deferred, so that an exception of a signal handler is not taken for an error of the file.
+    with run.model.unbuilt_on_failure(), deferred():
+        progress, restore_model = checkpoint.read(path, run.model, data.sample if isinstance(data, Samples) else None)
+        state = progress["rng"]
         try:
-            run._check_settings(progress)
-            done, mean = run._go_on(progress)  # code of users, which may fail, comes first
-            restore()
-            # The caller's own generator goes on, too, if it is of that kind.
-            if type(order.bit_generator).__name__ == state["bit_generator"]:
-                order.bit_generator.state = state
+            mean = run.restore_progress(progress)  # calls user code, which may fail, so it comes before the model
+            restore_model()
+            # Set in place if the kind allows, since the user may have passed this very generator.
+            if type(run.rng.bit_generator).__name__ == state["bit_generator"]:
+                run.rng.bit_generator.state = state
             else:
-                run._order = random_state.restore_generator(state)
+                run.rng = random_state.restore_generator(state)
         except Exception as error:
             if not contents.is_content_error(error):
                 raise
-            raise ValueError(f"{name!r} is no checkpoint that can be gone on from: {error!r}") from error
-    _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, done)
-    return done, mean
-
-
-def _tell_nothing_is_left(run: Run, path: str) -> None:
-    """Say that `fit` returns at once, in the log and where the progress would be."""
-    if run.stopped:
-        text = f"the training in {path!r} was ended by a callback after epoch {run.epoch}: nothing is left to do"
-    else:
-        text = f"all {run.epochs} epochs are done in {path!r}: nothing is left to do; more epochs would go on"
-    _log.info("%s", text)
-    if any(isinstance(hook, Progress) for hook in run._callbacks):
-        print(text, file=sys.stderr)
-
-
-def _compare_penalties(mean: RunningMean, loss: float) -> None:
-    """Warn if the penalties of the first epoch drown its loss."""
-    penalty = mean.penalty / mean.samples
-    rest = loss - penalty
-    if math.isfinite(rest) and penalty > DROWNING * abs(rest):
-        warn(
-            f"penalties are {penalty:.3g} in the first epoch, and the loss without them is {rest:.3g}: penalties are "
-            "sums over all weights, a loss is a mean over samples and positions; lower the factors of the regularizers"
-        )
-
-
-def _epoch(run: Run, stepper: "Stepper", data: Data, shuffle: Any, done: int, mean: RunningMean) -> RunningMean:
-    """Train on the batches of an epoch that are not done yet; return its figures."""
-    state = random_state.generator_state(run._order)
-    run.batch = done
-    for hook in run._callbacks:
-        hook.on_epoch_begin(run)
-    for batch in data.batches(shuffle, run._order, done, len(run.history.epoch) * len(data)):
-        # Not cut in half by Ctrl-C: all layers have made the step, and it has been counted.
-        with deferred():
-            run._border = None
-            seen, step = stepper.train(batch), not run.stopped
-            run.batch += step
-            mean.add(len(batch.x), seen)
-            if step and not stepper.waiting:
-                run._border = run.epoch, run.batch, mean, state
-        figures = mean.result()
-        for hook in run._callbacks:
-            hook.on_batch_end(run, dict(figures))
-        for hook in run._callbacks:
-            hook.after_batch(run, dict(figures))
-        if run.stopped:
-            break
-    run._border = None
-    with deferred():
-        stepper.finish()
-    if not (run.batch or isinstance(data, Samples) or data.ended):
-        raise ValueError("x gave no batches; give at least one")
+            raise ValueError(f"cannot resume from {name!r}: {error!r}") from error
+    _log.info("resuming from %s: epoch %d, batch %d", name, run.epoch + 1, run.batch)
     return mean
 
 
-def _hooks(callbacks: Any, progress: bool) -> list[Callback]:
-    """The callbacks in the order in which they are called."""
+def _report_nothing_left(run: Run, path: str) -> None:
+    """Say that `fit` returns at once, in the log and, with a progress bar, on the standard error stream."""
+    if run.stopped:
+        text = f"nothing left to do: a callback ended the training in {path!r} after epoch {run.epoch}"
+    else:
+        text = f"nothing left to do: all {run.epochs} epochs are done in {path!r}; increase epochs to continue"
+    _log.info("%s", text)
+    if any(isinstance(callback, Progress) for callback in run.callbacks):
+        print(text, file=sys.stderr)
+
+
+def _warn_of_large_penalties(mean: RunningMean, loss: float) -> None:
+    """Warn if penalties dominate the loss of the first epoch."""
+    penalty = mean.penalty / mean.samples
+    rest = loss - penalty
+    if math.isfinite(rest) and penalty > MAX_PENALTY_RATIO * abs(rest):
+        warn(
+            f"penalties are {penalty:.3g} in the first epoch, but the loss without them is {rest:.3g}: penalties are "
+            "sums over all weights, the loss is a mean over samples and positions; lower the regularization factors"
+        )
+
+
+def _train_epoch(run: Run, stepper: Stepper, data: Data, shuffle: Any, done: int, mean: RunningMean) -> RunningMean:
+    """Train on the batches of an epoch after the first `done`; return loss and metrics of all of them."""
+    rng_state = random_state.generator_state(run.rng)
+    run.batch = done
+    for callback in run.callbacks:
+        callback.on_epoch_begin(run)
+    for batch in data.batches(shuffle, run.rng, done, len(run.history.epoch) * len(data)):
+        # Ctrl-C must not separate the steps of the layers, or a step from its count.
+        with deferred():
+            run.resume_point = None
+            result, stepped = stepper.train(batch), not run.stopped
+            run.batch += stepped
+            mean.add(len(batch.x), result)
+            if stepped and not stepper.has_pending_gradients:
+                run.resume_point = ResumePoint(run.epoch, run.batch, mean, rng_state)
+        logs = mean.result()
+        for callback in run.callbacks:
+            callback.on_batch_end(run, dict(logs))
+        for callback in run.callbacks:
+            callback.after_batch(run, dict(logs))
+        if run.stopped:
+            break
+    run.resume_point = None
+    with deferred():
+        stepper.finish()
+    if not (run.batch or isinstance(data, Samples) or data.ended):
+        raise ValueError("x has no batches; at least one is required")
+    return mean
+
+
+def _checked_callbacks(callbacks: Any, progress: bool) -> list[Callback]:
+    """The callbacks as a list, with a progress bar if one is wanted and missing."""
     given = list(callbacks) if is_iterable(callbacks) and not isinstance(callbacks, Callback) else [callbacks]
     for callback in given:
         if not isinstance(callback, Callback):

@@ -1,4 +1,4 @@
-"""What happens with a batch."""
+"""Training steps on single batches."""
 
 import dataclasses
 import math
@@ -9,14 +9,15 @@ from typing import Any
 import numpy as np
 
 from lcnumba import gradients
+from lcnumba.callbacks import Logs
 from lcnumba.layers.dropout import Dropout
 from lcnumba.protocol import Model, leaves
 from lcnumba.runtime.signals import deferred
-from lcnumba.training.config import Recipe, completed, overridden, warn_of_last_activation
+from lcnumba.training.config import TrainingConfig, completed, overridden, warn_of_last_activation
 from lcnumba.training.data import Batch
-from lcnumba.training.evaluation import loss_and_metrics
+from lcnumba.training.evaluation import BatchResult, loss_and_metrics
 from lcnumba.training.inputs import class_weighting, dataset
-from lcnumba.training.run import BatchResult, Figures, Run
+from lcnumba.training.run import Run
 from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array
 
@@ -24,33 +25,35 @@ __all__ = ["Stepper", "train_on_batch", "value_and_gradients"]
 
 
 class Stepper:
-    """What happens with a batch."""
+    """Steps a model batch by batch, as its training config says."""
 
-    def __init__(self, model: Model, recipe: Recipe, run: Run, weigh: Callable[[Array], Array] | None = None) -> None:
-        self._model, self._recipe, self._run, self._weigh = model, recipe, run, weigh
-        self._gradients = gradients.Accumulator()
-        self._warned = False
-        self._first = True
-        self._random = [layer for layer in leaves(model) if isinstance(layer, Dropout)]
+    def __init__(
+        self, model: Model, config: TrainingConfig, run: Run, weigh: Callable[[Array], Array] | None = None
+    ) -> None:
+        self._model, self._config, self._run, self._weigh = model, config, run, weigh
+        self._accumulator = gradients.Accumulator()
+        self._warned_of_loss = False
+        self._is_first = True
+        self._dropouts = [layer for layer in leaves(model) if isinstance(layer, Dropout)]
 
     @property
-    def waiting(self) -> bool:
-        """Whether gradients wait for those of more batches."""
-        return self._gradients.count > 0
+    def has_pending_gradients(self) -> bool:
+        """Whether gradients of past batches are accumulated and not yet used."""
+        return self._accumulator.count > 0
 
     def train(self, batch: Batch) -> BatchResult:
-        """Take part of a step, or a whole one, on a batch; return its figures.
+        """Step the model on a batch, or accumulate its gradients; return loss and metrics before the step.
 
-        A batch that is refused leaves random numbers, and layers that were not built, as they were.
+        If anything fails, random states and layers that were not built are left as they were.
         """
-        drawn = [(layer, layer.get_training_state()) for layer in self._random]
+        states = [(layer, layer.get_training_state()) for layer in self._dropouts]
         try:
-            with self._model.unbuilt_on_failure() if self._first else nullcontext():
+            with self._model.unbuilt_on_failure() if self._is_first else nullcontext():
                 return self._train(batch)
         except BaseException:
             with deferred():
-                for layer, state in drawn:
-                    layer.prepare_training_state(state)()
+                for layer, state in states:
+                    layer.plan_training_state(state)()
             raise
 
     def _train(self, batch: Batch) -> BatchResult:
@@ -60,54 +63,55 @@ class Stepper:
                 weights = weights.reshape(-1, *[1] * (batch.weights.ndim - 1)) * batch.weights
             batch = batch._replace(weights=weights)
         prediction, backward = self._model.forward(batch.x)
-        seen, dy = loss_and_metrics(
-            self._model, backward.activity_loss, batch, prediction, self._recipe, first=self._first
+        result, dy = loss_and_metrics(
+            self._model, backward.activity_loss, batch, prediction, self._config, warn_of_loss=self._is_first
         )
-        self._first = False
-        self._look_at(seen.figures, batch)
-        for hook in self._run._callbacks:
-            hook.before_step(self._run, dict(seen.figures))
+        self._is_first = False
+        self._warn_if_not_finite(result.logs["loss"], batch)
+        for callback in self._run.callbacks:
+            callback.before_step(self._run, dict(result.logs))
         if self._run.stopped:
-            self._gradients = gradients.Accumulator()
-        elif self._recipe.plain:
+            self._accumulator = gradients.Accumulator()
+        elif self._config.allows_fused_step:
             backward.step(dy, self._run.lr, wants_dx=False)
             self._run.step += 1
         else:
             grads = _of_trainable(self._model, backward(dy)[1])
-            if self._recipe.accumulate == 1:
+            if self._config.accumulate == 1:
                 self._step(grads)
-                return seen
-            self._gradients.add(grads, len(batch.x))
-            if self._gradients.count >= self._recipe.accumulate:
+                return result
+            self._accumulator.add(grads, len(batch.x))
+            if self._accumulator.count >= self._config.accumulate:
                 self.finish()
-        return seen
+        return result
 
     def finish(self) -> None:
-        """Make the step of the gradients that wait, if there are any."""
-        if self.waiting:
-            self._step(self._gradients.take())
+        """Step with the accumulated gradients, if there are any."""
+        if self.has_pending_gradients:
+            self._step(self._accumulator.take())
 
     def _step(self, grads: Any) -> None:
-        if self._recipe.clip_value is not None:
-            grads = gradients.clip_by_value(grads, self._recipe.clip_value)
-        if self._recipe.clip_norm is not None:
-            grads = gradients.clip_by_norm(grads, self._recipe.clip_norm)
+        for transform in self._config.gradient_transforms:
+            grads = transform(grads)
         self._model.step(grads, self._run.lr)
         self._run.step += 1
 
-    def _look_at(self, figures: Figures, batch: Batch) -> None:
-        if self._warned or math.isfinite(figures["loss"]):
+    def _warn_if_not_finite(self, loss: float, batch: Batch) -> None:
+        """Warn, once, of a loss that is not finite."""
+        if self._warned_of_loss or math.isfinite(loss):
             return
-        self._warned = True
-        arrays = {"x": batch.x, "y": batch.y}
-        unknown = {n: np.count_nonzero(np.isnan(a)) if a.dtype.kind == "f" else 0 for n, a in arrays.items()}
-        if unknown["y"]:
-            remedy = f"y holds {unknown['y']} NaN there: lcnumba.losses.Masked leaves them out"
-        elif unknown["x"]:
-            remedy = f"look for non-finite inputs: x holds {unknown['x']} NaN there; fill them, or give a kernel_mask"
+        self._warned_of_loss = True
+        nans = {
+            name: np.count_nonzero(np.isnan(array)) if array.dtype.kind == "f" else 0
+            for name, array in {"x": batch.x, "y": batch.y}.items()
+        }
+        if nans["y"]:
+            hint = f"y has {nans['y']} NaN there; lcnumba.losses.Masked ignores them"
+        elif nans["x"]:
+            hint = f"x has {nans['x']} NaN there; fill them or set a kernel_mask"
         else:
-            remedy = "look for non-finite inputs, or lower lr"
-        warn(f"the loss is {figures['loss']} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; {remedy}")
+            hint = "check for non-finite inputs, or lower lr"
+        warn(f"the loss is {loss} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; {hint}")
 
 
 def train_on_batch(
@@ -120,27 +124,27 @@ def train_on_batch(
     loss: Any = None,
     metrics: Iterable[Any] | None = None,
     lr: Any = None,
-) -> Figures:
+) -> Logs:
     """Step a model once; `lcnumba.Sequential.train_on_batch` documents the arguments."""
-    recipe = completed(model, overridden(model.recipe, loss, metrics, lr))
+    config = completed(model, overridden(model.training_config, loss, metrics, lr))
     if loss is not None:
-        warn_of_last_activation(model, recipe)
+        warn_of_last_activation(model, config)
     if y is None:
-        raise TypeError("y is missing; give targets, as many as inputs")
-    data = dataset(model, recipe, x, y, sample_weight, None, None)
-    weigh = class_weighting(recipe, class_weight)
-    run = Run(model, 0, 1, recipe.lr, ())
+        raise TypeError("y is missing; pass one target per sample of x")
+    data = dataset(model, config, x, y, sample_weight, None, None)
+    weigh = class_weighting(config, class_weight)
+    run = Run(model, 0, 1, config.lr, ())
     run.step = model.steps_taken
-    stepper = Stepper(model, dataclasses.replace(recipe, accumulate=1), run, weigh)
+    stepper = Stepper(model, dataclasses.replace(config, accumulate=1), run, weigh)
     [batch] = data.batches()
     with deferred():
-        seen = stepper.train(batch)
+        result = stepper.train(batch)
         model.steps_taken = run.step
-    return seen.of_batch(recipe.metrics)
+    return result.all_logs(config.metrics)
 
 
 def value_and_gradients(model: Model, x: Any, y: Any, loss: Any) -> tuple[float, list[Any]]:
-    """Return the loss of a model on data, penalties included, and the gradients of all but the penalties of weights.
+    """Return the loss of a model on data, penalties included, and its gradients without the weights' penalties.
 
     Parameters
     ----------
@@ -153,7 +157,7 @@ def value_and_gradients(model: Model, x: Any, y: Any, loss: Any) -> tuple[float,
     -------
     value : float
     gradients : list
-        As the model's pullback returns them.
+        As returned by the model's pullback.
 
     Examples
     --------
@@ -165,15 +169,15 @@ def value_and_gradients(model: Model, x: Any, y: Any, loss: Any) -> tuple[float,
     >>> value, grads.kernel
     (4.0, array([[12.]]))
     """
-    recipe = completed(model, overridden(model.recipe, loss, (), None))
-    [batch] = dataset(model, recipe, x, y, None, None, None).batches()
+    config = completed(model, overridden(model.training_config, loss, (), None))
+    [batch] = dataset(model, config, x, y, None, None, None).batches()
     prediction, backward = model.forward(batch.x)
-    seen, dy = loss_and_metrics(model, backward.activity_loss, batch, prediction, recipe)
-    return seen.figures["loss"], backward(dy)[1]
+    result, dy = loss_and_metrics(model, backward.activity_loss, batch, prediction, config)
+    return result.logs["loss"], backward(dy)[1]
 
 
 def _of_trainable(model: Model, grads: Sequence[Any]) -> list[Any]:
-    """The gradients of a model, None in place of those of layers that are not trainable: they are no part of a norm."""
+    """The gradients with None in place of those of frozen layers, which do not count towards a norm."""
     return [
         _of_trainable(layer, grad) if hasattr(layer, "layers") else grad if getattr(layer, "trainable", True) else None
         for layer, grad in zip(model.layers, grads, strict=True)

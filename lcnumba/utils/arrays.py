@@ -13,14 +13,14 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.types import Array
 
 __all__ = [
+    "as_numpy",
     "check_dtype",
     "check_exact",
     "float_dtype",
     "fresh",
-    "frozen",
-    "ingest",
     "like_model",
     "normalise",
+    "read_only",
     "reads_lazily",
     "refuse_masked",
 ]
@@ -50,7 +50,7 @@ def float_dtype(dtype: Any) -> np.dtype[Any]:
     return FLOATS[wanted]
 
 
-def ingest(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Callable[[Array], Any]]:
+def as_numpy(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Callable[[Array], Any]]:
     """Bring a caller's array in.
 
     Parameters
@@ -83,12 +83,12 @@ def ingest(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Ca
     for entry in _held(name, array) if isinstance(array, list | tuple) else (array,):
         _check_kind(name, entry, "is" if entry is array else "holds")
     if isinstance(array, np.ndarray | np.generic | list | tuple | int | float):
-        return _as_numpy(name, array), _unchanged
+        return _asarray(name, array), _unchanged
 
     array_api_compat = _compat()
 
     if not array_api_compat.is_array_api_obj(array):
-        return _as_numpy(name, array), _unchanged
+        return _asarray(name, array), _unchanged
     if getattr(array, "requires_grad", False):
         _refuse(
             name, array, "it requires a gradient; pass .detach(). Autograd sees nothing of this library: for training, "
@@ -110,7 +110,7 @@ def ingest(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, Ca
     try:
         values = np.from_dlpack(array)
     except (TypeError, RuntimeError, BufferError, AttributeError):  # bool and other gaps of DLPack
-        values = _as_numpy(name, array)
+        values = _asarray(name, array)
     return values, like
 
 
@@ -184,7 +184,7 @@ def fresh(result: Array, given: Array) -> Array:
     return result.copy()
 
 
-def frozen(array: Array) -> Array:
+def read_only(array: Array) -> Array:
     """A read-only view of an array."""
     view = array[...]
     view.setflags(write=False)
@@ -202,7 +202,7 @@ def like_model(what: str, result: Any, model: Array) -> Array:
 
 
 def refuse_masked(**arrays: Any) -> None:
-    """Raise a TypeError for masked arrays, also inside of lists, where others than `ingest` read what was given.
+    """Raise a TypeError for masked arrays, also inside of lists, where others than `as_numpy` read what was given.
 
     Examples
     --------
@@ -242,7 +242,7 @@ def _unchanged(array: Array) -> Array:
     return array
 
 
-def _as_numpy(name: str, array: Any) -> Array:
+def _asarray(name: str, array: Any) -> Array:
     try:
         values = np.asarray(array)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -27,12 +27,14 @@ __all__ = [
     "sample_shape",
 ]
 
-# Sizes beyond this are a slip, and their products would leave the range of index arithmetic.
+# Larger integers are a slip.
 MAXIMUM = 2**40
+# Of sizes in one dimension, so that index arithmetic stays within 64 bits.
+MAX_SIZE = 2**31
 
 
-def integer(name: str, value: Any, minimum: int = 1) -> int:
-    """Return `value` as an int of at least `minimum`.
+def integer(name: str, value: Any, minimum: int = 1, maximum: int = MAXIMUM) -> int:
+    """Return `value` as an int in [minimum, maximum].
 
     Any integral type passes (NumPy's too); a bool or a float does not, since both are more
     often a slip than an intention.
@@ -47,8 +49,8 @@ def integer(name: str, value: Any, minimum: int = 1) -> int:
         ) from None
     if number < minimum:
         raise ValueError(f"{name}={value!r} is too small; give an integer of at least {minimum}")
-    if number > MAXIMUM:
-        raise ValueError(f"{name}={value!r} is too large; give an integer of at most {MAXIMUM}")
+    if number > maximum:
+        raise ValueError(f"{name}={value!r} is too large; give an integer of at most {maximum}")
     return number
 
 
@@ -57,10 +59,10 @@ def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, 
     if isinstance(value, np.ndarray):
         value = value.tolist()
     if not isinstance(value, list | tuple):
-        return (integer(name, value, minimum),) * rank
+        return (integer(name, value, minimum, MAX_SIZE),) * rank
     if len(value) != rank:
         raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer or {rank}")
-    return tuple(integer(name, entry, minimum) for entry in value)
+    return tuple(integer(name, entry, minimum, MAX_SIZE) for entry in value)
 
 
 def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int | None, ...]:
@@ -145,7 +147,7 @@ def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
         raise ValueError(
             f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
         )
-    return tuple(integer("input_shape", size) for size in sizes)
+    return tuple(integer("input_shape", size, 1, MAX_SIZE) for size in sizes)
 
 
 def any_shape(shape: Any) -> tuple[int | None, ...]:

@@ -9,6 +9,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from lcnumba.connectivity.geometry import BAND_COLUMNS, TASKS, Geometry, paddings
+from lcnumba.runtime import memory
 from lcnumba.testing import PROBLEMS, reference
 
 
@@ -136,8 +137,8 @@ def test_bands_stay_between_their_edges(g):
 
 
 @given(geometries())
-def test_readers_are_the_taps_that_read_a_column(g):
-    start, column, tap = g.readers
+def test_the_inverse_map_holds_the_taps_that_read_a_column(g):
+    start, column, tap = g.inverse_map
     assert len(start) == g.input_size[-1] + 1
     found = {(w, j, t) for w in range(g.input_size[-1]) for j, t in zip(column[start[w]:start[w + 1]],
              tap[start[w]:start[w + 1]], strict=True)}  # fmt: skip
@@ -169,10 +170,45 @@ def test_few_lines_are_cut_into_bands_and_many_are_not():
 
 def test_the_sparse_form_counts_in_64_bits_where_32_would_overflow():
     """Indices up to 2^31 - 1 fit; of inputs alone, since so many weights would take too long."""
-    for size, dtype in ((2**31, np.int32), (2**31 + 1, np.int64), (2**32, np.int64)):
-        g = Geometry((size - 1,), 1, 1, 1, strides=2**30)
+    for size, channels, dtype in ((2**31 - 1, 1, np.int32), (2**31, 1, np.int64), (2**31, 2, np.int64)):
+        g = Geometry((size,), channels, 1, 1, strides=2**30)
         assert [array.dtype for array in g.csr_index()] == [dtype, dtype]
-        np.testing.assert_array_equal(g.csr_index()[1], np.arange(0, size - 1, 2**30))
+        expected = np.arange(0, size, 2**30)[:, None] * channels + np.arange(channels)
+        np.testing.assert_array_equal(g.csr_index()[1], expected.reshape(-1))
+
+
+@given(st.data())
+def test_connections_are_counted_for_any_sizes(data):
+    """Also where a kernel is far larger than its input, against a count of every pair."""
+    n, k = (data.draw(st.integers(1, 200), label=name) for name in ("input", "kernel"))
+    s, d = (data.draw(st.integers(1, 40) | st.integers(1, 2**31), label=name) for name in ("stride", "dilation"))
+    span = d * (k - 1) + 1
+    margin = st.integers(0, min(span - 1, 2**31))
+    padding = data.draw(st.just("same") | st.just("valid") | st.tuples(margin, margin), label="padding")
+    before, after = {"same": (span // 2, 0), "valid": (0, 0)}.get(padding, padding)
+    assume(padding == "same" or span <= before + n + after)
+    g = Geometry((n,), 1, 1, k, s, d, padding if isinstance(padding, str) else (padding,))
+    assume(g.positions <= 10**4)
+    counted = sum(0 <= o * s + t * d - before < n for o in range(g.positions) for t in range(k))
+    assert g.connections == counted
+
+
+def test_the_largest_sizes_are_counted_exactly():
+    top = 2**31
+    for g, connections in (
+        (Geometry((top, top), 1, 1, (2, 3), (1, top), padding="same"), (2 * top - 1) * 2),
+        (Geometry((top,), 1, 1, 2, 1, top - 1), 2),
+        (Geometry((7,), 1, 1, top - 1, top, top, "same"), 1),
+        (Geometry((top,), 1, 1, 3, 2, 2, ((4, 4),)), 3 * (top // 2)),
+    ):
+        assert g.connections == connections
+
+
+def test_a_count_that_does_not_fit_is_refused(monkeypatch):
+    """As the weights of such a layer would be."""
+    monkeypatch.setattr(memory, "available", lambda: (10**9, "the machine"))
+    with pytest.raises(MemoryError, match=r"counting the connections needs 42\.9 GB.*give a smaller kernel_size"):
+        Geometry((2**30,), 1, 1, 2**31, padding="same").connections  # noqa: B018
 
 
 def test_documented_example():
@@ -231,6 +267,11 @@ def test_tables_are_read_only_and_the_geometry_is_frozen():
         ({"input_size": ()}, ValueError, r"input_size=\(\) has 0 entries"),
         ({"input_size": (3, 3, 3, 3)}, ValueError, r"has 4 entries; give 1, 2 or 3"),
         ({"input_size": (0, 5)}, ValueError, r"input_size=0 is too small"),
+        ({"input_size": (5, 2**31 + 1)}, ValueError, r"input_size=2147483649 is too large; .* at most 2147483648"),
+        ({"kernel_size": 2**31 + 1}, ValueError, r"kernel_size=2147483649 is too large"),
+        ({"strides": 2**31 + 1}, ValueError, r"strides=2147483649 is too large"),
+        ({"dilation": (1, 2**31 + 1)}, ValueError, r"dilation=2147483649 is too large"),
+        ({"padding": ((0, 2**31 + 1), (0, 0))}, ValueError, r"padding=2147483649 is too large"),
     ],
 )
 def test_bad_parameters(changes, error, message):

@@ -334,7 +334,7 @@ class InState(Scale):
     def get_training_state(self):
         return {"factor": self.factor}
 
-    def prepare_training_state(self, state):
+    def plan_training_state(self, state):
         return lambda: setattr(self, "factor", state["factor"])
 
 

@@ -80,36 +80,79 @@ def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng)
 
 
 @pytest.mark.parametrize("tiled", sorted({vectors.TILED, False}))
-@pytest.mark.parametrize("rectify", [True, False])
+@pytest.mark.parametrize("relu", [True, False])
 @pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters"])
 @implementations
-def test_forward_with_a_bias_and_a_rectifier(name, number, rectify, tiled, rng, monkeypatch):
+def test_apply_with_a_bias_and_relu(name, number, relu, tiled, rng, monkeypatch):
     monkeypatch.setattr(vectors, "TILED", tiled)
     problem = next(p for p in PROBLEMS if p.name == name)
     g = problem.geometry
     x, kernel, bias, _ = problem.data(rng)
     for b in (bias, None):
         row = None if b is None else b.reshape(g.positions, -1)
-        y = create(number, g).forward(x.reshape(len(x), -1), kernel, row, 0, rectify=rectify)
+        y = create(number, g).apply(x.reshape(len(x), -1), kernel, row, relu=relu)
         expected = reference.forward(x, kernel, b, **problem.settings).reshape(y.shape)
-        np.testing.assert_array_equal(y, np.maximum(expected, 0) if rectify else expected)
+        np.testing.assert_array_equal(y, np.maximum(expected, 0) if relu else expected)
 
 
 @pytest.mark.parametrize("name", ["plain", "same_stride", "few_filters", "batch_1"])
 @implementations
-def test_dy_counts_where_a_rectifiers_output_is_above_0(name, number, rng):
+def test_y_masks_dy(name, number, rng):
     problem = next(p for p in PROBLEMS if p.name == name)
     g, implementation = problem.geometry, create(number, problem.geometry)
     x, kernel, _, dy = problem.data(rng)
     x, dy = x.reshape(len(x), -1), dy.reshape(len(dy), g.positions, g.filters)
     y = np.maximum(integers(rng, dy.shape), 0)
-    dx, dkernel = implementation.backward(x, kernel, dy, 0, y=y)
-    expected_dx, expected = implementation.backward(x, kernel, np.where(y > 0, dy, 0), 0)
+    dx, dkernel = implementation.gradients(x, kernel, dy, y=y)
+    expected_dx, expected = implementation.gradients(x, kernel, np.where(y > 0, dy, 0))
     np.testing.assert_array_equal(dx, expected_dx)
     np.testing.assert_array_equal(dkernel, expected)
-    none, dkernel = implementation.backward(x, kernel, dy, 0, y=y, wants_dx=False)
-    assert none is None
-    np.testing.assert_array_equal(dkernel, expected)
+    np.testing.assert_array_equal(implementation.weight_gradient(x, dy, y=y), expected)
+    np.testing.assert_array_equal(implementation.apply_transpose(kernel, dy, y=y), expected_dx)
+
+
+@pytest.mark.parametrize("tiled", sorted({vectors.TILED, False}))
+@pytest.mark.parametrize("masked", [True, False])
+@problems
+@implementations
+def test_three_linear_maps_into_arrays_that_are_given(problem, number, masked, tiled, rng, monkeypatch):
+    """And the map is bilinear: <dy, apply(x, k)> = <apply_transpose(k, dy), x> = <weight_gradient(x, dy), k>."""
+    monkeypatch.setattr(vectors, "TILED", tiled)
+    g = problem.geometry
+    mask = rng.random(g.kernel_shape) < 0.5 if masked else None
+    implementation = create(number, g, mask)
+    x, kernel, bias, dy = problem.data(rng)
+    kernel = np.where(g.exists[:, :, None] if mask is None else g.exists[:, :, None] & mask, kernel, 0)
+    x, dy = x.reshape(len(x), g.inputs), dy.reshape(len(dy), g.positions, g.filters)
+    row = bias.reshape(g.positions, g.filters)
+    y, dx, dkernel = (np.full_like(like, np.nan) for like in (dy, x, kernel))
+    assert implementation.apply(x, kernel, row, out=y) is y
+    np.testing.assert_array_equal(y, implementation.apply(x, kernel, row))
+    assert implementation.apply_transpose(kernel, dy, out=dx) is dx
+    assert implementation.weight_gradient(x, dy, out=dkernel) is dkernel
+    assert np.sum(dy * implementation.apply(x, kernel)) == np.sum(dx * x) == np.sum(dkernel * kernel)
+    both = implementation.gradients(x, kernel, dy, out=(np.full_like(dx, np.nan), np.full_like(dkernel, np.nan)))
+    for found, expected in zip(both, (dx, dkernel), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    if implementation.supports_fused:
+        updated, out = kernel.copy(), np.full_like(dx, np.nan)
+        rule = rules.Rule(rules.SGD, (), (0.5,))
+        assert implementation.fused_update(x, updated, dy, rule, out=out) is out
+        np.testing.assert_array_equal(out, dx)
+        np.testing.assert_array_equal(updated, kernel - dkernel / 2)
+
+
+@implementations
+def test_a_kernel_without_a_version_is_not_cached(number, rng):
+    problem = PROBLEMS[0]
+    implementation = create(number, problem.geometry)
+    x, kernel, bias, dy = problem.data(rng)
+    run(implementation, problem, x, kernel, bias, dy, version=0)
+    other = run(implementation, problem, x, 2 * kernel, bias, dy, version=None)
+    for found, expected in zip(
+        other, run(create(number, problem.geometry), problem, x, 2 * kernel, bias, dy), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
 
 
 @implementations
@@ -232,7 +275,7 @@ def test_the_sparse_form_of_a_published_size_is_small():
     implementation = create(3, g)
     tracemalloc.start()
     try:
-        implementation.forward(np.ones((1, g.inputs), np.float32), kernel, None, 0)
+        implementation.apply(np.ones((1, g.inputs), np.float32), kernel, version=0)
         _, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

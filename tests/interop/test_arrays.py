@@ -79,7 +79,7 @@ def test_the_memory_is_shared_on_the_way_in_and_never_on_the_way_out(name, dtype
     make, kind, memory_of = WELCOME[name]
     with own_dtypes(name, module, dtype):
         x = make(module, X.reshape(2, -1).astype(dtype))
-        values, _ = arrays.ingest("x", x)
+        values, _ = arrays.as_numpy("x", x)
         assert name == "pandas" or arrays.normalise("x", values, np.dtype(dtype)) is values  # its columns lie together
         assert address(values) == memory_of(x)
         results = []

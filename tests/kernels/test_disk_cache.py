@@ -1,4 +1,4 @@
-"""Compiled code on disk: used again, never stale, never a reason to fail."""
+"""The disk cache of compiled code: reused, never stale, never raises."""
 
 import compileall
 import hashlib
@@ -13,7 +13,7 @@ import pytest
 
 import lcnumba
 
-# Steps by the smallest kernel there is, threaded, and tells how often code was loaded and compiled.
+# Runs the smallest kernel with one and two threads, and prints the cache hits and misses.
 STEP = """
     import logging
     import numpy as np
@@ -24,13 +24,13 @@ STEP = """
     update.run(Rule(1, (), (0.5,)), param, np.ones_like(param), 2)
     assert (param == 0.5).all()
     update.run(Rule(1, (), (0.5,)), param[:10], param[:10].copy())
-    stats = [dispatcher.stats for dispatcher in update.whole.compiled]
+    stats = [dispatcher.stats for dispatcher in update.apply_all.compiled]
     print(*(sum(part.values()) for s in stats for part in (s.cache_hits, s.cache_misses)))
 """
 
 
 def step(folder, package=None, before="", **environment):
-    """(hits, misses) of the serial and of the threaded kernel, in a process of its own."""
+    """(hits, misses) of the serial and of the threaded kernel, in a separate process."""
     path = {} if package is None else {"PYTHONPATH": str(package)}
     result = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(STEP).format(before=before)],
@@ -47,10 +47,10 @@ LOADED = ((1, 0), (1, 0))
 
 
 def files(folder, suffix):
-    return sorted(path for path in Path(folder).rglob(f"*{suffix}") if "whole" in path.name)
+    return sorted(path for path in Path(folder).rglob(f"*{suffix}") if "apply_all" in path.name)
 
 
-def test_a_second_process_loads_what_the_first_compiled(tmp_path):
+def test_a_second_process_loads_the_code_of_the_first(tmp_path):
     assert step(tmp_path) == COMPILED
     before = {path: path.stat().st_mtime_ns for path in files(tmp_path, "")}
     assert len(files(tmp_path, ".nbc")) == len(files(tmp_path, ".nbi")) == 2
@@ -59,8 +59,8 @@ def test_a_second_process_loads_what_the_first_compiled(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_change_of_any_kernel_file_is_noticed(tmp_path):
-    """Numba itself would see a change of the kernel's own file only."""
+def test_a_change_of_any_kernel_file_invalidates_the_cache(tmp_path):
+    """Numba's own stamp covers only the file of the kernel."""
     package, cache = tmp_path / "package", tmp_path / "cache"
     cache.mkdir()
     shutil.copytree(Path(lcnumba.__file__).parent, package / "lcnumba", ignore=shutil.ignore_patterns("__pycache__"))
@@ -73,7 +73,7 @@ def test_a_change_of_any_kernel_file_is_noticed(tmp_path):
 
 
 def stamp(place, cwd):
-    """The stamp of compiled code, and an answer, of the library as it is found at a place."""
+    """The stamp of the library imported from `place`, after a check of a result."""
     code = """
         import lcnumba as lc
         from lcnumba.kernels import disk_cache
@@ -91,13 +91,13 @@ def stamp(place, cwd):
     return digest
 
 
-def test_the_stamp_is_of_the_code_wherever_it_lies(tmp_path):
-    """In files, in a zip, or as bytecode alone, as in a frozen program; another formula is another stamp."""
+def test_the_stamp_depends_on_the_code_but_not_on_its_location(tmp_path):
+    """Source files, a zip, and bytecode as in a frozen program have the same stamp; another formula has another."""
     source, other, bytecode = (tmp_path / name for name in ("source", "other", "bytecode"))
     for folder in (source, other, bytecode):
         shutil.copytree(Path(lcnumba.__file__).parent, folder / "lcnumba", ignore=shutil.ignore_patterns("__pycache__"))
     update = other / "lcnumba/kernels/update.py"
-    formula = "p[e] -= lr * _slope(p, grad, e, restrained, numbers)"
+    formula = "p[e] -= lr * _regularized_gradient(p, grad, e, regularized, hyper)"
     assert formula in update.read_text()
     update.write_text(update.read_text().replace(formula, f"{formula} * 2"))
     (tmp_path / "zips").mkdir()
@@ -110,7 +110,7 @@ def test_the_stamp_is_of_the_code_wherever_it_lies(tmp_path):
     assert [stamp(place, tmp_path) for place in (*zips, bytecode)] == [this, another, this]
 
 
-def test_code_that_cannot_be_seen_is_not_kept(tmp_path):
+def test_code_is_not_cached_if_the_kernels_cannot_be_read(tmp_path):
     hide = """
         import pkgutil
         from lcnumba.kernels import disk_cache, jit
@@ -123,13 +123,13 @@ def test_code_that_cannot_be_seen_is_not_kept(tmp_path):
         [sys.executable, "-P", "-c", textwrap.dedent(hide)],
         cwd=tmp_path, env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert result.stderr.splitlines()[-1] == "RuntimeError: the modules of lcnumba.kernels cannot be listed"
+    assert result.stderr.splitlines()[-1] == "RuntimeError: cannot list the modules of lcnumba.kernels"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".nbi", ".nbc"])
-def test_damaged_files_are_replaced(suffix, tmp_path):
-    """Machine code with a flipped bit could kill the process; a checksum keeps it from being run."""
+def test_corrupted_files_are_replaced(suffix, tmp_path):
+    """Machine code with a flipped bit could crash the process; the checksum prevents its use."""
     step(tmp_path)
     for path in files(tmp_path, suffix):
         content = bytearray(path.read_bytes())
@@ -142,8 +142,8 @@ def test_damaged_files_are_replaced(suffix, tmp_path):
     assert step(tmp_path) == LOADED
 
 
-def test_what_another_version_of_numba_wrote_is_not_unpickled(tmp_path):
-    """It may refer to modules that are no more."""
+def test_files_of_another_version_of_numba_are_not_unpickled(tmp_path):
+    """They may refer to modules that no longer exist."""
     step(tmp_path)
     for path in files(tmp_path, ".nbi"):
         foreign = b"cnumba.core.types.no_such_module\nInteger\n."
@@ -151,14 +151,14 @@ def test_what_another_version_of_numba_wrote_is_not_unpickled(tmp_path):
     assert step(tmp_path) == COMPILED
 
 
-def test_code_saved_under_a_name_that_another_process_chose_too_is_not_run(tmp_path):
+def test_code_saved_under_the_file_name_of_another_key_is_not_run(tmp_path):
     step(tmp_path)
     first, second = files(tmp_path, ".nbc")
     first.write_bytes(second.read_bytes())
     assert sorted(step(tmp_path)) == sorted([COMPILED[0], LOADED[0]])
 
 
-def test_it_works_where_nothing_can_be_written(tmp_path):
+def test_kernels_run_without_a_writable_folder(tmp_path):
     refuse = "import numba.core.caching as c; c._CacheLocator.ensure_cache_path = lambda self: 1 / 0"
     refuse = refuse.replace("1 / 0", "(_ for _ in ()).throw(PermissionError)")
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
@@ -176,7 +176,7 @@ def test_it_works_where_nothing_can_be_written(tmp_path):
     assert not files(tmp_path, "")
 
 
-def test_a_disk_that_fills_up_costs_the_cache_alone(tmp_path):
+def test_kernels_run_if_the_disk_is_full(tmp_path):
     full = "disk_cache._CheckedFile._open_for_write = lambda self, path: (_ for _ in ()).throw(OSError(28, path))"
     assert step(tmp_path, before=full) == COMPILED
     assert not files(tmp_path, ".nbc")

@@ -1,6 +1,6 @@
-"""The register tile, against loops, on integers: every answer must be equal bit for bit.
+"""The register tile against loops, on integers: all results must be bitwise equal.
 
-Each vector length is tried on every machine: LLVM makes do with what the machine has.
+All vector lengths are tested on every machine: LLVM splits vectors that the CPU does not have.
 """
 
 import functools
@@ -22,25 +22,25 @@ from lcnumba.testing import PROBLEMS, Problem
 SIZES = {4: np.float32, 8: np.float64}
 WIDTHS = [(size, width // size) for size in SIZES for width in (16, 32, 64)]
 widths = pytest.mark.parametrize(("size", "lanes"), WIDTHS, ids=lambda n: str(n))
-GUARD = 77.0  # what surrounds the result, and must not be written
+GUARD = 77.0  # fills the memory around the result, which must not be written
 
 
 @functools.cache
 def product(SIZE, VL, PREFETCH):
     number = SIZES[SIZE]
-    one, bottom = number(1), number(-np.inf)
+    one, no_clamp = number(1), number(-np.inf)
 
     @numba.njit
     def run(a, b, segments, c, init, rows, cols):
         multiply(
             SIZE, VL, PREFETCH, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
             segments.ctypes.data, len(segments), c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            rows, cols, 0, 0, 0, one, bottom,
+            rows, cols, 0, 0, 0, one, no_clamp,
         )  # fmt: skip
 
     @numba.njit
     def wrong(a, b, init, c, rows_from, rows_to, cols_from, cols_to, length):
-        """How many results, over all sizes in the ranges, are not what loops make of them."""
+        """The number of results, over all sizes in the ranges, that differ from plain loops."""
         segments = np.zeros((2, 4), np.int64)
         first = (length + 1) // 2
         segments[0, 2] = first
@@ -71,7 +71,7 @@ def operands(rng, size, rows=41, cols=71, length=40):
 @pytest.mark.parametrize(
     ("size", "lanes", "prefetch"), [(*width, B_ROWS) for width in WIDTHS] + [(4, 16, NEXT_A)], ids=lambda n: str(n)
 )
-def test_every_number_of_rows_and_columns(size, lanes, prefetch, rng):
+def test_multiply_with_all_numbers_of_rows_and_columns(size, lanes, prefetch, rng):
     a, b, init = operands(rng, size)
     c = np.empty((42, 72), SIZES[size])
     _, wrong = product(size, lanes, prefetch)
@@ -80,7 +80,7 @@ def test_every_number_of_rows_and_columns(size, lanes, prefetch, rng):
 
 
 @widths
-def test_every_length_of_a_sum(size, lanes, rng):
+def test_multiply_with_all_lengths_of_a_sum(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.empty((34, 56), SIZES[size])
     _, wrong = product(size, lanes, B_ROWS)
@@ -90,7 +90,7 @@ def test_every_length_of_a_sum(size, lanes, rng):
 
 
 @widths
-def test_no_segment_gives_the_initial_value(size, lanes, rng):
+def test_multiply_without_segments_returns_init(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.full_like(init, GUARD)
     product(size, lanes, B_ROWS)[0](a, b, np.empty((0, 4), np.int64), c, init, 5, 19)
@@ -100,38 +100,38 @@ def test_no_segment_gives_the_initial_value(size, lanes, rng):
 
 
 @functools.cache
-def scaled_and_rectified(SIZE, VL):
+def scaled_and_clamped(SIZE, VL):
     number = SIZES[SIZE]
 
     @numba.njit
-    def run(a, b, segments, c, init, factor, floor):
+    def run(a, b, segments, c, init, factor, lower_clamp):
         multiply(
             SIZE, VL, B_ROWS, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
             segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            c.shape[0], c.shape[1], 0, 0, 0, number(factor), number(floor),
+            c.shape[0], c.shape[1], 0, 0, 0, number(factor), number(lower_clamp),
         )  # fmt: skip
 
     return run
 
 
 @widths
-def test_factor_and_floor(size, lanes, rng):
+def test_factor_and_lower_clamp(size, lanes, rng):
     a, b, init = operands(rng, size)
     segments = np.array([[0, 0, 40, 0]])
     c = np.empty_like(init)
-    scaled_and_rectified(size, lanes)(a, b, segments, c, init, -0.5, 0.0)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, -0.5, 0.0)
     np.testing.assert_array_equal(c, np.maximum(init - 0.5 * (a @ b), 0))
     init[3, 4], init[5, 6], init[7, 8] = np.nan, np.inf, -np.inf
-    scaled_and_rectified(size, lanes)(a, b, segments, c, init, 1.0, 0.0)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, 1.0, 0.0)
     assert np.isnan(c[3, 4])
     assert (c[5, 6], c[7, 8]) == (np.inf, 0)
     assert np.isnan(c).sum() == 1
-    scaled_and_rectified(size, lanes)(a, b, segments, c, init, 1.0, -np.inf)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, 1.0, -np.inf)
     assert c[7, 8] == -np.inf
 
 
 @functools.cache
-def turning(SIZE):
+def transposing(SIZE):
     @numba.njit
     def run(source, target, rows, cols):
         transpose(SIZE, source.ctypes.data, source.strides[0], target.ctypes.data, target.strides[0], rows, cols)
@@ -140,12 +140,12 @@ def turning(SIZE):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_transposes_of_every_size(size, rng):
+def test_transpose_of_all_sizes(size, rng):
     source = rng.standard_normal((21, 23)).astype(SIZES[size])
     for rows in range(20):
         for cols in range(20):
             target = np.full((22, 25), GUARD, SIZES[size])
-            turning(size)(source, target, rows, cols)
+            transposing(size)(source, target, rows, cols)
             np.testing.assert_array_equal(target[:cols, :rows], source[:rows, :cols].T)
             target[:cols, :rows] = GUARD
             assert (target == GUARD).all()
@@ -154,8 +154,8 @@ def test_transposes_of_every_size(size, rng):
 @functools.cache
 def packing(SIZE, VL):
     @numba.njit
-    def run(source, gate, target, rows, cols):
-        at = gate.ctypes.data if gate.size else 0
+    def run(source, mask, target, rows, cols):
+        at = mask.ctypes.data if mask.size else 0
         pack(SIZE, VL, source.ctypes.data, at, source.strides[0], target.ctypes.data, target.strides[0], rows, cols, 64)
 
     return run
@@ -163,16 +163,16 @@ def packing(SIZE, VL):
 
 @pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("size", SIZES)
-def test_rows_are_packed_through_a_gate_or_none(size, lanes, rng):
-    """Every number of columns up to two vectors; NaN does not open the gate, and nothing beyond is written."""
+def test_pack_with_and_without_a_relu_mask(size, lanes, rng):
+    """All numbers of columns up to two vectors; NaN masks, and nothing beyond the columns is written."""
     dtype = SIZES[size]
     for cols in range(1, 2 * lanes + 2):
-        source, gate = (rng.integers(-4, 5, (3, cols + 5)).astype(dtype) for _ in range(2))
-        gate[0, 0] = np.nan
-        for given in (gate, np.empty((0, 0), dtype)):
+        source, mask = (rng.integers(-4, 5, (3, cols + 5)).astype(dtype) for _ in range(2))
+        mask[0, 0] = np.nan
+        for given in (mask, np.empty((0, 0), dtype)):
             target = np.full((3, cols + 2), 9, dtype)
             packing(size, lanes)(source, given, target, 3, cols)
-            expected = np.where(gate > 0, source, 0) if given.size else source
+            expected = np.where(mask > 0, source, 0) if given.size else source
             np.testing.assert_array_equal(target[:, :cols], expected[:, :cols])
             assert (target[:, cols:] == 9).all()
 
@@ -189,7 +189,7 @@ def summing(SIZE, VL):
 
 
 @widths
-def test_dots_of_every_size(size, lanes, rng):
+def test_dots_of_all_sizes(size, lanes, rng):
     dtype = SIZES[size]
     a, vector, start, x = (rng.integers(-4, 5, s).astype(dtype) for s in ((41, 71), 71, 45, 45))
     factor = dtype(-3)
@@ -207,7 +207,7 @@ def test_dots_of_every_size(size, lanes, rng):
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
 @pytest.mark.parametrize("width", [16, 32, 64])
-def test_layers_of_every_vector_length(width, dtype, rng, monkeypatch):
+def test_layers_with_all_vector_lengths(width, dtype, rng, monkeypatch):
     monkeypatch.setattr(vectors, "host_bytes", lambda: width)
     for filters in (16, 19, 70):
         problem = Problem("width", "", 33, (5, 6), 3, filters, (2, 3), (1, 2), "same")
@@ -215,7 +215,7 @@ def test_layers_of_every_vector_length(width, dtype, rng, monkeypatch):
 
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
-def test_layers_of_every_batch_and_number_of_filters(dtype, rng):
+def test_layers_with_all_batch_sizes_and_numbers_of_filters(dtype, rng):
     for batch in range(41):
         check_against_reference(Problem("batch", "", batch, (3, 4), 2, 19, (2, 2), (1, 1)), 1, dtype, rng)
     for filters in range(1, 71):
@@ -224,13 +224,13 @@ def test_layers_of_every_batch_and_number_of_filters(dtype, rng):
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_the_plain_loops_agree(problem, rng, monkeypatch):
+def test_plain_loops_agree_with_the_reference(problem, rng, monkeypatch):
     monkeypatch.setattr(vectors, "TILED", False)
     check_against_reference(problem, 1, np.float32, rng)
 
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
-def test_sums_are_cut_into_pieces_where_the_weights_exceed_a_cache(dtype, rng, monkeypatch):
+def test_sums_in_k_blocks_if_the_weights_exceed_a_cache(dtype, rng, monkeypatch):
     from lcnumba.implementations import loop
 
     problem = Problem("pieces", "", 7, (6, 6), 3, 5, (3, 3), (1, 1), "same", (2, 1))
@@ -240,16 +240,16 @@ def test_sums_are_cut_into_pieces_where_the_weights_exceed_a_cache(dtype, rng, m
 
 
 @pytest.mark.parametrize("filters", [64, 65, 127, 128, 129, 256, 500, 693, 1025])
-def test_filters_are_divided_among_tasks_where_positions_are_few(filters, rng):
-    """Also where whole vectors for every task come to more than there are filters."""
+def test_filters_are_split_into_tasks_if_there_are_few_positions(filters, rng):
+    """Also if full vectors for all tasks exceed the number of filters."""
     problem = Problem("one_position", "", 2, (2, 3), 2, filters, (2, 3), (1, 1))
     check_against_reference(problem, 1, np.float32, rng)
 
 
 @pytest.mark.parametrize("rectify", [True, False])
 @pytest.mark.parametrize("room", [1 << 23, 1])
-def test_one_position_needs_no_copy_of_dy(rectify, room, rng, monkeypatch):
-    """Whole, and for as many samples at a time as fit; what a rectifier gates is copied."""
+def test_a_single_position_without_a_copy_of_dy(rectify, room, rng, monkeypatch):
+    """In one batch tile and in several; with a ReLU mask dy is copied."""
     from lcnumba.implementations import loop
 
     monkeypatch.setattr(loop, "TURNED_DY_BYTES", room)
@@ -259,30 +259,30 @@ def test_one_position_needs_no_copy_of_dy(rectify, room, rng, monkeypatch):
     flat, rows = x.reshape(40, g.inputs), dy.reshape(40, 1, 5)
     y = rng.integers(-1, 2, rows.shape).astype(np.float32) if rectify else None
     gated = rows if y is None else np.where(y > 0, rows, 0)
-    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0, y=y)
+    dx, dkernel = Loops(g).gradients(flat, kernel, rows, y=y)
     np.testing.assert_array_equal(dx, gated[:, 0] @ kernel[0].T)
     np.testing.assert_array_equal(dkernel[0], flat.T @ gated[:, 0])
 
 
-def test_a_rectifier_waits_for_the_whole_sum(rng, monkeypatch):
+def test_relu_is_applied_after_the_last_k_block(rng, monkeypatch):
     from lcnumba.implementations import loop
 
     problem = Problem("pieces", "", 3, (5, 5), 2, 4, (3, 3), (1, 1))
     g = problem.geometry
     x, kernel, bias, _ = problem.data(rng)
     flat, row = x.reshape(3, g.inputs), bias.reshape(g.positions, 4)
-    expected = np.maximum(Loops(g).forward(flat, kernel, row, 0), 0)
+    expected = np.maximum(Loops(g).apply(flat, kernel, row), 0)
     assert (expected > 0).any()
     assert (expected == 0).any()
     for entries in (18, 5, 1):
         monkeypatch.setattr(loop, "PIECE_BYTES", entries * 4 * 4)
-        np.testing.assert_array_equal(Loops(g).forward(flat, kernel, row, 0, rectify=True), expected)
+        np.testing.assert_array_equal(Loops(g).apply(flat, kernel, row, relu=True), expected)
 
 
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 @pytest.mark.parametrize("held", [1 << 21, 3000])
-def test_both_ways_to_sum_up_dx_agree(problem, held, rng, monkeypatch):
-    """By columns of the input, which many channels take, also where not all rows of dy can be kept."""
+def test_dx_by_blocks_and_by_input_columns_agree(problem, held, rng, monkeypatch):
+    """By input columns, as for many channels, also if not all rows of dy can be cached."""
     from lcnumba.implementations import loop
 
     monkeypatch.setattr(loop, "CHANNELS", 1)
@@ -293,8 +293,8 @@ def test_both_ways_to_sum_up_dx_agree(problem, held, rng, monkeypatch):
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_forward_along_the_batch_agrees(problem, dtype, rng, monkeypatch):
-    """What few filters take, for all of the batch at once or 16 samples at a time."""
+def test_forward_by_batch_agrees(problem, dtype, rng, monkeypatch):
+    """As for few filters, in one batch tile or in batch tiles of 16 samples."""
 
     def samples(self, N, size):
         VN = vectors.for_batch(N, size)
@@ -306,7 +306,7 @@ def test_forward_along_the_batch_agrees(problem, dtype, rng, monkeypatch):
         check_against_reference(replace(problem, batch=batch), 1, dtype, rng)
 
 
-def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
+def test_few_filters_and_many_samples_use_vectors_along_the_batch(monkeypatch):
     monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
 
     def samples(filters, batch, kernel_size=3, input_size=(28, 28), channels=1):
@@ -316,15 +316,15 @@ def test_few_filters_and_many_samples_run_along_the_batch(monkeypatch):
     assert samples(1, 60) == 64
     assert samples(1, 4) == 0
     assert samples(16, 64) == 0
-    assert samples(8, 100, 5, (29, 29), 32) == 48, "what does not fit a cache is done in parts"
-    assert samples(1, 64, 3, (4, 10**6)) == 0, "or not at all"
+    assert samples(8, 100, 5, (29, 29), 32) == 48, "a batch that exceeds a cache is split into batch tiles"
+    assert samples(1, 64, 3, (4, 10**6)) == 0, "or vectors along the filters are used"
 
 
 @pytest.mark.parametrize("by_columns", [True, False])
 @pytest.mark.parametrize("batch", [127, 128, 129, 200])
 @pytest.mark.parametrize("room", ["held and copied", "held", "copied"])
-def test_large_batches_are_summed_in_parts(batch, by_columns, room, rng, monkeypatch):
-    """dx for as many samples as fit, gradients 64 at a time, and no weight before all of dx is there."""
+def test_large_batches_are_split_into_batch_tiles(batch, by_columns, room, rng, monkeypatch):
+    """dx in batch tiles, gradients in blocks of 64 samples, and no weight is updated before all of dx is computed."""
     from lcnumba.implementations import loop
 
     monkeypatch.setattr(loop, "CHANNELS", 1)
@@ -342,21 +342,21 @@ def test_large_batches_are_summed_in_parts(batch, by_columns, room, rng, monkeyp
         monkeypatch.setattr(loop, "TURNED_BYTES", turned_bytes)
         check_against_reference(problem, 1, np.float32, rng)
         for rule, states in ((1, 0), (2, 1), (4, 2)):
-            numbers = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
+            hyperparameters = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
             weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            dx = Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers))
+            dx = Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), hyperparameters))
             results.append((rule, dx, weights))
             weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            Loops(g).update(flat, weights, rows, 0, Rule(rule, tuple(moments), numbers), wants_dx=False)
+            Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), hyperparameters), wants_dx=False)
             results.append((rule, dx, weights))
-    dx, dkernel = Loops(g).backward(flat, kernel, rows, 0)
+    dx, dkernel = Loops(g).gradients(flat, kernel, rows)
     for rule, fused_dx, weights in results:
         np.testing.assert_array_equal(fused_dx, dx)
         if rule < 4:
             np.testing.assert_array_equal(weights, kernel - 0.5 * dkernel)
 
 
-def test_vectors_suit_the_shape(monkeypatch):
+def test_vector_lengths(monkeypatch):
     monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
     assert [vectors.for_filters(f, 4) for f in (1, 4, 5, 8, 9, 16, 100)] == [4, 4, 8, 8, 16, 16, 16]
     assert [vectors.for_batch(n, 8) for n in (0, 1, 2, 3, 4, 5, 100)] == [0, 0, 0, 4, 4, 8, 8]

@@ -1,4 +1,4 @@
-"""backward.step against backward and step: the same numbers, without an array of the gradient."""
+"""Fused steps (backward.step) against backward and step: equal results, without an array of the gradient."""
 
 import tracemalloc
 
@@ -12,7 +12,7 @@ from lcnumba.implementations.create import IMPLEMENTATIONS
 from lcnumba.kernels import vectors
 from lcnumba.testing import integers
 
-# Also run with every index checked, and interpreted instead of compiled.
+# Also run with bounds checks, and without compilation.
 pytestmark = pytest.mark.kernels
 
 OPTIMIZERS = [
@@ -31,7 +31,7 @@ SHAPES = [
 
 
 def twins(rng, shape, optimizer, implementation, dtype="float32"):
-    """Two equal layers, fused and not, and data."""
+    """Two equal layers, for fused and unfused steps, and data."""
     settings = dict(shape)
     batch = settings.pop("batch")
     size = (3, 6, 7) if settings.get("data_format") == "channels_first" else (6, 7, 3)
@@ -51,7 +51,7 @@ def twins(rng, shape, optimizer, implementation, dtype="float32"):
 @pytest.mark.parametrize("tiled", [True, False])
 def test_fused_steps_equal_unfused_ones(implementation, shape, optimizer, tiled, rng, monkeypatch):
     if tiled and numba.config.DISABLE_JIT:
-        pytest.skip("tiles are compiled code alone")
+        pytest.skip("register tiles need compilation")
     monkeypatch.setattr(vectors, "TILED", tiled)
     fused, unfused, x = twins(rng, shape, optimizer, implementation)
     exact = isinstance(optimizer, lc.SGD) and shape.get("activation") != "tanh"
@@ -62,7 +62,7 @@ def test_fused_steps_equal_unfused_ones(implementation, shape, optimizer, tiled,
         dx = backward.step(dy, lr=0.5)
         other_dx, grads = other_backward(dy)
         unfused.step(grads, lr=0.5)
-        # On small integers, with such rates, descent is exact; sums outgrow it after two steps.
+        # On small integers SGD with these rates is exact for two steps; then sums need rounding.
         if exact and number < 2:
             np.testing.assert_array_equal(dx, other_dx)
             for a, b in zip(fused.weights, unfused.weights, strict=True):
@@ -75,7 +75,7 @@ def test_fused_steps_equal_unfused_ones(implementation, shape, optimizer, tiled,
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
-def test_what_does_not_exist_stays_zero(optimizer, rng):
+def test_absent_connections_stay_zero(optimizer, rng):
     layer, _, x = twins(rng, SHAPES[1], optimizer, 1)
     before = layer.kernel.copy()
     for _ in range(2):
@@ -85,7 +85,7 @@ def test_what_does_not_exist_stays_zero(optimizer, rng):
     assert (layer.kernel != before)[layer._geometry.exists].mean() > 0.9
 
 
-def test_a_layer_that_is_not_trainable_gives_dx_alone(rng):
+def test_a_layer_that_is_not_trainable_returns_dx_only(rng):
     layer, twin, x = twins(rng, SHAPES[0], "adam", 1)
     layer.trainable = False
     before = layer.get_weights()
@@ -94,11 +94,11 @@ def test_a_layer_that_is_not_trainable_gives_dx_alone(rng):
     np.testing.assert_array_equal(backward.step(dy, lr=1.0), twin.forward(x)[1](dy)[0])
     for a, b in zip(before, layer.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    backward(dy)  # the weights are still those of its forward
+    backward(dy)  # still valid: the weights are unchanged
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
-def test_dx_is_computed_only_if_it_is_wanted(implementation, rng, monkeypatch):
+def test_without_wants_dx_only_the_weights_are_updated(implementation, rng, monkeypatch):
     layer, twin, x = twins(rng, SHAPES[0], "sgd", implementation)
     y, backward = layer.forward(x)
     dy = integers(rng, y.shape)
@@ -108,15 +108,15 @@ def test_dx_is_computed_only_if_it_is_wanted(implementation, rng, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_fit_steps_fused_and_without_dx_of_the_first_layer(rng, monkeypatch):
+def test_fit_uses_fused_steps_without_dx_of_the_first_layer(rng, monkeypatch):
     seen = []
-    real = loop.Loops.update
+    real = loop.Loops.fused_update
 
     def watched(self, *arguments, wants_dx, **rest):
         seen.append((self, wants_dx))
         return real(self, *arguments, wants_dx=wants_dx, **rest)
 
-    monkeypatch.setattr(loop.Loops, "update", watched)
+    monkeypatch.setattr(loop.Loops, "fused_update", watched)
     model = lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(6, 6, 1)), lc.LocallyConnected2D(2, 3),
                            lc.Flatten(), lc.Dense(3)])  # fmt: skip
     model.fit(rng.standard_normal((8, 6, 6, 1)), np.arange(8) % 3, loss="softmax_cross_entropy", progress=False)
@@ -124,8 +124,8 @@ def test_fit_steps_fused_and_without_dx_of_the_first_layer(rng, monkeypatch):
     assert seen == [(second, True), (first, False)]
 
 
-def test_a_model_whose_layer_could_fail_later_is_not_stepped_by_halves(rng):
-    """An optimizer of the user's own may fail once the gradients are known."""
+def test_a_failing_optimizer_leaves_all_layers_unchanged(rng):
+    """A custom optimizer may raise after the gradients are computed."""
 
     class Fails:
         def init(self, param):
@@ -145,10 +145,10 @@ def test_a_model_whose_layer_could_fail_later_is_not_stepped_by_halves(rng):
 
 
 @pytest.mark.parametrize(("states", "optimizer"), [(0, "sgd"), (1, lc.SGD(momentum=0.9)), (2, "adam")])
-def test_a_step_needs_no_memory_of_the_size_of_the_weights(states, optimizer, rng):
+def test_a_step_allocates_less_than_the_size_of_the_weights(states, optimizer, rng):
     layer = lc.LocallyConnected2D(32, (3, 3), input_shape=(24, 24, 64), optimizer=optimizer)
     x = rng.standard_normal((4, 24, 24, 64), np.float32)
-    for _ in range(2):  # the first one makes the optimizer's state
+    for _ in range(2):  # the first step allocates the optimizer's state
         y, backward = layer.forward(x)
         tracemalloc.start()
         dx = backward.step(y, lr=1e-3)

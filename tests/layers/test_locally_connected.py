@@ -447,7 +447,7 @@ def test_gradients_add_up_and_scale(rng):
     assert isinstance(half, lc.Gradients)
     np.testing.assert_array_equal(half.kernel * 2, total.kernel)
     assert (total * 0.5).bias.dtype == np.float32
-    with pytest.raises(ValueError, match="one layer"):
+    with pytest.raises(ValueError, match="gradients must be of the same layer"):
         total + lc.Gradients(total.kernel)
     with pytest.raises(TypeError):
         total + 1
@@ -457,7 +457,7 @@ def test_gradients_add_up_and_scale(rng):
             total * factor
     with pytest.raises(ValueError, match="factor=nan"):
         total * np.nan
-    with pytest.raises(ValueError, match="one layer"):
+    with pytest.raises(ValueError, match="gradients must be of the same layer"):
         total + lc.Gradients(total.kernel, total.bias[:1])
     assert total != whole
     no_bias = lc.Gradients(total.kernel) + lc.Gradients(total.kernel)
@@ -529,16 +529,16 @@ def test_a_step_between_a_backward_and_its_own_step_is_noticed(optimizer, rng):
     """Another thread may step while this one computes its gradients."""
     layer, x = filled(rng, optimizer=optimizer)
     y, backward = layer.forward(x)
-    derivatives = backward._derivatives
-    name = "fused" if layer.optimizer == lc.SGD() else "gradients"
-    real, (_, grads) = getattr(derivatives, name), backward(np.ones_like(y))
+    vjp = backward._vjp
+    name = "fused_update" if layer.optimizer == lc.SGD() else "gradients"
+    real, (_, grads) = getattr(vjp, name), backward(np.ones_like(y))
 
     def interrupted(*arguments):
         result = real(*arguments)
         layer.step(grads, lr=0.5)
         return result
 
-    setattr(derivatives, name, interrupted)
+    setattr(vjp, name, interrupted)
     before = layer.get_weights()[0]
     with pytest.raises(RuntimeError, match="older weights"):
         backward.step(np.ones_like(y), lr=0.5)
@@ -878,7 +878,7 @@ def test_weights_may_change_while_a_custom_penalty_is_computed():
 def test_a_state_of_no_steps_is_taken_over(rng):
     one, other = (filled(rng, optimizer="adam")[0] for _ in range(2))
     other.set_weights(one.get_weights())
-    other.prepare_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
+    other.plan_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
     for layer in (one, other):
         layer.step([np.ones_like(w) for w in layer.weights], lr=0.5)
     for a, b in zip(one.weights, other.weights, strict=True):
@@ -941,7 +941,7 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
     layer.build((None, 1))
     grads = (np.ones((1, 1), np.float32),)
     layer.step(grads, 1.0)
-    commit = layer.prepare_step(grads, 1.0)
+    commit = layer.plan_update(grads, 1.0)
     layer.optimizer = optimizer
     commit()
     np.testing.assert_array_equal(layer.kernel, -2)
@@ -950,7 +950,7 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
 def test_weights_set_between_the_phases_of_a_step_are_not_stepped_by_old_gradients(rng):
     layer, x = filled(rng)
     y, backward = layer.forward(x)
-    commit = backward.prepare_step(backward(np.ones_like(y))[1], 1.0)
+    commit = backward.plan_update(backward(np.ones_like(y))[1], 1.0)
     layer.set_weights([np.ones_like(w) for w in layer.weights])
     with pytest.raises(RuntimeError, match="older weights"):
         commit()
@@ -1040,22 +1040,22 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"n_threads": 1.5}, TypeError, "n_threads=1.5 is a float"),
         ({"implementation": True}, TypeError, "implementation=True"),
         ({"activation": "nope"}, ValueError, "activation='nope' is not known; give one of .*linear, .*relu"),
-        ({"activation": np.tanh}, TypeError, "brings no gradient"),
+        ({"activation": np.tanh}, TypeError, "must implement __call__.* and gradient"),
         ({"use_bias": 1}, TypeError, "use_bias=1"),
         ({"kernel_initializer": "nope"}, ValueError, "initializer='nope' is not known"),
-        ({"kernel_initializer": 3}, TypeError, "initializer=3"),
+        ({"kernel_initializer": 3}, TypeError, "initializer must be .*, got 3"),
         ({"bias_initializer": {"name": "zeros"}}, TypeError, "is no config"),
         ({"kernel_regularizer": "nope"}, ValueError, "regularizer='nope' is not known; give one of"),
-        ({"bias_regularizer": lambda w: 0.0}, TypeError, "brings no gradient"),
+        ({"bias_regularizer": lambda w: 0.0}, TypeError, "must implement __call__.* and gradient"),
         ({"activity_regularizer": regularizers.L2}, TypeError, "is a class; give an instance"),
         ({"kernel_constraint": "nope"}, ValueError, "constraint='nope' is not known"),
-        ({"bias_constraint": 3}, TypeError, "constraint=3 is neither a name"),
+        ({"bias_constraint": 3}, TypeError, "constraint must be a name .*, got 3"),
         ({"dtype": "float16"}, ValueError, "dtype='float16' is not supported; give 'float32' or 'float64'"),
         ({"dtype": "f4,("}, ValueError, "is not supported"),
         ({"dtype": "nope"}, ValueError, "dtype='nope'"),
         ({"fans": "many"}, ValueError, "fans='many'"),
         ({"optimizer": "nope"}, ValueError, "optimizer='nope' is not known; give one of adam, adamw, rmsprop, sgd"),
-        ({"optimizer": 3}, TypeError, "optimizer=3 has no init"),
+        ({"optimizer": 3}, TypeError, "optimizer=3 must implement init"),
         ({"optimizer": lc.SGD}, TypeError, r"is a class; give an instance, SGD\(\.\.\.\)"),
         ({"foo": 1}, TypeError, "unexpected keyword argument 'foo'"),
         ({"input_shape": (2, 9, 3)}, ValueError, r"kernel_size=\(3, 2\).*does not fit input \(2, 9\)"),
@@ -1135,7 +1135,7 @@ def test_kernel_larger_than_the_input_is_legal_with_same():
 
 def test_a_custom_initializer_is_held_to_its_shape():
     layer = make(kernel_initializer=lambda shape, dtype, rng: np.ones((1, 2, 3)))
-    with pytest.raises(ValueError, match=r"returned shape \(1, 2, 3\)"):
+    with pytest.raises(ValueError, match=r"must return shape .*, got \(1, 2, 3\)"):
         layer.build(INPUT)
     assert not layer.built
     layer = make(kernel_initializer=lambda shape, dtype, rng: rng.integers(0, 3, shape).astype("f8"))

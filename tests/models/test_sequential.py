@@ -329,11 +329,11 @@ def test_a_step_between_a_backward_and_its_own_step_changes_no_layer():
     model = lc.Sequential([lc.Dense(4, input_shape=(3,)), lc.Dense(2)])
     y, backward = model.forward(np.ones((1, 3)))
     _, grads = backward(np.ones_like(y))
-    prepared = backward.prepare_step(grads, 0.1)
+    prepared = backward.plan_update(grads, 0.1)
     model.layers[1].step(grads[1], 0.1)
     before = model.get_weights()
     with pytest.raises(RuntimeError, match="older weights"):
-        backward.prepare_step(grads, 0.1)
+        backward.plan_update(grads, 0.1)
     np.testing.assert_array_equal(model.layers[0].kernel, before[0])
     assert callable(prepared)
 

@@ -14,8 +14,8 @@ class WhileItCompiles(lc.callbacks.Callback):
 
     def before_step(self, run, figures):
         if not run.step:
-            compilation.began("forward")
-            compilation.ended("forward")
+            compilation.started("forward")
+            compilation.finished("forward")
 
 
 def fit(*callbacks):
@@ -37,7 +37,7 @@ def test_numbas_compiler_tells_of_our_kernels_alone(caplog):
         return numba.njit(double)
 
     heard = []
-    with caplog.at_level(logging.DEBUG, "lcnumba"), compilation.told(lambda: heard.append(1)):
+    with caplog.at_level(logging.DEBUG, "lcnumba"), compilation.listening(lambda: heard.append(1)):
         assert made("lcnumba.kernels.rules.nothing")(2) == 4
         assert made("elsewhere")(2) == 4
     assert heard == [1]
@@ -49,15 +49,15 @@ def test_numbas_compiler_tells_of_our_kernels_alone(caplog):
 
 def test_what_a_kernel_compiles_in_turn_is_not_told():
     heard = []
-    with compilation.told(lambda: heard.append(1)):
-        compilation.began("outer")
-        compilation.began("inner")
-        compilation.ended("inner")
-        compilation.ended("outer")
-    compilation.began("later")
-    compilation.ended("later")
+    with compilation.listening(lambda: heard.append(1)):
+        compilation.started("outer")
+        compilation.started("inner")
+        compilation.finished("inner")
+        compilation.finished("outer")
+    compilation.started("later")
+    compilation.finished("later")
     assert heard == [1]
-    compilation.ended("what an interrupt kept from beginning")
+    compilation.finished("what an interrupt kept from beginning")
 
 
 def test_the_bar_says_so_until_a_batch_is_done(monkeypatch):

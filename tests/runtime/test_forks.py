@@ -13,6 +13,8 @@ SETTING = """
     import os, signal, sys, threading, time, warnings
     import numpy as np
     import lcnumba as lc
+    from lcnumba.runtime import forks
+    forks.TIMEOUT = 60  # for a machine that is busy with other tests
     warnings.simplefilter("ignore")  # Python's own, of forks beside threads
 
     inside = threading.Event()
@@ -62,7 +64,7 @@ def answers(tmp_path, *code):
     "meanwhile",
     [
         """
-        SLOW, first = "lcnumba.runtime.locks", right
+        SLOW, first = "lcnumba.kernels.vectors", right
         sys.meta_path.insert(0, Slow())
         """,
         """
@@ -70,17 +72,19 @@ def answers(tmp_path, *code):
         sys.meta_path.insert(0, Slow())
         """,
         """
+        import lcnumba.kernels
         from numba.core.compiler_lock import global_compiler_lock
         def first():
             hold(global_compiler_lock)
         """,
         """
+        import lcnumba.kernels
         from llvmlite.binding.ffi import lib
         def first():
             hold(lib._lock)
         """,
     ],
-    ids=["imports the library", "imports Numba", "compiles", "lets LLVM free something"],
+    ids=["imports kernels", "imports Numba", "compiles", "lets LLVM free something"],
 )
 def test_a_child_does_not_wait_for_a_thread_that_is_not_there(meanwhile, tmp_path):
     """The fork waits for it, since the child would wait for ever."""
@@ -95,7 +99,7 @@ def test_an_import_that_fails_meanwhile_does_not_trouble_a_fork(tmp_path):
                 if name == SLOW:
                     raise RuntimeError("no such module today")
 
-        SLOW = "lcnumba.runtime.locks"
+        SLOW = "lcnumba.kernels.vectors"
         sys.meta_path.insert(0, Broken())
 
         def first():
@@ -110,14 +114,14 @@ def test_an_import_that_fails_meanwhile_does_not_trouble_a_fork(tmp_path):
 def test_a_fork_does_not_wait_for_what_its_own_thread_imports(tmp_path):
     code = """
         def be_in_the_middle():
-            signal.alarm(30)  # less than a fork waits
+            signal.alarm(30)  # less than the timeout
             child = os.fork()
             if not child:
                 os._exit(0)
             os.waitpid(child, 0)
             signal.alarm(0)
 
-        SLOW = "lcnumba.runtime.locks"
+        SLOW = "numba.core.event"
         sys.meta_path.insert(0, Slow())
         print(right())
     """
@@ -127,7 +131,7 @@ def test_a_fork_does_not_wait_for_what_its_own_thread_imports(tmp_path):
 def test_a_fork_does_not_wait_for_ever(tmp_path):
     """For a thread that waits for what the forking one holds."""
     code = """
-        from lcnumba.runtime import forks
+        import lcnumba.kernels
         from numba.core.compiler_lock import global_compiler_lock
 
         def wait():
@@ -136,7 +140,7 @@ def test_a_fork_does_not_wait_for_ever(tmp_path):
                 with mine:
                     pass
 
-        forks.PATIENCE = 0.1
+        forks.TIMEOUT = 0.1
         mine = threading.Lock()
         thread = threading.Thread(target=wait)
         with mine:

@@ -230,7 +230,7 @@ def test_readers_that_waited_for_a_writer_go_before_the_next_one():
 
 
 def test_a_reader_whose_thread_has_ended_is_forgotten(monkeypatch):
-    monkeypatch.setattr("lcnumba.runtime.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("lcnumba.runtime.locks.POLL_SECONDS", 0.01)
     lock = SharedLock()
     thread = threading.Thread(target=lambda: lock.shared().__enter__())
     thread.start()
@@ -398,7 +398,7 @@ def test_interrupts_at_any_moment_leave_a_lock_that_works():
 
 def test_live_readers_are_waited_for_whoever_started_them(monkeypatch):
     """Threads that Python's threading does not know are no ended ones."""
-    monkeypatch.setattr("lcnumba.runtime.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("lcnumba.runtime.locks.POLL_SECONDS", 0.01)
     lock, inside, done = SharedLock(), threading.Event(), []
 
     def read():
@@ -415,7 +415,7 @@ def test_live_readers_are_waited_for_whoever_started_them(monkeypatch):
 
 
 def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
-    monkeypatch.setattr("lcnumba.runtime.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("lcnumba.runtime.locks.POLL_SECONDS", 0.01)
     lock, leave = SharedLock(), threading.Event()
     inside = threading.Event()
 
@@ -445,7 +445,7 @@ def test_waiting_for_the_lock_can_be_interrupted(monkeypatch):
 
 def test_readers_that_waited_for_a_writer_that_gave_up_come_in(monkeypatch):
     """While another one still reads."""
-    monkeypatch.setattr("lcnumba.runtime.locks.PATIENCE", 0.01)
+    monkeypatch.setattr("lcnumba.runtime.locks.POLL_SECONDS", 0.01)
     lock, inside, entered, leave = SharedLock(), threading.Event(), threading.Event(), threading.Event()
 
     def read():

@@ -81,8 +81,8 @@ def run(code, cwd, layer=None, **environment):
     return result.stdout.split()
 
 
-def test_many_threads_beside_parallel_functions_of_users(layer, tmp_path):
-    """Workqueue aborts the process where two parallel functions run at once, whosever they are."""
+def test_many_threads_beside_parallel_functions_of_the_user(layer, tmp_path):
+    """Workqueue aborts the process where two parallel functions run at once, even if both are the user's."""
     code = """
         def busy():
             a = np.zeros(1000)
@@ -270,8 +270,8 @@ def test_a_threading_layer_that_numba_cannot_load(monkeypatch):
         raise ValueError("No threading layer could be loaded.")
 
     monkeypatch.setattr(numba, "get_num_threads", refuse)
-    monkeypatch.setattr(threads, "_numba_has_begun", lambda: False)
-    with pytest.raises(RuntimeError, match=r"cannot load the threading layer .*; choose none, or install it"):
+    monkeypatch.setattr(threads, "_numba_threads_started", lambda: False)
+    with pytest.raises(RuntimeError, match=r"cannot load the threading layer .*; unset it, or install that layer"):
         threads.count()
 
 
@@ -293,11 +293,11 @@ def test_threads_are_no_more_than_control_groups_allow(allowed, chosen, environm
     monkeypatch.delenv("NUMBA_NUM_THREADS", raising=False)
     if environment:
         monkeypatch.setenv("NUMBA_NUM_THREADS", environment)
-    threads._allowed.cache_clear()
+    threads._cgroup_limit.cache_clear()
     try:
         assert threads.count() == expected
     finally:
-        threads._allowed.cache_clear()
+        threads._cgroup_limit.cache_clear()
 
 
 class Kernel:
@@ -306,7 +306,7 @@ class Kernel:
     def __init__(self, tasks):
         self.left, self.lock, self.done, self.busy = list(range(tasks)), threading.Lock(), [], 0
 
-    def __call__(self, slot, seconds):
+    def __call__(self, worker, seconds):
         while True:
             with self.lock:
                 if not self.left:
@@ -315,34 +315,34 @@ class Kernel:
                 self.busy += 1
             time.sleep(seconds)
             with self.lock:
-                self.done.append((task, slot))
+                self.done.append((task, worker))
                 self.busy -= 1
 
 
-def test_sharing_ends_when_all_tasks_are_done():
+def test_a_call_returns_when_all_tasks_are_done():
     kernel = Kernel(40)
-    threads.share(kernel, 3, 0.002)
+    threads.run_on_python_threads(kernel, 3, 0.002)
     assert not kernel.busy
     assert sorted(task for task, _ in kernel.done) == list(range(40))
-    assert {slot for _, slot in kernel.done} <= {0, 1, 2}
+    assert {worker for _, worker in kernel.done} <= {0, 1, 2}
 
 
 def test_nobody_waits_for_threads_that_are_busy_elsewhere():
     """All of Python's threads hang in another's kernel; the caller does the work alone."""
     gate, inside = threading.Event(), threading.Semaphore(0)
 
-    def hang(slot):
+    def hang(worker):
         inside.release()
         gate.wait(60)
 
-    others = os.cpu_count() + 1  # the one who asks has a slot too
+    others = os.cpu_count() + 1  # the one who asks has a worker too
     with ThreadPoolExecutor(1) as pool:
-        hung = pool.submit(threads.share, hang, others)
+        hung = pool.submit(threads.run_on_python_threads, hang, others)
         for _ in range(others):
             assert inside.acquire(timeout=60)
         kernel = Kernel(5)
-        threads.share(kernel, 4, 0)
-        assert [slot for _, slot in kernel.done] == [0] * 5
+        threads.run_on_python_threads(kernel, 4, 0)
+        assert [worker for _, worker in kernel.done] == [0] * 5
         gate.set()
         hung.result(60)
 
@@ -369,36 +369,36 @@ def test_a_process_that_may_have_no_more_threads_computes(layer, before, tmp_pat
     assert run(code, tmp_path, layer, OPENBLAS_NUM_THREADS="1") == ["True", "True"]
 
 
-def test_no_more_threads_to_be_had(monkeypatch):
+def test_no_more_threads_can_be_started(monkeypatch):
     def refuse(*_):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(ThreadPoolExecutor, "submit", refuse)
     kernel = Kernel(5)
-    threads.share(kernel, 4, 0)
-    assert [slot for _, slot in kernel.done] == [0] * 5
+    threads.run_on_python_threads(kernel, 4, 0)
+    assert [worker for _, worker in kernel.done] == [0] * 5
 
 
 def test_threads_that_cannot_be_had_are_asked_for_once(monkeypatch):
     """Trying takes all there are, which others may want."""
     tried = []
-    monkeypatch.setattr(threads, "_can_be_started", lambda number: bool(tried.append(number)))
+    monkeypatch.setattr(threads, "_can_start_threads", lambda number: bool(tried.append(number)))
     monkeypatch.setattr(threads, "_caller", threading.local())
     monkeypatch.setattr(threads, "_process", threads._Process())
-    assert not threads._has_threads(threads._process)
-    assert not threads._has_threads(threads._process)
+    assert not threads._caller_has_threads(threads._process)
+    assert not threads._caller_has_threads(threads._process)
     assert len(tried) == 1
-    monkeypatch.setattr(threads, "_numba_has_begun", lambda: False)
-    assert threads._start_numbas() == threads._start_numbas() == numba.config.NUMBA_NUM_THREADS
+    monkeypatch.setattr(threads, "_numba_threads_started", lambda: False)
+    assert threads._start_numba_threads() == threads._start_numba_threads() == numba.config.NUMBA_NUM_THREADS
     assert len(tried) == 2
 
 
 def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch):
-    """Python's pool has it in its line by then, and a thread that is busy elsewhere would take it up."""
-    crew, gate = ThreadPoolExecutor(2), threading.Event()
+    """It is in the pool's queue by then, and a thread that is busy elsewhere would run it."""
+    pool, gate = ThreadPoolExecutor(2), threading.Event()
     monkeypatch.setattr(threads, "_process", threads._Process())
-    threads._process.crew = crew
-    crew.submit(gate.wait, 60)
+    threads._process.pool = pool
+    pool.submit(gate.wait, 60)
 
     def refuse(_):
         raise RuntimeError("can't start new thread")
@@ -406,11 +406,11 @@ def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         kernel = Kernel(5)
-        threads.share(kernel, 2, 0)
-    assert threads._process.crew is None  # nor does a line that nobody takes anything from grow
+        threads.run_on_python_threads(kernel, 2, 0)
+    assert threads._process.pool is None  # nor does a queue without threads grow
     kernel.left = [5]
     gate.set()
-    crew.shutdown()
+    pool.shutdown()
     assert len(kernel.done) == 5
 
 
@@ -418,18 +418,18 @@ def test_work_that_no_thread_could_be_started_for_is_not_begun_later(monkeypatch
 def test_an_error_of_a_kernel_comes_out_when_all_threads_are_done(failing):
     begun, ended = threading.Event(), []
 
-    def kernel(slot):
-        if slot:
+    def kernel(worker):
+        if worker:
             begun.set()
             time.sleep(0.1)
-            ended.append(slot)
+            ended.append(worker)
         else:
             begun.wait(60)
-        if slot == failing:
-            raise ValueError(slot)
+        if worker == failing:
+            raise ValueError(worker)
 
     with pytest.raises(ValueError, match=str(failing)):
-        threads.share(kernel, 2)
+        threads.run_on_python_threads(kernel, 2)
     assert ended == [1]
 
 
@@ -439,39 +439,39 @@ def test_an_interrupt_waits_for_all_threads(tmp_path):
         import signal, time
         from lcnumba.runtime import threads
         begun, ended = threading.Event(), []
-        def kernel(slot):
-            if not slot:
+        def kernel(worker):
+            if not worker:
                 begun.wait(60)
                 return
             begun.set()
             time.sleep(0.2)  # by now the other one waits
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(0.3)
-            ended.append(slot)
+            ended.append(worker)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            threads.share(kernel, 2)
+            threads.run_on_python_threads(kernel, 2)
         except KeyboardInterrupt:
             print("interrupted", ended)
     """
     assert run(code, tmp_path) == ["interrupted", "[1]"]
 
 
-def test_a_finalizer_in_the_middle_of_sharing_works_alone(monkeypatch):
+def test_a_finalizer_in_the_middle_of_submitting_works_alone(monkeypatch):
     """The pool has locks of its own, which would be waited for; and so it is on the pool's threads."""
     done = []
 
-    def kernel(slot, name):
-        done.append((name, slot))
+    def kernel(worker, name):
+        done.append((name, worker))
 
-    class Crew:
+    class Pool:
         def submit(self, work, *arguments):
-            threads.share(kernel, 2, "finalizer")
+            threads.run_on_python_threads(kernel, 2, "finalizer")
             work(*arguments)
 
-    monkeypatch.setattr(threads._process, "crew", Crew())
-    threads.share(kernel, 2, "call")
-    monkeypatch.setattr(threads._caller, "is_sharing", False)  # which the crew's thread has set
+    monkeypatch.setattr(threads._process, "pool", Pool())
+    threads.run_on_python_threads(kernel, 2, "call")
+    monkeypatch.setattr(threads._caller, "is_submitting", False)  # set on the pool's threads
     assert done == [("finalizer", 0), ("call", 1), ("call", 0)]
 
 

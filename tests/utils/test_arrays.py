@@ -87,7 +87,7 @@ def test_every_form_gives_the_answer_of_the_plain_array(form, dtype):
 
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_is_brought_into_the_one_that_kernels_take(form):
-    values, _ = arrays.ingest("x", FORMS[form](X))
+    values, _ = arrays.as_numpy("x", FORMS[form](X))
     brought = arrays.normalise("x", values, np.dtype(np.float32))
     assert type(brought) is np.ndarray
     assert brought.dtype == np.float32
@@ -105,12 +105,12 @@ def test_every_entrance_takes_every_form(entrance, form, dtype):
 
 
 def test_a_plain_array_is_shared_not_copied():
-    values, like = arrays.ingest("x", X)
+    values, like = arrays.as_numpy("x", X)
     assert arrays.normalise("x", values, np.dtype(np.float32)) is X
     assert like(X) is X
     strict = array_api_strict.asarray(X)
-    values, like = arrays.ingest("x", strict)
-    assert np.shares_memory(values, arrays.ingest("x", strict)[0])
+    values, like = arrays.as_numpy("x", strict)
+    assert np.shares_memory(values, arrays.as_numpy("x", strict)[0])
     assert isinstance(like(values), type(strict))
 
 
@@ -193,7 +193,7 @@ ENDLESS.append(ENDLESS)
 @pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
 def test_what_would_be_misread_is_refused(x, message):
     with pytest.raises(TypeError, match=message):
-        arrays.normalise("x", arrays.ingest("x", x)[0], np.dtype(np.float32))
+        arrays.normalise("x", arrays.as_numpy("x", x)[0], np.dtype(np.float32))
 
 
 def test_a_traced_jax_array_is_refused(monkeypatch):
@@ -202,9 +202,9 @@ def test_a_traced_jax_array_is_refused(monkeypatch):
 
     monkeypatch.setitem(sys.modules, "jax.core", types.SimpleNamespace(Tracer=Tracer))
     with pytest.raises(TypeError, match=r"outside of jax.jit"):
-        arrays.ingest("x", Tracer())
+        arrays.as_numpy("x", Tracer())
     with pytest.raises(TypeError, match=r"x holds a .* Tracer; .* outside of jax.jit"):
-        arrays.ingest("x", ([1.0], [Tracer()]))
+        arrays.as_numpy("x", ([1.0], [Tracer()]))
 
 
 def test_exact_casts_nothing():

@@ -85,10 +85,10 @@ def test_words_of_others_are_refused_with_the_word_here(call, arguments, message
 @pytest.mark.parametrize(("method", "arguments", "message"), METHODS)
 def test_so_are_those_of_methods_and_nothing_changes(method, arguments, message):
     model = network()
-    before, recipe = model.get_weights(), model.recipe
+    before, config = model.get_weights(), model.training_config
     with pytest.raises(TypeError, match=message):
         getattr(model, method)(**arguments)
-    assert model.recipe is recipe
+    assert model.training_config is config
     for a, b in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -240,7 +240,7 @@ def test_callbacks_in_keras_words_are_told_the_words_here():
 
     with pytest.raises(AttributeError, match=r"Run has no attribute stop_training: a callback calls run\.stop\(\)"):
         network().fit(X, Y, callbacks=[Stops()], progress=False)
-    with pytest.raises(AttributeError, match=r"Asks has no attribute model: each moment gets the run"):
+    with pytest.raises(AttributeError, match=r"Asks has no attribute model: each method gets the run"):
         network().fit(X, Y, callbacks=[Asks()], progress=False)
 
 

@@ -12,7 +12,7 @@ from lcnumba.bridges.keras2.files import StoredArray
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
-from lcnumba.utils.arrays import ingest
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.keras_config import FORMATS
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array, Shape
@@ -74,7 +74,7 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     """
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-    given = [ingest(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
+    given = [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
     shape = _input_shape(_check_layer(layer))
     warn_softmax_axis([layer])
     values = convert_weights(layer, shape, _GivenWeights(given), resolve_data_format(layer, data_format))

@@ -1,0 +1,95 @@
+"""Names that have changed: the old ones work on, and warn."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+
+
+def built():
+    model = lc.Sequential([lc.Dense(2, input_shape=(3,)), lc.Dropout(0.5, seed=0)])
+    return model[0], model[1], model
+
+
+# What a call of the old name has to do, and the class and new name that its warning says.
+METHODS = [
+    (0, "prepare_step", "plan_update", ((np.ones((3, 2), np.float32), np.ones(2, np.float32)), 0.5), "Dense"),
+    (0, "prepare_weights", "plan_weights", ([np.ones((3, 2)), np.ones(2)],), "Dense"),
+    (0, "prepare_flat", "plan_flat", (np.ones(8),), "Dense"),
+    (0, "prepare_training_state", "plan_training_state", ({},), "Dense"),
+    (0, "prepare_unbuild", "plan_unbuild", (), "Dense"),
+    (1, "prepare_unbuild", "plan_unbuild", (), "Dropout"),
+    (2, "prepare_training_state", "plan_training_state", ([{}, None],), "Sequential"),
+]
+
+
+@pytest.mark.parametrize(("which", "old", "new", "arguments", "name"), METHODS, ids=lambda value: str(value)[:25])
+def test_methods(which, old, new, arguments, name):
+    thing = built()[which]
+    with pytest.warns(DeprecationWarning, match=rf"^{name}\.{old} is deprecated; use {new}$") as caught:
+        method = getattr(thing, old)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert method == getattr(thing, new)
+    method(*arguments)()
+
+
+class Wrapped:
+    """A layer of users' own with the methods of version 0.1."""
+
+    name = "wrapped"
+
+    def __init__(self):
+        self.inner, self.calls = lc.Dense(1, kernel_initializer="ones"), []
+
+    def build(self, input_shape):
+        self.inner.build(input_shape)
+
+    def compute_output_shape(self, input_shape):
+        return self.inner.compute_output_shape(input_shape)
+
+    def __call__(self, x):
+        return self.inner(x)
+
+    def forward(self, x):
+        y, backward = self.inner.forward(x)
+        return y, lambda dy: backward(dy)
+
+    def step(self, grads, lr):
+        raise AssertionError("prepare_step is there")
+
+    def prepare_step(self, grads, lr):
+        self.calls.append("step")
+        return self.inner.plan_update(grads, lr)
+
+    def get_training_state(self):
+        return self.inner.get_training_state()
+
+    def prepare_training_state(self, state):
+        self.calls.append("state")
+        return self.inner.plan_training_state(state)
+
+    def get_config(self):
+        return {}
+
+
+def test_layers_of_users_own_may_have_the_old_methods():
+    layer = Wrapped()
+    model = lc.Sequential([layer])
+    _, backward = model.forward(np.ones((1, 2)))
+    with pytest.warns(DeprecationWarning, match=r"Wrapped\.prepare_step is deprecated; name the method plan_update"):
+        backward.step(np.ones((1, 1)), lr=1.0)
+    np.testing.assert_array_equal(layer.inner.kernel, np.zeros((2, 1)))
+    with pytest.warns(DeprecationWarning, match=r"prepare_training_state is deprecated; name the method plan_training"):
+        model.plan_training_state(model.get_training_state())()
+    assert set(layer.calls) == {"step", "state"}
+
+
+def test_new_names_do_not_warn():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for thing in built():
+            thing.get_training_state() if hasattr(thing, "get_training_state") else None
+        model = built()[2]
+        model.plan_update([(np.ones((3, 2), np.float32), np.ones(2, np.float32)), None], 0.5)()
