@@ -657,6 +657,6 @@ def test_saving_at_other_moments_is_refused(data, tmp_path):
 @pytest.mark.slow
 def test_a_killed_training_resumes(tmp_path):
     """At three moments; the script `killed_training.py` takes more."""
-    figures = killed_training.run(tmp_path, kills=3, seed=0)
-    assert figures["kills"] == figures["readable"] == 3
-    assert figures["equal"]
+    results = killed_training.run(tmp_path, kills=3, seed=0)
+    assert results["kills"] == results["readable"] == 3
+    assert results["equal"]

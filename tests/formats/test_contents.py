@@ -422,7 +422,7 @@ def test_what_the_command_line_cannot_convert(tmp_path, capsys):
     model.save(tmp_path / "own.npz")
     lc.save_keras_weights(net(), tmp_path / "only.weights.h5")
     for source, target, text in (
-        ("own.npz", "out.h5", "a class cannot be given on the command line: call lcnumba.load(path, layers=...)"),
+        ("own.npz", "out.h5", "the command line supports no custom classes: call lcnumba.load(path, layers=...)"),
         (
             "only.weights.h5",
             "out.npz",
