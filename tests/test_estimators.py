@@ -131,7 +131,7 @@ def test_partial_fit_is_one_pass(digits):
         model.partial_fit(X, y, classes=np.arange(10))
     same(model, classifier(shuffle=False, batch_size=100, max_iter=3).fit(X, y), X)
     assert model.n_iter_ == len(model.loss_curve_) == 3
-    with pytest.raises(ValueError, match="classes, all labels .*, is required in the first call"):
+    with pytest.raises(ValueError, match=r"classes, all labels .*, is required in the first call"):
         classifier().partial_fit(X, y)
     few = classifier().partial_fit(X[y < 3], y[y < 3], classes=np.arange(10))
     assert few.predict_proba(X).shape == (600, 10)
@@ -189,13 +189,13 @@ def test_training_ends_when_it_gains_no_more(digits):
 def test_rates(digits, monkeypatch):
     X, y = digits
     rates = []
-    before = estimators._Follow.on_epoch_end
+    before = estimators._Monitor.on_epoch_end
 
     def on_epoch_end(self, run, figures):
         rates.append(run.lr)
         before(self, run, figures)
 
-    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    monkeypatch.setattr(estimators._Monitor, "on_epoch_end", on_epoch_end)
     classifier(max_iter=3, learning_rate="invscaling", learning_rate_init=0.5, solver="sgd").fit(X, y)
     assert rates == pytest.approx([0.5, 0.5 / 601**0.5, 0.5 / 1201**0.5])
     rates.clear()
@@ -307,7 +307,7 @@ def test_progress_in_words(digits, capsys):
         (
             {"learning_rate": 0.1},
             ValueError,
-            "learning_rate=0.1 is not known; .*; the rate itself is learning_rate_init",
+            "learning_rate must be one of .*, got 0.1; the rate itself is learning_rate_init",
         ),
         ({"n_threads": -1}, ValueError, "n_threads must be >= 1, or None for all, got -1"),
         ({"kernel_size": [3, 3]}, ValueError, r"kernel_size must be .* each of 1 layers, got \[3, 3\]"),
@@ -485,8 +485,8 @@ def test_what_interrupts_a_fit_leaves_the_estimator_as_it_was(error, digits, mon
         if len(epochs) == 2:
             raise error
 
-    follow = estimators._Follow.on_epoch_end
-    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    follow = estimators._Monitor.on_epoch_end
+    monkeypatch.setattr(estimators._Monitor, "on_epoch_end", on_epoch_end)
     for _ in range(2):  # from here on, and from the beginning
         epochs.clear()
         with pytest.raises(error):
@@ -902,7 +902,7 @@ def test_words_are_used_as_they_are_checked(digits):
     }
     one, other = (classifier(solver=solver, **settings).fit(*digits) for solver in ("sgd", "SGD"))
     assert one.loss_curve_ == other.loss_curve_
-    with pytest.raises(ValueError, match="learning_rate must be one of .*, got 'Adaptive'"):
+    with pytest.raises(ValueError, match=r"learning_rate must be one of .*, got 'Adaptive'"):
         classifier(learning_rate="Adaptive").fit(*digits)
     image = classifier(max_iter=1).fit(*digits).set_params(image_shape=(4, 16))
     with pytest.raises(ValueError, match=r"image_shape cannot be changed from \(8, 8\) to \(4, 16\)"):
