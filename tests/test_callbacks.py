@@ -87,7 +87,7 @@ def test_figures_that_there_will_not_be_are_told_before_the_first_step(make, tmp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="monitor='val_loss' is not a metric of this training; give one of loss"):
         run([1, 2], make())
-    with pytest.raises(TypeError, match="monitor=3"):
+    with pytest.raises(TypeError, match="monitor must be the name of a metric, got 3"):
         make(3)
 
 

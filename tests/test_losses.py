@@ -238,7 +238,7 @@ def test_metrics():
     assert metrics.mse(np.array([[1, 2]]), np.array([[2.0, 4.0]])) == 2.5
     assert metrics.mae(np.array([[1, 2]]), np.array([[2.0, 4.0]])) == 1.5
     for function in (metrics.mse, metrics.mae, metrics.binary_accuracy):
-        with pytest.raises(ValueError, match="needs equal shapes"):
+        with pytest.raises(ValueError, match="needs y and predictions of the same shape"):
             function(np.zeros(3), np.zeros((3, 1)))
     assert list(metrics.get([metrics.accuracy, max])) == ["accuracy", "max"]
     assert metrics.get(None) == {}

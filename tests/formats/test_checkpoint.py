@@ -298,7 +298,7 @@ def test_invalid_checkpoints_change_nothing(change, data, tmp_path):
     write_changed(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
     before = model.get_weights()
     stopping = EarlyStopping("loss")
-    with pytest.raises(ValueError, match=r"cannot resume from '.*bad\.npz': "):
+    with pytest.raises(ValueError, match=r"cannot resume from '.*bad\.npz': |bad\.npz' holds a model and no training"):
         model.fit(x, y, epochs=3, callbacks=[stopping], resume=tmp_path / "bad.npz", progress=False)
     if change == "best":  # found by the callback, after all other checks
         return

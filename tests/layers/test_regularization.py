@@ -69,8 +69,9 @@ def test_settings_are_checked():
     for make, match in (
         (lambda: regularizers.L1(-1), "l1 must be >= 0, got -1"),
         (lambda: constraints.MaxNorm(-1), "max_value must be >= 0, got -1"),
-        (lambda: constraints.MinMaxNorm(2, 1), "min_value=2 is above"), (lambda: regularizers.L2(np.nan), "l2=nan"),
-    ):  # fmt: skip
+        (lambda: constraints.MinMaxNorm(2, 1), "min_value must be <= max_value, got 2 and 1"),
+        (lambda: regularizers.L2(np.nan), "l2=nan"),
+    ):
         with pytest.raises(ValueError, match=match):
             make()
     layer = lc.LocallyConnected2D(2, 2, bias_constraint=constraints.UnitNorm(axis=3))

@@ -561,7 +561,7 @@ def test_penalties_that_dominate_the_loss_are_a_warning(rng):
         if not dominate:
             net.fit(x, x, **settings)
             continue
-        with pytest.warns(RuntimeWarning, match="penalties are .* in the first epoch, and the loss without") as caught:
+        with pytest.warns(RuntimeWarning, match="penalties are .* in the first epoch, but the loss without") as caught:
             net.fit(x, x, **settings)
         assert len(caught) == 1
 
@@ -694,7 +694,7 @@ def test_figures_that_are_nan_or_unknown_to_auto_are_told(data):
     def r2(y_true, y_pred):
         return 1.0
 
-    with pytest.raises(ValueError, match=r"mode='auto' does not tell whether a larger 'r2' is better; give mode='max'"):
+    with pytest.raises(ValueError, match=r"mode='auto' does not know the direction of monitor='r2'; give mode='max'"):
         net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2")], progress=False)
     net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2", mode="max")], progress=False)
 
