@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import lcnumba as lc
 from lcnumba import plotting
-from lcnumba.layers.stateless import Weightless
+from lcnumba.layers.stateless import Stateless
 from lcnumba.training.run import History
 
 nan = np.nan
@@ -357,7 +357,7 @@ def behind(name, other):
     return model
 
 
-class Doubled(Weightless):
+class Doubled(Stateless):
     """A layer of a user's own; nothing is known of its connections."""
 
     def __init__(self, name):
