@@ -155,7 +155,7 @@ def network(_):
 @pytest.mark.parametrize("make", [network, lc.load])
 @pytest.mark.parametrize("name", ["checkpoint_epoch.npz", "checkpoint_batch.npz"])
 def test_a_training_goes_on(name, make):
-    """It ends as the one that was not broken off: weights, order of samples, dropped numbers, rate, figures, best."""
+    """It ends as the one that was not interrupted: weights, order of samples, dropout, learning rate, metrics, best."""
     record, model = expected("checkpoint"), make(FOLDER / name)
     model.compile(loss="softmax_cross_entropy", metrics=["accuracy", "auc"], lr=0.01)
     stopping = lc.callbacks.EarlyStopping("val_loss", patience=4, min_delta=0.001)

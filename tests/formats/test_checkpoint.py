@@ -1,4 +1,4 @@
-"""Checkpoints: a training that is broken off goes on bit for bit, and a broken file never passes for a good one."""
+"""Checkpoints: an interrupted training resumes bit for bit, and a broken file never passes for a good one."""
 
 import collections
 import copy

@@ -286,7 +286,10 @@ OTHERWISE = {
         first_settings(activation={"class_name": "Softmax", "config": {"axis": -1}}, data_format="channels_first"),
         "over the width",
     ),
-    "Softmax of an axis": (first_settings(activation={"class_name": "Softmax", "config": {"axis": 1}}), "axis=1"),
+    "Softmax of an axis": (
+        first_settings(activation={"class_name": "Softmax", "config": {"axis": 1}}),
+        r"axis of softmax must be -1, .*, got 1",
+    ),
     "mixed precision": (
         first_settings(dtype={"class_name": "Policy", "config": {"name": "mixed_float16"}}),
         "has dtype 'mixed_float16'; float32 and float64 are computed in here",
