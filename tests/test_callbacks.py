@@ -248,7 +248,7 @@ def test_what_is_no_callback():
 
 
 def test_bars_and_lines(capsys, monkeypatch):
-    """One bar an epoch, closed at its end, also if it is broken off; one that is given is not added again."""
+    """One bar an epoch, closed at its end, also if it is interrupted; one that is given is not added again."""
     import tqdm.auto
 
     made = []

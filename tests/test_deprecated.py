@@ -134,3 +134,14 @@ def test_old_argument_of_run():
             lc.SGD(), weights, np.zeros(2), {}, 1.0, restrain=lambda rule: rule._replace(l2=0.25, non_negative=True)
         )
     np.testing.assert_array_equal(weights, [0.5, 0.0])
+
+
+def test_old_argument_of_history():
+    history = lc.History()
+    with pytest.warns(
+        DeprecationWarning, match=r"add\(figures=\.\.\.\) is deprecated; use History\.add\(logs=\.\.\.\)"
+    ):
+        history.add(0, figures={"loss": 0.5})
+    assert (history.history, history.epoch) == ({"loss": [0.5]}, [0])
+    with pytest.raises(TypeError, match="missing required argument 'logs'"):
+        history.add(1)

@@ -491,8 +491,8 @@ class Sequential(PublicNames, Container):
         callbacks : iterable of Callback
             Called at certain moments: `lcnumba.callbacks`.
         resume : path, optional
-            A file of the callback `Checkpoint`, from which training goes on as if it had not been broken off, given the
-            same arguments. If there is no such file, training begins at the beginning; a ValueError if that would
+            A file of the callback `Checkpoint`, from which training resumes as if it had not been interrupted, given
+            the same arguments. If there is no such file, training begins at the beginning; a ValueError if that would
             replace the file of a `Checkpoint` at another path.
         progress : bool
             Whether to show a bar on the standard error stream (with tqdm installed; else a line an

@@ -53,8 +53,13 @@ class History(PublicNames):
     history: dict[str, list[float]] = field(default_factory=dict)
     epoch: list[int] = field(default_factory=list)
 
-    def add(self, epoch: int, logs: Logs) -> None:
-        """Append one epoch."""
+    def add(self, epoch: int, logs: Logs | None = None, *, figures: Logs | None = None) -> None:
+        """Append one epoch; `figures` is a deprecated alias of `logs`."""
+        if figures is not None:
+            warn("History.add(figures=...) is deprecated; use History.add(logs=...)", DeprecationWarning)
+            logs = figures
+        if logs is None:
+            raise TypeError("add() missing required argument 'logs'")
         for name in logs:
             self.history.setdefault(name, [math.nan] * len(self.epoch))
         for name, values in self.history.items():
