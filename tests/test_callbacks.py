@@ -287,7 +287,7 @@ def test_paths_that_are_none(make):
         with pytest.raises(TypeError, match=r"path=.*; give a str or a pathlib.Path"):
             make(path)
     for path in ("a\0b", "\ud800"):
-        with pytest.raises(ValueError, match=r"path=.* holds characters"):
+        with pytest.raises(ValueError, match=r"path=.* contains characters that are not allowed"):
             make(path)
 
 

@@ -443,7 +443,7 @@ def paddings(value: Any, rank: int) -> Padding:
     if not isinstance(pairs, list | tuple) or len(pairs) != rank:
         raise ValueError(f"padding={value!r} is not known; give 'valid', 'same', or {rank} pairs (before, after)")
     if not all(isinstance(pair, list | tuple) for pair in pairs):
-        raise TypeError(f"padding={value!r} holds what is no pair; give (before, after) for each dimension")
+        raise TypeError(f"padding must hold a pair (before, after) for each dimension, got {value!r}")
     return tuple((before, after) for before, after in (int_tuple("padding", pair, 2, 0) for pair in pairs))
 
 

@@ -199,7 +199,7 @@ def _decoded(config: Mapping[str, Any]) -> Mask:
         bits = np.frombuffer(base64.b64decode(config["bits"], validate=True), np.uint8)
         size = math.prod(shape)
         if len(shape) not in (2, 3) or min(shape) < 0 or bits.size != -(-size // 8):
-            raise ValueError(f"{bits.size} bytes are no mask of shape {shape}")
+            raise ValueError(f"{bits.size} bytes do not match shape {shape}")
         return np.unpackbits(bits, count=size).astype(np.bool_).reshape(shape)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise ValueError(f"kernel_mask is no config of a mask: {error}") from error
+        raise ValueError(f"invalid config of kernel_mask: {error}") from error

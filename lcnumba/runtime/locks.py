@@ -200,7 +200,7 @@ class SharedLock(AbstractContextManager[None]):
     def _refuse_while_writing(self, me: int) -> None:
         if self._writer == me:
             raise RuntimeError(
-                "a layer cannot be used by the same thread while it is being built or changed: not by its initializers, "
+                "a layer cannot be used by the same thread while it is being built or changed: not by initializers, "
                 "nor by finalizers and callbacks that run meanwhile"
             )
 

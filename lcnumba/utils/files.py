@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and folders that are looked at first."""
+"""Atomic writes, and checks that a file can be written."""
 
 import errno
 import glob
@@ -19,17 +19,17 @@ from lcnumba.utils.validation import file_path
 __all__ = ["PathLike", "TextFile", "atomic_write", "check_writable", "exists", "remove_stale_temp_files"]
 
 PathLike = str | os.PathLike[str]
-# Longer names of files get a temporary one made of their hash: a name may have 255 bytes, or fewer.
+# The temporary name of a file with a longer name is a hash: names have at most 255 bytes, on some systems fewer.
 LONGEST_STEM = 100
 
 
 @contextmanager
 def atomic_write(path: PathLike) -> Iterator[Path]:
-    """Give a new place beside a file to write to, which takes the file's place if all goes well.
+    """Yield a temporary path beside a file, which replaces the file if the block succeeds and is removed otherwise.
 
-    Signals wait meanwhile: zipfile makes another error of an interrupt, and what is left over is removed in any case.
+    Signals are deferred meanwhile, since zipfile replaces an interrupt by another error.
     """
-    target = _place(path)
+    target = _target(path)
     _check_folder(target)
     temporary = target.with_name(f".{_stem(target)}.{secrets.token_hex(4)}")
     with deferred():
@@ -51,7 +51,7 @@ def _check_folder(target: Path) -> None:
 
 
 def exists(path: PathLike) -> bool:
-    """Whether a path leads to anything; an OSError for one that leads nowhere, such as a loop of links.
+    """Whether a path exists; an OSError for one that cannot, such as a loop of links.
 
     Examples
     --------
@@ -65,7 +65,7 @@ def exists(path: PathLike) -> bool:
 
 
 def check_writable(path: PathLike) -> None:
-    """Raise an OSError if no file can be written there, before the work that it is for.
+    """Raise an OSError if no file can be written at a path.
 
     Examples
     --------
@@ -79,17 +79,17 @@ def check_writable(path: PathLike) -> None:
     ...         type(error).__name__
     'IsADirectoryError'
     """
-    target = _place(path)
+    target = _target(path)
     _check_folder(target)
-    with deferred():  # where files without a name are not known, one with a name is made
+    with deferred():  # on some systems the file has a name meanwhile
         tempfile.TemporaryFile(dir=target.parent).close()
 
 
 class TextFile:
-    """A text that is written as a whole, again and again as it grows: in place of a file, complete at any time.
+    """A growing text file that is rewritten atomically, so that it is complete at any time.
 
-    A device or a pipe stays what it is, and gets what is new each time; one that nobody reads is an OSError, and
-    not waited for. What cannot be written to is found by the constructor.
+    A device or a pipe is not replaced, but gets the new part of the text each time; for a pipe without a reader an
+    OSError is raised. The constructor raises if the path cannot be written to.
 
     Examples
     --------
@@ -106,21 +106,21 @@ class TextFile:
     """
 
     def __init__(self, path: PathLike) -> None:
-        self._path, self._written = file_path(path).absolute(), 0  # also if the folder changes
+        self._path, self._written = file_path(path).absolute(), 0  # the current folder may change
         self._stream: IO[str] | None = None
         mode = _mode(self._path)
         if mode is None or stat.S_ISREG(mode) or stat.S_ISDIR(mode):
             check_writable(path)
             remove_stale_temp_files(path)
             return
-        nonblocking = getattr(os, "O_NONBLOCK", 0)  # which Windows has not
+        nonblocking = getattr(os, "O_NONBLOCK", 0)  # not on Windows
         descriptor = os.open(self._path, os.O_WRONLY | nonblocking | getattr(os, "O_NOCTTY", 0))
         if nonblocking:
             os.set_blocking(descriptor, True)
         self._stream = os.fdopen(descriptor, "w", errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        """Write the whole text, of which a pipe has the beginning already."""
+        """Write the text, which starts with what was written before."""
         if self._stream is None:
             with atomic_write(self._path) as temporary:
                 temporary.write_text(text, encoding="utf-8")
@@ -130,28 +130,28 @@ class TextFile:
         self._stream.flush()
 
     def close(self) -> None:
-        """Close a pipe or device, also one that nobody reads any more."""
+        """Close a pipe or device, also one without a reader."""
         if self._stream is not None:
             with suppress(OSError):
                 self._stream.close()
 
 
-def _place(path: PathLike) -> Path:
-    """Where a file is written: what a link points to is, and the link stays. An OSError if that can be no file.
+def _target(path: PathLike) -> Path:
+    """The path to write, with links resolved; an OSError if a folder, device or pipe is there.
 
-    What is there and no regular file (a device, a pipe) is not replaced: programs would wonder at a file in its place.
+    These are not replaced: other programs may use them.
     """
     given = file_path(path)
     mode = _mode(given)
     if mode is not None and stat.S_ISDIR(mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     if mode is not None and not stat.S_ISREG(mode):
-        raise OSError(errno.EINVAL, "no regular file, which is not replaced; give the path of a file", str(path))
+        raise OSError(errno.EINVAL, "not a regular file, and not replaced; give the path of a file", str(path))
     return given.resolve()
 
 
 def _mode(path: Path) -> int | None:
-    """The mode of what a path leads to, None if that is nothing yet; an OSError for a loop, or too long a name."""
+    """The mode of the file at a path, None if there is none; an OSError for a loop of links or too long a name."""
     try:
         return path.stat().st_mode
     except FileNotFoundError:
@@ -159,13 +159,13 @@ def _mode(path: Path) -> int | None:
 
 
 def _stem(target: Path) -> str:
-    """What the temporary names of a file have in common, however long its own is."""
+    """The common part of a file's temporary names."""
     name = os.fsencode(target.name)
     return target.name if len(name) <= LONGEST_STEM else hashlib.sha256(name).hexdigest()[:16]
 
 
 def remove_stale_temp_files(path: PathLike) -> None:
-    """Remove what writers of a file left beside it when they were killed; nobody may be writing it now.
+    """Remove temporary files left by writers that were killed; no other process may be writing the file.
 
     Examples
     --------
@@ -178,20 +178,20 @@ def remove_stale_temp_files(path: PathLike) -> None:
     ...     left.exists()
     False
     """
-    target = _place(path)
+    target = _target(path)
     for left in target.parent.glob(f".{glob.escape(_stem(target))}.{'[0-9a-f]' * 8}"):
         left.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Let a name outlive a loss of power, where folders can be flushed."""
+    """Flush a folder to disk where that is possible, so that a new name survives a power loss."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:  # Windows has no such thing
+    except OSError:  # Windows
         return
     try:
         os.fsync(descriptor)
-    except OSError:  # nor have some file systems
+    except OSError:  # some file systems
         pass
     finally:
         os.close(descriptor)

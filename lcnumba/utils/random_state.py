@@ -1,4 +1,4 @@
-"""The state of NumPy's random generators, as it can be written, and checked before it is taken over."""
+"""The state of NumPy's random generators, for files, and validated before it is restored."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ _GENERATORS = {kind.__name__: kind for kind in (np.random.PCG64, np.random.PCG64
 
 
 def generator_state(rng: np.random.Generator) -> Any:
-    """Return the state of a random generator, as it can be written."""
+    """Return the state of a random generator, as a dict."""
     return rng.bit_generator.state
 
 
 def restored_generator(state: Any, like: np.random.Generator | None = None) -> np.random.Generator:
-    """Return a random generator that goes on from a state, of the kind of another one if that is given.
+    """Return a random generator with a given state, of the same kind as `like` if that is given.
 
-    NumPy takes some states as they are, and later reads wherever they point to; so everything is looked at here.
+    NumPy does not validate all states, and reads out of bounds with some; so everything is checked here.
 
     Examples
     --------
@@ -35,26 +35,26 @@ def restored_generator(state: Any, like: np.random.Generator | None = None) -> n
     if name not in known:
         raise ValueError(f"random state of {name!r} is not known; give one of {', '.join(known)}")
     bits = known[name]()
-    if not _possible(state, bits.state, ""):
-        raise ValueError(f"random state of {name} is none: {state!r}")
+    if not _is_valid(state, bits.state, ""):
+        raise ValueError(f"invalid random state for {name}: {state!r}")
     bits.state = state
     return np.random.Generator(bits)
 
 
-# The largest values of single numbers in states of random generators.
-_MOST = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
+# The largest values of numbers in the states.
+_MAXIMA = {"pos": 624, "buffer_pos": 4, "has_uint32": 1, "uinteger": 2**32 - 1}
 
 
-def _possible(state: Any, model: Any, name: str) -> bool:
-    """Whether a state has the form of another one of its kind, and numbers within their range."""
+def _is_valid(state: Any, model: Any, name: str) -> bool:
+    """Whether a state has the structure of another one of its kind, and numbers in range."""
     if isinstance(model, dict):
         return (
             isinstance(state, dict)
             and state.keys() == model.keys()
-            and all(_possible(state[key], model[key], key) for key in model)
+            and all(_is_valid(state[key], model[key], key) for key in model)
         )
     if isinstance(model, np.ndarray):
         return isinstance(state, np.ndarray) and state.shape == model.shape and state.dtype == model.dtype
     if isinstance(model, str):
         return bool(state == model)
-    return type(state) is int and 0 <= state <= _MOST.get(name, 2**128 - 1)
+    return type(state) is int and 0 <= state <= _MAXIMA.get(name, 2**128 - 1)

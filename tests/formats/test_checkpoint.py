@@ -439,7 +439,7 @@ def test_random_states_are_looked_at(kind):
     place = state["state"] if "pos" in state["state"] else state
     for name, value in {"pos": 10**9, "buffer_pos": -1, "has_uint32": 2, "uinteger": 2**40}.items():
         if name in place:
-            with pytest.raises(ValueError, match="random state of"):
+            with pytest.raises(ValueError, match="invalid random state for"):
                 random_state.restored_generator(
                     copy.deepcopy(state)
                     | ({"state": state["state"] | {name: value}} if place is not state else {name: value})

@@ -374,7 +374,7 @@ def test_a_pipe_is_not_replaced_by_a_model(kind, tmp_path):
     for place in (path, named(tmp_path, kind, "link")):
         if place != path:
             place.symlink_to(path)
-        with pytest.raises(OSError, match="no regular file, which is not replaced"):
+        with pytest.raises(OSError, match="not a regular file, and not replaced"):
             writers(place)[kind]()
         assert stat.S_ISFIFO(place.stat().st_mode)
     assert len(list(tmp_path.iterdir())) == 2
@@ -390,7 +390,7 @@ def test_a_device_stays_one(kind, tmp_path, capsys):
     except PermissionError:
         pytest.skip("no devices in this place")
     if kind in MODELS:
-        with pytest.raises(OSError, match="no regular file"):
+        with pytest.raises(OSError, match="not a regular file"):
             writers(path)[kind]()
     else:
         writers(path)[kind]()

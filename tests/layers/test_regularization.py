@@ -57,7 +57,7 @@ def test_penalties_of_large_arrays_need_no_memory_of_their_size(monkeypatch):
         (constraints.get, "nope", ValueError, "give one of"),
         (constraints.get, 3, TypeError, "nor a callable"),
         (constraints.get, "radial_constraint", ValueError, "that all positions share"),
-        (constraints.get, {"class_name": "MaxNorm", "config": {"wide": 1}}, TypeError, "cannot be made"),
+        (constraints.get, {"class_name": "MaxNorm", "config": {"wide": 1}}, TypeError, "cannot create constraint from"),
     ],
 )
 def test_what_cannot_be(get, identifier, error, match):
