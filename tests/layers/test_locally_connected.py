@@ -236,7 +236,7 @@ def test_a_frozen_layer_needs_no_gradients_but_checks_those_that_come(rng):
     layer.step([np.ones_like(w) for w in before], lr=0.5)
     for a, b in zip(before, layer.weights, strict=True):
         np.testing.assert_array_equal(a, b)
-    with pytest.raises(ValueError, match="lr=nan"):
+    with pytest.raises(ValueError, match="lr must be finite, got nan"):
         layer.step(None, lr=np.nan)
     with pytest.raises(ValueError, match="grads has 1 arrays"):
         layer.step([before[0]], lr=0.5)
@@ -455,7 +455,7 @@ def test_gradients_add_up_and_scale(rng):
     for factor in (None, "2", np.arange(4), True):
         with pytest.raises(TypeError, match="factor"):
             total * factor
-    with pytest.raises(ValueError, match="factor=nan"):
+    with pytest.raises(ValueError, match="factor must be finite, got nan"):
         total * np.nan
     with pytest.raises(ValueError, match="one layer"):
         total + lc.Gradients(total.kernel, total.bias[:1])
@@ -576,17 +576,17 @@ def test_a_refused_step_changes_nothing(rng):
         ((kernel,), 0.1, ValueError, r"grads has 1 arrays; .* needs 2: kernel, bias"),
         (lc.Gradients(kernel), 0.1, ValueError, r"grads has 1 arrays"),
         (good, np.nan, ValueError, r"lr must be finite, got nan"),
-        (good, np.inf, ValueError, r"lr=inf"),
+        (good, np.inf, ValueError, r"lr must be finite, got inf"),
         (good, 1e39, ValueError, r"lr must be at least 0 and finite in float32, got 1e\+39"),
         (good, 10**400, ValueError, r"lr must be finite, got 10+"),
-        (good, -0.1, ValueError, r"lr=-0.1"),
+        (good, -0.1, ValueError, r"lr must be at least 0 .*, got -0.1"),
         (good, "fast", TypeError, r"lr='fast' is a str"),
         (good, True, TypeError, r"lr=True is a bool"),
         (good, None, TypeError, r"lr=None"),
     ]
     for grads, lr, error, message in cases:
         unchanged(layer, lambda grads=grads, lr=lr: layer.step(grads, lr), error, message)
-    unchanged(layer, lambda: backward.step(y, np.nan), ValueError, "lr=nan")
+    unchanged(layer, lambda: backward.step(y, np.nan), ValueError, "lr must be finite, got nan")
     unchanged(layer, lambda: backward.step(y[1:], 0.1), ValueError, r"dy has shape \(1, 4, 4, 4\); give the shape of y")
     unchanged(layer, lambda: backward(y.astype(complex)), TypeError, "dy has dtype complex128")
     unchanged(layer, lambda: backward(y[..., 0]), ValueError, "dy has shape")
@@ -1103,7 +1103,7 @@ def test_bad_settings(settings, error, message):
         (np.zeros(INPUT, complex), TypeError, "x has dtype complex128.*real part"),
         (np.zeros(INPUT, object), TypeError, "x has dtype object"),
         (np.full(INPUT, "a"), TypeError, "x has dtype <U1"),
-        (None, TypeError, "x must be an array of numbers or nested lists of them, got a NoneType"),
+        (None, TypeError, "x is a NoneType, not an array of numbers"),
     ],
 )
 def test_bad_inputs(x, error, message):

@@ -68,7 +68,8 @@ def test_what_cannot_be(get, identifier, error, match):
 def test_settings_are_checked():
     for make, match in (
         (lambda: regularizers.L1(-1), "l1=-1"), (lambda: constraints.MaxNorm(-1), "max_value=-1"),
-        (lambda: constraints.MinMaxNorm(2, 1), "min_value=2 is above"), (lambda: regularizers.L2(np.nan), "l2=nan"),
+        (lambda: constraints.MinMaxNorm(2, 1), "min_value=2 is above"),
+        (lambda: regularizers.L2(np.nan), "l2 must be finite, got nan"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             make()

@@ -40,7 +40,8 @@ def test_the_home_of_the_user_counts_without_keras_home(home, monkeypatch):
 @pytest.mark.parametrize(
     ("content", "match"),
     [
-        (b"{", r"ignoring .*keras\.json, using data_format='channels_last'"), (b"[1, 2]", "neither"), (b"\xff\xfe", "ignoring"),
+        (b"{", r"ignoring .*keras\.json, using data_format='channels_last'"),
+        (b"[1, 2]", "neither"), (b"\xff\xfe", "ignoring"),
         (b'{"image_data_format": "sideways"}', "'sideways'"), (b'{"image_data_format": null}', "None"),
         (b"[" * 100_000, "ignoring"), (b" " * (1 << 17) + b"{}", "ignoring"),
     ],
@@ -61,7 +62,7 @@ def test_a_folder_in_its_place_is_a_warning(home):
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no such pipes")
 def test_a_pipe_in_its_place_is_not_waited_for(home):
     os.mkfifo(home / "keras.json")
-    with pytest.warns(UserWarning, match="it is no file"):
+    with pytest.warns(UserWarning, match="not a regular file"):
         assert keras_config.data_format() == "channels_last"
 
 
