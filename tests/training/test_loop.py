@@ -114,7 +114,7 @@ def test_progress_without_tqdm_is_a_line_an_epoch(data, capsys, monkeypatch):
         ({"epochs": -1}, ValueError, "epochs=-1"),
         ({"epochs": 1.5}, TypeError, "epochs=1.5"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"lr": np.nan}, ValueError, "lr=nan"),
+        ({"lr": np.nan}, ValueError, "lr must be finite, got nan"),
         ({"metrics": ["nope"]}, ValueError, "metric='nope'"),
         ({"y": np.full(90, 3)}, ValueError, r"labels y must be in \[0, 2\], got 3 to 3"),
         ({"x": np.zeros((90, 4, 5, 1))}, ValueError, "x has shape"),
