@@ -39,7 +39,7 @@ def test_dropout_drops_in_training_alone(rng):
     np.testing.assert_array_equal(lc.Dropout(0.25, seed=3).forward(x)[0], y)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         np.testing.assert_array_equal(other.forward(x)[0], copy.deepcopy(layer).forward(x)[0])
-    with pytest.raises(ValueError, match="rate=1"):
+    with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got 1"):
         lc.Dropout(1)
 
 

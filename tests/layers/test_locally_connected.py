@@ -139,7 +139,7 @@ def test_build_on_first_call_and_from_input_shape():
     assert layer.weights == []
     assert layer.get_weights() == []
     assert not layer.built
-    with pytest.raises(ValueError, match="not known yet"):
+    with pytest.raises(ValueError, match="has no weights yet; call or build"):
         layer.count_params()
     with pytest.raises(AttributeError, match="has no weights yet"):
         layer.kernel  # noqa: B018
@@ -393,9 +393,9 @@ def test_a_declared_input_shape_is_held_to():
         lambda layer: layer.build((None, 9, 9, 1)),
         lambda layer: lc.Sequential([layer]).build((None, 9, 9, 1)),
     ):
-        with pytest.raises(ValueError, match=r"was made for input_shape=\(8, 8, 1\)|was built for"):
+        with pytest.raises(ValueError, match=r"was created with input_shape=\(8, 8, 1\)|was built for"):
             action(make(input_shape=(8, 8, 1)))
-    with pytest.raises(ValueError, match="was made for"):
+    with pytest.raises(ValueError, match="was created with"):
         lc.Dense(2, input_shape=(5,))(np.ones((1, 7)))
     config = make(input_shape=tuple(np.array([8, 8, 1]))).get_config()
     assert lc.LocallyConnected2D(**config).input_shape == (None, 8, 8, 1)
@@ -1062,9 +1062,13 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"input_shape": (None, 9, 3)}, ValueError, "must be fully defined"),
         ({"input_shape": (9, 3)}, ValueError, r"has 2 entries; give 3: \(height, width, channels\), without"),
         ({"input_shape": 5}, TypeError, "input_shape=5 is a int"),
-        ({"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)}, ValueError, "not both"),
+        (
+            {"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)},
+            ValueError,
+            "give only one of input_shape, b",
+        ),
         ({"batch_input_shape": 5}, TypeError, "batch_input_shape=5"),
-        ({"batch_input_shape": (None, 9, 9, 1), "batch_size": 3}, ValueError, "not both"),
+        ({"batch_input_shape": (None, 9, 9, 1), "batch_size": 3}, ValueError, "one of batch_input_shape, batch_size"),
         ({"batch_input_shape": ()}, ValueError, "has 0 entries"),
         ({"input_shape": (9, 9, 1), "batch_size": 0}, ValueError, "batch_size=0"),
         ({"input_dim": 9}, ValueError, "has 1 entries; give 3"),
@@ -1089,7 +1093,7 @@ def test_bad_settings(settings, error, message):
         (
             np.zeros((6, 5, 3)),
             ValueError,
-            r"x has 3 dimensions \(shape \(6, 5, 3\)\); .* needs 4.*x\[None\] adds the batch",
+            r"x has 3 dimensions \(shape \(6, 5, 3\)\); .* needs 4.*x\[None\] adds the batch axis",
         ),
         (3.0, ValueError, "x has 0 dimensions"),
         (np.zeros((2, 6, 5, 4)), ValueError, r"x has shape \(2, 6, 5, 4\); .* built for \(None, 6, 5, 3\)"),

@@ -81,7 +81,7 @@ def test_models_inside_models_and_layers_of_others(rng):
         def get_weights(self):
             return [np.ones(3)]
 
-    with pytest.raises(TypeError, match="has weights and no get_flat"):
+    with pytest.raises(TypeError, match="has weights but no get_flat; only built-in layers"):
         lc.Sequential([Mine()]).get_flat()
 
 

@@ -320,7 +320,7 @@ def test_a_constraint_that_changes_its_layer_is_an_error_and_no_endless_loop():
     layer.build((None, 2, 2, 1))
     layer.set_weights([np.ones((4, 1, 1)), np.zeros((2, 2, 1))])
     y, backward = layer.forward(np.ones((1, 2, 2, 1)))
-    with pytest.raises(RuntimeError, match="must not change the layer that it belongs to"):
+    with pytest.raises(RuntimeError, match="must not change its own layer"):
         layer.step(backward(y)[1], lr=0.1)
 
 
@@ -356,7 +356,7 @@ def test_evaluation_counts_the_penalty_of_its_own_call(monkeypatch):
         return lc.losses.MeanSquaredError()(y_true, y_pred)
 
     assert model.evaluate(x, y, loss=disturbed)["loss"] == pytest.approx(expected)
-    with pytest.raises(ValueError, match="would make the value random"):
+    with pytest.raises(ValueError, match="the loss would be random with"):
         model.value_and_gradient(x, y, "mse")
 
 
@@ -412,7 +412,7 @@ def test_norms_are_applied_in_blocks_as_at_once(axis, norms, rng, monkeypatch):
 def test_factors_that_the_dtype_does_not_hold_are_refused_before_anything_changes():
     for settings in ({"kernel_regularizer": lc.regularizers.L2(1e39)}, {"bias_regularizer": lc.regularizers.L1(1e39)}):
         layer = lc.Dense(1, **settings)
-        with pytest.raises(ValueError, match=r"l[12]=1e\+39 of (kernel|bias)_regularizer cannot be used"):
+        with pytest.raises(ValueError, match=r"l[12]=1e\+39 of (kernel|bias)_regularizer is too large for float32"):
             layer.build((None, 2))
         assert not layer.built
         lc.Dense(1, dtype="float64", **settings).build((None, 2))
