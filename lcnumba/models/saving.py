@@ -34,7 +34,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
     found = _unsaved_optimizers(config)
     if found:  # before anything is written: a warning may be an error
         warn(
-            f"the file does not contain {found}: only built-in optimizers are saved. lcnumba.load will use 'sgd' instead; "
+            f"the file does not contain {found}: only built-in optimizers are saved. lcnumba.load will use 'sgd'; "
             "set layer.optimizer after loading, or compile with the optimizer",
             UserWarning,
         )
