@@ -5,12 +5,12 @@ from typing import Any, Generic, TypeVar
 
 from lcnumba.runtime.locks import Mutex
 
-__all__ = ["FormCache"]
+__all__ = ["LayoutCache"]
 
-Form = TypeVar("Form")
+Layout = TypeVar("Layout")
 
 
-class FormCache(Generic[Form]):
+class LayoutCache(Generic[Layout]):
     """Holds one layout of the kernel and refills it in place when the version has changed.
 
     Refilling in place is safe: the version changes only while nothing is computed, and the first call after the change
@@ -19,10 +19,10 @@ class FormCache(Generic[Form]):
 
     def __init__(self) -> None:
         self._lock = Mutex()
-        self._form: Form | None = None
+        self._layout: Layout | None = None
         self._version: int | None = None
 
-    def get(self, version: int | None, fill: Callable[[Form | None], Form]) -> Form:
+    def get(self, version: int | None, fill: Callable[[Layout | None], Layout]) -> Layout:
         """Return the layout for this version; `fill` takes the old one to overwrite, or None the first time.
 
         Without a version (None) the layout is computed and not cached.
@@ -30,12 +30,12 @@ class FormCache(Generic[Form]):
         if version is None:
             return fill(None)
         with self._lock.lock:
-            if self._form is None or self._version != version:
+            if self._layout is None or self._version != version:
                 self._version = None  # a failing fill must not leave a half-filled layout marked as valid
-                self._form = fill(self._form)
+                self._layout = fill(self._layout)
                 self._version = version
-            return self._form
+            return self._layout
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle as an empty cache, which is refilled on demand."""
-        return FormCache, ()
+        return LayoutCache, ()

@@ -5,9 +5,9 @@ import math
 import numpy as np
 
 from lcnumba.connectivity.geometry import TASKS, Geometry
-from lcnumba.implementations.cache import FormCache
+from lcnumba.implementations.cache import LayoutCache
 from lcnumba.implementations.loop import Loops
-from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.implementations.matrix import MatrixImplementation
 from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels import vectors
 from lcnumba.kernels.dense import spread
@@ -19,12 +19,12 @@ from lcnumba.utils.types import Array
 __all__ = ["DenseMatrix"]
 
 
-class DenseMatrix(MatrixForm):
+class DenseMatrix(MatrixImplementation):
     """The layer as a dense matrix product; non-finite values spread over their whole sample (0 * inf)."""
 
     def __init__(self, geometry: Geometry) -> None:
         super().__init__(geometry)
-        self._cache: FormCache[Array] = FormCache()
+        self._cache: LayoutCache[Array] = LayoutCache()
         # A dense matrix is a layer of one position, whose window is the whole input. BLAS would first pack the whole
         # matrix, even for a few samples.
         size, outputs = geometry.input_size, geometry.positions * geometry.filters

@@ -8,10 +8,10 @@ from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array
 
-__all__ = ["MatrixForm"]
+__all__ = ["MatrixImplementation"]
 
 
-class MatrixForm:
+class MatrixImplementation:
     """Base class of implementations that define `apply` and `_input_gradient`.
 
     The kernel's gradient is computed at existing connections only, by the kernels of implementation 1: a product of

@@ -4,8 +4,8 @@ import numpy as np
 import scipy.sparse
 
 from lcnumba.connectivity.geometry import TASKS, Geometry
-from lcnumba.implementations.cache import FormCache
-from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.implementations.cache import LayoutCache
+from lcnumba.implementations.matrix import MatrixImplementation
 from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import workers
 from lcnumba.kernels.sparse import product
@@ -17,7 +17,7 @@ from lcnumba.utils.types import Array, Mask
 __all__ = ["SparseMatrix"]
 
 
-class SparseMatrix(MatrixForm):
+class SparseMatrix(MatrixImplementation):
     """The layer as sparse products, with the batch as the innermost axis.
 
     The products are Numba kernels on SciPy's arrays: SciPy's own are single-threaded.
@@ -34,7 +34,7 @@ class SparseMatrix(MatrixForm):
         super().__init__(geometry)
         self._hint = hint
         self._mask = mask
-        self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
+        self._cache: LayoutCache[scipy.sparse.csr_array] = LayoutCache()
 
     def apply(
         self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,

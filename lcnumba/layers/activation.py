@@ -60,7 +60,7 @@ class Activation(Stateless):
 
         Returns
         -------
-        array of the kind of x
+        array of the type of x
             A new array.
 
         Raises
@@ -81,7 +81,7 @@ class Activation(Stateless):
 
         Returns
         -------
-        y : array of the kind of x
+        y : array of the type of x
             A new array.
         backward : callable
             ``backward(dy)`` returns dx and None: there are no weights.
@@ -100,7 +100,7 @@ class Activation(Stateless):
         return like(y), StatelessBackward(y, vjp, activations.is_built_in(self.activation))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------

@@ -112,7 +112,7 @@ class Backward:
 
         Returns
         -------
-        dx : array of the kind of dy
+        dx : array of the type of dy
             With respect to the input, of its shape.
         grads : Gradients
             With respect to kernel and bias, NumPy arrays of their shapes.
@@ -155,7 +155,7 @@ class Backward:
 
         Returns
         -------
-        dx : array of the kind of dy, or None
+        dx : array of the type of dy, or None
             With respect to the input, at the weights before the step.
 
         Raises

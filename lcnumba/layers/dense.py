@@ -105,7 +105,7 @@ class Dense(Trainable):
 
         Returns
         -------
-        array of the kind of x, (N, U)
+        array of the type of x, (N, U)
             A new array.
 
         Raises
@@ -131,7 +131,7 @@ class Dense(Trainable):
 
         Returns
         -------
-        y : array of the kind of x, (N, U)
+        y : array of the type of x, (N, U)
             As from a plain call.
         backward : Backward
             ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` also updates the weights.

@@ -79,7 +79,7 @@ class Dropout(Stateless):
 
         Returns
         -------
-        array of the kind of x
+        array of the type of x
             A new array.
 
         Raises
@@ -101,7 +101,7 @@ class Dropout(Stateless):
 
         Returns
         -------
-        y : array of the kind of x
+        y : array of the type of x
             A new array.
         backward : callable
             ``backward(dy)`` returns dx and None: there are no weights.
@@ -122,7 +122,7 @@ class Dropout(Stateless):
         return like(drop(values)), StatelessBackward(values, drop, cannot_fail=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------

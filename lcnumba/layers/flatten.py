@@ -92,7 +92,7 @@ class Flatten(Stateless):
 
         Returns
         -------
-        array of the kind of x, (N, the product of the rest)
+        array of the type of x, (N, the product of the rest)
             A new array.
 
         Raises
@@ -115,7 +115,7 @@ class Flatten(Stateless):
 
         Returns
         -------
-        y : array of the kind of x, (N, the product of the rest)
+        y : array of the type of x, (N, the product of the rest)
             A new array.
         backward : callable
             ``backward(dy)`` returns dx and None: there are no weights.
@@ -142,7 +142,7 @@ class Flatten(Stateless):
         return like(fresh(y, values) if copies else y), FlattenBackward(shape, y.shape, moves, copies)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------

@@ -156,7 +156,7 @@ class LocallyConnected(Trainable):
 
         Returns
         -------
-        array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+        array of the type of x, (N, OH, OW, F) or (N, F, OH, OW)
             A new array.
 
         Raises
@@ -191,7 +191,7 @@ class LocallyConnected(Trainable):
 
         Returns
         -------
-        y : array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
+        y : array of the type of x, (N, OH, OW, F) or (N, F, OH, OW)
             As from a plain call.
         backward : Backward
             ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` also updates the weights.

@@ -43,7 +43,7 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def save_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Write the weights alone; `Sequential.save_weights` documents it."""
+    """Write only the weights; `Sequential.save_weights` documents it."""
     _require_built(model, "save")
     _warn_of_lost_weights(model)
     npz.write_weights(path, model.get_weights())

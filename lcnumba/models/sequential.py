@@ -641,7 +641,7 @@ class Sequential(Container):
 
         Returns
         -------
-        array of the kind of x
+        array of the type of x
             A NumPy array if x is read lazily.
 
         Examples

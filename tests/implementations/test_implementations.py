@@ -231,9 +231,9 @@ def test_unknown_implementations(number):
 
 
 def test_a_cached_layout_is_filled_once_for_many_threads():
-    from lcnumba.implementations.cache import FormCache
+    from lcnumba.implementations.cache import LayoutCache
 
-    cache, fills = FormCache(), []
+    cache, fills = LayoutCache(), []
 
     def fill(old):
         fills.append(old)

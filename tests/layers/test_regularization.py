@@ -69,7 +69,8 @@ def test_settings_are_checked():
     for make, match in (
         (lambda: regularizers.L1(-1), "l1 must be >= 0, got -1"),
         (lambda: constraints.MaxNorm(-1), "max_value must be >= 0, got -1"),
-        (lambda: constraints.MinMaxNorm(2, 1), "min_value=2 is above"), (lambda: regularizers.L2(np.nan), "l2=nan"),
+        (lambda: constraints.MinMaxNorm(2, 1), "min_value must be <= max_value, got 2 and 1"),
+        (lambda: regularizers.L2(np.nan), "l2=nan"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=match):
             make()
