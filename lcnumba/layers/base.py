@@ -209,7 +209,7 @@ class Trainable:
         Raises
         ------
         TypeError, ValueError
-            As `build`, or if the weights do not fit.
+            As for `build`, or if the weights do not fit.
         """
         before, self._initial_weights = self._initial_weights, self._parameters.as_numpy(weights)
         try:
@@ -228,7 +228,7 @@ class Trainable:
         Raises
         ------
         TypeError, ValueError
-            As `build`.
+            As for `build`.
         """
         if not self.built:
             shape = self._checked_shape(shape)
@@ -372,7 +372,7 @@ class Trainable:
         Returns
         -------
         int
-            Of kernel and bias, without connections to padding or excluded by a mask.
+            Of kernel and bias; connections to padding or excluded by a mask do not count.
 
         Raises
         ------
@@ -488,7 +488,7 @@ class Trainable:
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `step`.
+            As for `step`.
         """
         return self._parameters.plan(grads, lr)
 
@@ -685,7 +685,7 @@ class Trainable:
         Raises
         ------
         TypeError, ValueError
-            As the constructor.
+            As for the constructor.
 
         Examples
         --------
