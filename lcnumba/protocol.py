@@ -1,4 +1,4 @@
-"""What `Sequential` asks of a layer: any object with these members joins one."""
+"""The interface of layers: any object with these members can be added to a `Sequential`."""
 
 import weakref
 from collections.abc import Callable
@@ -11,15 +11,15 @@ from lcnumba.utils.types import Array, Shape
 __all__ = ["Layer", "Model", "Pullback", "leaves", "lost_weights", "note_step"]
 
 
-# Layers that were stepped by gradients and do not give their weights, by id.
+# Layers that were stepped with gradients and have no get_weights, by id.
 _stepped: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
 
 
 class Pullback(Protocol):
-    """What a layer's `forward` returns beside y."""
+    """The second result of a layer's `forward`."""
 
     def __call__(self, dy: Any) -> tuple[Any, Any]:
-        """Return (dx, grads) of dy; grads is whatever the layer's own `step` takes."""
+        """Return (dx, grads) for dy; grads is passed to the layer's `step`."""
         ...
 
 
@@ -27,32 +27,32 @@ class Pullback(Protocol):
 class Layer(Protocol):
     """A layer of a `Sequential`.
 
-    Arrays inside a `Sequential` are NumPy arrays, batch first, and shapes are tuples that begin
-    with None for the batch. A layer may also bring, and is then asked for:
+    Arrays inside a `Sequential` are NumPy arrays, batch first, and shapes are tuples that begin with None for the
+    batch. Optional members:
 
-    - ``built`` and ``input_shape``, without which it is built anew by every model it joins;
-    - ``plan_update(grads, lr)``, which raises what `step` would raise, or returns a function without arguments that
-      runs the step and cannot fail, so that a refused step of one layer leaves all as they were. The pullback may have
-      it, too, and then its own is called. A pullback may also have ``plan_step(lr)``, which raises what can be refused
-      before dy is known, and returns a function ``(dy, wants_dx) -> dx`` that steps the layer and cannot fail, or None:
-      if all layers do so, a model is stepped layer by layer, without the gradients of all weights at once;
-    - ``get_weights()`` and ``set_weights(list)``, without which it is saved as having no weights;
+    - ``built`` and ``input_shape``; without them every model that the layer is added to builds it again;
+    - ``plan_update(grads, lr)`` raises the errors of `step`, or returns a function without arguments that runs the step
+      and cannot fail, so that an invalid step of one layer changes none. If the pullback has the method, that of the
+      pullback is called. A pullback may also have ``plan_step(lr)``, which checks a step before dy is known and returns
+      a function ``(dy, wants_dx) -> dx`` that steps the layer and cannot fail, or None: if all layers do so, a model is
+      stepped layer by layer, without the gradients of all weights at once;
+    - ``get_weights()`` and ``set_weights(list)``; without them the layer is saved without weights;
     - ``count_params()`` for the summary, and an ``optimizer`` attribute;
-    - ``get_training_state()``, and ``plan_training_state(state)``, which raises if the state cannot be restored,
-      and else returns the function that does it: what a checkpoint must hold beside the weights (the state of an
-      optimizer, random numbers), made of numbers, strings, None, NumPy arrays, and lists, tuples and dicts of them;
-    - ``plan_unbuild()``, beside ``built``: it returns a function that makes the layer unbuilt again, for a model of
-      which a later layer could not be built;
-    - ``from_config(config)``, a class method; without it ``cls(**config)`` makes the layer again.
+    - ``get_training_state()`` returns the state that a checkpoint needs in addition to the weights (optimizer state,
+      random generators), made of numbers, strings, None, NumPy arrays, and lists, tuples and dicts of them;
+      ``plan_training_state(state)`` raises if the state is invalid, or returns a function that restores it;
+    - ``plan_unbuild()``, together with ``built``, returns a function that removes the weights again; used when a later
+      layer of a model cannot be built;
+    - ``from_config(config)``, a class method; without it ``cls(**config)`` creates the layer.
     """
 
     @property
     def name(self) -> str:
-        """What the model calls it."""
+        """Name of the layer, unique in a model."""
         ...
 
     def build(self, input_shape: Shape) -> None:
-        """Make weights for inputs of this shape."""
+        """Create weights for inputs of this shape."""
         ...
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -60,24 +60,24 @@ class Layer(Protocol):
         ...
 
     def __call__(self, x: Any) -> Any:
-        """Return y for inference."""
+        """Return y, for inference."""
         ...
 
     def forward(self, x: Any) -> tuple[Any, Pullback]:
-        """Return y and the pullback of this very call."""
+        """Return y and the pullback of this call."""
         ...
 
     def step(self, grads: Any, lr: float) -> None:
-        """Change the weights by the gradients that the pullback returned."""
+        """Update the weights, given the gradients returned by the pullback."""
         ...
 
     def get_config(self) -> dict[str, Any]:
-        """Return arguments, JSON values only, that make an equal layer."""
+        """Return the constructor arguments of an equal layer, as JSON values."""
         ...
 
 
 class Model(Protocol):
-    """What training asks of a model, which `Sequential` is."""
+    """The interface of a model for training, implemented by `Sequential`."""
 
     name: str
     training_config: Any
@@ -91,7 +91,7 @@ class Model(Protocol):
 
     @property
     def built(self) -> bool:
-        """Whether the layers have their weights."""
+        """Whether the layers have weights."""
         ...
 
     @property
@@ -104,7 +104,7 @@ class Model(Protocol):
         ...
 
     def unbuilt_on_failure(self) -> AbstractContextManager[None]:
-        """Take weights away again from layers that had none before, if the block fails."""
+        """If the block fails, unbuild the built-in layers that it has built."""
         ...
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -112,11 +112,11 @@ class Model(Protocol):
         ...
 
     def call_penalised(self, x: Any) -> tuple[Any, float]:
-        """Return the output for inference, and the activity penalties of this very call."""
+        """Return the output for inference, and the activity penalties of this call."""
         ...
 
     def forward(self, x: Any) -> tuple[Any, Any]:
-        """Return the output, and the pullback of this very call."""
+        """Return the output and the pullback of this call."""
         ...
 
     def step(self, grads: Any, lr: float) -> None:
@@ -128,7 +128,7 @@ class Model(Protocol):
         ...
 
     def get_config(self) -> dict[str, Any]:
-        """Return what makes an equal model."""
+        """Return the config of an equal model."""
         ...
 
     def live_weights(self) -> list[Array]:
@@ -140,20 +140,20 @@ class Model(Protocol):
         ...
 
     def set_weights(self, weights: Any) -> None:
-        """Replace the weights, all or none."""
+        """Set the weights, all or none."""
         ...
 
     def get_training_state(self) -> list[Any]:
-        """Return what a checkpoint holds of each layer beside its weights."""
+        """Return the training state of each layer, for a checkpoint."""
         ...
 
     def plan_training_state(self, state: Any) -> Callable[[], None]:
-        """Check such a state; return the function that restores it."""
+        """Check a training state; return a function that restores it."""
         ...
 
 
 def note_step(layer: Any, grads: Any) -> None:
-    """Remember a layer that is stepped by gradients and has no `get_weights`: nothing else tells that it has weights.
+    """Record a layer without `get_weights` that is stepped with gradients: it must have weights.
 
     Examples
     --------
@@ -162,19 +162,19 @@ def note_step(layer: Any, grads: Any) -> None:
     """
     if hasattr(layer, "get_weights") or grads is None or (isinstance(grads, list | tuple | dict) and not grads):
         return
-    with suppress(TypeError):  # of what cannot be referred to weakly
+    with suppress(TypeError):  # raised for objects without weak references
         _stepped[id(layer)] = layer
 
 
 def lost_weights(model: Any, *, with_state: bool = False) -> str:
-    """What is not kept of a model's weights, as a sentence's end; empty if nothing is known to be lost.
+    """Return the end of a sentence that names the layers whose weights are not saved; empty if there are none.
 
     Parameters
     ----------
     model : Sequential
         The model.
     with_state : bool
-        Whether the training state of layers is kept, too, which may hold their weights.
+        Whether the training state of layers, which may include their weights, is saved too.
 
     Examples
     --------
@@ -189,7 +189,7 @@ def lost_weights(model: Any, *, with_state: bool = False) -> str:
         if id(layer) in _stepped and not (with_state and hasattr(layer, "get_training_state"))
     ]
     return (
-        f"the weights of layer {', '.join(found)}, which training changes: such a class needs get_weights() and "
+        f"the weights of layer {', '.join(found)}, which training changes; implement get_weights() and "
         "set_weights(list)"
         if found
         else ""

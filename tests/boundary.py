@@ -1,4 +1,4 @@
-"""Every way by which arrays come in, with what comes out, for `test_arrays.py` and `interop/test_arrays.py`."""
+"""Every public function that takes arrays, with its results, for `test_arrays.py` and `interop/test_arrays.py`."""
 
 import functools
 
@@ -28,10 +28,10 @@ def network(dtype="float32"):
 
 
 class Call:
-    """One call with arrays of the caller's kind, which `of` makes of NumPy arrays.
+    """One call with arrays of the caller's type, converted from NumPy arrays by `of`.
 
-    `same_kind` is what must come back in that kind, `others` are numbers that must be right all the same, and
-    `given` the caller's arrays, each with the numbers that it must keep.
+    `same_kind` are results that must be of that type, `others` other results that must have the same values, and
+    `given` the caller's arrays, each with the values that it must keep.
     """
 
     def __init__(self, entrance, of=np.array, dtype="float32"):
@@ -51,7 +51,7 @@ def plain(entrance, dtype):
 
 
 def check(call, plain, kind):
-    """The answers of a call are those of the same call with plain arrays, in dtype too, and of the right kind."""
+    """The results of a call must equal those with NumPy arrays, including dtypes, and be of the right type."""
     for result, expected in zip(call.same_kind, plain.same_kind, strict=True):
         assert isinstance(result, kind)
         assert np.asarray(result).dtype.name == expected.dtype.name
@@ -85,7 +85,7 @@ def _step_back(one, call):
 
 
 def gradient_arrays(grads):
-    """The arrays of a layer's gradients, or of those of the layers of a model."""
+    """The arrays of the gradients of a layer or model."""
     if isinstance(grads, list):
         return [array for each in grads for array in gradient_arrays(each)]
     return [] if grads is None else [array for array in (grads.kernel, grads.bias) if array is not None]
@@ -179,8 +179,8 @@ ENTRANCES = {
     "train_on_batch": _train_on_batch,
 }
 
-# Where what reads piece by piece is read so, rather than refused.
+# Where lazily read arrays are read piece by piece rather than refused.
 LAZY = ("predict(x)", "evaluate(x)", "evaluate(y)", "evaluate(sample_weight)", "fit(x)", "fit(y)", "fit(sample_weight)",
         "fit(validation_data)", "train_on_batch")  # fmt: skip
-# Where dtypes go through that are not computed in.
+# Where dtypes other than float32 and float64 are accepted.
 ANY_DTYPE = ("Flatten(x)", "Flatten.backward(dy)", "evaluate(y)", "fit(y)")

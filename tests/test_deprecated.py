@@ -1,4 +1,4 @@
-"""Names that have changed: the old ones work on, and warn."""
+"""Deprecated aliases: old names work and warn."""
 
 import warnings
 
@@ -15,7 +15,7 @@ def built():
     return model[0], model[1], model
 
 
-# What a call of the old name has to do, and the class and new name that its warning says.
+# Index of the object, old name, new name, arguments, and the class in the warning.
 METHODS = [
     (0, "prepare_step", "plan_update", ((np.ones((3, 2), np.float32), np.ones(2, np.float32)), 0.5), "Dense"),
     (0, "prepare_weights", "plan_weights", ([np.ones((3, 2)), np.ones(2)],), "Dense"),
@@ -38,7 +38,7 @@ def test_methods(which, old, new, arguments, name):
 
 
 class Wrapped:
-    """A layer of users' own with the methods of version 0.1."""
+    """A custom layer with the methods of version 0.1."""
 
     name = "wrapped"
 
@@ -76,7 +76,7 @@ class Wrapped:
         return {}
 
 
-def test_layers_of_users_own_may_have_the_old_methods():
+def test_custom_layers_may_have_the_old_methods():
     layer = Wrapped()
     model = lc.Sequential([layer])
     _, backward = model.forward(np.ones((1, 2)))

@@ -1,22 +1,22 @@
-"""What the library promises about numbers.
+"""Numerical guarantees of the library.
 
-Bad numbers. NaN and inf reach the windows that contain them and nothing else, as IEEE says: in y, dx, dkernel, dbias,
-and in the weights after a fused step. Connections that do not exist, for the padding or a mask, let nothing pass.
-Implementation 2 spreads what is not finite in a sample of x over that sample of y, and in a sample of dy over that
-sample of dx; what is not finite among its weights it treats as the others do, and so all of its gradients of weights.
+Non-finite values. NaN and inf reach only the windows that contain them, as in IEEE 754: in y, dx, dkernel, dbias, and
+in the weights after a fused step. Connections that do not exist, because of padding or a mask, propagate nothing.
+Implementation 2 spreads non-finite values of a sample of x over that sample of y, and of a sample of dy over that
+sample of dx; non-finite weights and all gradients of weights are treated as in the other implementations.
 
-Small and large numbers. Nothing is flushed to zero, on any thread. A sum of terms of one sign becomes inf exactly where
+Small and large values. Nothing is flushed to zero, on any thread. A sum of terms of one sign becomes inf exactly where
 the exact sum does, rounded.
 
-Error. Every computed number differs from the exact one by at most ``(n + 2) u S``: n is the number of its products, S
+Error. Every result differs from the exact one by at most ``(n + 2) u S``: n is the number of its products, S
 the sum of their absolute values and of the bias's, u half of the dtype's eps (2^-24 in float32, 2^-53 in float64). For
 y, n is K, or as many connections as exist; for dx F times the connections of the input; for dkernel and dbias N. It is
 the bound of a sum in any order, gamma_n S with gamma_n = n u / (1 - n u) (N. J. Higham, Accuracy and Stability of
 Numerical Algorithms, 2nd ed., SIAM 2002, section 3.1, eq. 3.5), with one rounding for the bias and one for the
-denominator, which is enough up to n = 4000 in float32. A step of gradient descent, fused or not, changes a weight w to
-within ``(N + 3) u (|w| + lr S)``, S being that of its gradient.
+denominator, which is enough up to n = 4000 in float32. The error of a weight w after a step of gradient descent, fused
+or not, is at most ``(N + 3) u (|w| + lr S)``, with S of its gradient.
 
-Size. Numbers lie where they should in arrays of more than 2^31 elements.
+Size. Indices are right in arrays of more than 2^31 elements.
 
 Reproducibility. The same bits in every process, with any threading layer and any number of threads.
 """
@@ -61,17 +61,17 @@ problems = pytest.mark.parametrize("problem", SOME, ids=str)
 few_problems = pytest.mark.parametrize("problem", FEW, ids=str)
 implementations = pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 exact_ones = pytest.mark.parametrize("implementation", [1, 3])
-# Each batch takes another way through the backward kernels.
+# Each batch uses another path through the backward kernels.
 BATCHES = [(1, np.float32), (3, np.float64), (20, np.float32), (20, np.float64)]
 batches = pytest.mark.parametrize(("batch", "dtype"), BATCHES, ids=lambda v: getattr(v, "__name__", f"N{v}"))
 ignored = functools.partial(np.errstate, all="ignore")
 
 
-def test_the_problems_that_are_named_exist():
+def test_named_problems_exist():
     assert {p.name for p in SOME} >= NAMED
 
 
-def made(problem, implementation, kernel, bias, **settings):
+def make_layer(problem, implementation, kernel, bias, **settings):
     """The layer of a problem, with these weights."""
     layer = CLASSES[len(problem.input_size)](
         problem.filters, problem.kernel_size, problem.strides, problem.padding,
@@ -83,7 +83,7 @@ def made(problem, implementation, kernel, bias, **settings):
     return layer
 
 
-def everything(layer, x, dy, lr=0.5):
+def all_results(layer, x, dy, lr=0.5):
     """Y, dx, dkernel, dbias, dx of a fused step, and the weights after it."""
     y, backward = layer.forward(x)
     dx, grads = backward(dy)
@@ -91,7 +91,7 @@ def everything(layer, x, dy, lr=0.5):
 
 
 def expected_of(problem, x, kernel, bias, dy, lr=0.5, rectified=False):
-    """The same by the reference, in float64."""
+    """The same results from the reference, in float64."""
     y = reference.forward(x, kernel, bias, **problem.settings)
     if rectified:
         dy, y = np.where(y > 0, dy, 0), np.maximum(y, 0)
@@ -104,14 +104,14 @@ def equal(results, expected):
         np.testing.assert_array_equal(a, b, err_msg=f"result {number}", strict=False)
 
 
-def spoil(array, rng, exists=None):
-    """Put NaN, inf and -inf among the numbers of an array that exist: at the ends and in between."""
+def insert_non_finite(array, rng, exists=None):
+    """Insert NaN, inf and -inf at existing elements of an array: at both ends and in between."""
     at = np.arange(array.size) if exists is None else np.flatnonzero(np.broadcast_to(exists, array.shape))
     array.reshape(-1)[at[[0, rng.integers(len(at)), -1]]] = rng.permutation(BAD)
 
 
 def reads(problem):
-    """(P, K): which number of a sample each window entry reads, -1 for none; by the reference."""
+    """(P, K): which element of a sample each window entry reads, -1 for none; from the reference."""
     P, K, _ = problem.geometry.kernel_shape
     C, size = problem.channels, math.prod(problem.input_size)
     numbered = np.arange(1, size * C + 1).reshape(1, *problem.input_size, C)
@@ -120,7 +120,7 @@ def reads(problem):
 
 
 def by_terms(problem, x, kernel, bias, dy, mask=True):
-    """Y, dx, dkernel and dbias in extended precision, with nothing at all where a connection does not exist."""
+    """Y, dx, dkernel and dbias in extended precision, with existing connections only."""
     index = reads(problem)
     exists = (index >= 0)[:, :, None] & mask
     shapes = [a.shape for a in (dy, x, kernel, bias)]
@@ -142,32 +142,30 @@ def by_terms(problem, x, kernel, bias, dy, mask=True):
 @problems
 @batches
 @pytest.mark.parametrize("where", ["x", "kernel", "bias", "dy"])
-def test_bad_numbers_reach_what_contains_them_and_nothing_else(
-    where, batch, dtype, problem, implementation, rng, monkeypatch
-):
-    monkeypatch.setattr(loop, "BLOCK_WORK", 0)  # so that dx goes by input columns where channels are many
+def test_non_finite_values_reach_only_their_windows(where, batch, dtype, problem, implementation, rng, monkeypatch):
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0)  # so that dx is computed by input columns if there are many channels
     problem = replace(problem, batch=batch)
     arrays = dict(zip(("x", "kernel", "bias", "dy"), problem.data(rng, dtype), strict=True))
-    spoil(arrays[where], rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
+    insert_non_finite(arrays[where], rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
     x, kernel, bias, dy = arrays.values()
     for activation in (None, "relu") if batch == 20 else (None,):
-        layer = made(problem, implementation, kernel, bias, activation=activation)
+        layer = make_layer(problem, implementation, kernel, bias, activation=activation)
         with ignored():
             expected = expected_of(problem, x, kernel, bias, dy, rectified=activation == "relu")
-            equal(everything(layer, x, dy), expected)
-        # A rectifier may let none of dy pass.
+            equal(all_results(layer, x, dy), expected)
+        # ReLU may mask all of dy.
         assert activation or not np.isfinite(np.concatenate([a.ravel() for a in expected])).all()
 
 
 @problems
 @pytest.mark.parametrize("where", ["x", "kernel", "dy"])
-def test_bad_numbers_in_plain_loops(where, problem, rng, monkeypatch):
+def test_non_finite_values_in_plain_loops(where, problem, rng, monkeypatch):
     monkeypatch.setattr(vectors, "TILED", False)
     arrays = dict(zip(("x", "kernel", "bias", "dy"), problem.data(rng), strict=True))
-    spoil(arrays[where], rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
+    insert_non_finite(arrays[where], rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
     x, kernel, bias, dy = arrays.values()
     with ignored():
-        equal(everything(made(problem, 1, kernel, bias), x, dy), expected_of(problem, x, kernel, bias, dy))
+        equal(all_results(make_layer(problem, 1, kernel, bias), x, dy), expected_of(problem, x, kernel, bias, dy))
 
 
 def reached(problem, array, backwards=False):
@@ -182,11 +180,11 @@ def reached(problem, array, backwards=False):
 @problems
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("where", ["x", "kernel", "bias", "dy"])
-def test_dense_spreads_bad_numbers_over_their_samples_alone(where, tiled, problem, rng, monkeypatch):
-    """One of a kind in each of three samples: what it does not reach is 0 * NaN or 0 * inf, which is NaN.
+def test_dense_spreads_non_finite_values_within_their_samples_only(where, tiled, problem, rng, monkeypatch):
+    """One non-finite value in each of three samples: elsewhere in the sample 0 * NaN or 0 * inf is NaN.
 
-    Where a window meets an input several times, the dense matrix holds the sum of their weights, which is another sum
-    of infinities: those problems are left out.
+    If a window reads an input several times, the dense matrix has the sum of their weights, which is another sum of
+    infinities: those problems are skipped.
     """
     if problem.name == "circular_over_input" and where in ("x", "dy"):
         return
@@ -201,11 +199,11 @@ def test_dense_spreads_bad_numbers_over_their_samples_alone(where, tiled, proble
                 place = sample, rng.integers(given[0].size)
                 given.reshape(batch, -1)[place], marks.reshape(batch, -1)[place] = bad, 1
         else:
-            spoil(given, rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
+            insert_non_finite(given, rng, problem.geometry.exists[:, :, None] if where == "kernel" else None)
         x, kernel, bias, dy = arrays.values()
         with ignored():
             expected = list(expected_of(problem, x, kernel, bias, dy))
-            results = everything(made(problem, 2, kernel, bias), x, dy)
+            results = all_results(make_layer(problem, 2, kernel, bias), x, dy)
         if where in ("x", "dy"):
             number = 0 if where == "x" else 1
             spread = marks.any(axis=tuple(range(1, marks.ndim)), keepdims=True)
@@ -220,30 +218,30 @@ def test_dense_spreads_bad_numbers_over_their_samples_alone(where, tiled, proble
 @pytest.mark.parametrize("per_filter", [False, True])
 @pytest.mark.parametrize("where", ["x", "kernel", "dy"])
 @pytest.mark.parametrize("name", ["same_odd", "circular", "rank_1", "many_channels"])
-def test_masks_let_no_bad_number_pass(name, where, per_filter, implementation, rng):
-    """Nor does implementation 2 spread any then."""
+def test_masks_block_non_finite_values(name, where, per_filter, implementation, rng):
+    """Nor does implementation 2 spread them with a mask."""
     for batch in (1, 3, 20):
         problem = replace(next(p for p in SOME if p.name == name), batch=batch)
         g = problem.geometry
         mask = rng.random(g.kernel_shape if per_filter else g.kernel_shape[:2]) < 0.6
         exists = g.exists[:, :, None] & np.atleast_3d(mask)
         arrays = dict(zip(("x", "kernel", "bias", "dy"), problem.data(rng), strict=True))
-        spoil(arrays[where], rng, exists if where == "kernel" else None)
+        insert_non_finite(arrays[where], rng, exists if where == "kernel" else None)
         x, kernel, bias, dy = arrays.values()
         with ignored():
             y, dx, dkernel, dbias = by_terms(problem, x, kernel, bias, dy, np.atleast_3d(mask))
             kernel = np.where(exists, kernel, 0).astype(np.float32)
             expected = y, dx, dkernel, dbias, dx, kernel - dkernel / 2, bias - dbias / 2
-            equal(everything(made(problem, implementation, kernel, bias, kernel_mask=mask), x, dy), expected)
+            equal(all_results(make_layer(problem, implementation, kernel, bias, kernel_mask=mask), x, dy), expected)
         assert not np.isfinite(np.concatenate([a.ravel() for a in expected])).all()
 
 
 @implementations
-def test_weights_that_have_become_bad_stay_where_they_are(implementation, rng):
-    """Also in the form of them that implementations 2 and 3 keep."""
+def test_non_finite_weights_stay_in_place(implementation, rng):
+    """Also in the cached layouts of implementations 2 and 3."""
     problem = next(p for p in SOME if p.name == "same_odd")
     x, kernel, bias, dy = problem.data(rng)
-    layer = made(problem, implementation, kernel, bias)
+    layer = make_layer(problem, implementation, kernel, bias)
     layer(x)
     spoiled = dy.copy()
     spoiled[0, 2, 2, 1] = np.nan
@@ -252,10 +250,10 @@ def test_weights_that_have_become_bad_stay_where_they_are(implementation, rng):
         backward.step(spoiled, lr=1.0, wants_dx=False)
         for _ in range(2):
             expected = expected_of(problem, x, *layer.get_weights(), dy)
-            equal(everything(layer, x, dy), expected)
+            equal(all_results(layer, x, dy), expected)
     assert np.isnan(layer.kernel).any(axis=(1, 2)).sum() == 1, "one position"
     layer.set_weights([kernel, bias])
-    equal(everything(layer, x, dy), expected_of(problem, x, kernel, bias, dy))
+    equal(all_results(layer, x, dy), expected_of(problem, x, kernel, bias, dy))
 
 
 @pytest.mark.parametrize(
@@ -263,12 +261,12 @@ def test_weights_that_have_become_bad_stay_where_they_are(implementation, rng):
 )
 @pytest.mark.parametrize("fused", [True, False])
 @pytest.mark.parametrize("constrained", [{}, {"kernel_constraint": "non_neg", "kernel_regularizer": "l1_l2"}])
-def test_every_optimizer_keeps_bad_gradients_to_their_weights(constrained, fused, optimizer, rng):
-    """NaN is not brought back to 0 by a constraint either."""
+def test_optimizers_confine_non_finite_gradients_to_their_weights(constrained, fused, optimizer, rng):
+    """Constraints do not turn NaN into 0 either."""
     problem = replace(next(p for p in SOME if p.name == "same_odd"), batch=9)
     x, kernel, bias, dy = problem.data(rng)
     kernel = np.abs(kernel)
-    clean, spoiled = (made(problem, 1, kernel, bias, optimizer=optimizer, **constrained) for _ in range(2))
+    clean, spoiled = (make_layer(problem, 1, kernel, bias, optimizer=optimizer, **constrained) for _ in range(2))
     bad = dy.copy()
     bad[4, 1, 2, 0] = np.nan
     for layer, given in ((clean, dy), (spoiled, bad)):
@@ -283,18 +281,18 @@ def test_every_optimizer_keeps_bad_gradients_to_their_weights(constrained, fused
     np.testing.assert_array_equal(spoiled.bias, np.where(hit, np.nan, clean.bias))
 
 
-# --- numbers near 0 and near the largest, and shapes near nothing
+# --- subnormal and huge values, and minimal shapes
 
 
-def times_the_least(integers, dtype):
-    """Integers times the smallest number above 0, made of bits: a flushing machine does not know them."""
+def to_subnormals(integers, dtype):
+    """Integers times the smallest positive number, built from bits, so that flushing to zero cannot affect them."""
     kind = np.dtype(f"i{np.dtype(dtype).itemsize}")
     whole = np.asarray(integers).astype(kind)
     return np.where(whole < 0, np.iinfo(kind).min - whole, whole).view(dtype)
 
 
-def over_the_least(array):
-    """The integers of such an array."""
+def from_subnormals(array):
+    """The integers of an array from `to_subnormals`."""
     bits = array.view(f"i{array.itemsize}")
     return np.where(bits < 0, np.iinfo(bits.dtype).min - bits, bits)
 
@@ -304,43 +302,43 @@ def over_the_least(array):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("tiled", [True, False])
 def test_subnormal_numbers_are_not_flushed(tiled, dtype, problem, implementation, rng, monkeypatch):
-    """Small integers times the smallest number above 0 give the integers' results times it, on any thread."""
+    """Scaling integers by the smallest positive number scales the results by it, on any thread."""
     monkeypatch.setattr(vectors, "TILED", tiled)
     if problem.name == "same_odd":
         monkeypatch.setattr(rules, "SERIAL_WORK", -1)
     for batch in (1, 20) if dtype == np.float32 else (3,):
         given = replace(problem, batch=batch)
         x, kernel, bias, dy = arrays = given.data(rng, dtype)
-        small_x, small_kernel, small_bias = (times_the_least(a, dtype) for a in arrays[:3])
+        small_x, small_kernel, small_bias = (to_subnormals(a, dtype) for a in arrays[:3])
         expected_y, expected_dx, expected_dkernel, *_, expected_kernel, _ = expected_of(given, *arrays, lr=1)
         # Small weights and biases give small y and dx.
-        layer = made(given, implementation, small_kernel, small_bias, n_threads=2)
+        layer = make_layer(given, implementation, small_kernel, small_bias, n_threads=2)
         y, backward = layer.forward(x)
-        equal(map(over_the_least, (y, backward(dy)[0])), (expected_y, expected_dx))
+        equal(map(from_subnormals, (y, backward(dy)[0])), (expected_y, expected_dx))
         # Small x and biases give small y.
-        equal([over_the_least(made(given, implementation, kernel, small_bias)(small_x))], [expected_y])
+        equal([from_subnormals(make_layer(given, implementation, kernel, small_bias)(small_x))], [expected_y])
         # Small x give small dkernel, and small steps of small weights.
-        layer = made(given, implementation, small_kernel, bias, n_threads=2)
+        layer = make_layer(given, implementation, small_kernel, bias, n_threads=2)
         y, backward = layer.forward(small_x)
         np.testing.assert_array_equal(y, np.broadcast_to(bias, y.shape), "products of two such numbers are 0")
         dkernel = backward(dy)[1].kernel
         backward.step(dy, lr=1)
-        equal(map(over_the_least, (dkernel, layer.kernel)), (expected_dkernel, expected_kernel))
+        equal(map(from_subnormals, (dkernel, layer.kernel)), (expected_dkernel, expected_kernel))
 
 
 @implementations
 @few_problems
 @pytest.mark.parametrize(("dtype", "exponent"), [(np.float32, 121), (np.float64, 1017)])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_sums_of_one_sign_overflow_where_the_exact_sum_does(sign, dtype, exponent, problem, implementation, rng):
-    """Integers times a power of two: from 128 of it on they are inf."""
+def test_sums_overflow_where_the_exact_sum_does(sign, dtype, exponent, problem, implementation, rng):
+    """Integers times a power of two, which overflows at 128 times."""
     over, under = 0, 0
     for batch in (1, 3, 20):
         given = replace(problem, batch=batch)
         x, kernel, bias, dy = arrays = [np.abs(a) for a in given.data(rng, dtype)]
         with ignored():
             expected = [np.asarray(a, dtype) for a in expected_of(given, *arrays, lr=1)]
-            layer = made(given, implementation, *(sign * np.ldexp(a, exponent) for a in (kernel, bias)))
+            layer = make_layer(given, implementation, *(sign * np.ldexp(a, exponent) for a in (kernel, bias)))
             y, backward = layer.forward(x)
             y_dx = [sign * np.ldexp(a, exponent) for a in expected[:2]]
             equal([y, backward(dy)[0]], y_dx)
@@ -375,9 +373,9 @@ def test_the_smallest_layers(tiled, batch, problem, implementation, rng, monkeyp
     problem = replace(problem, batch=batch)
     x, kernel, bias, dy = problem.data(rng)
     for activation in (None, "relu"):
-        layer = made(problem, implementation, kernel, bias, activation=activation)
+        layer = make_layer(problem, implementation, kernel, bias, activation=activation)
         expected = expected_of(problem, x, kernel, bias, dy, rectified=activation == "relu")
-        equal(everything(layer, x, dy), expected)
+        equal(all_results(layer, x, dy), expected)
 
 
 @implementations
@@ -386,7 +384,7 @@ def test_the_smallest_models(problem, implementation, rng):
     """One step of gradient descent on the mean of squares, and the empty batch of `predict`."""
     problem = replace(problem, batch=4)
     x, kernel, bias, dy = problem.data(rng)
-    layer = made(problem, implementation, kernel, bias)
+    layer = make_layer(problem, implementation, kernel, bias)
     model = lc.Sequential([layer])
     target = reference.forward(x, kernel, bias, **problem.settings) - dy
     loss = float(np.mean(dy.astype(np.float64) ** 2))
@@ -406,12 +404,12 @@ def test_the_smallest_models(problem, implementation, rng):
 
 
 def random(rng, shape, dtype):
-    """Normal numbers of several magnitudes, so that sums cancel and what is small drowns."""
+    """Normal values of several magnitudes, so that sums cancel and small terms are lost."""
     return (rng.standard_normal(shape) * 10 ** rng.uniform(-2, 2, shape)).astype(dtype)
 
 
 def within(computed, exact, bound):
-    """Whether every number is as near as that; the bound of 0 is 0."""
+    """Assert that every element is within its bound."""
     error = np.abs(computed.astype(np.longdouble) - exact)
     assert (error <= bound).all(), f"{np.max(error / np.where(bound, bound, 1))} times the bound"
 
@@ -436,13 +434,15 @@ def test_the_error_is_bounded(tiled, dtype, problem, implementation, rng, monkey
         x, kernel, bias, dy = arrays = [random(rng, shape, dtype) for shape in shapes]
         kernel[~g.exists] = 0
         exact, sums = (by_terms(given, *of) for of in (arrays, [np.abs(a) for a in arrays]))
-        counts = by_terms(given, *(np.full(shape, n != 2) for n, shape in enumerate(shapes)))  # the bias is no product
-        layer = made(given, implementation, kernel, bias)
+        counts = by_terms(
+            given, *(np.full(shape, n != 2) for n, shape in enumerate(shapes))
+        )  # the bias is not a product
+        layer = make_layer(given, implementation, kernel, bias)
         y, backward = layer.forward(x)
         dx, grads = backward(dy)
         for computed, number, total, n in zip((y, dx, grads.kernel, grads.bias), exact, sums, counts, strict=True):
             within(computed, number, (n + 2) * u * total)
-        twin = made(given, implementation, kernel, bias)
+        twin = make_layer(given, implementation, kernel, bias)
         twin.step(grads, lr=0.25)
         within(backward.step(dy, lr=0.25), exact[1], (counts[1] + 2) * u * sums[1])
         for one in (layer, twin):
@@ -456,18 +456,18 @@ BEYOND = 1 << 31
 
 
 def zeros(shape, dtype=np.float32):
-    """Zeros that take no memory as long as they are only read; a test is skipped where that is not so."""
+    """Zeros that use no memory as long as they are only read; skips the test on other systems."""
     limit = available()
     if not sys.platform.startswith("linux") or limit is None or limit[0] < 10e9:
-        pytest.skip("needs pages of zeros, and 10 GB in case there are none")
+        pytest.skip("needs lazily allocated zero pages, or 10 GB")
     try:
         return np.zeros(shape, dtype)
     except MemoryError:
-        pytest.skip("so much address space is not granted")
+        pytest.skip("not enough address space")
 
 
-# Two layers of 2^31 weights and somewhat more: small blocks, of 2^17, so that dx goes by input columns; and large ones,
-# of 2^25, by blocks.
+# Two layers of slightly more than 2^31 weights: with small blocks, of 2^17, where dx is computed by input columns, and
+# with large ones, of 2^25, by blocks.
 BY_COLUMNS = Geometry((129, 128), channels=256, filters=512, kernel_size=1)
 BY_BLOCKS = Geometry((65,), channels=4096, filters=8192, kernel_size=1)
 
@@ -483,7 +483,7 @@ def places(g):
 
 
 @pytest.mark.parametrize(("geometry", "batch"), [(BY_COLUMNS, 5), (BY_BLOCKS, 1), (BY_BLOCKS, 5)])
-def test_a_kernel_beyond_2_31_elements_is_read_where_it_lies(geometry, batch):
+def test_a_kernel_beyond_2_31_elements_is_read_correctly(geometry, batch):
     g = geometry
     kernel = zeros(g.kernel_shape)
     assert kernel.size > BEYOND
@@ -502,8 +502,8 @@ def test_a_kernel_beyond_2_31_elements_is_read_where_it_lies(geometry, batch):
         assert np.count_nonzero(result) == batch * len(places(g)), "and nothing elsewhere"
 
 
-def test_inputs_beyond_2_31_elements_are_read_where_they_lie():
-    """Two columns of each sample, the other pages are never touched."""
+def test_inputs_beyond_2_31_elements_are_read_correctly():
+    """Two columns of each sample; the other pages are never touched."""
     width, batch = 1 << 20, 2050
     x = zeros((batch, width, 1))
     assert x.size > BEYOND
@@ -522,7 +522,7 @@ def test_inputs_beyond_2_31_elements_are_read_where_they_lie():
         np.testing.assert_array_equal(gradient, dkernel[:, :, filters])
 
 
-def test_outputs_beyond_2_31_elements_are_read_where_they_lie():
+def test_outputs_beyond_2_31_elements_are_read_correctly():
     positions, filters, batch = 1 << 15, 512, 129
     dy = zeros((batch, positions, filters))
     assert dy.size > BEYOND
@@ -540,7 +540,7 @@ def test_outputs_beyond_2_31_elements_are_read_where_they_lie():
 
 
 @exact_ones
-def test_a_line_beyond_2_31_inputs_is_read_where_it_lies(implementation):
+def test_a_line_beyond_2_31_inputs_is_read_correctly(implementation):
     x = zeros((1, BEYOND // 2 + 8, 2))
     x[0, [0, 1 << 29, BEYOND // 2], 1] = 2, 3, 5
     layer = lc.LocallyConnected1D(
@@ -550,22 +550,22 @@ def test_a_line_beyond_2_31_inputs_is_read_where_it_lies(implementation):
 
 
 @pytest.mark.parametrize(("inputs", "dtype"), [(BEYOND - 1, np.int32), (BEYOND, np.int64)])
-def test_the_sparse_form_counts_as_far_as_it_must(inputs, dtype):
+def test_sparse_index_dtype(inputs, dtype):
     indptr, indices = Geometry((inputs,), 1, 2, 1, (1 << 30) - 4).csr_index()
     assert indptr.dtype == indices.dtype == dtype
     last = [2 * ((1 << 30) - 4)] * 2
     np.testing.assert_array_equal(indices, [0, 0, (1 << 30) - 4, (1 << 30) - 4, *last])
 
 
-def test_the_sparse_form_of_channels_counts_beyond_2_31():
+def test_sparse_indices_of_channels_beyond_2_31():
     indptr, indices = Geometry((BEYOND // 2 + 4,), 2, 1, 1, 1 << 29).csr_index()
     assert indptr.dtype == indices.dtype == np.int64
     np.testing.assert_array_equal(indices, [0, 1, 1 << 30, (1 << 30) + 1, BEYOND, BEYOND + 1])
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_the_sparse_product_reads_values_beyond_2_31(ordered):
-    """As of more weights than that; the rows at hand hold few of them."""
+def test_sparse_product_reads_values_beyond_2_31(ordered):
+    """As with more weights than that; the rows used hold few of them."""
     indices, values = zeros(BEYOND + 4, np.int64), zeros(BEYOND + 4)
     indices[-6:], values[-6:] = [0, 1, 2, 2, 1, 0], [1, 2, 3, 4, 5, 6]
     indptr = np.array([BEYOND - 2, BEYOND + 1, BEYOND + 4])
@@ -582,7 +582,7 @@ def test_the_sparse_product_reads_values_beyond_2_31(ordered):
 
 
 def test_shapes_beyond_2_31_are_counted_exactly():
-    """And refused by name where their weights would be made."""
+    """And refused with a clear message where their weights would be allocated."""
     layer = lc.LocallyConnected2D(64, 5, input_shape=(8192, 8192, 3), padding="same")
     taps = 5 * 8192 - (2 + 1) - (1 + 2)
     weights = taps**2 * 3 * 64
@@ -602,7 +602,7 @@ def test_shapes_beyond_2_31_are_counted_exactly():
 
 @pytest.fixture
 def alone(tmp_path_factory):
-    """Wait for other processes of this run that need as much memory."""
+    """Wait for other test processes that need as much memory."""
     fcntl = pytest.importorskip("fcntl")
     folder = tmp_path_factory.getbasetemp()
     with (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder).joinpath("large").open("w") as file:
@@ -613,8 +613,8 @@ def alone(tmp_path_factory):
 @pytest.mark.slow
 @pytest.mark.usefixtures("alone")
 @pytest.mark.parametrize(("geometry", "batch"), [(BY_COLUMNS, 5), (BY_BLOCKS, 1), (BY_BLOCKS, 5)])
-def test_a_kernel_beyond_2_31_elements_is_changed_where_it_lies(geometry, batch):
-    """8.7 GB of weights, all of which a fused step writes."""
+def test_a_kernel_beyond_2_31_elements_is_updated_correctly(geometry, batch):
+    """8.7 GB of weights, all written by a fused step."""
     limit = available()
     if limit is None or limit[0] < 12e9:
         pytest.skip("needs 12 GB")
@@ -626,20 +626,20 @@ def test_a_kernel_beyond_2_31_elements_is_changed_where_it_lies(geometry, batch)
     dy = np.zeros((batch, g.positions, g.filters), np.float32)
     for number, (p, k, f) in enumerate(places(g), 1):
         x[-1, p, k], dy[-1, p, f] = number, 2
-    # Of the weights of a position, all change whose x and dy are both there.
+    # The weights whose x and dy are both nonzero change.
     pairs = [(one, other) for one in places(g) for other in places(g) if one[0] == other[0]]
     expected = {(p, k, f): -x[-1, p, k] for (p, k, _), (_, _, f) in pairs}
-    # Weights are 0 at first, so that the second step is the one that reads what the first one wrote.
-    for turn in range(2):
+    # Weights are 0 at first: the second step reads what the first one wrote.
+    for step in range(2):
         y, backward = layer.forward(x.reshape(batch, *g.input_size, g.channels))
         y = y.reshape(dy.shape)
         dx = backward.step(dy.reshape(batch, *g.output_size, g.filters), lr=0.5).reshape(x.shape)
-        sums, slopes = np.zeros_like(y[-1]), np.zeros_like(dx[-1])
-        for (p, k, f), weight in expected.items() if turn else ():
+        sums, gradient_sums = np.zeros_like(y[-1]), np.zeros_like(dx[-1])
+        for (p, k, f), weight in expected.items() if step else ():
             sums[p, f] += weight * x[-1, p, k]
-            slopes[p, k] += weight * dy[-1, p, f]
+            gradient_sums[p, k] += weight * dy[-1, p, f]
         np.testing.assert_array_equal(y[-1], sums)
-        np.testing.assert_array_equal(dx[-1], slopes)
+        np.testing.assert_array_equal(dx[-1], gradient_sums)
         assert not y[:-1].any()
         assert not dx[:-1].any()
     for place, weight in expected.items():
@@ -647,9 +647,9 @@ def test_a_kernel_beyond_2_31_elements_is_changed_where_it_lies(geometry, batch)
     assert sum(map(np.count_nonzero, layer.kernel)) == len(expected)
 
 
-# --- the same bits everywhere
+# --- reproducibility
 
-# Steps of every kind, for several numbers of threads; a line for each.
+# Steps of every kind, for several numbers of threads.
 REPRODUCED = """
     import hashlib, json
     import numpy as np, numba
@@ -689,9 +689,9 @@ REPRODUCED = """
 """
 
 
-def test_the_same_bits_in_every_process(tmp_path):
-    """Whatever its threading layer and its number of threads."""
-    seen, patient = [], {"OMP_WAIT_POLICY": "passive"}  # threads that wait take no time from each other
+def test_results_are_reproducible_across_processes(tmp_path):
+    """Bitwise, for any threading layer and number of threads."""
+    seen, patient = [], {"OMP_WAIT_POLICY": "passive"}  # waiting threads do not spin
     for environment in ({"NUMBA_NUM_THREADS": "2"}, {"NUMBA_NUM_THREADS": "1"},
                         {"NUMBA_NUM_THREADS": "2", "NUMBA_THREADING_LAYER": "workqueue"}):  # fmt: skip
         result = subprocess.run(

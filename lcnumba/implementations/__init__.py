@@ -1,1 +1,1 @@
-"""Three ways to compute the layer, behind one Protocol (`base.py`), and what each costs."""
+"""Three implementations of the layer behind one Protocol (`base.py`), and their estimated costs."""

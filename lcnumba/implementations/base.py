@@ -1,4 +1,4 @@
-"""What an implementation is: the layer as a linear map of its input and of its kernel, and the maps derived from it."""
+"""The Protocol of implementations: the layer as a bilinear map of input and kernel, and its adjoints."""
 
 from typing import Protocol
 
@@ -12,35 +12,35 @@ class Implementation(Protocol):
     """One way to compute the layer, for one geometry.
 
     y is linear in x and in the kernel. `apply` computes it; `apply_transpose` and `weight_gradient` are its adjoints
-    in x and in the kernel; `gradients` is both at once, and `fused_update` applies an optimizer's formula to the kernel
-    instead of returning its gradient.
+    in x and in the kernel; `gradients` computes both at once, and `fused_update` applies an optimizer's update rule to
+    the kernel instead of returning its gradient.
 
     All arrays are C-contiguous and of one dtype, float32 or float64: x and dx (N, LI*W*C), kernel and dkernel
-    (P, K, F), y and dy (N, P, F), bias (P, F) or (1, F). Nothing is checked here. Connections that do not exist are
-    never read: what the kernel holds there has no effect, and dkernel is 0 there. Methods may be called from several
-    threads at once as long as the kernel does not change meanwhile.
+    (P, K, F), y and dy (N, P, F), bias (P, F) or (1, F). Nothing is validated. Connections that do not exist are
+    never read: the values of the kernel there have no effect, and dkernel is 0 there. Methods are thread-safe as long
+    as the kernel does not change.
 
     Parameters that several methods share:
 
     y
-        The output of `apply` with ``relu=True``: then dy is masked by y > 0 first.
+        The output of `apply` with ``relu=True``: dy is first masked by y > 0.
     version
-        A number that the caller changes whenever the kernel changes. An implementation may cache another layout of the
-        kernel under it; None caches nothing.
+        An integer that the caller changes whenever the kernel changes. An implementation may cache another layout of
+        the kernel under it; None disables caching.
     threads
-        The most threads to use; None: as many as Numba does.
+        The maximal number of threads; None: as many as Numba.
     out
-        Where the result goes, instead of a fresh array.
+        The array for the result; by default a new one.
 
     Attributes
     ----------
     supports_fused : bool
-        Whether `fused_update` saves the array of the gradient. Without, it may not be called.
+        Whether `fused_update` avoids the gradient array; if not, it must not be called.
     """
 
     @property
     def supports_fused(self) -> bool:
-        """Whether `fused_update` saves the array of the gradient."""
+        """Whether `fused_update` avoids the gradient array."""
         ...
 
     def apply(
@@ -74,8 +74,8 @@ class Implementation(Protocol):
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
         version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Change the kernel and the states of `rule` in place by the rule; return dx of the kernel before the change.
+        """Update the kernel and the states of `rule` in place; return dx, at the kernel before the update.
 
-        Without `wants_dx` dx is not computed, and None is returned. `version` is the one before the change, too.
+        Without `wants_dx` return None. `version` is the version before the update.
         """
         ...

@@ -1,6 +1,6 @@
 """The estimated cost of each implementation, from shapes alone, and the choice of "auto".
 
-An estimate knows no machine, so that `implementation="auto"` chooses the same everywhere and results stay
+Estimates do not depend on the machine, so that `implementation="auto"` chooses the same everywhere and results are
 reproducible. `lcnumba.tune` measures.
 """
 
@@ -13,14 +13,14 @@ __all__ = ["Cost", "choose", "costs", "explained"]
 
 # The batch size for which "auto" estimates.
 TYPICAL_BATCH = 32
-# The share of peak arithmetic that each reaches: the kernels of implementation 1 with full vectors of filters,
-# products with a dense matrix, and sparse products, whose every weight loads a row.
+# Fractions of peak arithmetic: the kernels of implementation 1 with full vectors of filters, products with a dense
+# matrix, and sparse products, which load a row for every weight.
 LOOPS, DENSE, SPARSE = 0.7, 0.7, 0.1
-# Filters that fill a vector. Fewer leave lanes idle, down to the shortest vectors, of 4.
+# Filters that fill a vector; fewer leave lanes idle, down to the shortest vectors, of 4.
 FULL, SHORTEST = 16, 4
-# Multiplications and additions in the time of reading a number from memory, and of writing it.
+# Multiplications and additions in the time of reading one element from memory, and of writing it.
 READ, WRITE = 10, 50
-# Bytes that another layout of the weights may always take, however few the weights are.
+# Bytes that another layout of the weights may always use, regardless of the number of weights.
 SMALL = 1 << 26
 
 
@@ -28,21 +28,21 @@ NAMES = {1: "loops", 2: "dense", 3: "sparse"}
 
 
 class Cost(NamedTuple):
-    """What one implementation needs for a batch.
+    """The estimated cost of one implementation for a batch.
 
     Attributes
     ----------
     implementation : int
         1 loops, 2 dense, 3 sparse.
     flop_forward, flop_step : int
-        Multiplications and additions, those with zeros included; a step is forward, dx, the
-        kernel's gradient and its application.
+        Multiplications and additions, including those with zeros; a step is forward, dx, the kernel's gradient and
+        its update.
     memory : int
-        Bytes beside weights, gradients, inputs and outputs.
+        Bytes in addition to weights, gradients, inputs and outputs.
     bytes_step : int
         Bytes of weights, in any layout, that a step reads and writes.
     estimate : float
-        The time of a step, in multiplications and additions at peak rate.
+        Time of a step, in units of a multiplication or addition at peak rate.
     """
 
     implementation: int
@@ -60,31 +60,31 @@ class Cost(NamedTuple):
 
 
 def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Cost]:
-    """Return what each implementation needs for a step on `batch` samples of numbers of `itemsize` bytes."""
+    """Return the cost of each implementation for a step on `batch` samples with elements of `itemsize` bytes."""
     g = geometry
     weights = g.connections * g.filters
-    products = 2 * batch * weights  # of forward, of dx, and of the kernel's gradient
+    products = 2 * batch * weights  # each of forward, dx and the kernel's gradient
     lanes = SHORTEST
     while lanes < min(g.filters, FULL):
         lanes *= 2
     vectors = -(-g.filters // lanes)
     use = LOOPS * (lanes / FULL) * g.filters / (vectors * lanes)
-    # dx runs along the batch, where lanes are idle only if that is small.
+    # dx is vectorized along the batch: lanes are idle only for small batches.
     dx_use = LOOPS * min(1.0, batch / FULL)
-    # Forward reads the weights, and so does the step, which writes them too; with it come x and y.
+    # Forward reads the weights; the step reads and writes them.
     loops_traffic = (2 * READ + WRITE) * weights
     loops = products * (2 / use + 1 / dx_use) + loops_traffic
-    dense_numbers = g.inputs * g.positions * g.filters
-    dense_products = 2 * batch * dense_numbers
-    # The matrix is read by two products, and rewritten at existing connections after every step.
-    dense = 2 * dense_products / DENSE + products / use + loops_traffic + 2 * READ * dense_numbers + WRITE * weights
+    dense_elements = g.inputs * g.positions * g.filters
+    dense_products = 2 * batch * dense_elements
+    # Two products read the matrix; every step rewrites it at existing connections.
+    dense = 2 * dense_products / DENSE + products / use + loops_traffic + 2 * READ * dense_elements + WRITE * weights
     sparse = products * (2 / SPARSE + 1 / use) + loops_traffic + 4 * READ * weights + WRITE * weights
     index = 4 if max(weights, g.inputs) < 2**31 else 8
     return (
         Cost(1, products, 3 * products, 0, 3 * weights * itemsize, loops),
         Cost(
-            2, dense_products, 2 * dense_products + products, dense_numbers * itemsize + 8 * g.positions * g.window,
-            (2 * dense_numbers + 4 * weights) * itemsize, dense,
+            2, dense_products, 2 * dense_products + products, dense_elements * itemsize + 8 * g.positions * g.window,
+            (2 * dense_elements + 4 * weights) * itemsize, dense,
         ),
         Cost(
             3, products, 3 * products, weights * (itemsize + 3 * index),
@@ -94,14 +94,14 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
 
 
 def choose(geometry: Geometry, itemsize: int) -> int:
-    """Return the implementation with the lowest estimate among those whose memory is in proportion to the weights."""
+    """Return the implementation with the lowest estimate among those whose memory is proportional to the weights."""
     table = costs(geometry, TYPICAL_BATCH, itemsize)
     allowed = max(SMALL, 2 * geometry.connections * geometry.filters * itemsize)
     return min((cost for cost in table if cost.memory <= allowed), key=lambda cost: cost.estimate).implementation
 
 
 def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str, used: int) -> str:
-    """Return the costs as a table, and what was chosen by which setting."""
+    """Return a table of the costs, and which implementation is used and why."""
     head = ("implementation", "GFLOP forward", "GFLOP step", "MB extra", "MB of weights moved", "estimate")
     table = costs(geometry, batch, itemsize)
     least = min(cost.estimate for cost in table)
@@ -122,5 +122,5 @@ def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str,
         f"batch of {batch}, {8 * itemsize} bits"
     )
     why = f"the lowest estimate for a batch of {TYPICAL_BATCH}" if setting == "auto" else "as set"
-    last = f"* in use: implementation {used}, {why}. The estimate is of shapes alone; lcnumba.tune measures."
+    last = f"* in use: implementation {used}, {why}. Estimates depend on shapes alone; lcnumba.tune measures."
     return "\n".join((first, *lines, last))

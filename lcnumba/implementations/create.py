@@ -1,6 +1,6 @@
-"""Three ways to compute the same layer, behind one Protocol (`base.py`).
+"""Creates the implementation of a layer.
 
-Each is imported when it is first asked for: they are what brings in Numba and SciPy.
+Each is imported on first use, since they import Numba and SciPy.
 """
 
 from lcnumba.connectivity.geometry import Geometry
@@ -16,7 +16,7 @@ IMPLEMENTATIONS = (1, 2, 3)
 def create(number: int, geometry: Geometry, mask: Mask | None = None) -> Implementation:
     """Return implementation 1 (loops), 2 (dense matrix) or 3 (sparse matrix) for a geometry.
 
-    `mask`, (P, K) or (P, K, F), says which connections exist where the geometry has them all.
+    `mask`, (P, K) or (P, K, F), restricts the connections of the geometry to those that exist.
     """
     inner: Implementation
     with deferred():

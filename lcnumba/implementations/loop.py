@@ -1,4 +1,4 @@
-"""Implementation 1: Numba kernels over lines. No other form of the weights, no patch matrix."""
+"""Implementation 1: Numba kernels over lines, without another layout of the weights or a patch matrix."""
 
 import math
 from typing import Any, NamedTuple
@@ -20,10 +20,10 @@ from lcnumba.utils.types import Array
 
 __all__ = ["Loops", "bias_gradient"]
 
-# Batch sizes whose plans are kept.
+# The most plans that are cached.
 PLANS = 32
 
-# Bytes of a k-block of the kernel, which stays in the L2 cache while all rows of x pass over it.
+# Bytes of a k-block of the kernel, which stays in the L2 cache while all rows of x are processed.
 K_BLOCK_BYTES = 1 << 17
 # Bytes of the transposed lines of x in forward; the batch tile is as many samples as fit.
 TRANSPOSED_LINES_BYTES = 1 << 20
@@ -35,7 +35,7 @@ CHANNELS = 8
 BLOCK_WORK = 1 << 14
 # Bytes of the blocks of an input column up to which they stay in the L2 cache until their update.
 BLOCKS_BYTES = 1 << 19
-# Bytes of dy, and as many again of its transpose, that are cached for the next input line if all that it reads fits.
+# Bytes of dy, and again of its transpose, that may be cached for the next input line, if all that it reads fits.
 CACHED_DY_BYTES = 1 << 22
 # Bytes of a band of x that a task packs.
 BAND_BYTES = 1 << 20
@@ -64,7 +64,7 @@ class _Plan(NamedTuple):
     cached : int
         Positions whose dy is cached.
     entries, row : int
-        Numbers of the longest band of an input line; and the row stride of its packed copy, or 0 without one.
+        Elements of the longest band of an input line; and the row stride of its packed copy, or 0 without one.
     ranges : array of int64
         Segments over the batch, as `lcnumba.kernels.backward.backward` takes them.
     """
@@ -104,7 +104,7 @@ class _ForwardPlan(NamedTuple):
 
 
 class Loops:
-    """The layer by kernels that read the canonical weights in place."""
+    """The layer computed by kernels that read the weights in place."""
 
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
@@ -120,7 +120,7 @@ class Loops:
 
     @property
     def supports_fused(self) -> bool:
-        """Whether there are register tiles, which apply a block's gradient as they compute it."""
+        """Whether there are register tiles, which apply a block's gradient as it is computed."""
         return vectors.TILED
 
     def apply(
@@ -153,20 +153,20 @@ class Loops:
         return y
 
     def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
-        """Decide how forward goes about N samples of numbers of `size` bytes, and remember it."""
+        """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g = self._geometry
         batch_tile = self._batch_tile(N, size)
         lanes = vectors.for_batch(N, size) if batch_tile else vectors.for_filters(g.filters, size)
         parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
         width = -(-g.filters // (lanes * parts)) * lanes
         k_block = max(1, min(g.window, K_BLOCK_BYTES // (min(width, g.filters) * size)))
-        return _remember(self._forward_plans, (N, size), _ForwardPlan(lanes, batch_tile, width, k_block))
+        return _store_plan(self._forward_plans, (N, size), _ForwardPlan(lanes, batch_tile, width, k_block))
 
     def _batch_tile(self, N: int, size: int) -> int:
-        """How many samples at a time forward should work on with vectors along the batch; 0 for none.
+        """Samples per tile of forward with vectors along the batch; 0 for vectors along the filters.
 
-        Filters that fill half a vector or less leave lanes idle. Vectors along the batch do not, but
-        inputs and outputs must be transposed, at about three numbers a cycle; products take half a cycle.
+        Filters that fill half a vector or less leave lanes idle. Vectors along the batch do not, but inputs and outputs
+        must be transposed, at about three elements per cycle; products take half a cycle.
         """
         g, F, VN = self._geometry, self._geometry.filters, vectors.for_batch(N, size)
         if not VN or 2 * F * size > vectors.host_bytes():
@@ -184,7 +184,7 @@ class Loops:
     ) -> Array:  # fmt: skip
         """Return dx (N, LI*W*C); see `Implementation`."""
         dx = aligned((len(dy), self._geometry.inputs), dy.dtype) if out is None else out
-        # Without a gradient x is not read, nor is a target written.
+        # Without a gradient neither x is read nor the target written.
         self._run(dx, kernel, dy, y, _NO_GRADIENT, kernel, dx, threads)
         return dx
 
@@ -192,7 +192,7 @@ class Loops:
         self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
     ) -> Array:
         """Return dkernel (P, K, F); see `Implementation`."""
-        dkernel = self._gradient_array(len(x), dy.dtype) if out is None else self._cleared(len(x), out)
+        dkernel = self._gradient_array(len(x), dy.dtype) if out is None else self._zeroed(len(x), out)
         # Without dx the kernel is not read.
         self._run(x, dkernel, dy, y, _GRADIENT, dkernel, None, threads)
         return dkernel
@@ -203,7 +203,7 @@ class Loops:
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
         dx, dkernel = out
-        dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._cleared(len(x), dkernel)
+        dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._zeroed(len(x), dkernel)
         dx = aligned(x.shape, x.dtype) if dx is None else dx
         self._run(x, kernel, dy, y, _GRADIENT, dkernel, dx, threads)
         return dx, dkernel
@@ -212,27 +212,27 @@ class Loops:
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
         version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Change the kernel, and return dx; see `Implementation`."""
+        """Update the kernel and return dx; see `Implementation`."""
         dx = None
         if wants_dx:
             dx = aligned(x.shape, x.dtype) if out is None else out
         if len(x):
             self._run(x, kernel, dy, y, rule, kernel, dx, threads)
-        else:  # a gradient of 0, by which momentum and weight decay still change the weights
+        else:  # the gradient is 0, but momentum and weight decay still change the weights
             update.run(rule, kernel, np.zeros_like(kernel), threads)
         return dx
 
     def _gradient_array(self, N: int, dtype: np.dtype[Any]) -> Array:
-        """An array for the gradient of N samples, 0 where the kernels do not write."""
+        """A new array for the gradient of N samples, 0 where the kernels do not write."""
         shape = self._geometry.kernel_shape
         require(
             math.prod(shape) * dtype.itemsize, "the gradient of the weights",
-            "backward.step makes none for a built-in optimizer",
+            "use backward.step, which needs none with a built-in optimizer",
         )  # fmt: skip
         return np.empty(shape, dtype) if self._geometry.complete and N else np.zeros(shape, dtype)
 
-    def _cleared(self, N: int, dkernel: Array) -> Array:
-        """The array, 0 where the kernels do not write: they write existing connections only."""
+    def _zeroed(self, N: int, dkernel: Array) -> Array:
+        """The array, set to 0 unless the kernels write all of it: they write existing connections only."""
         if not (self._geometry.complete and N):
             dkernel.fill(0)
         return dkernel
@@ -241,12 +241,12 @@ class Loops:
         self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule, target: Array, dx: Array | None,
         threads: int | None,
     ) -> None:  # fmt: skip
-        """Fill dx unless it is None, and let the rule put the gradient into target, or change it, the kernel, by it."""
+        """Compute dx, unless it is None, and apply the rule: store the gradient in target, or update target with it."""
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         N, F, wants_dx = len(x), g.filters, dx is not None
         if not N:
             return
-        lines = np.empty((0, 0, 0), dtype) if dx is None else self._shaped(dx)
+        lines = np.empty((0, 0, 0), dtype) if dx is None else self._as_lines(dx)
         sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
         threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
@@ -265,7 +265,7 @@ class Loops:
         hyper = rule.packed(dtype)
         arrays = (self._lines(x), read_only(kernel), read_only(dy), read_only(_or_empty(y, dtype)), *g.by_input)
         changed = (rule.number, target.reshape(-1), *states, hyper)
-        # With one position dy is as good as a copy of it; and it may be large.
+        # With one position dy itself, which may be large, has the layout of the packed copy.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
         xs, packed, dyt, dxt, gradient = scratch(
             dtype,
@@ -292,7 +292,7 @@ class Loops:
             )
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
-        """Decide how backward goes about N samples of numbers of `size` bytes, and remember it."""
+        """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
         g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
         VN = vectors.for_batch(N, size)
         entries = int(np.max(np.diff(g.band_edges))) * C
@@ -302,33 +302,33 @@ class Loops:
             batch_tile = max(1, min(-(-N // VN), fitting)) * VN
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
         cached = g.output_cycle * g.output_size[-1]
-        holds = cached * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
-        pays = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
-        by_inputs = VN > 0 and wants_dx and holds and pays
+        dy_fits = cached * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
+        pays_off = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
+        by_inputs = VN > 0 and wants_dx and dy_fits and pays_off
         k_block = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
-        # Few filters leave lanes idle, which as many inputs fill.
+        # Few filters leave lanes idle; vectors along the inputs fill them if there are enough.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
         transposed = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
         VL = vectors.for_filters(rows if transposed else F, size)
-        # An odd number of cache lines: equal columns of all rows do not meet in the same few sets of a cache.
+        # An odd number of cache lines, so that a column of all rows does not map to a few cache sets.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled_block.BATCH, N % tiled_block.BATCH, N)], np.int64)
-        cached = cached if holds else 1
+        cached = cached if dy_fits else 1
         plan = _Plan(VL, VN, transposed, batch_tile, by_inputs, k_block, blocks, cached, entries, row, ranges)
-        return _remember(self._plans, (N, size, wants_dx), plan)
+        return _store_plan(self._plans, (N, size, wants_dx), plan)
 
     def _lines(self, x: Array) -> Array:
         """X as read-only (N, LI, W*C)."""
-        return read_only(self._shaped(x))
+        return read_only(self._as_lines(x))
 
-    def _shaped(self, x: Array) -> Array:
+    def _as_lines(self, x: Array) -> Array:
         g = self._geometry
         return x.reshape(len(x), g.input_lines, g.input_size[-1] * g.channels)
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
-    """Return the sum of dy (N, P, F) over the batch, (P, F); y as for `Implementation`."""
+    """Return the sum of dy (N, P, F) over the batch, (P, F); for y see `Implementation`."""
     dbias = np.empty(dy.shape[1:], dy.dtype)
     rows = (len(dy), dbias.size)
     y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
@@ -338,8 +338,8 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     return dbias
 
 
-def _remember(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
-    """Keep a plan beside few others, and return it."""
+def _store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+    """Cache a plan, clearing a full cache, and return it."""
     if len(plans) >= PLANS:
         plans.clear()
     plans[key] = plan

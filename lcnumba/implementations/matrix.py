@@ -1,4 +1,4 @@
-"""What the implementations by a matrix of the weights share: the gradient of the kernel."""
+"""Base class of the implementations with a matrix of the weights: the gradient of the kernel."""
 
 import numpy as np
 
@@ -8,14 +8,14 @@ from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array
 
-__all__ = ["MatrixForm"]
+__all__ = ["MatrixImplementation"]
 
 
-class MatrixForm:
-    """Base of implementations that define `apply` and `_input_gradient`.
+class MatrixImplementation:
+    """Base class of implementations that define `apply` and `_input_gradient`.
 
-    The kernel's gradient is computed at existing connections alone, by the kernels of implementation 1: a
-    product of whole matrices would compute mostly zeros, and those kernels need no matrix.
+    The kernel's gradient is computed at existing connections only, by the kernels of implementation 1: a product of
+    whole matrices would compute mostly zeros.
     """
 
     def __init__(self, geometry: Geometry) -> None:
@@ -57,7 +57,7 @@ class MatrixForm:
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
         version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
-        """Change the kernel, and return dx; see `Implementation`."""
+        """Update the kernel and return dx; see `Implementation`."""
         dx = self.apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out) if wants_dx else None
         self._loops.fused_update(x, kernel, dy, rule, y=y, wants_dx=False, threads=threads)
         return dx
@@ -65,5 +65,5 @@ class MatrixForm:
     def _input_gradient(
         self, kernel: Array, dz: Array, version: int | None, threads: int | None, out: Array | None
     ) -> Array:
-        """Return dx (N, LI*W*C) of dz (N, P*F)."""
+        """Return dx (N, LI*W*C) for dz (N, P*F)."""
         raise NotImplementedError

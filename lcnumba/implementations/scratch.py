@@ -1,4 +1,4 @@
-"""Arrays for kernels, which begin with a cache line, so that no vector of them lies across two."""
+"""Arrays for kernels, aligned to cache lines, so that no vector crosses a line boundary."""
 
 import ctypes
 import math
@@ -13,12 +13,12 @@ from lcnumba.utils.types import Array
 
 __all__ = ["aligned", "scratch"]
 
-# Bytes from which an array of its own is worth being aligned.
+# Size in bytes from which alignment pays off.
 SMALL_BYTES = 1 << 14
 
 
 def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
-    """An uninitialised array, aligned unless it is small: that would cost more than it brings."""
+    """An uninitialised array, aligned unless it is small."""
     size = math.prod(shape) * dtype.itemsize
     if size < SMALL_BYTES:
         return np.empty(shape, dtype)
@@ -26,7 +26,7 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
 
 
 def scratch(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[Array]:
-    """Uninitialised arrays in one piece of memory, each of which begins with a cache line."""
+    """Uninitialised arrays in one block of memory, each aligned to a cache line."""
     offsets, size = [], 0
     for shape in shapes:
         offsets.append(size)
@@ -36,8 +36,8 @@ def scratch(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[Array]:
 
 
 def _memory(size: int) -> tuple[npt.NDArray[np.uint8], int]:
-    """So many bytes and somewhat more, and where in them a cache line begins."""
-    require(size, "an array or workspace of this call", "give fewer samples at a time, or a layer fewer n_threads")
+    """A buffer of at least `size` bytes from the first cache line on, and the offset of that line."""
+    require(size, "an array or workspace of this call", "give fewer samples at a time, or reduce n_threads")
     memory = np.empty(size + LINE_BYTES, np.uint8)
-    # Half the time of memory.ctypes.data, of which a small layer would feel the rest.
+    # Twice as fast as memory.ctypes.data, which matters for small layers.
     return memory, -ctypes.addressof(ctypes.c_char.from_buffer(memory)) % LINE_BYTES  # type: ignore[arg-type]

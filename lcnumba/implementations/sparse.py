@@ -1,11 +1,11 @@
-"""Implementation 3: a scipy.sparse CSR matrix (P*F, inputs). Small where windows are few."""
+"""Implementation 3: a scipy.sparse CSR matrix (P*F, inputs). Small if windows are small."""
 
 import numpy as np
 import scipy.sparse
 
 from lcnumba.connectivity.geometry import TASKS, Geometry
-from lcnumba.implementations.cache import FormCache
-from lcnumba.implementations.matrix import MatrixForm
+from lcnumba.implementations.cache import LayoutCache
+from lcnumba.implementations.matrix import MatrixImplementation
 from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import workers
 from lcnumba.kernels.sparse import product
@@ -17,24 +17,24 @@ from lcnumba.utils.types import Array, Mask
 __all__ = ["SparseMatrix"]
 
 
-class SparseMatrix(MatrixForm):
-    """The layer by sparse products, which hold the batch innermost.
+class SparseMatrix(MatrixImplementation):
+    """The layer as sparse products, with the batch as the innermost axis.
 
-    The products are our own, over SciPy's arrays: SciPy's use one thread.
+    The products are Numba kernels on SciPy's arrays: SciPy's own are single-threaded.
     """
 
     def __init__(
         self, geometry: Geometry, mask: Mask | None = None,
-        hint: str = "implementation=1 computes the same with the weights alone",
+        hint: str = "use implementation=1, which needs only the weights",
     ) -> None:  # fmt: skip
-        """Make the form of a geometry and, if given, of what a mask (P, K) or (P, K, F) leaves of it.
+        """Prepare the sparse matrix of a geometry, restricted by a mask (P, K) or (P, K, F) if given.
 
-        The hint is what a message says to do if there is no memory for it.
+        `hint` ends the message if there is not enough memory.
         """
         super().__init__(geometry)
         self._hint = hint
         self._mask = mask
-        self._cache: FormCache[scipy.sparse.csr_array] = FormCache()
+        self._cache: LayoutCache[scipy.sparse.csr_array] = LayoutCache()
 
     def apply(
         self, x: Array, kernel: Array, bias: Array | None = None, *, relu: bool = False, version: int | None = None,
@@ -58,7 +58,7 @@ class SparseMatrix(MatrixForm):
 
     @cached_property
     def _transposed(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """The transposed matrix: indptr, indices, and where each of its values lies in the matrix's data."""
+        """The transposed matrix: indptr, indices, and the index of each of its values in the matrix's data."""
         g = self._geometry
         indptr, indices = g.csr_index(self._pattern)
         numbered = scipy.sparse.csr_array(
@@ -69,7 +69,7 @@ class SparseMatrix(MatrixForm):
 
     @cached_property
     def _pattern(self) -> Mask | None:
-        """Which (P, F, K) weights exist; None for all."""
+        """Mask (P, F, K) of the weights that exist; None if all do."""
         g = self._geometry
         if g.complete and self._mask is None:
             return None
@@ -90,9 +90,9 @@ class SparseMatrix(MatrixForm):
                 else:
                     old.data[...] = weights[pattern]
                 return old
-            # Values and indices, and as many indices again, and numbers of them, when it is transposed.
+            # Values and indices, and for the transpose as many indices and permutation entries again.
             require(
-                kernel.size * (kernel.itemsize + 4 * 8), "the sparse matrix of implementation 3, while it is made",
+                kernel.size * (kernel.itemsize + 4 * 8), "building the sparse matrix of implementation 3",
                 f"{self._hint}, {kernel.nbytes / 1e9:.3g} GB",
             )  # fmt: skip
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
@@ -105,14 +105,14 @@ class SparseMatrix(MatrixForm):
 
 
 def _transposed_copy(array: Array, out: Array | None = None) -> Array:
-    """A contiguous copy with the two axes exchanged."""
+    """A contiguous copy of the transpose."""
     copy = aligned(array.shape[::-1], array.dtype) if out is None else out
     copy[...] = array.T
     return copy
 
 
 def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
-    """The product of a sparse matrix, whose values lie at data[order], and x.T."""
+    """The product of a sparse matrix, with values data[order], and x.T."""
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
     pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
     rows_per_task = -(-len(out) // TASKS)

@@ -1,4 +1,4 @@
-"""The layers, one a file, and what they are made of."""
+"""The layers, one per file, and their base classes."""
 
 from typing import Any
 

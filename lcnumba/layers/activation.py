@@ -1,4 +1,4 @@
-"""The layer of an activation alone."""
+"""A layer that applies an activation."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ __all__ = ["Activation"]
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"activation"}, STATELESS_COMMON - {"name"}))
 @public_class
 class Activation(Stateless):
-    """y = activation(x), over the last axis where it is a softmax.
+    """y = activation(x); a softmax is over the last axis.
 
     Parameters
     ----------
@@ -28,7 +28,7 @@ class Activation(Stateless):
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing.
+        For an invalid parameter.
 
     Examples
     --------
@@ -48,7 +48,7 @@ class Activation(Stateless):
 
     @property
     def activation(self) -> activations.Activation:
-        """The function, fixed by the constructor."""
+        """The activation; read-only."""
         return self._activation
 
     @public
@@ -58,51 +58,51 @@ class Activation(Stateless):
         Parameters
         ----------
         x : array
-            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
 
         Returns
         -------
-        array of the kind of x
-            A fresh array.
+        array of the type of x
+            A new array.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         """
         return self.forward(x)[0]
 
     @public
     def forward(self, x: Any) -> tuple[Any, StatelessBackward]:
-        """Return y and the pullback of this very call, for training; leave y unchanged until it has run.
+        """Return y and the pullback of this call, for training; leave y unchanged until it has run.
 
         Parameters
         ----------
         x : array
-            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
 
         Returns
         -------
-        y : array of the kind of x
-            A fresh array.
+        y : array of the type of x
+            A new array.
         backward : callable
-            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+            ``backward(dy)`` returns dx and None: there are no weights.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         """
         values, like = as_floats(x, 2 if getattr(self.activation, "uses_input", False) else 1)
         y, saved = activations.apply(self.activation, np.array(values, order="C"), for_backward=True)
 
-        def pull(dy: Array) -> Array:
+        def vjp(dy: Array) -> Array:
             return activations.vjp(self.activation, dy, saved)
 
-        return like(y), StatelessBackward(y, pull, activations.is_built_in(self.activation))
+        return like(y), StatelessBackward(y, vjp, activations.is_built_in(self.activation))
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------

@@ -17,9 +17,9 @@ __all__ = ["ActivityPenalty", "Backward", "Vjp"]
 
 
 class ActivityPenalty:
-    """The penalty of one output: its value, and what it adds to the gradient by the output.
+    """The activity penalty of one output: its value and its gradient.
 
-    Both are divided by the batch, as in Keras.
+    Both are divided by the batch size, as in Keras.
     """
 
     def __init__(self, regularizer: regularizers.Regularizer, y: Array) -> None:
@@ -28,7 +28,7 @@ class ActivityPenalty:
         self.loss = float(regularizer(read_only(y))) / len(y) if len(y) else 0.0
 
     def add_to(self, dy: Array) -> Array:
-        """Return dy and the penalty's gradient."""
+        """Return dy plus the gradient of the penalty."""
         if not len(dy):
             return dy
         gradient = self._regularizer.gradient(read_only(self._y))
@@ -42,19 +42,19 @@ class Vjp(Protocol):
     Attributes
     ----------
     cannot_fail : bool
-        Whether no user code is involved, which could raise.
+        Whether no user code, which may raise, is involved.
     """
 
     cannot_fail: bool
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
-        """Return dx and the gradients; checks under the lock that the weights are those of the call."""
+        """Return dx and the gradients; raise if the weights have changed since the call."""
         ...
 
     def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
         """Return ``update(kernel, rule)`` for `Parameters.plan_fused`, and the gradients of the other weights.
 
-        The function returns dx, or None if it is not wanted, and cannot fail. None if the layer has no such function.
+        The function returns dx, or None without `wants_dx`, and cannot fail. None if the layer has no fused update.
         """
         ...
 
@@ -62,11 +62,10 @@ class Vjp(Protocol):
 class Backward(PublicNames):
     """Derivatives at one forward call.
 
-    It refers to that call's input and output without copying them, so the caller must leave both
-    unchanged until backward has run; and it belongs to the weights of that call, so it refuses to
-    run once they have changed.
+    It refers to that call's input and output without copying them: leave both unchanged until backward has run. It is
+    valid for the weights of that call only, and raises once they have changed.
 
-    Layers make it: ``y, backward = layer.forward(x)``.
+    Returned by ``layer.forward(x)``.
 
     Examples
     --------
@@ -119,10 +118,10 @@ class Backward(PublicNames):
 
         Returns
         -------
-        dx : array of the kind of dy
-            By the input, of its shape.
+        dx : array of the type of dy
+            With respect to the input, of its shape.
         grads : Gradients
-            By kernel and bias, NumPy arrays of their shapes.
+            With respect to kernel and bias, NumPy arrays of their shapes.
 
         Raises
         ------
@@ -139,7 +138,7 @@ class Backward(PublicNames):
         >>> dx, grads.kernel[:, 0], grads.bias
         (array([[4., 4.]], dtype=float32), array([4., 8.], dtype=float32), array([4.], dtype=float32))
         """
-        values, like = self._ingested(dy)
+        values, like = self._prepared_dy(dy)
         dx, grads = self._vjp.gradients(values)
         return like(dx), grads
 
@@ -147,9 +146,9 @@ class Backward(PublicNames):
     def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the layer's `step` in one: return dx, and change the parameters.
 
-        With a built-in optimizer each block of weights is updated where its gradient is computed: one
-        pass over the weights, and no array of the gradient. Any other optimizer gets the gradients as
-        `step` would give them. The numbers are the same to rounding.
+        With a built-in optimizer each block of weights is updated as its gradient is computed: one pass over the
+        weights, and no gradient array. Any other optimizer gets the whole gradients, as in `step`. Results are equal up
+        to rounding.
 
         Parameters
         ----------
@@ -158,12 +157,12 @@ class Backward(PublicNames):
         lr : float
             Learning rate, finite and at least 0.
         wants_dx : bool, default True
-            Whether dx is computed; a first layer can do without.
+            Whether to compute dx; the first layer of a model does not need it.
 
         Returns
         -------
-        dx : array of the kind of dy, or None
-            By the input, at the weights before the step.
+        dx : array of the type of dy, or None
+            With respect to the input, at the weights before the step.
 
         Raises
         ------
@@ -184,9 +183,9 @@ class Backward(PublicNames):
         return self._run(self._parameters.plan_fused(lr, self._version), dy, lr, wants_dx)
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Check a step before dy is known; return the function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
+        """Check a step before dy is known; return a function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
 
-        None if user code - optimizer, activation, regularizer or constraint - has a part in it, and could raise then.
+        None if user code (optimizer, activation, regularizer, constraint), which may raise, is involved.
         """
         planned = self._parameters.plan_fused(lr, self._version)
         penalty = self._activity is None or self._activity.cannot_fail
@@ -195,12 +194,12 @@ class Backward(PublicNames):
         return lambda dy, wants_dx: self._run(planned, dy, lr, wants_dx)
 
     def plan_update(self, grads: Gradients, lr: float) -> Callable[[], None]:
-        """Check a step from the gradients of this very call; return the function that runs it."""
+        """Check a step from the gradients of this call; return a function that runs it."""
         return self._parameters.plan(grads, lr, self._version)
 
     def _run(self, planned: Callable[..., Any] | None, dy: Any, lr: float, wants_dx: bool) -> Any:
-        """Step, updating the kernel as its gradient is computed if that was planned and the layer can do it."""
-        values, like = self._ingested(dy)
+        """Run the step, fused if that was planned and the layer supports it."""
+        values, like = self._prepared_dy(dy)
         fused = None if planned is None else self._vjp.fused_update(values, wants_dx)
         if planned is None or fused is None:
             dx, grads = self._vjp.gradients(values)
@@ -209,7 +208,8 @@ class Backward(PublicNames):
             dx = planned(*fused)
         return like(dx) if wants_dx else None
 
-    def _ingested(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
+    def _prepared_dy(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:
+        """Dy as NumPy, checked, with the gradient of the activity penalty added."""
         given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")

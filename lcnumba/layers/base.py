@@ -1,4 +1,4 @@
-"""What layers with parameters have in common: build, step, and Keras' surface over them."""
+"""Base class of layers with parameters: build, step, and the attributes of Keras' layers."""
 
 import copy
 import math
@@ -34,17 +34,16 @@ _SHOWN = (
 
 
 class Trainable(PublicNames):
-    """Base of layers that hold a kernel and perhaps a bias.
+    """Base class of layers with a kernel and an optional bias.
 
-    A subclass names its config entries in `_rules`, each with the function that checks a value;
-    they are settable until the layer is built and locked from then on. The methods that it must
-    bring raise NotImplementedError here.
+    A subclass lists its config entries in `_rules`, each with a function that checks a value. Entries can be set until
+    the layer is built. Methods that a subclass must implement raise NotImplementedError here.
 
     Examples
     --------
     >>> import lcnumba as lc
     >>> layer = lc.Dense(2, input_shape=(3,))
-    >>> layer.units = 4  # until it is built
+    >>> layer.units = 4  # possible before build
     >>> layer.build((None, 3))
     >>> layer.output_shape, layer.count_params()
     ((None, 4), 16)
@@ -52,8 +51,8 @@ class Trainable(PublicNames):
 
     _rules: ClassVar[dict[str, Callable[[Any, Any], Any]]] = {}
     _default_name: ClassVar[str]
-    _shape_hint: ClassVar[str] = ""  # what messages say of a wrong rank
-    _memory_hint: ClassVar[str]  # and of too many weights
+    _shape_hint: ClassVar[str] = ""  # appended to the message about a wrong rank
+    _memory_hint: ClassVar[str]  # and about too many weights
 
     name: str
     dtype: str
@@ -67,7 +66,7 @@ class Trainable(PublicNames):
     bias_constraint: constraints.Constraint | None
 
     def __init__(self, given: dict[str, Any]) -> None:
-        """Take the arguments of the subclass' constructor: its config entries, and what all layers share."""
+        """Set the arguments of the subclass' constructor: its config entries and those common to all layers."""
         self.name = layer_name(given["name"], self._default_name)
         for entry in self._rules:
             setattr(self, entry, given[entry])
@@ -84,16 +83,16 @@ class Trainable(PublicNames):
             self.compute_output_shape(self._given_input_shape)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Check config entries, and refuse to change them once the layer is built."""
+        """Check config entries; raise once the layer is built."""
         if name == "name" and "name" in self.__dict__:
-            raise AttributeError(f"name of {type(self).__name__} {self.name!r} is locked; give it to the constructor")
+            raise AttributeError(f"name of {type(self).__name__} {self.name!r} is locked; pass it to the constructor")
         refuse_attribute(self, name)
         rule = self._rules.get(name)
         if rule is not None:
             if self.built:
                 raise AttributeError(
                     f"{name} of {type(self).__name__} {self.name!r} is locked: the layer has been built. "
-                    f"Make a new layer: from_config({{**layer.get_config(), {name!r}: ...}})"
+                    f"Create a new layer: from_config({{**layer.get_config(), {name!r}: ...}})"
                 )
             value = rule(self, value)
         object.__setattr__(self, name, value)
@@ -107,10 +106,10 @@ class Trainable(PublicNames):
         return f"<{type(self).__name__} {self.name!r}{shapes}{count}: {settings}>"
 
     def __copy__(self) -> Self:
-        """Copy deeply: a shallow copy would share the weights but not their shape."""
+        """Return a deep copy: a shallow one would share the weights but not their shape."""
         return copy.deepcopy(self)
 
-    # --- what a subclass brings
+    # --- implemented by subclasses
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the output shape for an input shape.
@@ -118,12 +117,12 @@ class Trainable(PublicNames):
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
 
         Returns
         -------
         tuple of int or None
-            The same of y.
+            The shape of y.
         """
         raise NotImplementedError
 
@@ -133,7 +132,7 @@ class Trainable(PublicNames):
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
 
         Returns
         -------
@@ -143,25 +142,25 @@ class Trainable(PublicNames):
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------
         dict
-            By name; weights are not among them.
+            By name; without weights.
         """
         raise NotImplementedError
 
     def _axes(self) -> tuple[str, ...]:
-        """What the axes of the input are called, the batch first."""
+        """Names of the input's axes, the batch first."""
         raise NotImplementedError
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
-        """fan_in and fan_out of the kernel's initializer, or None for what its shape says."""
+        """fan_in and fan_out of the kernel, or None to derive them from its shape."""
         raise NotImplementedError
 
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
-        """Attributes to set for an input shape, and which rows of the weights exist."""
+        """Attributes to set for an input shape, and masks of the weights that exist."""
         raise NotImplementedError
 
     # --- build
@@ -173,20 +172,20 @@ class Trainable(PublicNames):
 
     @public
     def build(self, input_shape: Shape) -> None:
-        """Make fresh weights for an input shape. The first call of a layer does so by itself.
+        """Create weights for an input shape; the first call does so automatically.
 
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
 
         Raises
         ------
         TypeError
-            If it is no tuple of integers.
+            If it is not a tuple of integers.
         ValueError
-            If the rank is wrong, a dimension but the batch is undefined, the kernel does not fit,
-            or the layer was made for another `input_shape`.
+            If the rank is wrong, a dimension other than the batch is undefined, the kernel does not fit,
+            or the layer was created with another `input_shape`.
 
         Examples
         --------
@@ -201,56 +200,56 @@ class Trainable(PublicNames):
             self._build(shape)
 
     def build_with(self, input_shape: Shape, weights: list[Array]) -> None:
-        """Build with these weights, which the layer takes as its own, in place of initial values.
+        """Build with these weights, used without a copy, instead of initial values.
 
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
         weights : list of arrays
             In the order of `get_weights`.
 
         Raises
         ------
         TypeError, ValueError
-            As `build` does, or if the weights do not fit.
+            As for `build`, or if the weights do not fit.
         """
         before, self._initial_weights = self._initial_weights, self._parameters.as_numpy(weights)
         try:
             self.build(input_shape)
-        finally:  # what was refused must not stay behind
+        finally:  # do not keep weights that were refused
             self._initial_weights = None if self.built else before
 
     def ensure_built(self, shape: Shape) -> None:
-        """Build the layer unless it has weights, once for all threads.
+        """Build the layer unless it has weights; thread-safe.
 
         Parameters
         ----------
         shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
 
         Raises
         ------
         TypeError, ValueError
-            As `build` does.
+            As for `build`.
         """
         if not self.built:
             shape = self._checked_shape(shape)
             with self._parameters.lock.exclusive():
-                if not self.built:  # another thread may have come first
+                if not self.built:  # another thread may have built it
                     self._build(shape)
 
     def plan_unbuild(self) -> Callable[[], None]:
-        """Return the function that makes the layer what it is now, without weights, after it has been built.
+        """Return a function that restores the present, unbuilt state after a build.
 
-        For models, of which a later layer could not be built.
+        Used by models when a later layer cannot be built.
 
         Returns
         -------
         callable
-            Without arguments.
+            A function without arguments.
         """
-        before, random = dict(self.__dict__), self._rng.bit_generator.state
+        before, rng_state = dict(self.__dict__), self._rng.bit_generator.state
 
         def unbuild() -> None:
             with self._parameters.lock.exclusive():
@@ -259,28 +258,28 @@ class Trainable(PublicNames):
                     del self.__dict__[name]
                 for name in ("_built_input_shape", "_initial_weights", "_activity_loss"):
                     self.__dict__[name] = before[name]
-                self._rng.bit_generator.state = random
+                self._rng.bit_generator.state = rng_state
 
         return unbuild
 
     def _build(self, shape: Shape) -> None:
-        """Make weights; the caller holds the lock alone. Nothing changes if it fails, nor do random numbers go on."""
-        random = self._rng.bit_generator.state
+        """Create weights; the caller holds the exclusive lock. If it fails, nothing changes, nor does the generator."""
+        rng_state = self._rng.bit_generator.state
         try:
             self._build_or_fail(shape)
         except BaseException:
-            self._rng.bit_generator.state = random
+            self._rng.bit_generator.state = rng_state
             raise
 
     def _build_or_fail(self, shape: Shape) -> None:
         declared = self._given_input_shape
         if declared is not None and declared[1:] != shape[1:]:
             raise ValueError(
-                f"{type(self).__name__} {self.name!r} was made for input_shape={declared[1:]}, not {shape[1:]}"
-                + (validation.axes_hint("x", shape, (None, *declared[1:])) or "; make another layer for it")
+                f"{type(self).__name__} {self.name!r} was created with input_shape={declared[1:]}, got {shape[1:]}"
+                + (validation.axes_hint("x", shape, (None, *declared[1:])) or "; create another layer")
             )
         shapes = self.weight_shapes(shape)
-        if self._initial_weights is not None:  # before there are tables of the size of weights that do not fit
+        if self._initial_weights is not None:  # checked before tables are built, whose size follows from the weights
             arrays = self._parameters.checked(self._initial_weights, shapes, self._dtype)
         else:
             require(
@@ -304,8 +303,8 @@ class Trainable(PublicNames):
             attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
         )
 
-    def _activity(self, y: Array) -> ActivityPenalty | None:
-        """The penalty of an output, if there is any, which becomes the layer's last one."""
+    def _activity_penalty(self, y: Array) -> ActivityPenalty | None:
+        """The activity penalty of an output, if there is one; recorded in `losses`."""
         if self.activity_regularizer is None:
             return None
         activity = ActivityPenalty(self.activity_regularizer, y)
@@ -313,14 +312,12 @@ class Trainable(PublicNames):
         return activity
 
     def _declared_shape(self, given: dict[str, Any]) -> Shape | None:
-        """The input shape, the batch or None first, that the constructor was given in one of several ways, or None."""
+        """The input shape given to the constructor in one of several ways, batch first; or None."""
         shapes = {name: given.get(name) for name in ("input_shape", "batch_input_shape", "input_dim")}
         shapes = {name: shape for name, shape in shapes.items() if shape is not None}
         batch = given.get("batch_size")
         if len(shapes) > 1 or (batch is not None and "batch_input_shape" in shapes):
-            raise ValueError(
-                f"give one of {', '.join([*shapes, *(['batch_size'] if batch is not None else [])])}, not both"
-            )
+            raise ValueError(f"give only one of {', '.join([*shapes, *(['batch_size'] if batch is not None else [])])}")
         if not shapes:
             return None
         [(name, shape)] = shapes.items()
@@ -334,17 +331,17 @@ class Trainable(PublicNames):
         return batch, *validation.sample_shape(shape, self._axes())[1:]
 
     def _checked_shape(self, input_shape: Any) -> Shape:
-        """The input shape as a tuple with fully defined samples, or an error."""
+        """The input shape as a tuple; raise unless samples are fully defined."""
         return validation.input_shape(input_shape, self._axes(), self._shape_hint)
 
     def _normalised(self, x: Array) -> Array:
-        """The input in the layer's dtype; the layer is built if need be."""
+        """The input in the layer's dtype; builds the layer if necessary."""
         axes = self._axes()
         if x.ndim != len(axes):
             known = self._built_input_shape or self._given_input_shape
             hint = (known and validation.axes_hint("x", x.shape, known)) or self._shape_hint
             if hint == self._shape_hint and x.ndim == len(axes) - 1 > 1:
-                hint = "; x[None] adds the batch, x[..., None] the channels"
+                hint = "; x[None] adds the batch axis, x[..., None] the channel axis"
             raise ValueError(
                 f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs {len(axes)}: "
                 f"({', '.join(axes)}){hint}"
@@ -378,7 +375,7 @@ class Trainable(PublicNames):
         Returns
         -------
         int
-            Of kernel and bias; connections to what lies beyond the input, or that a mask excludes, do not count.
+            Of kernel and bias; connections to padding or excluded by a mask do not count.
 
         Raises
         ------
@@ -394,11 +391,11 @@ class Trainable(PublicNames):
         (12, 10)
         """
         if not self.built:
-            raise ValueError(f"the weights of {self.name!r} are not known yet; call or build the layer first")
+            raise ValueError(f"{self.name!r} has no weights yet; call or build the layer first")
         return self._parameters.count()
 
     def penalties(self) -> list[float]:
-        """Return the penalties of kernel and bias, as far as they have one.
+        """Return the penalties of kernel and bias, for those with a regularizer.
 
         Returns
         -------
@@ -409,10 +406,9 @@ class Trainable(PublicNames):
 
     @property
     def losses(self) -> list[float]:
-        """Penalties: that of the last call's output, if there was one, then those of kernel and bias.
+        """Penalties: of the output of the last call, if any, then of kernel and bias.
 
-        Only regularizers that are there count: at most two numbers once the layer is built, and three once
-        it has been called.
+        One entry per regularizer: at most two after build, and three after a call.
 
         Examples
         --------
@@ -429,7 +425,7 @@ class Trainable(PublicNames):
 
     @property
     def trainable(self) -> bool:
-        """Whether `step` changes the weights; may be set at any time."""
+        """Whether `step` changes the weights; can be set at any time."""
         return self._parameters.trainable
 
     @trainable.setter
@@ -438,7 +434,7 @@ class Trainable(PublicNames):
 
     @property
     def optimizer(self) -> Optimizer:
-        """The optimizer that `step` runs; setting it forgets the state of the last one."""
+        """The optimizer of `step`; setting it discards the state of the previous one."""
         return self._parameters.optimizer
 
     @optimizer.setter
@@ -447,7 +443,7 @@ class Trainable(PublicNames):
 
     @public
     def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
-        """Let the optimizer change the weights: the one place where training changes them.
+        """Update the weights with the optimizer.
 
         Parameters
         ----------
@@ -459,7 +455,7 @@ class Trainable(PublicNames):
         Raises
         ------
         TypeError, ValueError
-            If a gradient or lr cannot be used; nothing has changed then.
+            If a gradient or lr is invalid; nothing has changed then.
         RuntimeError
             If the layer has not been built.
 
@@ -476,7 +472,7 @@ class Trainable(PublicNames):
         self.plan_update(grads, lr)()
 
     def plan_update(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that runs the step and cannot fail.
+        """Check a step as `step` does; return a function that runs it and cannot fail.
 
         So several layers can be checked before the first one changes.
 
@@ -490,21 +486,21 @@ class Trainable(PublicNames):
         Returns
         -------
         callable
-            Without arguments.
+            A function without arguments.
 
         Raises
         ------
         TypeError, ValueError, RuntimeError
-            As `step` does.
+            As for `step`.
         """
         return self._parameters.plan(grads, lr)
 
     def get_training_state(self) -> Any:
-        """Return the optimizer's state, by weight, for a checkpoint: the arrays themselves."""
+        """Return the optimizer's state by weight, for a checkpoint; arrays are not copied."""
         return self._parameters.states()
 
     def plan_training_state(self, state: Any) -> Callable[[], None]:
-        """Check what `get_training_state` of an equal layer returned; return the function that takes it over."""
+        """Check a result of `get_training_state` of an equal layer; return a function that restores it."""
         return self._parameters.plan_states(state)
 
     def get_weights(self) -> list[Array]:
@@ -528,7 +524,7 @@ class Trainable(PublicNames):
         return self._parameters.copies()
 
     def set_weights(self, weights: list[Array]) -> None:
-        """Replace all weights, or none if any does not fit.
+        """Set all weights, or none if any does not fit.
 
         Parameters
         ----------
@@ -554,7 +550,7 @@ class Trainable(PublicNames):
         self.plan_weights(weights)()
 
     def plan_weights(self, weights: list[Array]) -> Callable[[], None]:
-        """Raise what `set_weights` would raise, or return the function that replaces them, which does not fail."""
+        """Check weights as `set_weights` does; return a function that sets them and cannot fail."""
         return self._parameters.plan_set(weights)
 
     def get_flat(self) -> Array:
@@ -581,12 +577,12 @@ class Trainable(PublicNames):
         return self._parameters.flat()
 
     def flat_gradient(self, grads: Gradients | tuple[Array, ...]) -> Array:
-        """Return gradients of the loss, with those of the penalties of weights added, as a vector like `get_flat`'s.
+        """Return the gradient of loss and weight penalties as a vector like that of `get_flat`.
 
         Parameters
         ----------
         grads : Gradients or tuple of arrays
-            Gradients of kernel and bias, of exactly their shapes and dtype.
+            Gradients of the loss, of exactly the shapes and dtype of kernel and bias.
 
         Returns
         -------
@@ -596,7 +592,7 @@ class Trainable(PublicNames):
         Raises
         ------
         TypeError, ValueError
-            If a gradient cannot be used.
+            If a gradient is invalid.
         RuntimeError
             If the layer has not been built.
 
@@ -606,13 +602,13 @@ class Trainable(PublicNames):
         >>> layer = lc.Dense(1, kernel_initializer="ones", kernel_regularizer=lc.regularizers.L2(0.5))
         >>> y, backward = layer.forward([[1.0, 2.0]])
         >>> dx, grads = backward([[4.0]])
-        >>> layer.flat_gradient(grads)  # that of the penalty is the kernel itself
+        >>> layer.flat_gradient(grads)  # the gradient of the penalty is the kernel itself
         array([5., 9., 4.], dtype=float32)
         """
         return self._parameters.flat_gradient(grads)
 
     def set_flat(self, vector: Array) -> None:
-        """Replace the weights by a vector as `get_flat` returns it.
+        """Set the weights from a vector like that of `get_flat`.
 
         Parameters
         ----------
@@ -622,7 +618,7 @@ class Trainable(PublicNames):
         Raises
         ------
         TypeError, ValueError
-            If it is no such vector.
+            If the vector is invalid.
         RuntimeError
             If the layer has not been built.
 
@@ -638,17 +634,17 @@ class Trainable(PublicNames):
         self.plan_flat(vector)()
 
     def plan_flat(self, vector: Array) -> Callable[[], None]:
-        """Raise what `set_flat` would raise, or return the function that replaces the weights, which does not fail."""
+        """Check a vector as `set_flat` does; return a function that sets the weights and cannot fail."""
         return self._parameters.plan_flat(vector)
 
     @property
     def kernel(self) -> Array:
-        """The kernel, a read-only view that follows later steps."""
+        """The kernel, as a read-only view that reflects later steps."""
         return self._built_weights()["kernel"]
 
     @property
     def bias(self) -> Array | None:
-        """The bias, a read-only view that follows later steps; None without one."""
+        """The bias, as a read-only view that reflects later steps; None without one."""
         return self._built_weights().get("bias")
 
     @property
@@ -663,7 +659,7 @@ class Trainable(PublicNames):
 
     @property
     def non_trainable_weights(self) -> list[Array]:
-        """Read-only views of the weights that `step` leaves alone."""
+        """Read-only views of the weights that `step` does not change."""
         return [] if self.trainable else self.weights
 
     def _built_weights(self) -> dict[str, Array]:
@@ -678,7 +674,7 @@ class Trainable(PublicNames):
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Self:
-        """Make a layer from the result of `get_config`; its weights are fresh.
+        """Create a layer from the result of `get_config`, without weights.
 
         Parameters
         ----------
@@ -692,7 +688,7 @@ class Trainable(PublicNames):
         Raises
         ------
         TypeError, ValueError
-            As the constructor does.
+            As for the constructor.
 
         Examples
         --------
@@ -704,7 +700,7 @@ class Trainable(PublicNames):
         return cls(**arguments(config))
 
     def _common_config(self) -> dict[str, Any]:
-        """The entries that every layer's config begins with, in Keras' order."""
+        """The config entries common to all layers, in Keras' order."""
         shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
 
@@ -724,7 +720,7 @@ def regularization_config(layer: Trainable) -> dict[str, Any]:
 
 
 def dtype_rule(_: Any, value: Any) -> str:
-    """The rule of `dtype`: None is float32, as in Keras, and so is the policy of that name in a config of Keras."""
+    """The rule of `dtype`: None is float32, as in Keras; a dtype policy of a Keras config is read by its name."""
     if isinstance(value, dict) and isinstance(value.get("config"), dict):
         value = value["config"].get("name")
     return float_dtype("float32" if value is None else value).name

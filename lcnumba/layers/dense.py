@@ -1,4 +1,4 @@
-"""The fully connected layer, which most networks end with."""
+"""The fully connected layer."""
 
 from typing import Any, ClassVar
 
@@ -25,23 +25,23 @@ class Dense(Trainable):
     Parameters
     ----------
     units : int
-        Outputs U.
+        Number of outputs U.
     activation, use_bias, kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, \
     activity_regularizer, kernel_constraint, bias_constraint
         As for `LocallyConnected2D`.
     input_shape, batch_input_shape, batch_size, name, trainable, dtype, weights, rng, optimizer
         As for `LocallyConnected2D`; `input_shape` is ``(features,)``.
     input_dim : int, optional
-        Another way to give `input_shape`.
+        Alternative to `input_shape`.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing.
+        For an invalid parameter.
 
     Notes
     -----
-    The kernel has shape (features, U), the bias (U,). The product is BLAS'.
+    The kernel has shape (features, U), the bias (U,). The product is computed by BLAS.
 
     Examples
     --------
@@ -57,7 +57,7 @@ class Dense(Trainable):
 
     _default_name = "dense"
     _shape_hint = "; put a Flatten before Dense"
-    _memory_hint = "give it fewer inputs, or take fewer units"
+    _memory_hint = "use fewer inputs or fewer units"
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "units": lambda _, v: integer("units", v),
@@ -98,7 +98,7 @@ class Dense(Trainable):
 
     @public
     def __call__(self, x: Any) -> Any:
-        """Return y for inference; may be called from several threads.
+        """Return y, for inference; thread-safe.
 
         Parameters
         ----------
@@ -107,49 +107,48 @@ class Dense(Trainable):
 
         Returns
         -------
-        array of the kind of x, (N, U)
-            A fresh array.
+        array of the type of x, (N, U)
+            A new array.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         ValueError
-            If its shape is not that for which the layer was built.
+            If x does not have the shape for which the layer was built.
         """
         given, like = as_numpy("x", x)
         y = self._apply(self._normalised(given), for_backward=False)[0]
-        self._activity(y)
+        self._activity_penalty(y)
         return like(y)
 
     @public
     def forward(self, x: Any) -> tuple[Any, Backward]:
-        """Return y and the pullback of this very call, for training.
+        """Return y and the pullback of this call, for training.
 
         Parameters
         ----------
         x : array, (N, features)
-            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
-            copying them.
+            As for a plain call. Leave x and y unchanged until `Backward` has run: it does not copy them.
 
         Returns
         -------
-        y : array of the kind of x, (N, U)
-            As of a plain call.
+        y : array of the type of x, (N, U)
+            As from a plain call.
         backward : Backward
-            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` also updates the weights.
 
         Raises
         ------
         TypeError, ValueError
-            As a plain call does.
+            As for a plain call.
         """
         given, like = as_numpy("x", x)
         values = self._normalised(given)
         y, saved, version = self._apply(values, for_backward=True)
 
         vjp = _Vjp(self, values, saved, version)
-        activity = self._activity(y)
+        activity = self._activity_penalty(y)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -158,17 +157,17 @@ class Dense(Trainable):
         Parameters
         ----------
         input_shape : (int or None, int)
-            The batch, or None, and the features.
+            The batch size, or None, and the features.
 
         Returns
         -------
         (int or None, int)
-            The batch and U.
+            The batch size and U.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no such shape.
+            If the shape is invalid.
         """
         return self._checked_shape(input_shape)[0], self.units
 
@@ -178,7 +177,7 @@ class Dense(Trainable):
         Parameters
         ----------
         input_shape : (int or None, int)
-            The batch, or None, and the features.
+            The batch size, or None, and the features.
 
         Returns
         -------
@@ -188,19 +187,19 @@ class Dense(Trainable):
         Raises
         ------
         TypeError, ValueError
-            If it is no such shape.
+            If the shape is invalid.
         """
         features = self._checked_shape(input_shape)[1] or 0
         shapes: dict[str, tuple[int, ...]] = {"kernel": (features, self.units)}
         return {**shapes, "bias": (self.units,)} if self.use_bias else shapes
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------
         dict
-            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+            JSON-serialisable, unless an activation, initializer, regularizer or constraint is custom.
         """
         return {
             **self._common_config(),
@@ -213,7 +212,7 @@ class Dense(Trainable):
         }
 
     def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
-        """Y of a normalised x, what the activation's gradient asks for, and the version of the weights."""
+        """Y, the array saved for the activation's gradient, and the version of the weights."""
         with self._parameters.lock.shared():
             kernel, version = self._parameters["kernel"], self._parameters.version
             if x.shape[1] != len(kernel):
@@ -249,4 +248,4 @@ class _Vjp:
         return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
 
     def fused_update(self, dy: Array, wants_dx: bool) -> None:
-        """Return None: BLAS computes the gradient, which is no larger than the weights are here."""
+        """Return None: BLAS computes the whole gradient, whose size is uncritical here."""

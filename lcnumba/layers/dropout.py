@@ -1,4 +1,4 @@
-"""The layer that drops numbers in training."""
+"""Dropout: sets random elements to 0 in training."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,23 +24,23 @@ __all__ = ["Dropout"]
 )
 @public_class
 class Dropout(Stateless):
-    """In training, each number is dropped with probability `rate`, and the others grow by 1 / (1 - rate).
+    """In training, set each element to 0 with probability `rate` and scale the others by 1 / (1 - rate).
 
-    Plain calls, for inference, return x.
+    A plain call, for inference, returns x.
 
     Parameters
     ----------
     rate : float
-        At least 0 and below 1.
+        In [0, 1).
     seed : int, optional
-        Of the layer's own random numbers.
+        Seed of the layer's random generator.
     name : str, optional
         "dropout", "dropout_1", ... by default.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing.
+        For an invalid parameter.
 
     Examples
     --------
@@ -60,14 +60,14 @@ class Dropout(Stateless):
         super().__init__(name, "dropout")
         self._rate = real("rate", rate)
         if not 0 <= self._rate < 1:
-            raise ValueError(f"rate={rate!r} cannot be used; give a number of at least 0 and below 1")
+            raise ValueError(f"rate must be in [0, 1), got {rate!r}")
         self.seed = None if seed is None else integer("seed", seed, 0)
         self._rng = generator(self.seed)
-        self._drawing = Mutex()
+        self._rng_lock = Mutex()
 
     @property
     def rate(self) -> float:
-        """The probability, fixed by the constructor."""
+        """The probability; read-only."""
         return self._rate
 
     @public
@@ -77,54 +77,54 @@ class Dropout(Stateless):
         Parameters
         ----------
         x : array
-            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
 
         Returns
         -------
-        array of the kind of x
-            A fresh array.
+        array of the type of x
+            A new array.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         """
         values, like = as_floats(x)
         return like(values.copy())
 
     @public
     def forward(self, x: Any) -> tuple[Any, StatelessBackward]:
-        """Return y and the pullback of this very call, which drops the same numbers, for training.
+        """Return y and the pullback of this call, which drops the same elements, for training.
 
         Parameters
         ----------
         x : array
-            Any array-API array on the CPU, or nested lists; float64 stays, all else becomes float32.
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
 
         Returns
         -------
-        y : array of the kind of x
-            A fresh array.
+        y : array of the type of x
+            A new array.
         backward : callable
-            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+            ``backward(dy)`` returns dx and None: there are no weights.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         """
         values, like = as_floats(x, 2)
-        with self._drawing.lock:
-            kept = self._rng.random(values.shape, np.float32) >= self.rate
+        with self._rng_lock.lock:
+            mask = self._rng.random(values.shape, np.float32) >= self.rate
         factor = values.dtype.type(1 / (1 - self.rate))
 
         def drop(array: Array) -> Array:
-            return np.where(kept, array * factor, array.dtype.type(0))
+            return np.where(mask, array * factor, array.dtype.type(0))
 
         return like(drop(values)), StatelessBackward(values, drop, cannot_fail=True)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------
@@ -133,11 +133,11 @@ class Dropout(Stateless):
         return {"name": self.name, "rate": self.rate, "seed": self.seed}
 
     def get_training_state(self) -> Any:
-        """Return the state of the layer's random numbers, for a checkpoint."""
+        """Return the state of the layer's random generator, for a checkpoint."""
         return random_state.generator_state(self._rng)
 
     def plan_training_state(self, state: Any) -> Callable[[], None]:
-        """Check what `get_training_state` returned; return the function that takes it over."""
+        """Check a result of `get_training_state`; return a function that restores it."""
         rng = random_state.restore_generator(state, like=self._rng)
 
         def run() -> None:

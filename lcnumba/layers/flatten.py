@@ -1,4 +1,4 @@
-"""A layer that makes each sample one row."""
+"""A layer that flattens each sample into a vector."""
 
 import math
 from collections.abc import Callable
@@ -22,20 +22,20 @@ __all__ = ["Flatten"]
 class Flatten(Stateless):
     """Reshape (N, ...) to (N, the product of the rest), in the order of the axes.
 
-    Results are arrays of their own; within a `Sequential` they are views where that is possible.
+    Results are new arrays; within a `Sequential` they are views where possible.
 
     Parameters
     ----------
     name : str, optional
         "flatten", "flatten_1", ... by default.
     data_format : {"channels_last", "channels_first"}, optional
-        With channels_first the axis after the batch is moved to the end first, as Keras does. By default
-        what Keras' configuration file says, else channels_last.
+        With channels_first the axis after the batch is moved to the end first, as in Keras. By default
+        as in Keras' configuration file, else channels_last.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing.
+        For an invalid parameter.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Flatten(Stateless):
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first.
+            The batch size, or None, first.
 
         Returns
         -------
@@ -70,7 +70,7 @@ class Flatten(Stateless):
         Raises
         ------
         TypeError, ValueError
-            If it is no shape, or a dimension but the batch is undefined.
+            If it is not a shape, or a dimension other than the batch is undefined.
 
         Examples
         --------
@@ -80,7 +80,7 @@ class Flatten(Stateless):
         """
         batch, *sizes = any_shape(input_shape)
         if None in sizes:
-            raise ValueError(f"input_shape={input_shape} must be fully defined but for the batch")
+            raise ValueError(f"input_shape={input_shape} must be fully defined except for the batch")
         return batch, math.prod(entry or 0 for entry in sizes)
 
     @public
@@ -90,52 +90,52 @@ class Flatten(Stateless):
         Parameters
         ----------
         x : array, (N, ...)
-            Any array-API array on the CPU, or nested lists; of any dtype, which stays.
+            Any array-API array on the CPU, or nested lists; of any dtype, which is kept.
 
         Returns
         -------
-        array of the kind of x, (N, the product of the rest)
-            A fresh array.
+        array of the type of x, (N, the product of the rest)
+            A new array.
 
         Raises
         ------
         TypeError
-            If x is no array on the CPU.
+            If x is not an array on the CPU.
         ValueError
-            If it has no dimension, or another shape than the layer was built for.
+            If x has no dimensions, or not the shape for which the layer was built.
         """
         return self.forward(x)[0]
 
     @public
     def forward(self, x: Any) -> tuple[Any, "FlattenBackward"]:
-        """Return x reshaped, and the pullback, which reshapes back.
+        """Return x reshaped, and the pullback, which restores the shape.
 
         Parameters
         ----------
         x : array, (N, ...)
-            Any array-API array on the CPU, or nested lists; of any dtype, which stays.
+            Any array-API array on the CPU, or nested lists; of any dtype, which is kept.
 
         Returns
         -------
-        y : array of the kind of x, (N, the product of the rest)
-            A fresh array.
+        y : array of the type of x, (N, the product of the rest)
+            A new array.
         backward : callable
-            ``backward(dy)`` returns dx and None, for there are no gradients of weights.
+            ``backward(dy)`` returns dx and None: there are no weights.
 
         Raises
         ------
         TypeError
-            If x is no array on the CPU.
+            If x is not an array on the CPU.
         ValueError
-            If it has no dimension, or another shape than the layer was built for.
+            If x has no dimensions, or not the shape for which the layer was built.
         """
         return self.reshaped(x, copies=True)
 
     def reshaped(self, x: Any, copies: bool = False) -> tuple[Any, "FlattenBackward"]:
-        """Return what `forward` does, but views where that is possible, also of dy."""
+        """Like `forward`, but return views where possible, also from the pullback."""
         values, like = as_numpy("x", x, any_dtype=True)
         if values.ndim < 1:
-            raise ValueError("x has 0 dimensions; Flatten needs the batch first")
+            raise ValueError("x has 0 dimensions; its first axis must be the batch")
         shape = values.shape
         if self._sample_shape not in (None, shape[1:]):
             raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
@@ -144,7 +144,7 @@ class Flatten(Stateless):
         return like(fresh(y, values) if copies else y), FlattenBackward(shape, y.shape, moves, copies)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------
@@ -154,7 +154,7 @@ class Flatten(Stateless):
 
 
 class FlattenBackward:
-    """The pullback of a Flatten: it reshapes back."""
+    """The pullback of a Flatten: it restores the shape."""
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool, copies: bool) -> None:
         self._x_shape, self._y_shape, self._moved, self._copies = x_shape, y_shape, moved, copies
@@ -176,5 +176,5 @@ class FlattenBackward:
         return like(fresh(dx, given) if self._copies else dx), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any]:
-        """Return the function (dy, wants_dx) -> dx."""
+        """Return a function ``(dy, wants_dx) -> dx``."""
         return lambda dy, wants_dx: self(dy)[0] if wants_dx else None

@@ -31,8 +31,8 @@ __all__ = ["LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D"]
 
 _KERAS = KerasSettings(KERAS_COMMON | {"filters", "kernel_size", "strides", "padding", "data_format", "implementation"})
 CHOICES = (*IMPLEMENTATIONS, "auto")
-# Each brings scratch memory of its own; no machine has so many.
-MOST_THREADS = 4096
+# Each thread allocates scratch memory; no machine has more cores.
+MAX_THREADS = 4096
 
 
 def _implementation(value: Any) -> int | str:
@@ -41,13 +41,13 @@ def _implementation(value: Any) -> int | str:
 
 
 def _padding_mode(layer: "LocallyConnected", value: Any) -> str | tuple[str, ...]:
-    """The rule of `padding_mode`: one word where all dimensions agree."""
+    """The rule of `padding_mode`: one string if all dimensions have the same mode."""
     modes = padding_modes(value, layer.rank)
     return modes[0] if len(set(modes)) == 1 else modes
 
 
-# What Keras' layer does not have: the check of each, and the default, with which it is left out of the config.
-_BEYOND: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
+# Parameters that Keras' layer does not have: the check and the default, which is left out of the config.
+_NON_KERAS: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
     "fans": (lambda _, v: choice("fans", v, ("keras", "window")), "keras"),
     "dilation_rate": (lambda layer, v: int_tuple("dilation_rate", v, layer.rank), 1),
     "padding_mode": (_padding_mode, "zeros"),
@@ -58,13 +58,12 @@ _BEYOND: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
 
 @public_class
 class LocallyConnected(Trainable):
-    """The layer of any spatial rank; the public classes fix the rank and give it Keras' signature."""
+    """Base class for any spatial rank; the public subclasses set the rank."""
 
     rank: ClassVar[int]
 
-    _memory_hint = "every position has its own weights: take larger strides, fewer filters, or a convolution"
-    # Every entry of get_config but name and trainable, with its check: the same one whether the
-    # value comes through the constructor or is assigned before the layer is built.
+    _memory_hint = "every position has its own weights: use larger strides or fewer filters, or a convolution"
+    # Every entry of get_config except name and trainable, with its check, used by the constructor and on assignment.
     _rules: ClassVar = {
         "dtype": dtype_rule,
         "filters": lambda _, v: integer("filters", v),
@@ -78,7 +77,7 @@ class LocallyConnected(Trainable):
         "bias_initializer": lambda _, v: initializers.get(v),
         **REGULARIZATION_RULES,
         "implementation": lambda _, v: _implementation(v),
-        **{name: rule for name, (rule, _) in _BEYOND.items()},
+        **{name: rule for name, (rule, _) in _NON_KERAS.items()},
     }
     filters: int
     kernel_size: tuple[int, ...]
@@ -93,7 +92,7 @@ class LocallyConnected(Trainable):
     bias_sharing: str
     kernel_mask: Mask | None
 
-    # What build makes.
+    # Set by build.
     _geometry: Geometry
     _implementation: Implementation
 
@@ -136,19 +135,19 @@ class LocallyConnected(Trainable):
         self.n_threads = n_threads
         if self.padding == "valid" and "circular" in padding_modes(self.padding_mode, self.rank):
             warn(
-                "padding_mode='circular' has no effect with padding='valid', whose windows do not reach beyond the "
-                "input; give padding='same', or pairs"
+                "padding_mode='circular' has no effect with padding='valid', whose windows lie inside the input; use "
+                "padding='same' or explicit padding"
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a copy; its mask is as read-only as the original."""
+        """Restore the state, with a read-only mask like the original's."""
         self.__dict__.update(state)
         if self.kernel_mask is not None:
             self.__dict__["kernel_mask"] = read_only(self.kernel_mask)
 
     @public
     def __call__(self, x: Any) -> Any:
-        """Return y for inference; may be called from several threads.
+        """Return y, for inference; thread-safe.
 
         Parameters
         ----------
@@ -157,15 +156,15 @@ class LocallyConnected(Trainable):
 
         Returns
         -------
-        array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
-            A fresh array.
+        array of the type of x, (N, OH, OW, F) or (N, F, OH, OW)
+            A new array.
 
         Raises
         ------
         TypeError
-            If x is no array of real numbers on the CPU, or of a dtype that is not computed in.
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
         ValueError
-            If its shape is not that for which the layer was built, or for which it can be built.
+            If x does not have the shape for which the layer was built, or cannot be built.
 
         Examples
         --------
@@ -175,31 +174,32 @@ class LocallyConnected(Trainable):
         array([3., 5.], dtype=float32)
         """
         given, like = as_numpy("x", x)
-        y = self._outward(self._apply(self._inward(self._normalised(given)), for_backward=False)[0])
-        self._activity(y)
+        y = self._from_channels_last(
+            self._apply(self._to_channels_last(self._normalised(given)), for_backward=False)[0]
+        )
+        self._activity_penalty(y)
         return like(y)
 
     @public
     def forward(self, x: Any) -> tuple[Any, Backward]:
-        """Return y and the pullback of this very call, for training.
+        """Return y and the pullback of this call, for training.
 
         Parameters
         ----------
         x : array, (N, H, W, C), or (N, C, H, W) with channels_first
-            As for a plain call. Leave it and y unchanged until `Backward` has run: it refers to both without
-            copying them.
+            As for a plain call. Leave x and y unchanged until `Backward` has run: it does not copy them.
 
         Returns
         -------
-        y : array of the kind of x, (N, OH, OW, F) or (N, F, OH, OW)
-            As of a plain call.
+        y : array of the type of x, (N, OH, OW, F) or (N, F, OH, OW)
+            As from a plain call.
         backward : Backward
-            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` changes the weights, too.
+            ``backward(dy)`` returns dx and the `Gradients`; ``backward.step(dy, lr)`` also updates the weights.
 
         Raises
         ------
         TypeError, ValueError
-            As a plain call does.
+            As for a plain call.
 
         Examples
         --------
@@ -214,11 +214,11 @@ class LocallyConnected(Trainable):
                [20., 30.]], dtype=float32)
         """
         given, like = as_numpy("x", x)
-        inner = self._inward(self._normalised(given))
+        inner = self._to_channels_last(self._normalised(given))
         y, saved, version = self._apply(inner, for_backward=True)
 
-        y, vjp = self._outward(y), _Vjp(self, inner, saved, version)
-        activity = self._activity(y)
+        y, vjp = self._from_channels_last(y), _Vjp(self, inner, saved, version)
+        activity = self._activity_penalty(y)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
@@ -227,17 +227,17 @@ class LocallyConnected(Trainable):
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first; the rest in the layer's data format.
+            The batch size, or None, first; the rest in the layer's data format.
 
         Returns
         -------
         tuple of int or None
-            The same of y.
+            The shape of y.
 
         Raises
         ------
         TypeError, ValueError
-            If it is no such shape, or the kernel does not fit into it.
+            If the shape is invalid, or the kernel does not fit into it.
 
         Examples
         --------
@@ -254,7 +254,7 @@ class LocallyConnected(Trainable):
         Parameters
         ----------
         input_shape : tuple of int or None
-            The batch, or None, first; the rest in the layer's data format.
+            The batch size, or None, first; the rest in the layer's data format.
 
         Returns
         -------
@@ -264,7 +264,7 @@ class LocallyConnected(Trainable):
         Raises
         ------
         TypeError, ValueError
-            If it is no such shape, or the kernel does not fit into it.
+            If the shape is invalid, or the kernel does not fit into it.
 
         Examples
         --------
@@ -280,25 +280,25 @@ class LocallyConnected(Trainable):
 
     @property
     def n_threads(self) -> int | None:
-        """How many threads the layer's large work uses; None: as many as Numba does. May be set at any time."""
+        """Number of threads for large work; None: as many as Numba. Can be set at any time."""
         return self._parameters.threads
 
     @n_threads.setter
     def n_threads(self, value: int | None) -> None:
         threads = None if value is None else integer("n_threads", value)
-        if threads is not None and threads > MOST_THREADS:
-            raise ValueError(f"n_threads={value!r} is too large; give at most {MOST_THREADS}")
+        if threads is not None and threads > MAX_THREADS:
+            raise ValueError(f"n_threads={value!r} is too large; give at most {MAX_THREADS}")
         self._parameters.threads = threads
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer, with Keras' keys in Keras' order.
+        """Return the constructor arguments of an equal layer, with Keras' keys in Keras' order.
 
-        What Keras does not have is added where it differs from its default.
+        Parameters that Keras does not have are included only if they differ from their defaults.
 
         Returns
         -------
         dict
-            What JSON can hold, unless an activation, initializer, regularizer or constraint is the user's own.
+            JSON-serialisable, unless an activation, initializer, regularizer or constraint is custom.
 
         Examples
         --------
@@ -323,7 +323,7 @@ class LocallyConnected(Trainable):
             **regularization_config(self),
             "implementation": self.implementation,
         }
-        for name, (rule, default) in _BEYOND.items():
+        for name, (rule, default) in _NON_KERAS.items():
             value = getattr(self, name)
             if value is not None and (name == "kernel_mask" or value != rule(self, default)):
                 config[name] = masks.serialize(value) if name == "kernel_mask" else value
@@ -332,7 +332,7 @@ class LocallyConnected(Trainable):
     def with_implementation(self, implementation: int | str) -> Self:
         """Return a layer with another implementation and the same weights, optimizer and state.
 
-        Of a layer that has not been built, the new one has the same initial weights to come.
+        If the layer has not been built, both will be built with the same initial weights.
 
         Parameters
         ----------
@@ -347,7 +347,7 @@ class LocallyConnected(Trainable):
         Raises
         ------
         TypeError, ValueError
-            If there is no such implementation.
+            If the implementation is unknown.
 
         Examples
         --------
@@ -371,42 +371,42 @@ class LocallyConnected(Trainable):
         return other
 
     def costs(self, batch_size: int = cost.TYPICAL_BATCH) -> tuple[cost.Cost, ...]:
-        """Return what each implementation needs for a step, estimated from shapes alone.
+        """Return the cost of a step for each implementation, estimated from shapes alone.
 
         Parameters
         ----------
         batch_size : int, default 32
-            Samples of a batch.
+            Samples per batch.
 
         Returns
         -------
         tuple of lcnumba.implementations.cost.Cost
-            One for each implementation: its number, multiplications and additions, bytes, and the estimated time.
+            One per implementation: its number, multiplications and additions, bytes, and estimated time.
 
         Raises
         ------
         AttributeError
             If the input shape is not known yet.
         TypeError, ValueError
-            If `batch_size` is no integer of at least 1.
+            If `batch_size` is not an integer of at least 1.
 
         Examples
         --------
         >>> import lcnumba as lc
         >>> layer = lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3))
-        >>> {cost.implementation: cost.memory for cost in layer.costs(8)}  # bytes beside weights, inputs and outputs
+        >>> {cost.implementation: cost.memory for cost in layer.costs(8)}  # bytes in addition to weights, x and y
         {1: 0, 2: 707983200, 3: 24883200}
         """
         geometry = self._geometry_of(self.input_shape)
         return cost.costs(geometry, integer("batch_size", batch_size), self._dtype.itemsize)
 
     def explain(self, batch_size: int = cost.TYPICAL_BATCH, print_fn: Callable[[str], Any] = print) -> None:
-        """Print what each implementation needs for a step, and which one is used.
+        """Print the cost of a step for each implementation, and which one is used.
 
         Parameters
         ----------
         batch_size : int, default 32
-            Samples of a batch.
+            Samples per batch.
         print_fn : callable, default print
             Called with the whole text.
 
@@ -415,7 +415,7 @@ class LocallyConnected(Trainable):
         AttributeError
             If the input shape is not known yet.
         TypeError, ValueError
-            If `batch_size` is no integer of at least 1.
+            If `batch_size` is not an integer of at least 1.
 
         Examples
         --------
@@ -426,27 +426,31 @@ class LocallyConnected(Trainable):
              1 loops *         0.0249      0.0746         0                 18.7         1
                2 dense           2.83        5.69       708             1.44e+03        47
               3 sparse         0.0249      0.0746      24.9                 62.2       3.1
-        * in use: implementation 1, as set. The estimate is of shapes alone; lcnumba.tune measures.
+        * in use: implementation 1, as set. Estimates depend on shapes alone; lcnumba.tune measures.
         """
         geometry = self._geometry_of(self.input_shape)
         size = integer("batch_size", batch_size)
-        print_fn(cost.explained(geometry, size, self._dtype.itemsize, self.implementation, self._number(geometry)))
+        print_fn(
+            cost.explained(
+                geometry, size, self._dtype.itemsize, self.implementation, self._implementation_number(geometry)
+            )
+        )
 
-    def _number(self, geometry: Geometry) -> int:
-        """The implementation in use."""
+    def _implementation_number(self, geometry: Geometry) -> int:
+        """The number of the implementation in use."""
         if isinstance(self.implementation, int):
             return self.implementation
         return cost.choose(geometry, self._dtype.itemsize)
 
     def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
-        """Y (N, *output, F) of a normalised, channels-last x, what its gradient asks for, and the weights' version."""
+        """Y (N, *output, F) of a channels-last x, the array saved for the gradient, and the version of the weights."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
             if x.shape[1:] != (*geometry.input_size, geometry.channels):
                 shape = self._outer_shape(x.shape)
                 raise ValueError(
-                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: its weights belong to "
-                    f"positions, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
+                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: each position has "
+                    f"its own weights, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
                 )
             bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
             flat, relu = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
@@ -471,11 +475,11 @@ class LocallyConnected(Trainable):
         else:
             masks.check(mask, geometry.kernel_shape)
             exists = mask & (geometry.exists if mask.ndim == 2 else geometry.exists[:, :, None])
-        implementation = create(self._number(geometry), geometry, mask)
+        implementation = create(self._implementation_number(geometry), geometry, mask)
         return {"_geometry": geometry, "_implementation": implementation}, {} if exists is None else {"kernel": exists}
 
     def _geometry_of(self, input_shape: Any) -> Geometry:
-        """The geometry for an outer input shape, batch first."""
+        """The geometry for an input shape in the layer's data format, batch first."""
         _, *sizes = (entry or 0 for entry in self._checked_shape(input_shape))
         *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
         windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding)
@@ -489,16 +493,16 @@ class LocallyConnected(Trainable):
         """A channels-last shape in the layer's data format."""
         return (*shape[:1], *shape[-1:], *shape[1:-1]) if self.data_format == "channels_first" else shape
 
-    def _inward(self, array: Array) -> Array:
+    def _to_channels_last(self, array: Array) -> Array:
         """An array in the layer's data format as contiguous channels-last."""
         if self.data_format == "channels_first":
-            return _moved(array, 1, -1)
+            return _move_axis(array, 1, -1)
         return array
 
-    def _outward(self, array: Array) -> Array:
+    def _from_channels_last(self, array: Array) -> Array:
         """A channels-last array as a contiguous one in the layer's data format."""
         if self.data_format == "channels_first":
-            return _moved(array, -1, 1)
+            return _move_axis(array, -1, 1)
         return array
 
 
@@ -516,12 +520,12 @@ def _scratch() -> Any:
     return scratch
 
 
-def _moved(array: Array, source: int, destination: int) -> Array:
-    """A contiguous array with one axis elsewhere."""
+def _move_axis(array: Array, source: int, destination: int) -> Array:
+    """A contiguous array with one axis moved, as by `numpy.moveaxis`."""
     moved = np.moveaxis(array, source, destination)
     if moved.flags.c_contiguous:
         return moved
-    require(array.nbytes, "an array with its channels moved", "give fewer samples at a time")
+    require(array.nbytes, "a copy with the channel axis moved", "give fewer samples at a time")
     return np.ascontiguousarray(moved)
 
 
@@ -545,7 +549,7 @@ class _Vjp:
             dx, dkernel = layer._implementation.gradients(
                 self._x, kernel, dz, y=y, version=self._version, threads=threads
             )
-        return layer._outward(dx.reshape(self._x_shape)), Gradients(dkernel, self._dbias(dz, y))
+        return layer._from_channels_last(dx.reshape(self._x_shape)), Gradients(dkernel, self._dbias(dz, y))
 
     def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
         layer, implementation = self._layer, self._layer._implementation
@@ -553,9 +557,9 @@ class _Vjp:
             return None
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
-        # Its memory is there before the weights change.
+        # Allocated before the weights change.
         moved = wants_dx and layer.data_format == "channels_first"
-        outward = _scratch().aligned(layer._outer_shape(self._x_shape), dz.dtype) if moved else None
+        channels_first = _scratch().aligned(layer._outer_shape(self._x_shape), dz.dtype) if moved else None
 
         def update(kernel: Array, rule: Rule | None) -> Array | None:
             settings: dict[str, Any] = {"y": y, "version": self._version, "threads": layer.n_threads}
@@ -563,17 +567,17 @@ class _Vjp:
                 dx = implementation.fused_update(self._x, kernel, dz, rule, wants_dx=wants_dx, **settings)
             else:  # the weights are not trainable
                 dx = implementation.apply_transpose(kernel, dz, **settings) if wants_dx else None
-            if dx is None or outward is None:
+            if dx is None or channels_first is None:
                 return None if dx is None else dx.reshape(self._x_shape)
-            np.copyto(outward, np.moveaxis(dx.reshape(self._x_shape), -1, 1))
-            return outward
+            np.copyto(channels_first, np.moveaxis(dx.reshape(self._x_shape), -1, 1))
+            return channels_first
 
         return update, {} if dbias is None else {"bias": dbias}
 
     def _through_activation(self, dy: Array) -> tuple[Array, Array | None]:
-        """Dz (N, P, F) and None; or dy as it is and y, whose rectifier the implementation takes it through."""
+        """Dz (N, P, F) and None; or, for a ReLU, dy and y: the implementation applies the mask y > 0."""
         layer = self._layer
-        dy = layer._inward(dy)
+        dy = layer._to_channels_last(dy)
         if activations.rectifies(layer.activation):
             return dy.reshape(self._flat), self._saved.reshape(self._flat)
         return activations.vjp(layer.activation, dy, self._saved).reshape(self._flat), None
@@ -587,7 +591,7 @@ class _Vjp:
 
 @register_layer(keras=_KERAS)
 class LocallyConnected2D(LocallyConnected):
-    """Locally connected layer for images: every output position has weights of its own.
+    """Locally connected layer for images: every output position has its own weights.
 
     ``y[n, i, j, f] = activation(bias[i, j, f] + sum over (a, b, c) of x[n, i*s + a, j*t + b, c] *
     kernel[i * OW + j, (a * KW + b) * C + c, f])`` for strides (s, t), as Keras'
@@ -598,44 +602,42 @@ class LocallyConnected2D(LocallyConnected):
     filters : int
         Filters F, the channels of the output.
     kernel_size : int or (int, int)
-        Height and width of the window, in this order.
+        Height and width of the window.
     strides : int or (int, int), default (1, 1)
-        Steps between windows along height and width, in this order.
+        Strides along height and width.
     padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
-        "valid": windows inside the input. "same": ``ceil(size / stride)`` windows of Keras'
-        placement, clipped to the input; connections outside it do not exist. Works with every
-        implementation (Keras refuses it with implementation 1). Or how far windows may reach beyond the
-        input, (before, after) for each dimension, less than the window spans.
+        "valid": windows inside the input. "same": ``ceil(size / stride)`` windows, placed as in Keras and clipped to
+        the input; connections outside it do not exist. Works with every implementation (in Keras not with
+        implementation 1). Or explicit padding, (before, after) for each dimension, smaller than the span of the window.
     data_format : {"channels_last", "channels_first"}, optional
-        Order of the axes of x and y; by default what Keras' configuration file says
-        (``image_data_format`` in ``~/.keras/keras.json``), else channels_last. Weights do not depend on it.
+        Order of the axes of x and y; by default as in Keras' configuration file (``image_data_format`` in
+        ``~/.keras/keras.json``), else channels_last. Weights do not depend on it.
     activation : str or object, optional
-        Any of Keras' names ("relu", "elu", "gelu", "softmax", ...; softmax is over the channels), or an
+        A name from Keras ("relu", "elu", "gelu", "softmax", ...; softmax is over the channels), or an
         object with ``__call__(z, out=None)`` and ``gradient(dy, y)``; see `lcnumba.activations`.
     use_bias : bool, default True
-        Whether a bias is added at each position and filter.
+        Whether to add a bias at each position and filter.
     kernel_initializer, bias_initializer : str, object or callable
-        "glorot_uniform" and "zeros" by default, and any other of Keras'; a callable takes ``(shape, dtype,
+        "glorot_uniform" and "zeros" by default, or any other of Keras' names; a callable takes ``(shape, dtype,
         rng)``.
     kernel_regularizer, bias_regularizer, activity_regularizer : str, dict or object, optional
         Penalties: "l1", "l2" (0.01 each), ``L1L2(l1, l2)``, or an object with ``__call__(w)`` and
-        ``gradient(w)``. Those of the weights join the gradient in `step`; that of the output, divided by
-        the batch, joins it in backward. `losses` lists their values.
+        ``gradient(w)``. Weight penalties are added to the gradient in `step`; the activity penalty, divided by
+        the batch size, in backward. `losses` lists their values.
     kernel_constraint, bias_constraint : str, dict or callable, optional
-        What weights are brought back to after a step: "max_norm", "non_neg", "unit_norm",
-        "min_max_norm", or a callable ``f(w) -> w``. Axes are those of the kernel (P, K, F).
+        Applied to the weights after each step: "max_norm", "non_neg", "unit_norm", "min_max_norm", or a callable
+        ``f(w) -> w``. Axes are those of the kernel (P, K, F).
     implementation : {1, 2, 3, "auto"}, default 1
-        How to compute, never what: 1 loops over the weights as they lie, 2 a dense matrix, 3 a
-        sparse matrix. "auto" chooses by shapes alone (`explain` tells why), the same on every
-        machine; `lcnumba.tune` measures.
+        How to compute the same result: 1 loops over the weights in place, 2 a dense matrix, 3 a sparse matrix.
+        "auto" chooses by shapes alone (see `explain`), the same on every machine; `lcnumba.tune` measures.
     input_shape : (int, int, int), optional
-        Shape of a sample; lets a `Sequential` build the layer at once. The layer takes no other.
+        Shape of a sample; a `Sequential` then builds the layer as it is added. Other shapes are refused.
     batch_input_shape : (None, int, int, int), optional
-        The same with the batch, or None, first. Batches may have any size all the same.
+        `input_shape` with the batch size, or None, first. Batches may still have any size.
     batch_size : int, optional
         With `input_shape`, the first entry of `batch_input_shape`.
     input_dim : int, optional
-        Of Keras' signature: an `input_shape` of one entry, which this layer cannot take.
+        Part of Keras' signature: an `input_shape` of one entry, which does not fit this layer.
     name : str, optional
         "locally_connected2d", "locally_connected2d_1", ... by default.
     trainable : bool, default True
@@ -645,32 +647,30 @@ class LocallyConnected2D(LocallyConnected):
     weights : list of arrays, optional
         Initial values, in the order of `get_weights`.
     fans : {"keras", "window"}, default "keras"
-        What the scaled initializers take for the fans of the kernel. "keras": P*K and P*F, which
-        Keras reads off the weights' shape and which makes first values far smaller than those of a
-        convolution. "window": K and KH*KW*F, as for a convolution.
+        fan_in and fan_out for scaled initializers. "keras": P*K and P*F, which Keras derives from the kernel's shape;
+        initial values are far smaller than those of a convolution. "window": K and KH*KW*F, as for a convolution.
     dilation_rate : int or (int, int), default 1
-        Steps between the taps of a window, which spans ``d * (k - 1) + 1`` inputs.
+        Spacing of the taps of a window, which spans ``d * (k - 1) + 1`` inputs.
     padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
-        What windows read beyond the input: nothing, or the input from its other end on, as longitudes do.
+        What windows read beyond the input: nothing, or the input's other end (periodic, as for longitudes).
     bias_sharing : {"position", "filter"}, default "position"
-        Whether each output has its bias, or each filter one for all positions.
+        Whether each output has its own bias, or each filter one for all positions.
     kernel_mask : bool array, (P, K) or (P, K, F), optional
-        Which connections exist. The others are 0, get no gradient, are not counted, and carry nothing, not
-        even NaN (implementation 2 spreads non-finite values over their sample only without a mask).
+        Which connections exist. The others are 0, get no gradient, are not counted, and do not propagate even
+        NaN (implementation 2 spreads non-finite values over their sample only without a mask).
     rng : None, int or numpy.random.Generator
-        Source of initial values. Layers given the same integer draw the same numbers; hand one
-        Generator to all layers to avoid that.
+        Source of initial values. Layers with the same seed draw the same values; pass one Generator to all
+        layers to avoid that.
     optimizer : str or object, default "sgd"
-        What `step` runs: "sgd", "adam", ``SGD(momentum=0.9)``, or an object with ``init(param)``
+        Used by `step`: "sgd", "adam", ``SGD(momentum=0.9)``, or an object with ``init(param)``
         and ``update(param, grad, state, lr)``.
     n_threads : int, optional
-        How many threads large work uses; by default as many as Numba does. The numbers do not depend
-        on it.
+        Number of threads for large work; by default as many as Numba. Results do not depend on it.
 
     Raises
     ------
     TypeError, ValueError
-        For a parameter that is no such thing, or a kernel that does not fit `input_shape`.
+        For an invalid parameter, or a kernel that does not fit `input_shape`.
 
     Notes
     -----
@@ -678,7 +678,7 @@ class LocallyConnected2D(LocallyConnected):
     channel); the bias has shape (OH, OW, F): Keras' implementation 1 with channels_last, whatever
     the implementation and data format here.
 
-    Once the layer is built, all of its settings but `trainable`, `optimizer` and `n_threads` are locked.
+    Once the layer is built, all settings except `trainable`, `optimizer` and `n_threads` are locked.
 
     Examples
     --------
@@ -725,7 +725,7 @@ class LocallyConnected1D(LocallyConnected):
 
 @register_layer
 class LocallyConnected3D(LocallyConnected):
-    """Locally connected layer for volumes, which Keras never had: x (N, D, H, W, C), y (N, OD, OH, OW, F).
+    """Locally connected layer for volumes, not in Keras: x (N, D, H, W, C), y (N, OD, OH, OW, F).
 
     All parameters are those of `LocallyConnected2D` with three dimensions: depth, height, width. The kernel
     has shape (P, K, F), P = OD*OH*OW and K = KD*KH*KW*C, the bias (OD, OH, OW, F).

@@ -13,12 +13,12 @@ _lock = Mutex()
 
 
 def layer_name(name: Any, default: str) -> str:
-    """Return `name`, or for None the next default name that no layer of this process has had."""
+    """Return `name`, or for None the next default name not yet used in this process."""
     if name is not None and (not isinstance(name, str) or not name):
         raise TypeError(f"name={name!r} must be a non-empty string")
     match = None if name is None else re.fullmatch(rf"{re.escape(default)}(?:_(\d{{1,9}}))?", name)
     least = 0 if match is None else int(match[1] or 0) + 1
-    # Read and written without a call in between, so that no handler of a signal comes in the middle and names a layer.
+    # No call between read and write: a signal handler that runs there could create a layer.
     with _lock.lock:
         if name is None:
             number = _next[default]

@@ -1,4 +1,4 @@
-"""The parameters of one layer: the one place where they change, and who may look meanwhile."""
+"""The parameters of one layer, their updates, and the lock that guards them."""
 
 import copy
 import threading
@@ -21,33 +21,33 @@ __all__ = ["FusedUpdate", "Parameters", "as_vector"]
 
 
 def as_vector(vector: Any) -> Array:
-    """Return a vector of weights, of any kind of array, as NumPy; an error for what is no float or integer."""
+    """Return a weight vector, of any array type, as NumPy; raise unless its dtype is float or integer."""
     values, _ = as_numpy("vector", vector)
     check_dtype("vector", values, np.dtype(np.float64))
     return values
 
 
 def _bits(array: Array) -> Array:
-    """The numbers as integers, by which NaN and the sign of 0 can be compared."""
+    """The array's bits as unsigned integers, so that NaNs and signed zeros compare."""
     return array.view(f"u{array.itemsize}")
 
 
 def _writable(array: Array) -> Array:
-    """The array, or a copy if a kernel could not write to it, or would write to somebody else's memory."""
+    """The array, or a copy unless it is writable, contiguous and owns its memory."""
     flags = array.flags
     own = type(array) is np.ndarray and flags.owndata and flags.writeable and flags.c_contiguous and flags.aligned
     return array if own else np.array(array, order="C")
 
 
-def _own(state: Any) -> Any:
-    """An optimizer's state whose arrays kernels may write to, copied if need be."""
+def _own_arrays(state: Any) -> Any:
+    """An optimizer's state with arrays that kernels may write to, copied where necessary."""
     if isinstance(state, dict) and all(isinstance(value, np.ndarray) for value in state.values()):
         return {name: _writable(array) for name, array in state.items()}
     return copy.deepcopy(state)
 
 
-def _alike(state: Any, model: dict[str, Array]) -> bool:
-    """Whether a state holds arrays of the same names, shapes and dtypes as another, and counts from 0."""
+def _same_structure(state: Any, model: dict[str, Array]) -> bool:
+    """Whether a state has arrays of the same names, shapes and dtypes as `model`, and no negative counters."""
     if not isinstance(state, dict) or not all(isinstance(array, np.ndarray) for array in state.values()):
         return False
     kinds = ({key: (a.shape, a.dtype) for key, a in arrays.items()} for arrays in (state, model))
@@ -55,38 +55,38 @@ def _alike(state: Any, model: dict[str, Array]) -> bool:
     return next(kinds) == next(kinds) and all(count.min() >= 0 for count in counts)
 
 
-# Changes a kernel by a rule, or not at all, and returns dx if that is wanted.
+# Updates a kernel by a rule (unchanged for None) and returns dx if requested.
 FusedUpdate = Callable[[Array, Rule | None], Any]
-_NONE = Regularization()
+_NO_REGULARIZATION = Regularization()
 
 
 @dataclass(frozen=True)
 class _Step:
-    """A checked step from gradients: what to apply, and the state of affairs for which it was checked."""
+    """A checked step from gradients, and the version and optimizer states it was checked against."""
 
     version: int
-    base: dict[str, Any]  # the states that `states` were made of
+    base: dict[str, Any]  # the states that `states` was derived from
     optimizer: optimizers.Optimizer
     lr: float
     states: dict[str, Any]
     gradients: dict[str, Array]
-    values: dict[str, Array] | None  # the new arrays that user code has made; None without such
+    values: dict[str, Array] | None  # new arrays computed by user code, if there is any
 
 
 class Parameters:
     """Named arrays, their optimizer and its state, guarded by a lock and counted by a version.
 
-    Calls of the layer share the lock, changes exclude them; every change raises `version` before
-    the first number changes, so that what was derived from older values can tell.
+    Calls of the layer hold the lock shared, changes hold it exclusively. Every change increments `version` before it
+    writes, so that data derived from older values can be recognised as stale.
     """
 
     def __init__(self, owner: str, optimizer: Any) -> None:
-        self.owner = owner  # how messages call the layer
+        self.owner = owner  # the layer's name in messages
         self.lock = SharedLock()
         self.version = 0
         self._changed_by: int | None = None  # the thread of the last change
         self.trainable = True
-        self.threads: int | None = None  # how many updates may use; None: as many as Numba does
+        self.threads: int | None = None  # used by updates; None: as many as Numba
         self._arrays: dict[str, Array] = {}
         self._exists: dict[str, Mask] = {}
         self._regularizations: dict[str, Regularization] = {}
@@ -100,7 +100,7 @@ class Parameters:
 
     @property
     def optimizer(self) -> optimizers.Optimizer:
-        """The optimizer; setting it forgets the state of the last one."""
+        """The optimizer; setting it discards the state of the previous one."""
         return self._optimizer
 
     @optimizer.setter
@@ -112,10 +112,10 @@ class Parameters:
     def fill(
         self, arrays: Mapping[str, Array], exists: Mapping[str, Mask], regularizations: Mapping[str, Regularization]
     ) -> None:
-        """Take the first, or new, arrays as they are; the caller holds the lock alone.
+        """Set the arrays, without copying; the caller holds the exclusive lock.
 
-        `exists` marks, for arrays that have such, the rows (all axes but the last) or numbers that exist:
-        the others are 0 and stay 0 whatever values or gradients come.
+        `exists` optionally masks an array: which rows (all axes but the last) or elements exist. The others are 0 and
+        stay 0 whatever values or gradients are given.
         """
         for name, regularization in regularizations.items():
             regularization.check(name, arrays[name].dtype)
@@ -123,12 +123,12 @@ class Parameters:
                 regularization.constraint.check(f"{name}_constraint", arrays[name].shape)
         for name, mask in exists.items():
             arrays[name][~mask] = 0
-        self._changes()
+        self._begin_change()
         self._arrays, self._exists, self._regularizations = dict(arrays), dict(exists), dict(regularizations)
         self._states = {}
 
     def __getitem__(self, name: str) -> Array:
-        """One array itself, for computation under the lock."""
+        """One array, not a copy, for computation under the lock."""
         return self._arrays[name]
 
     def views(self) -> dict[str, Array]:
@@ -141,28 +141,28 @@ class Parameters:
             return [array.copy() for array in self._arrays.values()]
 
     def snapshot(self) -> tuple[list[Array], optimizers.Optimizer, dict[str, Any]]:
-        """Copies of the arrays, the optimizer and a copy of its state, all of one moment."""
+        """Copies of the arrays, the optimizer and a copy of its state, taken atomically."""
         with self.lock.shared():
             arrays = [array.copy() for array in self._arrays.values()]
             return arrays, self._optimizer, copy.deepcopy(self._states)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copy and pickle the state of one moment, whatever other threads do."""
+        """Return a consistent snapshot for copying and pickling, also while other threads step."""
         with self.lock.shared():
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             return {**self.__dict__, "_arrays": arrays, "_states": copy.deepcopy(self._states)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Take the state of a copy, with arrays that kernels may write to.
+        """Restore the state, with arrays that kernels may write to.
 
-        joblib hands large arrays over as read-only memory maps, and pickles with buffers of their own may lie in any
-        memory: writing to those would end the process.
+        joblib passes large arrays as read-only memory maps, and out-of-band pickle buffers may be in any memory:
+        writing to those could crash the process.
         """
         arrays = {name: _writable(array) for name, array in state["_arrays"].items()}
-        self.__dict__.update(state, _arrays=arrays, _states={n: _own(s) for n, s in state["_states"].items()})
+        self.__dict__.update(state, _arrays=arrays, _states={n: _own_arrays(s) for n, s in state["_states"].items()})
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Parameters":
-        """Copy once: the state that is taken is a copy already."""
+        """Copy the arrays once: `__getstate__` has copied them already."""
         twin = object.__new__(Parameters)
         memo[id(self)] = twin
         arrays = ("_arrays", "_states")
@@ -172,34 +172,34 @@ class Parameters:
         return twin
 
     def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
-        """Take the optimizer and state of a `snapshot` of parameters of the same shapes."""
+        """Set optimizer and state to those of a `snapshot` of parameters of the same shapes."""
         with self.lock.exclusive():
             self._optimizer, self._states = optimizer, states
 
     def states(self) -> dict[str, Any]:
-        """The optimizer's state by array, itself and no copy; empty before the first step."""
+        """The optimizer's state by array name, not copied; empty before the first step."""
         with self.lock.shared():
             return dict(self._states)
 
     def plan_states(self, states: Any) -> Callable[[], None]:
-        """Check what `states` returned of parameters like these, and return the function that takes it over."""
+        """Check the result of `states` of equal parameters; return a function that restores it."""
         self.lock.check()
         optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self._arrays)
         if fits and optimizers.is_built_in(optimizer):
             with self.lock.shared():
                 fresh = {name: optimizer.init(self._arrays[name]) for name in states}
-            fits = all(_alike(states[name], fresh[name]) for name in states)
+            fits = all(_same_structure(states[name], fresh[name]) for name in states)
         if not fits:
-            raise ValueError(f"the state does not belong to {optimizer!r} on the weights of {self.owner}")
+            raise ValueError(f"the optimizer state does not match {optimizer!r} and the weights of {self.owner}")
 
         def run() -> None:
             with self.lock.exclusive():
-                self._states = {name: _own(state) for name, state in states.items()}
+                self._states = {name: _own_arrays(state) for name, state in states.items()}
 
         return run
 
     def count(self) -> int:
-        """How many numbers exist."""
+        """The number of elements that exist."""
         total = 0
         for name, array in self._arrays.items():
             mask = self._exists.get(name)
@@ -208,7 +208,7 @@ class Parameters:
         return total
 
     def check_version(self, version: int | None) -> None:
-        """Raise if the arrays have changed since they had this version; None is any. Under the lock."""
+        """Raise if the arrays have changed since this version (None: any); the caller holds the lock."""
         if version is not None and version != self.version:
             raise RuntimeError(
                 f"backward belongs to older weights of {self.owner}, which have changed since its forward; "
@@ -220,37 +220,37 @@ class Parameters:
         self.plan_set(weights)()
 
     def plan_set(self, weights: Any) -> Callable[[], None]:
-        """Check new values, and return the function that puts them in place, which does not fail.
+        """Check new values; return a function that sets them and cannot fail.
 
-        Several layers can so be checked before the first one changes. Equal values are no change, after which a
-        pullback would refuse to run.
+        So several layers can be checked before the first one changes. Setting equal values does not count as a change:
+        existing pullbacks stay valid.
         """
         given = self.as_numpy(weights)
         self.require_built("set_weights")
         with self.lock.shared():
             shapes = {name: array.shape for name, array in self._arrays.items()}
             dtype = next(iter(self._arrays.values())).dtype
-            new = {n: self._apart(self._existing(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
+            new = {n: self._unaliased(self._zero_absent(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
 
         def run() -> None:
             with self.lock.exclusive():
                 if {name: array.shape for name, array in self._arrays.items()} != shapes:
-                    raise RuntimeError(f"{self.owner} was built anew while its weights were being set; set them again")
+                    raise RuntimeError(f"{self.owner} was rebuilt while its weights were being set; set them again")
                 if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
-                    return  # pullbacks of these very values stay right
-                self._changes()
+                    return  # existing pullbacks stay valid
+                self._begin_change()
                 for name, values in new.items():
                     np.copyto(self._arrays[name], values)
 
         return run
 
     def clear(self) -> None:
-        """Forget the arrays; the caller holds the lock alone."""
-        self._changes()
+        """Remove the arrays; the caller holds the exclusive lock."""
+        self._begin_change()
         self._arrays, self._exists, self._regularizations, self._states = {}, {}, {}, {}
 
     def as_numpy(self, weights: Any) -> list[Array]:
-        """A list or tuple of arrays of any kind, as NumPy arrays."""
+        """A list or tuple of arrays of any type, as NumPy arrays."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         return [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
@@ -258,7 +258,7 @@ class Parameters:
     def checked(
         self, weights: list[Array], shapes: Mapping[str, tuple[int, ...]], dtype: np.dtype[Any]
     ) -> dict[str, Array]:
-        """The weights by name, normalised, or an error that says which does not fit."""
+        """The weights by name, cast to `dtype`; raise if a shape does not match."""
         if len(weights) != len(shapes):
             raise ValueError(f"{len(weights)} weights given; {self.owner} needs {len(shapes)}: {', '.join(shapes)}")
         for (name, shape), values in zip(shapes.items(), weights, strict=True):
@@ -267,11 +267,11 @@ class Parameters:
         return {name: normalise(name, values, dtype) for name, values in zip(shapes, weights, strict=True)}
 
     def plan(self, grads: Any, lr: Any, version: int | None = None) -> Callable[[], None]:
-        """Check a step from gradients, and return the function that runs it.
+        """Check a step from gradients; return a function that runs it.
 
-        Several layers can so be checked before the first one changes. Built-in optimizers work in place, and do not
-        fail as they run. User code - optimizer, regularizer or constraint - runs here, on copies and outside the lock,
-        so that if it fails everything is as it was.
+        So several layers can be checked before the first one changes. Built-in optimizers work in place and cannot
+        fail. User code (optimizer, regularizer, constraint) runs here, on copies and outside the lock, so that nothing
+        has changed if it fails.
         """
         if grads is None and not self.trainable:
             self.check(lr, version)
@@ -282,34 +282,34 @@ class Parameters:
         def run() -> None:
             step, own = planned, 0
             while step is not None and not self._apply(step):
-                # Another thread has changed the parameters since, or a handler of this one. If this thread has changed
-                # them twice in turn, it is what the user's code does whenever it is called.
+                # Another thread, or a signal handler of this one, has changed the parameters since. If this thread has
+                # done so twice in a row, the user code itself changes them on every call.
                 own = own + 1 if self._changed_by == threading.get_ident() else 0
                 if own > 1:
                     raise RuntimeError(
                         f"{self.owner} was changed during its own step; an optimizer, regularizer or constraint must "
-                        "not change the layer that it belongs to"
+                        "not change its own layer"
                     )
                 step = self._plan(given, lr, version)
 
         return run
 
     def plan_fused(self, lr: Any, version: int) -> Callable[[FusedUpdate, Mapping[str, Array]], Any] | None:
-        """Check a step whose gradients are not known yet, and return the function that runs it.
+        """Check a step before its gradients are known; return a function that runs it.
 
-        None if user code has a part in it, which could fail. The function steps the kernel by ``update(kernel, rule)``,
-        which changes it by the rule, or not at all if that is None, and whose result is returned; and the other arrays
-        by their gradients. `update` must not fail.
+        None if user code, which may fail, is involved. The function steps the kernel by ``update(kernel, rule)``, which
+        applies the rule to it (unchanged for None) and must not fail, steps the other arrays by their gradients, and
+        returns the result of `update`.
         """
         self.require_built("step")
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)
-            rate, optimizer, base = self._rate(lr), self._optimizer, self._states
-            if not (self.fuses and optimizers.is_built_in(optimizer)):
+            rate, optimizer, base = self._checked_lr(lr), self._optimizer, self._states
+            if not (self.supports_fused and optimizers.is_built_in(optimizer)):
                 return None
-            # All memory is requested, and all code compiled, before anything changes.
-            states = self._states_with(optimizer) if self.trainable else {}
+            # Allocate all memory and compile all code before anything changes.
+            states = self._complete_states(optimizer) if self.trainable else {}
             for name in self._arrays.keys() - {"kernel"}:
                 optimizers.prepare(self._arrays[name], self.threads)
 
@@ -323,54 +323,54 @@ class Parameters:
                 if not optimizers.is_built_in(now):
                     raise RuntimeError(f"the optimizer of {self.owner} was changed during its step; step again")
                 if now is not optimizer or self._states is not base:  # another thread has set one
-                    states = self._states_with(now)
-                rule = self._regularization("kernel").on(now.rule(states["kernel"], rate))
-                self._changes()
+                    states = self._complete_states(now)
+                rule = self._regularization("kernel").extend_rule(now.rule(states["kernel"], rate))
+                self._begin_change()
                 try:
                     result = update(self._arrays["kernel"], rule)
-                except MemoryError:  # of a workspace, which is requested before the first number changes
+                except MemoryError:  # of a workspace, allocated before anything changes
                     self.version = version
                     raise
                 now.advance(states["kernel"])
-                self._regularization("kernel").finish(self._arrays["kernel"])
+                self._regularization("kernel").apply_norm_constraint(self._arrays["kernel"])
                 for name, grad in others.items():
-                    self._run(now, name, grad, states[name], rate)
+                    self._step_array(now, name, grad, states[name], rate)
                 self._states = states
                 return result
 
         return run
 
     def check(self, lr: Any, version: int | None) -> None:
-        """Raise what a step would raise before its gradients are known."""
+        """Raise the errors of a step that do not depend on gradients."""
         self.require_built("step")
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)
-            self._rate(lr)
+            self._checked_lr(lr)
 
-    def _states_with(self, optimizer: optimizers.BuiltIn) -> dict[str, Any]:
-        """The optimizer's states, made now for arrays that have none."""
+    def _complete_states(self, optimizer: optimizers.BuiltIn) -> dict[str, Any]:
+        """The optimizer's states, initialised for arrays that have none."""
         return {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
 
-    def _changes(self) -> None:
-        """Note that the arrays are about to change; the caller holds the lock alone."""
+    def _begin_change(self) -> None:
+        """Record that the arrays are about to change; the caller holds the exclusive lock."""
         self.version += 1
         self._changed_by = threading.get_ident()
 
     @property
-    def fuses(self) -> bool:
-        """Whether weights can be updated block by block, as their gradients come: no code of users has a part."""
+    def supports_fused(self) -> bool:
+        """Whether weights can be updated block by block as gradients are computed: no user code is involved."""
         return optimizers.is_built_in(self._optimizer) and all(r.built_in for r in self._regularizations.values())
 
     def flat(self) -> Array:
-        """All numbers that exist, one array after the other, as a fresh vector."""
+        """All elements that exist, one array after the other, as a new vector."""
         self.require_built("get_flat")
         with self.lock.shared():
             parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
             return np.concatenate(parts)
 
     def plan_flat(self, vector: Array) -> Callable[[], None]:
-        """Check a vector as `flat` returns it, and return the function that replaces all numbers that exist by its."""
+        """Check a vector like that of `flat`; return a function that sets the elements that exist to it."""
         self.require_built("set_flat")
         values, at, new = as_vector(vector), 0, []
         if values.shape != (self.count(),):
@@ -386,16 +386,16 @@ class Parameters:
         return self.plan_set(new)
 
     def flat_gradient(self, grads: Any) -> Array:
-        """The gradients of loss and penalties as a vector like that of `flat`, given those of the loss."""
+        """The gradient of loss and penalties as a vector like that of `flat`, given the gradients of the loss."""
         given, parts = self._by_name(grads), []
         arrays = dict(zip(self._arrays, self.copies(), strict=True))
         for (name, array), (_, mask) in zip(arrays.items(), self._with_masks(), strict=True):
-            total = self._regularization(name).total(array, self._gradient(name, given[name]))
+            total = self._regularization(name).total_gradient(array, self._gradient(name, given[name]))
             parts.append(total.reshape(-1) if mask is None else total[mask])
         return np.concatenate(parts)
 
     def _with_masks(self) -> list[tuple[Array, Mask | None]]:
-        """The arrays, each with a mask of its own shape of the numbers that exist, or None for all."""
+        """The arrays, each with a mask, of its shape, of the elements that exist; None if all do."""
         pairs: list[tuple[Array, Mask | None]] = []
         for name, array in self._arrays.items():
             mask = self._exists.get(name)
@@ -405,16 +405,16 @@ class Parameters:
         return pairs
 
     def penalties(self) -> list[float]:
-        """The penalties of the arrays that have one, in their order."""
+        """The penalties of the arrays that have a regularizer, in order."""
         with self.lock.shared():
             found = [(self._regularization(n).regularizer, a) for n, a in self._arrays.items()]
-            # Code of users runs outside the lock.
+            # User code runs outside the lock.
             given = [(r, a if regularizers.is_built_in(r) else a.copy()) for r, a in found if r is not None]
             values = {n: r(a) for n, (r, a) in enumerate(given) if regularizers.is_built_in(r)}
         return [values[n] if n in values else float(r(read_only(a))) for n, (r, a) in enumerate(given)]
 
-    def _rate(self, lr: Any) -> float:
-        """The learning rate, if all factors of a step are finite in the type of the arrays."""
+    def _checked_lr(self, lr: Any) -> float:
+        """The learning rate; raise unless all factors of a step are finite in the arrays' dtype."""
         dtype = next(iter(self._arrays.values())).dtype
         rate = learning_rate(lr, dtype)
         if isinstance(self._optimizer, optimizers.AdamW):
@@ -422,13 +422,13 @@ class Parameters:
         return rate
 
     def _regularization(self, name: str) -> Regularization:
-        return self._regularizations.get(name, _NONE)
+        return self._regularizations.get(name, _NO_REGULARIZATION)
 
-    def _run(self, optimizer: optimizers.BuiltIn, name: str, grad: Array, state: Any, lr: float) -> None:
+    def _step_array(self, optimizer: optimizers.BuiltIn, name: str, grad: Array, state: Any, lr: float) -> None:
         """Step one array in place."""
         array, regularization = self._arrays[name], self._regularization(name)
-        optimizers.run(optimizer, array, grad, state, lr, self.threads, regularization.on)
-        regularization.finish(array)
+        optimizers.run(optimizer, array, grad, state, lr, self.threads, regularization.extend_rule)
+        regularization.apply_norm_constraint(array)
 
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
@@ -436,7 +436,7 @@ class Parameters:
             raise RuntimeError(f"{action} before build: {self.owner} has no weights yet; call it or build it first")
 
     def _by_name(self, grads: Any) -> dict[str, Array]:
-        """The gradients as NumPy arrays, as many as there are parameters."""
+        """The gradients by name as NumPy arrays; raise unless there is one for each parameter."""
         self.require_built("step")
         if isinstance(grads, Gradients):
             grads = (grads.kernel,) if grads.bias is None else (grads.kernel, grads.bias)
@@ -451,20 +451,20 @@ class Parameters:
         return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
-        """Check a step against the parameters as they are now; None if they are not trainable."""
+        """Check a step against the current parameters; None if they are not trainable."""
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)
-            rate = self._rate(lr)
+            rate = self._checked_lr(lr)
             gradients = {name: self._gradient(name, grad) for name, grad in given.items()}
             if not self.trainable:
                 return None
             version, optimizer = self.version, self._optimizer
-            if self.fuses and optimizers.is_built_in(optimizer):
-                # All memory is requested, and all code compiled, before anything changes.
+            if self.supports_fused and optimizers.is_built_in(optimizer):
+                # Allocate all memory and compile all code before anything changes.
                 for array in self._arrays.values():
                     optimizers.prepare(array, self.threads)
-                return _Step(version, self._states, optimizer, rate, self._states_with(optimizer), gradients, None)
+                return _Step(version, self._states, optimizer, rate, self._complete_states(optimizer), gradients, None)
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             base, states = self._states, copy.deepcopy(self._states)
         for name, array in arrays.items():
@@ -473,7 +473,7 @@ class Parameters:
                 states[name] = optimizer.init(read_only(array))
             regularization = self._regularization(name)
             returned: Any = optimizer.update(  # type: ignore[func-returns-value]
-                array, read_only(regularization.total(array, gradients[name])), states[name], rate
+                array, read_only(regularization.total_gradient(array, gradients[name])), states[name], rate
             )
             if returned is not None:
                 raise TypeError(
@@ -482,43 +482,43 @@ class Parameters:
                 )
             if array.shape != shape or array.dtype != dtype:
                 raise ValueError(
-                    f"optimizer {optimizer!r} made {name} of shape {shape} an array of shape {array.shape}; "
-                    "change its values alone"
+                    f"optimizer {optimizer!r} changed {name} from {dtype} {shape} to {array.dtype} {array.shape}; "
+                    "it must change values only"
                 )
-            # Norms are of what exists.
-            array[...] = self._existing(name, array)
+            # Norms must not include elements that do not exist.
+            array[...] = self._zero_absent(name, array)
             regularization.project(array)
-        values = {name: self._existing(name, array) for name, array in arrays.items()}
+        values = {name: self._zero_absent(name, array) for name, array in arrays.items()}
         return _Step(version, base, optimizer, rate, states, gradients, values)
 
     def _apply(self, step: _Step) -> bool:
-        """Run a step, or return False if it was checked against what is no more."""
+        """Run a step, or return False if the parameters have changed since it was checked."""
         with self.lock.exclusive():
             if self.version != step.version or self._states is not step.base:
                 return False
-            self._changes()
+            self._begin_change()
             for name, array in self._arrays.items():
                 if step.values is not None:
                     np.copyto(array, step.values[name])
                 else:
                     assert optimizers.is_built_in(step.optimizer)
-                    self._run(step.optimizer, name, step.gradients[name], step.states[name], step.lr)
+                    self._step_array(step.optimizer, name, step.gradients[name], step.states[name], step.lr)
             self._states = step.states
             return True
 
     def _gradient(self, name: str, grad: Array) -> Array:
-        """One gradient, checked and normalised, 0 where nothing exists, apart from the parameters."""
+        """One gradient, checked and cast, 0 where no weight exists, not aliasing the parameters."""
         array = self._arrays[name]
         check_exact(f"grads of {name}", grad, array.shape, array.dtype)
-        return self._apart(self._existing(name, normalise(f"grads of {name}", grad, array.dtype)))
+        return self._unaliased(self._zero_absent(name, normalise(f"grads of {name}", grad, array.dtype)))
 
-    def _apart(self, values: Array) -> Array:
-        """The values, copied if they lie in the parameters themselves."""
+    def _unaliased(self, values: Array) -> Array:
+        """The values, copied if they share memory with the parameters."""
         aliased = any(np.may_share_memory(values, array) for array in self._arrays.values())
         return values.copy() if aliased else values
 
-    def _existing(self, name: str, values: Array) -> Array:
-        """The values, with 0 where nothing exists; copied only if they are not 0 there already."""
+    def _zero_absent(self, name: str, values: Array) -> Array:
+        """The values, with 0 where no weight exists; copied only if necessary."""
         mask = self._exists.get(name)
         if mask is None or not np.any(values[~mask] != 0):  # NaN != 0
             return values

@@ -1,4 +1,4 @@
-"""The layers by the name of their class, as files and configs call them."""
+"""The layers by class name, as in files and configs."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
@@ -9,26 +9,26 @@ __all__ = ["KERAS_COMMON", "STATELESS_COMMON", "KerasSettings", "keras_layers", 
 
 Class = TypeVar("Class", bound=type)
 
-# Entries that the configs of all of Keras' layers with weights have.
+# Config entries common to all of Keras' layers with weights,
 KERAS_COMMON = frozenset({
     "name", "trainable", "dtype", "batch_input_shape", "activation", "use_bias", "kernel_initializer",
     "bias_initializer", "kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint",
     "bias_constraint",
 })  # fmt: skip
 
-# And those of layers without.
+# and to those without.
 STATELESS_COMMON = frozenset({"name", "trainable", "dtype", "batch_input_shape"})
 
 
 class KerasSettings(NamedTuple):
-    """What the config of Keras' layer of the same name holds.
+    """The config entries of Keras' layer of the same name.
 
     Attributes
     ----------
     keys : frozenset of str
-        All of its entries; a layer here takes more, which must not come from a file of Keras.
+        All of its entries; further arguments of the layer here are not accepted from a Keras file.
     ignored : frozenset of str
-        Those that mean nothing here.
+        Those that have no effect here.
     """
 
     keys: frozenset[str]
@@ -48,12 +48,12 @@ def register_layer(*, keras: KerasSettings) -> Callable[[Class], Class]: ...
 
 
 def register_layer(cls: Any = None, /, *, keras: KerasSettings | None = None) -> Any:
-    """Let files and configs find a layer of the library by the name of its class: a class decorator.
+    """Register a layer of the library under its class name, for files and configs: a class decorator.
 
     Parameters
     ----------
     keras : KerasSettings, optional
-        If Keras has a layer of this name, whose files are read.
+        Given if Keras has a layer of this name, whose files can be read.
     """
 
     def registered(cls: Class) -> Class:
@@ -66,9 +66,9 @@ def register_layer(cls: Any = None, /, *, keras: KerasSettings | None = None) ->
 
 
 def layer_class(name: str) -> type | None:
-    """Return the library's layer of a name, or None.
+    """Return the library's layer class of a name, or None.
 
-    A layer that no one has used yet is imported by its public name.
+    A layer that has not been imported yet is imported by its public name.
     """
     if name not in _layers and name in lcnumba.__all__:
         getattr(lcnumba, name)
@@ -76,7 +76,7 @@ def layer_class(name: str) -> type | None:
 
 
 def keras_layers() -> dict[str, KerasSettings]:
-    """Return the layers that Keras has, too, by name."""
+    """Return the settings of the layers that Keras also has, by name."""
     for name in lcnumba.__all__:
         getattr(lcnumba, name)
     return dict(sorted(_keras.items()))

@@ -1,4 +1,4 @@
-"""What belongs to an array beside its gradient: its penalty, and its constraint."""
+"""The penalty and the constraint of one weight array."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,47 +15,44 @@ __all__ = ["Regularization"]
 
 @dataclass(frozen=True)
 class Regularization:
-    """What belongs to an array beside its gradient: its penalty, and what it is brought back to after a step."""
+    """The penalty of one weight array, and the constraint applied after each step."""
 
     regularizer: regularizers.Regularizer | None = None
     constraint: constraints.Constraint | None = None
 
     @property
     def built_in(self) -> bool:
-        """Whether no code of users is involved, which could fail."""
+        """Whether both are built in: user code may raise."""
         return regularizers.is_built_in(self.regularizer) and constraints.is_built_in(self.constraint)
 
     def check(self, name: str, dtype: np.dtype[Any]) -> None:
-        """Raise if the slope of the penalty would be infinite at any weight."""
+        """Raise if the derivative of the penalty overflows the dtype."""
         if isinstance(self.regularizer, regularizers.L1L2):
             for factor, value in (("l1", self.regularizer.l1), ("l2", self.regularizer.l2)):
                 if 2 * value > float(np.finfo(dtype).max):
-                    raise ValueError(
-                        f"{factor}={value!r} of {name}_regularizer cannot be used; give a number that is finite in "
-                        f"{dtype}"
-                    )
+                    raise ValueError(f"{factor}={value!r} of {name}_regularizer is too large for {dtype}")
 
-    def on(self, rule: Rule) -> Rule:
-        """Return the formula of a step with the penalty, and with a constraint of single numbers."""
+    def extend_rule(self, rule: Rule) -> Rule:
+        """Return the update rule with the penalty and any element-wise constraint included."""
         l1, l2 = (
             (self.regularizer.l1, self.regularizer.l2) if isinstance(self.regularizer, regularizers.L1L2) else (0, 0)
         )
         return rule.regularized(l1, l2, isinstance(self.constraint, constraints.NonNeg))
 
-    def finish(self, array: Array) -> None:
-        """Bring norms back, in place, after a step by `on`."""
+    def apply_norm_constraint(self, array: Array) -> None:
+        """Apply a norm constraint in place, after a step by the rule of `extend_rule`."""
         if isinstance(self.constraint, constraints.Norm):
             self.constraint.apply(array)
 
-    def total(self, array: Array, grad: Array) -> Array:
-        """Return the gradient of loss and penalty, whoever wrote the penalty."""
+    def total_gradient(self, array: Array, grad: Array) -> Array:
+        """Return the gradient of loss and penalty; the penalty may be user code."""
         if self.regularizer is None:
             return grad
         gradient = self.regularizer.gradient(read_only(array))
         return grad + like_model(f"the gradient of regularizer {self.regularizer!r}", gradient, array)
 
     def project(self, array: Array) -> None:
-        """Let the constraint change an array, whoever wrote it."""
+        """Apply the constraint in place; it may be user code."""
         if self.constraint is None:
             return
-        array[...] = like_model(f"what constraint {self.constraint!r} returned", self.constraint(array), array)
+        array[...] = like_model(f"the result of constraint {self.constraint!r}", self.constraint(array), array)

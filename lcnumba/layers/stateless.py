@@ -1,4 +1,4 @@
-"""What layers without weights have in common."""
+"""Base class of layers without weights."""
 
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +18,7 @@ __all__ = ["Stateless", "StatelessBackward", "as_floats"]
 
 
 class Stateless(PublicNames):
-    """A layer of which there is nothing to step; shapes stay unless a subclass says otherwise."""
+    """A layer without weights; the output has the shape of the input unless a subclass overrides it."""
 
     def __init__(self, name: str | None, default: str) -> None:
         self._name = layer_name(name, default)
@@ -26,16 +26,16 @@ class Stateless(PublicNames):
 
     @property
     def name(self) -> str:
-        """The name, fixed by the constructor."""
+        """The name; read-only."""
         return self._name
 
     def build(self, input_shape: Shape) -> None:
-        """Hold the layer to this shape of a sample; it has no weights."""
+        """Fix the shape of a sample; there are no weights to create."""
         self.compute_output_shape(input_shape)
         self._sample_shape = any_shape(input_shape)[1:]
 
     def plan_unbuild(self) -> Callable[[], None]:
-        """Return the function that lets go of the shape again; as of layers with weights."""
+        """Return a function that restores the present sample shape; see `Trainable.plan_unbuild`."""
         return partial(setattr, self, "_sample_shape", self._sample_shape)
 
     @property
@@ -66,7 +66,7 @@ class Stateless(PublicNames):
         return []
 
     def set_weights(self, weights: list[Array]) -> None:
-        """Take no weights."""
+        """Accept an empty list only."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
         if weights:
@@ -90,33 +90,33 @@ class Stateless(PublicNames):
 
 
 def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
-    """The input as float32 or, if it is that, float64, of which there is memory for so many copies."""
+    """The input as float32, or float64 if it is that; raise unless there is memory for `copies` copies."""
     given, like = as_numpy("x", x)
     double = given.dtype.newbyteorder("=") == np.float64
     values = normalise("x", given, np.dtype(np.float64 if double else np.float32))
-    require(copies * values.nbytes, "the output, with what it takes,", "give fewer samples at a time")
+    require(copies * values.nbytes, "the output with its temporary arrays", "give fewer samples at a time")
     return values, like
 
 
 class StatelessBackward:
     """The pullback of a layer without weights."""
 
-    def __init__(self, like: Array, pull: Callable[[Array], Array], cannot_fail: bool) -> None:
-        self._shape, self._dtype, self._pull, self._cannot_fail = like.shape, like.dtype, pull, cannot_fail
+    def __init__(self, like: Array, vjp: Callable[[Array], Array], cannot_fail: bool) -> None:
+        self._shape, self._dtype, self._vjp, self._cannot_fail = like.shape, like.dtype, vjp, cannot_fail
 
     def __repr__(self) -> str:
         """The shape that it takes."""
         return f"<{type(self).__name__}: dy {self._shape} {self._dtype}>"
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
-        """Return dx of dy, and no gradients."""
+        """Return (dx, None): there are no weights."""
         given, like = as_numpy("dy", dy)
         if given.shape != self._shape:
             raise ValueError(f"dy has shape {given.shape}; give the shape of y, {self._shape}")
-        dx = self._pull(normalise("dy", given, self._dtype))
-        # Of a linear activation, dy is all there is to return.
+        dx = self._vjp(normalise("dy", given, self._dtype))
+        # A linear activation returns dy itself.
         return like(fresh(dx, given)), None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Return the function (dy, wants_dx) -> dx; None if user code has a part in it."""
+        """Return a function ``(dy, wants_dx) -> dx``; None if user code is involved."""
         return (lambda dy, wants_dx: self(dy)[0] if wants_dx else None) if self._cannot_fail else None

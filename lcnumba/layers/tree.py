@@ -1,4 +1,4 @@
-"""The layers of a model, those of models within it too: the one walk that everything takes."""
+"""Traversal of the layers of a model, including those of inner models."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +7,7 @@ __all__ = ["Container", "leaves", "models", "walk"]
 
 
 class Container:
-    """A layer that is made of layers: a model."""
+    """A layer that contains layers: a model."""
 
     @property
     def layers(self) -> tuple[Any, ...]:
@@ -23,12 +23,12 @@ def walk(layer: Any, *trees: Any) -> Iterator[tuple[Any, ...]]:
     layer : layer or model
         A layer that is not a model is yielded itself.
     *trees : sequences
-        An entry a layer, and in the place of an inner model such a sequence again.
+        One entry per layer; the entry of an inner model is again such a sequence.
 
     Raises
     ------
     ValueError
-        If a tree has another number of entries than the model has layers.
+        If the number of entries and the number of layers differ.
 
     Examples
     --------
@@ -46,7 +46,7 @@ def walk(layer: Any, *trees: Any) -> Iterator[tuple[Any, ...]]:
 
 
 def leaves(model: Any) -> Iterator[Any]:
-    """Yield the layers of a model that are not models, those of inner models too.
+    """Yield the layers of a model that are not models, including those of inner models.
 
     Examples
     --------
@@ -60,7 +60,7 @@ def leaves(model: Any) -> Iterator[Any]:
 
 
 def models(model: Container) -> Iterator[Any]:
-    """Yield a model, and all models within it."""
+    """Yield a model and all its inner models."""
     yield model
     for layer in model.layers:
         if isinstance(layer, Container):

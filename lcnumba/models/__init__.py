@@ -1,4 +1,4 @@
-"""Networks of layers: the model, its backward, and its files."""
+"""Models: `Sequential`, its backward, and its files."""
 
 from typing import Any
 

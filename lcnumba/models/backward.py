@@ -1,4 +1,4 @@
-"""The pullback of a model, and how all its layers step or none."""
+"""The pullback of a model, and the step of all its layers or none."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -33,15 +33,15 @@ class SequentialBackward(PublicNames):
 
     @public
     def __call__(self, dy: Any) -> tuple[Any, list[Any]]:
-        """Return dx, of the kind of dy, and the list of the layers' gradients."""
+        """Return dx, of the type of dy, and the list of the layers' gradients."""
         given, like = as_numpy("dy", dy)
         values, grads = given, []
         for pullback in reversed(self._pullbacks):
             found: Any = pullback(values)
             if not (isinstance(found, tuple | list) and len(found) == 2):
                 raise TypeError(
-                    f"the pullback {pullback!r:.80} returned a {type(found).__name__}; it must return dx and the "
-                    "gradients of weights, None without any"
+                    f"the pullback {pullback!r:.80} returned a {type(found).__name__}; it must return (dx, grads), "
+                    "with grads=None for a layer without weights"
                 )
             values, grad = found
             grads.append(grad)
@@ -51,9 +51,9 @@ class SequentialBackward(PublicNames):
     def step(self, dy: Any, lr: float, *, wants_dx: bool = True) -> Any:
         """Backward and the model's `step` in one: return dx, and change the parameters.
 
-        Layers with built-in optimizers update their weights as the gradients come, so that no array
-        of them is made; if code of users has a part in any layer's step, all gradients are made, and
-        all layers checked, before the first one changes. If anything is refused, no layer has changed.
+        Layers with built-in optimizers update their weights as gradients are computed, without gradient arrays. If
+        user code is involved in any layer's step, all gradients are computed and all layers checked before the first
+        one changes. If an error is raised, no layer has changed.
 
         Parameters
         ----------
@@ -62,10 +62,10 @@ class SequentialBackward(PublicNames):
         lr : float
             Learning rate, finite and at least 0.
         wants_dx : bool, default True
-            Whether dx is wanted; if not, the first layer does not compute it, and None is returned.
+            Whether to compute and return dx; otherwise None is returned.
         """
         rate = learning_rate(lr)
-        with deferred():  # no handler of a signal changes a layer between the check of all and the steps
+        with deferred():  # no signal handler may change a layer between checks and steps
             run = self.plan_step(rate)
             if run is not None:
                 return run(dy, wants_dx)
@@ -74,9 +74,9 @@ class SequentialBackward(PublicNames):
         return dx if wants_dx else None
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
-        """Check a step before dy is known; return the function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
+        """Check a step before dy is known; return a function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
 
-        None if it could fail half-way, because a layer cannot check its own beforehand.
+        None if a layer cannot check its step beforehand, so that the step could fail half-way.
         """
         plans = [plan(lr) if (plan := getattr(p, "plan_step", None)) else None for p in self._pullbacks]
         if any(plan is None for plan in plans):
@@ -93,7 +93,7 @@ class SequentialBackward(PublicNames):
         return run
 
     def plan_update(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
-        """Check a step from the gradients of this very call; return the function that runs it."""
+        """Check a step from the gradients of this call; return a function that runs it."""
         return plan_updates(self._layers, self._pullbacks, grads, lr)
 
     prepare_step = Renamed("plan_update")
@@ -102,10 +102,10 @@ class SequentialBackward(PublicNames):
 def plan_updates(
     layers: Sequence[Layer], pullbacks: Sequence[Any], grads: Sequence[Any], lr: float
 ) -> Callable[[], None]:
-    """Check every layer's step, and return the function that runs all of them.
+    """Check every layer's step; return a function that runs all of them.
 
-    A pullback checks in place of its layer where it can: it knows which weights it belongs to. What cannot be
-    checked may fail, and is run first.
+    A pullback with ``plan_update`` is used in place of its layer: it knows the version of its weights. Steps that
+    cannot be checked may fail and run first.
     """
     checked, unchecked = [], []
     for layer, pullback, grad in zip(layers, pullbacks, grads, strict=True):

@@ -1,4 +1,4 @@
-"""A model's files and configs: what is written of it, and how it is made again."""
+"""Saving and loading of models: files and configs."""
 
 import os
 import warnings
@@ -19,23 +19,23 @@ from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import arguments
 
-# So many layers a warning names.
-MOST_NAMED = 5
+# The most layers that a warning names.
+MAX_NAMED = 5
 
 
 class UnknownLayerError(ValueError):
-    """A config with a layer whose class has not been given."""
+    """A config contains a layer of an unknown class."""
 
 
 def save(model: Any, path: str | os.PathLike[str]) -> None:
     """Write structure and weights; `Sequential.save` documents it."""
     _require_built(model, "save")
     config = model.get_config()
-    found = _left_out(config)
-    if found:  # a warning that is an error comes before anything is written
+    found = _unsaved_optimizers(config)
+    if found:  # before anything is written: a warning may be an error
         warn(
-            f"the file does not hold {found}: only the library's own optimizers are saved. lcnumba.load will give "
-            "'sgd' in its place; then set layer.optimizer, or compile with the optimizer",
+            f"the file does not contain {found}: only built-in optimizers are saved. lcnumba.load will use 'sgd'; "
+            "set layer.optimizer after loading, or compile with the optimizer",
             UserWarning,
         )
     _warn_of_lost_weights(model)
@@ -43,14 +43,14 @@ def save(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def save_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Write the weights alone; `Sequential.save_weights` documents it."""
+    """Write only the weights; `Sequential.save_weights` documents it."""
     _require_built(model, "save")
     _warn_of_lost_weights(model)
     npz.write_weights(path, model.get_weights())
 
 
 def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
-    """Take the weights of a file; `Sequential.load_weights` documents it."""
+    """Load the weights of a file; `Sequential.load_weights` documents it."""
     _require_built(model, "load_weights")
     mine = model.weight_shapes(model.input_shape)
     with npz.ModelFile(path) as file:
@@ -69,11 +69,14 @@ def load_weights(model: Any, path: str | os.PathLike[str]) -> None:
 def load(kind: Any, path: str | os.PathLike[str], layers: Mapping[str, Any] | None) -> Any:
     """Read a model of a class; `lcnumba.load` documents it."""
     _check_classes(layers)
-    with npz.ModelFile(path) as file, deferred():  # what a signal raises is no fault of the file
+    with (
+        npz.ModelFile(path) as file,
+        deferred(),
+    ):  # an exception from a signal handler must not be reported as an invalid file
         config = file.config
         if config is None:
             raise ValueError(
-                f"{os.fspath(path)!r} holds weights alone; make the model, build it, and call its load_weights(path)"
+                f"{os.fspath(path)!r} holds weights only; create and build the model, then call its load_weights(path)"
             )
         try:
             model = from_config(kind, config, layers)
@@ -84,9 +87,9 @@ def load(kind: Any, path: str | os.PathLike[str], layers: Mapping[str, Any] | No
         except Exception as error:
             if not contents.is_content_error(error):
                 raise
-            raise ValueError(f"{os.fspath(path)!r} holds no config of a model: {error}") from error
-        # Shapes are compared before any weight is read or made, so that a file cannot ask for more
-        # memory than it holds.
+            raise ValueError(f"{os.fspath(path)!r} holds no valid model config: {error}") from error
+        # Shapes are compared before any weight is read or allocated, so that a file cannot cause larger allocations
+        # than its own size.
         weights = file.read_weights([shape for _, _, shapes in plan for shape in shapes])
     for layer, input_shape, shapes in plan:
         mine, weights = weights[: len(shapes)], weights[len(shapes) :]
@@ -100,7 +103,7 @@ def load(kind: Any, path: str | os.PathLike[str], layers: Mapping[str, Any] | No
 
 
 def from_config(kind: Any, config: Mapping[str, Any], layers: Mapping[str, Any] | None) -> Any:
-    """The model of a config, without any weights; `kind` is its class, and that of models within it."""
+    """The model of a config, not built; `kind` is its class and that of inner models."""
     _check_classes(layers)
     known = dict(layers or {})
     config = arguments(config)
@@ -128,21 +131,21 @@ def from_config(kind: Any, config: Mapping[str, Any], layers: Mapping[str, Any] 
 
 
 def weights_plan(model: Any, shape: Shape) -> Iterator[tuple[Any, Shape, list[tuple[int, ...]]]]:
-    """The layers with weights, in order, each with its input shape and its weights' shapes."""
+    """The layers with weights, in order, each with its input shape and the shapes of its weights."""
     for layer in model.layers:
         if isinstance(layer, Container):
             yield from weights_plan(layer, shape)
         elif isinstance(layer, Trainable):
             yield layer, shape, list(layer.weight_shapes(shape).values())
         else:
-            model._build_missing(layer, shape)  # only then does a layer of users' own know its weights
+            model._build_missing(layer, shape)  # a custom layer must be built to know its weights
             if hasattr(layer, "get_weights"):
                 yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
         shape = tuple(layer.compute_output_shape(shape))
 
 
 def layer_entry(layer: Any) -> dict[str, Any]:
-    """A layer in the config of its model; with its optimizer if that is a built-in one, else the name of its class."""
+    """A layer's entry in the config of its model, with its optimizer if that is built in, else its class name."""
     entry = {"class_name": type(layer).__name__, "config": layer.get_config()}
     optimizer = getattr(layer, "optimizer", None)
     if optimizers.is_built_in(optimizer):
@@ -151,40 +154,40 @@ def layer_entry(layer: Any) -> dict[str, Any]:
 
 
 def weights_of(layer: Any) -> list[Array]:
-    """Copies of the weights of a layer, none of one that has no such method."""
+    """Copies of the weights of a layer; empty if it has no get_weights."""
     return list(layer.get_weights()) if hasattr(layer, "get_weights") else []
 
 
 def warn_of_optimizers(where: str, config: Mapping[str, Any]) -> None:
-    """Say which layers have "sgd" in place of an optimizer that a config could not hold."""
-    found = _left_out(config)
+    """Warn of layers whose custom optimizer was replaced by "sgd"."""
+    found = _unsaved_optimizers(config)
     if found:
         warnings.warn(
-            f"{where} does not hold {found}, which is not one of the library's own; it is 'sgd' now. Set "
-            "layer.optimizer, or compile with the optimizer",
+            f"{where} does not contain {found}, which is not built in; 'sgd' is used instead. Set layer.optimizer, or "
+            "compile with the optimizer",
             stacklevel=3,
         )
 
 
-def _left_out(config: Mapping[str, Any]) -> str:
-    """The layers of a config whose optimizers it cannot hold, and their classes; empty if there are none."""
+def _unsaved_optimizers(config: Mapping[str, Any]) -> str:
+    """Text on the custom optimizers that a config does not include, with their layers; empty if there are none."""
     found: list[str] = []
 
-    def look(config: Mapping[str, Any]) -> None:
+    def visit(config: Mapping[str, Any]) -> None:
         for entry in config["layers"]:
             if entry["class_name"] == "Sequential":
-                look(entry["config"])
+                visit(entry["config"])
             elif "optimizer_left_out" in entry:
                 found.append(f"{entry['optimizer_left_out']!r:.80} of layer {entry['config'].get('name')!r:.80}")
 
-    look(config)
-    rest = f" and of {len(found) - MOST_NAMED} more" if len(found) > MOST_NAMED else ""
-    return f"the optimizer {', '.join(found[:MOST_NAMED])}{rest}" if found else ""
+    visit(config)
+    rest = f" and of {len(found) - MAX_NAMED} more" if len(found) > MAX_NAMED else ""
+    return f"the optimizer {', '.join(found[:MAX_NAMED])}{rest}" if found else ""
 
 
 def _warn_of_lost_weights(model: Any) -> None:
     if lost := lost_weights(model):
-        warn(f"the file does not hold {lost}", UserWarning)
+        warn(f"the file does not contain {lost}", UserWarning)
 
 
 def _require_built(model: Any, action: str) -> None:

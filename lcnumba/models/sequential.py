@@ -1,4 +1,4 @@
-"""A network of layers, one after the other; itself a layer."""
+"""A sequence of layers, which is itself a layer."""
 
 import copy
 import os
@@ -47,14 +47,13 @@ class Sequential(PublicNames, Container):
     Parameters
     ----------
     layers : iterable of layers, optional
-        Any objects with the layer Protocol (`lcnumba.protocol.Layer`).
+        Any objects that implement `lcnumba.protocol.Layer`.
     name : str, optional
         "sequential", "sequential_1", ... by default.
 
     Notes
     -----
-    If the first layer knows its input shape, each layer is built as it is added; otherwise all are
-    built by the first call.
+    If the first layer has an input shape, each layer is built as it is added; otherwise the first call builds all.
 
     Examples
     --------
@@ -76,7 +75,7 @@ class Sequential(PublicNames, Container):
         self._input_shape: Shape | None = None
         self._output_shape: Shape | None = None
         self._building = Mutex()
-        self._built_names: set[str] = set()  # of layers that do not tell whether they are built
+        self._built_names: set[str] = set()  # names of built layers without a `built` attribute
         self._nested = False
         self.training_config = TrainingConfig()
         self.steps_taken = 0  # by train_on_batch, since compile
@@ -90,31 +89,31 @@ class Sequential(PublicNames, Container):
         return tuple(self._layers)
 
     def __len__(self) -> int:
-        """How many layers there are."""
+        """The number of layers."""
         return len(self._layers)
 
     def __bool__(self) -> bool:
-        """A model is one also without layers."""
+        """True, also without layers."""
         return True
 
     def __iter__(self) -> Iterator[Layer]:
-        """The layers, in order."""
+        """Iterate over the layers, in order."""
         return iter(self.layers)
 
     def __getitem__(self, index: int | slice | str) -> Any:
-        """The layer of a number or name, or the layers of a slice, as a tuple: ``model[0]``, ``model["scores"]``."""
+        """A layer by index or name, or a tuple of layers for a slice: ``model[0]``, ``model["scores"]``."""
         if isinstance(index, str):
             return self.get_layer(index)
         return self.layers[index]
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse what Keras' models have, and would do nothing here."""
+        """Refuse attributes of Keras' models that would have no effect here."""
         refuse_attribute(self, name)
         object.__setattr__(self, name, value)
 
     @property
     def trainable(self) -> bool:
-        """Whether `step` changes the weights of all layers; setting it sets it for each, also in inner models."""
+        """Whether `step` changes the weights of all layers; setting it sets it for all layers, also in inner models."""
         return all(getattr(layer, "trainable", True) for layer in leaves(self))
 
     @trainable.setter
@@ -123,21 +122,21 @@ class Sequential(PublicNames, Container):
         layers = list(leaves(self))
         for layer in layers:
             if not hasattr(layer, "trainable") and saving.weights_of(layer):
-                raise TypeError(f"layer {layer.name!r} has weights and no attribute trainable; give its class one")
+                raise TypeError(f"layer {layer.name!r} has weights but no trainable attribute; add one to its class")
         for layer in layers:
             if hasattr(layer, "trainable"):
                 layer.trainable = value
 
     @public
     def get_layer(self, name: str | None = None, index: int | None = None) -> Layer:
-        """Return a layer by its name or its number.
+        """Return a layer by name or index.
 
         Parameters
         ----------
         name : str, optional
-            Its name; of a layer within an inner model, the names on the way: "inner/scores".
+            Its name; for a layer of an inner model, the path: "inner/scores".
         index : int, optional
-            Its number, from 0; negative from the end. Either this or a name is given.
+            Its index, from 0; negative from the end. Give either this or a name.
 
         Returns
         -------
@@ -146,7 +145,7 @@ class Sequential(PublicNames, Container):
         Raises
         ------
         ValueError
-            If there is no such layer; the message lists those that there are.
+            If there is no such layer; the message lists the existing ones.
 
         Examples
         --------
@@ -168,14 +167,13 @@ class Sequential(PublicNames, Container):
         first, _, rest = str(name).partition("/")
         if rest and isinstance(inner := own.get(first), Sequential):
             return inner.get_layer(rest)
-        raise ValueError(f"name={name!r} is no layer of {self.name!r}; it has {', '.join(own) or 'none'}")
+        raise ValueError(f"{self.name!r} has no layer named {name!r}; its layers are {', '.join(own) or 'none'}")
 
     @public
     def add(self, layer: Layer) -> None:
-        """Append a layer, and build it if the shape of its input is known.
+        """Append a layer, and build it if its input shape is known.
 
-        A layer that has weights already keeps them, if it was built for that shape. Nothing is
-        appended if the layer is refused or does not fit.
+        A layer that has been built for that shape keeps its weights. An invalid layer is not appended.
         """
         self._check_layer(layer)
         shape = self._output_shape
@@ -184,13 +182,13 @@ class Sequential(PublicNames, Container):
         if shape is None:
             self._append(layer)
             return
-        output_shape = _fitting(layer, shape)
+        output_shape = _checked_output_shape(layer, shape)
         self._build_missing(layer, shape)
         self._append(layer)
         self._input_shape, self._output_shape = self._input_shape or tuple(shape), output_shape
 
     def _append_unbuilt(self, layer: Any) -> None:
-        """Append a layer as it is; for a model that is being made from a config."""
+        """Append a layer without building it; for a model that is being created from a config."""
         self._check_layer(layer)
         self._append(layer)
 
@@ -200,37 +198,38 @@ class Sequential(PublicNames, Container):
         self._layers.append(layer)
 
     def _check_layer(self, layer: Any) -> None:
-        """Raise unless the object can join the model."""
+        """Raise unless the layer can be added."""
         if isinstance(layer, type):
             raise TypeError(f"{layer.__name__} is a class; give an instance, {layer.__name__}(...)")
         if not isinstance(layer, Layer):
-            missing = [member for member in ("name", *_METHODS) if not hasattr(layer, member)]
-            raise TypeError(f"{layer!r} is no layer: it lacks {', '.join(missing)}")
+            missing = [] if hasattr(layer, "name") else ["name"]
+            missing += [f"{method}()" for method in _METHODS if not hasattr(layer, method)]
+            raise TypeError(f"{layer!r} is not a layer; a layer must implement {', '.join(missing)}")
         if isinstance(layer, Sequential) and layer._contains(self):
             raise ValueError(f"{layer.name!r} contains {self.name!r}; a model cannot contain itself")
         if self._nested:
-            raise RuntimeError(f"{self.name!r} is part of another model; add to it before it joins one")
-        twice = {id(leaf) for leaf in leaves(self)} & {id(leaf) for leaf in leaves(layer)}
-        if twice:
+            raise RuntimeError(f"{self.name!r} is part of another model; add layers to it before that")
+        shared = {id(leaf) for leaf in leaves(self)} & {id(leaf) for leaf in leaves(layer)}
+        if shared:
             raise ValueError(
-                f"{layer.name!r} is, or holds, a layer that is in the model already; weights cannot be shared"
+                f"{layer.name!r} is or contains a layer that is already in the model; weights cannot be shared"
             )
         if any(layer.name == other.name for other in self._layers):
-            raise ValueError(f"a layer named {layer.name!r} is in the model already; give each layer a name of its own")
+            raise ValueError(f"a layer named {layer.name!r} is already in the model; layer names must be unique")
 
     def _contains(self, model: Any) -> bool:
         return self is model or any(isinstance(x, Sequential) and x._contains(model) for x in self._layers)
 
     @property
     def built(self) -> bool:
-        """Whether the model knows its shapes, and its layers have their weights."""
+        """Whether the shapes are known and all layers have weights."""
         return self._input_shape is not None
 
     @public
     def build(self, input_shape: Any) -> None:
-        """Build the layers that have no weights yet, for an input shape, the batch (or None) first.
+        """Build the layers that have no weights yet, for an input shape, the batch size (or None) first.
 
-        If one of them fails, the library's layers that were built before it have no weights again.
+        If one of them fails, the built-in layers that were built before it are unbuilt again.
 
         Raises
         ------
@@ -241,7 +240,7 @@ class Sequential(PublicNames, Container):
             raise TypeError(f"input_shape={input_shape!r} must be a tuple, the batch first")
         shapes: list[Shape] = [(None, *(n if n is None else integer("input_shape", n) for n in input_shape[1:]))]
         for layer in self._layers:
-            shapes.append(_fitting(layer, shapes[-1]))
+            shapes.append(_checked_output_shape(layer, shapes[-1]))
         with self._building.lock, self.unbuilt_on_failure():
             for layer, shape in zip(self._layers, shapes, strict=False):
                 self._build_missing(layer, shape)
@@ -249,7 +248,7 @@ class Sequential(PublicNames, Container):
 
     @contextmanager
     def unbuilt_on_failure(self) -> Iterator[None]:
-        """Take weights away again from the library's layers that had none before, if the block fails."""
+        """If the block fails, unbuild the built-in layers that it has built."""
         undo = [plan() for leaf in leaves(self) if (plan := plan_method(leaf, "unbuild")) and not leaf.built]
         shapes = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in models(self)]
         try:
@@ -285,7 +284,7 @@ class Sequential(PublicNames, Container):
         return self._output_shape
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the output shape for an input shape, the batch (or None) first."""
+        """Return the output shape for an input shape, the batch size (or None) first."""
         shape = any_shape(input_shape)
         for layer in self._layers:
             shape = tuple(layer.compute_output_shape(shape))
@@ -293,7 +292,7 @@ class Sequential(PublicNames, Container):
 
     @public
     def __call__(self, x: Any) -> Any:
-        """Return the output for inference, an array of the kind of x."""
+        """Return the output for inference, an array of the type of x."""
         values, like = self._as_numpy(x)
         y = values
         for layer in self._layers:
@@ -301,9 +300,9 @@ class Sequential(PublicNames, Container):
         return like(fresh(y, values))
 
     def call_penalised(self, x: Any) -> tuple[Any, float]:
-        """Return the output for inference and the activity penalties of this very call.
+        """Return the output for inference and the activity penalties of this call.
 
-        `losses` tells those of whichever call came last, from any thread.
+        `losses` has those of the last call of any thread.
         """
         values, like = self._as_numpy(x)
         y, total = values, 0.0
@@ -319,7 +318,7 @@ class Sequential(PublicNames, Container):
 
     @public
     def forward(self, x: Any) -> tuple[Any, "SequentialBackward"]:
-        """Return the output and the pullback of this very call, for training.
+        """Return the output and the pullback of this call, for training.
 
         Leave x and the output unchanged until the pullback has run.
         """
@@ -332,27 +331,27 @@ class Sequential(PublicNames, Container):
 
     @public
     def step(self, grads: Sequence[Any], lr: float) -> None:
-        """Step every layer, given the list of their gradients in order; all layers or none.
+        """Step all layers or none, given the list of their gradients in order.
 
-        Where several threads step the same model, guard the calls with a lock of your own: each
-        layer stays consistent, but one thread's step may fall between another's layers.
+        If several threads step the same model, guard the calls with a lock: each layer stays consistent, but the steps
+        of two threads may interleave between layers.
 
-        Layers of users' own that lack ``plan_update`` are stepped first, each on its own: if one of them fails, the
-        library's layers are as they were.
+        Custom layers without ``plan_update`` are stepped first, one by one: if one of them fails, the built-in layers
+        have not changed.
         """
         self.plan_update(grads, lr)()
 
     def plan_update(self, grads: Sequence[Any], lr: float) -> Callable[[], None]:
-        """Raise what `step` would raise, or return the function that runs the step and cannot fail."""
+        """Check a step as `step` does; return a function that runs it and cannot fail."""
         if not isinstance(grads, list | tuple) or len(grads) != len(self._layers):
             raise ValueError(f"grads must be a list with one entry for each of {len(self._layers)} layers")
         return plan_updates(self._layers, [None] * len(grads), grads, lr)
 
     def set_optimizer(self, optimizer: Any) -> None:
-        """Give every layer that has an optimizer this one: a name or an object, with fresh state."""
+        """Set the optimizer, a name or an object, of every layer that has one; its state is reset."""
         found = optimizers.get(optimizer)
         layers = [leaf for leaf in leaves(self) if hasattr(leaf, "optimizer")]
-        # Those of users' own may refuse it, and come before any of the library's has lost its state.
+        # Custom layers may refuse it, so they come before any built-in layer has lost its state.
         others = [leaf for leaf in layers if not isinstance(leaf, Trainable)]
         with deferred():
             _all_or_none((partial(setattr, x, "optimizer", found), partial(setattr, x, "optimizer", x.optimizer))
@@ -373,45 +372,45 @@ class Sequential(PublicNames, Container):
         clip_norm: float | None = None,
         accumulate: int = 1,
     ) -> None:
-        """Say how the model is trained; `fit`, `evaluate` and `train_on_batch` go by it.
+        """Configure training for `fit`, `evaluate` and `train_on_batch`.
 
         Parameters
         ----------
         optimizer : str or object, optional
-            For all layers, with fresh state; by default each keeps its own.
+            For all layers, with new state; by default each keeps its own.
         loss : str or callable, optional
             "mse", "mae", "huber"; "softmax_cross_entropy" (from logits, labels or probabilities),
             "sparse_categorical_crossentropy", "categorical_crossentropy", "binary_crossentropy" (of probabilities); an
-            object of `lcnumba.losses`, ``lc.losses.BinaryCrossentropy(from_logits=True)`` for instance; or
+            object of `lcnumba.losses`, such as ``lc.losses.BinaryCrossentropy(from_logits=True)``; or
             ``loss(y_true, y_pred) -> (value, dy_pred)``.
         metrics : iterable of str or callable
             "accuracy", "binary_accuracy", "auc", "mae", "mse", or ``metric(y_true, y_pred) -> float``.
         lr : float or callable, optional
-            Learning rate, or a schedule ``lr(step)``; by default Keras' for the optimizer: 0.01 for SGD, 0.001 for
-            the others.
+            Learning rate, or a schedule ``lr(step)``; by default as in Keras: 0.01 for SGD, 0.001 for the other
+            optimizers.
         clip_value : float, optional
-            Each number of the gradients is cut to -clip_value ... clip_value.
+            Each element of the gradients is clipped to [-clip_value, clip_value].
         clip_norm : float, optional
-            Gradients are scaled down together where their norm, over all layers, exceeds it (after `clip_value`).
+            Gradients are scaled down if their global norm, over all layers, exceeds it (after `clip_value`).
         accumulate : int, default 1
-            A step is made of the gradients of so many batches: their mean, by samples.
+            Number of batches per step, whose gradients are averaged, weighted by samples.
 
         Raises
         ------
         ValueError, TypeError
-            If anything cannot be used; nothing has changed then.
+            If a parameter is invalid; nothing has changed then.
 
         Warns
         -----
         RuntimeWarning
-            If the model ends in a softmax or sigmoid and the loss is from logits, which would apply it once more.
+            If the model ends in a softmax or sigmoid but the loss is from logits, which would apply it twice.
 
         Notes
         -----
-        Penalties of weights (regularizers) are sums over all weights, while a loss is a mean over samples and
-        positions: a factor that is usual elsewhere may drown the loss of a grid. Gradients are clipped before the
-        penalties of weights are added to them (Keras: afterwards). Clipping and accumulation need the gradients of all
-        layers at once, where a plain step takes them a block at a time.
+        Weight penalties (regularizers) are sums over all weights, while a loss is a mean over samples and positions: a
+        common regularization factor may dominate the loss of a grid. Gradients are clipped before weight penalties are
+        added (in Keras afterwards). Clipping and accumulation need the gradients of all layers at once, while a plain
+        step computes them block by block.
 
         Examples
         --------
@@ -453,70 +452,70 @@ class Sequential(PublicNames, Container):
         resume: str | os.PathLike[str] | None = None,
         progress: bool = True,
     ) -> run.History:
-        """Train the model by stepping it on batches.
+        """Train the model on batches.
 
         Parameters
         ----------
         x, y : arrays, (N, ...)
             Inputs and targets: arrays in memory or memory-mapped, or datasets of h5py, netCDF4, zarr, Dask, xarray and
-            the like, of which a batch at a time is read. Or `x` is an iterable of batches ``(x, y)`` or ``(x, y,
-            weights)``, and `y` is left out: one that can be gone through again, or a generator.
+            the like, read batch by batch. Or `x` is an iterable of batches ``(x, y)`` or ``(x, y, weights)``, and `y`
+            is omitted: a re-iterable or a generator.
         loss, metrics, lr
-            As for `compile`, which they go before. "softmax_cross_entropy": y holds labels (N,), integers from 0, or
+            As for `compile`, which they override. "softmax_cross_entropy": y holds labels (N,), integers from 0, or
             probabilities (N, classes), and the model ends in (N, classes) without an activation. "mse": y has the
-            shape of the output, and the mean is over all its numbers, as in Keras; on a grid of many positions each
-            one's gradient is small, so take "adam" or a larger lr.
+            shape of the output, and the mean is over all its elements, as in Keras; on a large grid the gradient of
+            each position is small, so use "adam" or a larger lr.
         epochs : int
-            Number of the last epoch; with `initial_epoch` 0, how many there are.
+            Index of the last epoch plus 1; with `initial_epoch` 0, the number of epochs.
         batch_size : int
-            Samples of a step; the last batch of an epoch may be smaller.
+            Samples per step; the last batch of an epoch may be smaller.
         sample_weight : array, (N,) or (N, ...) by position, optional
-            Each sample's part of the loss is multiplied by its weight; of the shape of the first axes of the output,
-            such as (N, H, W), each position's is. Metrics are not weighted.
+            Weights of samples in the loss, or of positions: an array of the shape of the first axes of the output, such
+            as (N, H, W). Metrics are not weighted.
         class_weight : dict of int to float, optional
-            Weights by label, 1 where there is none.
+            Weights by label; 1 for labels without an entry.
         validation_data : (x, y), (x, y, weights) or iterable of such batches, optional
             Evaluated after each epoch, not trained on.
         validation_split : float, default 0
-            The share of the last samples that is kept for validation instead.
+            Fraction of the samples, from the end, that is used for validation.
         shuffle : bool or "batch"
-            Whether each epoch visits the samples in a new random order; "batch" changes the order of batches of
-            neighbours alone, which files are read much faster by.
+            Whether to shuffle the samples in each epoch; "batch" shuffles only the order of batches of contiguous
+            samples, which is much faster to read from files.
         rng : None, int or numpy.random.Generator
-            Source of that order.
+            Source of the random order.
         initial_epoch : int, default 0
-            Number of the first epoch.
+            Index of the first epoch.
         steps_per_epoch : int, optional
-            Of an iterable: how many batches make an epoch. The next one goes on where the last one ended.
+            For an iterable: number of batches per epoch. The next epoch continues where the last one ended.
         callbacks : iterable of Callback
-            Called at certain moments: `lcnumba.callbacks`.
+            See `lcnumba.callbacks`.
         resume : path, optional
             A file of the callback `Checkpoint`, from which training resumes as if it had not been interrupted, given
-            the same arguments. If there is no such file, training begins at the beginning; a ValueError if that would
-            replace the file of a `Checkpoint` at another path.
+            the same arguments. If the file does not exist, training starts from the beginning; a ValueError if that
+            would overwrite the file of a `Checkpoint` at another path.
         progress : bool
-            Whether to show a bar on the standard error stream (with tqdm installed; else a line an
-            epoch). The logger "lcnumba" gets a line an epoch in any case.
+            Whether to show a progress bar on stderr (with tqdm installed; else one line per epoch). The logger
+            "lcnumba" always gets one line per epoch.
 
         Returns
         -------
         History
-            Its ``history["loss"]`` and so on hold a number an epoch. It is ``model.history`` too, also after an error.
+            Its ``history["loss"]`` etc. have one entry per epoch. Also in ``model.history``, even after an error.
 
         Raises
         ------
         ValueError, TypeError
-            If anything does not fit. Arrays are looked at before the first step; what is read lazily, or comes in
-            batches, when it comes.
+            If an argument is invalid. Arrays are checked before the first step; lazily read data and iterables batch by
+            batch.
         KeyboardInterrupt
-            After the batch during which it came: all layers have made its step, or none.
+            After the current batch: either all layers have made its step, or none.
 
         Warns
         -----
         RuntimeWarning
-            Once, if the loss is not finite: the weights are then lost, or will be. If an iterable ends before its
-            epochs do, which ends the training. If penalties exceed the loss a hundredfold in the first epoch. And if
-            the loss does not fit what the model ends in.
+            Once, if the loss is not finite: the weights are, or will be, unusable. If an iterable is exhausted before
+            the last epoch, which ends training. If penalties exceed the loss a hundredfold in the first epoch. If the
+            loss does not fit the last activation.
 
         Examples
         --------
@@ -578,7 +577,7 @@ class Sequential(PublicNames, Container):
         Raises
         ------
         ValueError, TypeError
-            If anything does not fit.
+            If an argument is invalid.
 
         Examples
         --------
@@ -604,12 +603,12 @@ class Sequential(PublicNames, Container):
         metrics: Iterable[Any] | None = None,
         lr: Any = None,
     ) -> Logs:
-        """Step the model once, on these samples, and return their figures before the step.
+        """Step the model once on these samples, and return their loss and metrics before the step.
 
         Parameters
         ----------
         x, y, sample_weight, class_weight, loss, metrics, lr
-            As for `fit`; a schedule counts the calls since `compile`. Gradients are clipped as `compile` says, and
+            As for `fit`; a schedule counts the calls since `compile`. Gradients are clipped as set in `compile`, but
             not accumulated.
 
         Returns
@@ -620,7 +619,7 @@ class Sequential(PublicNames, Container):
         Raises
         ------
         ValueError, TypeError
-            If anything does not fit.
+            If an argument is invalid.
 
         Examples
         --------
@@ -642,16 +641,15 @@ class Sequential(PublicNames, Container):
 
         Parameters
         ----------
-        x : array, or an object that reads lazily
-            An array of any kind, or a dataset of h5py, netCDF4, zarr and the like, of which no more than a batch
-            is in memory at a time.
+        x : array, or an object that is read lazily
+            An array of any type, or a dataset of h5py, netCDF4, zarr and the like, read batch by batch.
         batch_size : int, default 256
-            Samples of a batch.
+            Samples per batch.
 
         Returns
         -------
-        array of the kind of x
-            A NumPy array for what reads lazily.
+        array of the type of x
+            A NumPy array if x is read lazily.
 
         Examples
         --------
@@ -665,16 +663,16 @@ class Sequential(PublicNames, Container):
         size = integer("batch_size", batch_size)
         if reads_lazily(x):
             source = data.rows("x", x)
-            return self._predicted(source.take, source.shape[0], size)
+            return self._predict(source.take, source.shape[0], size)
         values, like = self._as_numpy(x)
-        return like(self._predicted(values.__getitem__, len(values), size))
+        return like(self._predict(values.__getitem__, len(values), size))
 
-    def _predicted(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
-        """The outputs for all samples, of which `take` gives a slice."""
+    def _predict(self, take: Callable[[slice], Any], samples: int, size: int) -> Array:
+        """The outputs for all samples; `take` returns a slice of them."""
         first: Array = self(take(slice(0, size)))
         if samples <= size:
             return first
-        require(first.nbytes // len(first) * samples, "the output for all samples", "predict some at a time")
+        require(first.nbytes // len(first) * samples, "the output for all samples", "call predict on fewer samples")
         y = np.empty((samples, *first.shape[1:]), first.dtype)
         y[:size] = first
         for at in range(size, samples, size):
@@ -686,10 +684,10 @@ class Sequential(PublicNames, Container):
         return [weight for weights in self._weights_by_layer() for weight in weights]
 
     def set_weights(self, weights: Sequence[Array]) -> None:
-        """Replace the weights of all layers, given in the order of `get_weights`; all or none."""
+        """Set the weights of all layers, in the order of `get_weights`; all or none."""
         if not isinstance(weights, list | tuple):
             raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
-        # What lies in the weights of one layer, whatever wraps it, would change as the layers before it do.
+        # Copy arrays that alias weights of the model: they would change while layers are set one by one.
         own, given = self.live_weights(), [as_numpy(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
         weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
         layers = list(leaves(self))
@@ -704,40 +702,40 @@ class Sequential(PublicNames, Container):
             elif count:
                 others.append((partial(leaf.set_weights, mine), partial(leaf.set_weights, saving.weights_of(leaf))))
         with deferred():
-            _all_or_none(others)  # layers of users' own, which may fail: the library's have been checked
+            _all_or_none(others)  # custom layers, which may fail; built-in layers have been checked
             for run in planned:
                 run()
 
     def live_weights(self) -> list[Array]:
-        """Return the weights of all layers, in order, without copying those of the library's own: read-only views."""
+        """Return the weights of all layers, in order; those of built-in layers as read-only views."""
         own = (layer.weights if isinstance(layer, Trainable) else saving.weights_of(layer) for layer in leaves(self))
         return [weight for weights in own for weight in weights]
 
     def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
-        """Return the shapes of the weights of all layers, in order, for an input shape, the batch (or None) first.
+        """Return the shapes of the weights of all layers, in order, for an input shape, the batch size (or None) first.
 
-        Of the library's own layers they are known before build; others are built for it, if they are not yet.
+        Built-in layers need not be built; custom layers are built if they are not.
         """
         return [shape for _, _, shapes in saving.weights_plan(self, any_shape(input_shape)) for shape in shapes]
 
     def get_training_state(self) -> list[Any]:
-        """Return what a checkpoint holds of each layer beside its weights, None where there is nothing."""
+        """Return the training state of each layer for a checkpoint; None for layers without."""
         states = (getattr(layer, "get_training_state", None) for layer in self._layers)
         return [None if state is None else state() for state in states]
 
     def plan_training_state(self, state: Any) -> Callable[[], None]:
-        """Check what `get_training_state` of an equal model returned; return the function that restores it."""
+        """Check a result of `get_training_state` of an equal model; return a function that restores it."""
         if not isinstance(state, list) or len(state) != len(self._layers):
             raise ValueError(f"the state must be a list with one entry for each of {len(self._layers)} layers")
         pairs: list[tuple[Any, Any]] = list(zip(self._layers, state, strict=True))
         planned = [(layer, plan_method(layer, "training_state")(mine)) for layer, mine in pairs if mine is not None]
 
-        def back(layer: Any, before: Any) -> None:
+        def undo(layer: Any, before: Any) -> None:
             plan_method(layer, "training_state")(before)()
 
         def run() -> None:
             with deferred():
-                _all_or_none((restore, partial(back, layer, _state_of(layer))) for layer, restore in planned)
+                _all_or_none((restore, partial(undo, layer, _state_of(layer))) for layer, restore in planned)
 
         return run
 
@@ -745,12 +743,12 @@ class Sequential(PublicNames, Container):
     recipe = Renamed("training_config")
 
     def get_flat(self) -> Array:
-        """Return the weights of all layers that are trainable as one vector, for `scipy.optimize`."""
-        return np.concatenate([np.empty(0, np.float64), *(layer.get_flat() for layer in self._vectors())])
+        """Return the weights of all trainable layers as one vector, for `scipy.optimize`."""
+        return np.concatenate([np.empty(0, np.float64), *(layer.get_flat() for layer in self._trainable_leaves())])
 
     def set_flat(self, vector: Array) -> None:
-        """Replace those weights by a vector as `get_flat` returns it; none if it does not fit."""
-        layers = self._vectors()
+        """Set those weights from a vector like that of `get_flat`; all or none."""
+        layers = self._trainable_leaves()
         sizes = [layer.count_params() for layer in layers]
         values = as_vector(vector)
         if values.shape != (sum(sizes),):
@@ -765,10 +763,9 @@ class Sequential(PublicNames, Container):
 
     @public
     def value_and_gradient(self, x: Any, y: Any, loss: Any) -> tuple[float, Array]:
-        """Return the loss on data, penalties included, and its gradient by `get_flat`.
+        """Return the loss on data, penalties included, and its gradient with respect to `get_flat`.
 
-        For `scipy.optimize.minimize(..., jac=True)`, with layers of float64: quasi-Newton methods need its
-        precision.
+        For `scipy.optimize.minimize(..., jac=True)`; use float64 layers: quasi-Newton methods need the precision.
 
         Parameters
         ----------
@@ -782,22 +779,22 @@ class Sequential(PublicNames, Container):
         value : float
             The loss plus `losses`.
         gradient : (get_flat().size,) float64
-            By the weights of the layers that are trainable.
+            With respect to the weights of the trainable layers.
         """
         random = [layer.name for layer in leaves(self) if isinstance(layer, Dropout) and layer.rate]
         if random:
-            raise ValueError(f"{', '.join(random)} would make the value random; leave Dropout out, or give it rate=0")
+            raise ValueError(f"the loss would be random with {', '.join(random)}; remove Dropout layers or set rate=0")
         value, grads = step.value_and_gradients(self, x, y, loss)
         by_layer = {id(layer): grad for layer, grad in walk(self, grads)}
-        parts = [layer.flat_gradient(by_layer[id(layer)]) for layer in self._vectors()]
+        parts = [layer.flat_gradient(by_layer[id(layer)]) for layer in self._trainable_leaves()]
         return value, np.concatenate([np.empty(0, np.float64), *parts])
 
-    def _vectors(self) -> list[Trainable]:
-        """The trainable layers with weights; an error if there are others that cannot be seen as vectors."""
+    def _trainable_leaves(self) -> list[Trainable]:
+        """The trainable layers; raise if a custom layer has weights."""
         layers = list(leaves(self))
         for layer in layers:
             if not isinstance(layer, Trainable) and hasattr(layer, "get_weights") and layer.get_weights():
-                raise TypeError(f"layer {layer.name!r} has weights and no get_flat; only the library's own layers have")
+                raise TypeError(f"layer {layer.name!r} has weights but no get_flat; only built-in layers can be used")
         return [layer for layer in layers if isinstance(layer, Trainable) and layer.trainable]
 
     def penalties(self) -> float:
@@ -806,7 +803,7 @@ class Sequential(PublicNames, Container):
 
     @property
     def losses(self) -> list[float]:
-        """Penalties of all layers, those of each as its own `losses`."""
+        """The `losses` of all layers, in order."""
         return [loss for layer in self._layers for loss in getattr(layer, "losses", [])]
 
     def count_params(self) -> int:
@@ -815,7 +812,7 @@ class Sequential(PublicNames, Container):
 
     @public
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
-        """Print a table of the layers, their output shapes and numbers of parameters."""
+        """Print a table of the layers, their output shapes and parameter counts."""
         rows = self._rows(self.input_shape)
         head = _TABLE
         widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
@@ -826,7 +823,7 @@ class Sequential(PublicNames, Container):
     def get_config(self) -> dict[str, Any]:
         """Return the name, the layers' classes, configs and built-in optimizers, and the input shape if built.
 
-        Of an optimizer that is not built in, the name of its class alone.
+        For a custom optimizer only the name of its class is included.
         """
         return {
             "name": self.name,
@@ -836,16 +833,16 @@ class Sequential(PublicNames, Container):
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], layers: Mapping[str, Any] | None = None) -> Self:
-        """Make a model from the result of `get_config`; its weights are fresh.
+        """Create a model from the result of `get_config`, with newly initialised weights.
 
-        A layer whose optimizer was not a built-in one gets "sgd", and a warning says so.
+        A custom optimizer is replaced by "sgd", with a warning.
 
         Parameters
         ----------
         config : mapping
-            What `get_config` returned.
+            A result of `get_config`.
         layers : mapping of str to class, optional
-            Classes of layers that are not the library's, by class name.
+            Classes of custom layers, by class name.
         """
         model: Self = saving.from_config(cls, config, layers)
         saving.warn_of_optimizers("the config", config)
@@ -858,10 +855,10 @@ class Sequential(PublicNames, Container):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write structure and weights to one file, which `lcnumba.load` reads.
 
-        The file is complete or, if saving fails, as it was before. Built-in optimizers are saved with
-        their settings, but not their state; of any other one there is a warning, and the name of its class in the
-        file. What `compile` was given, random states and `n_threads` are not saved: `Checkpoint` and ``fit(resume=)``
-        keep the state of a training, `pickle` keeps all.
+        If saving fails, an existing file is left unchanged. Built-in optimizers are saved with their settings but not
+        their state; for a custom optimizer only the name of its class is saved, with a warning. The arguments of
+        `compile`, random states and `n_threads` are not saved: `Checkpoint` and ``fit(resume=)`` keep the training
+        state, `pickle` keeps everything.
 
         Parameters
         ----------
@@ -873,17 +870,17 @@ class Sequential(PublicNames, Container):
         RuntimeError
             If the model has not been built.
         TypeError
-            If a layer has a custom function, which no file can hold.
+            If a layer has a custom function, which cannot be saved.
         ValueError
-            If the name ends as files of another kind do: ``.h5``, ``.keras``.
+            If the name has the extension of another format: ``.h5``, ``.keras``.
         OSError
-            If the file cannot be written, or the path leads to a folder, a device or a pipe.
+            If the file cannot be written, or the path is a folder, a device or a pipe.
         """
         saving.save(self, path)
 
     @public
     def save_weights(self, path: str | os.PathLike[str]) -> None:
-        """Write the weights alone to a file, which `load_weights` of a model of the same layers reads.
+        """Write only the weights to a file, for `load_weights` of a model with the same layers.
 
         Parameters
         ----------
@@ -895,7 +892,7 @@ class Sequential(PublicNames, Container):
         RuntimeError
             If the model has not been built.
         ValueError, OSError
-            As `save` does.
+            As for `save`.
 
         Examples
         --------
@@ -912,9 +909,9 @@ class Sequential(PublicNames, Container):
 
     @public
     def load_weights(self, path: str | os.PathLike[str]) -> None:
-        """Take the weights of a file that `save_weights`, `save` or `Checkpoint` wrote; all of them, or none.
+        """Load the weights of a file written by `save_weights`, `save` or `Checkpoint`; all or none.
 
-        Weights go by their order, names of layers do not matter. `lcnumba.load_keras` reads files of Keras.
+        Weights are matched by order, not by layer name. `lcnumba.load_keras` reads Keras files.
 
         Parameters
         ----------
@@ -928,7 +925,7 @@ class Sequential(PublicNames, Container):
         OSError
             If the file cannot be read.
         ValueError
-            If it is no such file, or its weights have other shapes; the model is as it was then.
+            If the file is invalid or its weights have other shapes; the model has not changed then.
         """
         saving.load_weights(self, path)
 
@@ -964,23 +961,23 @@ class Sequential(PublicNames, Container):
         return html_table(_TABLE, self._rows(self._input_shape), self._title())
 
     def __copy__(self) -> Self:
-        """Copy deeply: a shallow copy would share the list of layers."""
+        """Return a deep copy: a shallow one would share the list of layers."""
         return copy.deepcopy(self)
 
     def _weights_by_layer(self) -> list[list[Array]]:
         return [saving.weights_of(layer) for layer in self._layers]
 
     def _as_numpy(self, x: Any) -> tuple[Array, Callable[[Array], Any]]:
-        """The input as NumPy, for a model that has layers and is built."""
+        """The input as NumPy, checked; builds the model if necessary."""
         if not self._layers:
             raise RuntimeError(f"{self.name!r} has no layers; add some first")
         values, like = as_numpy("x", x)
         check_dtype("x", values)
         if values.ndim < 1:
-            raise ValueError("x has 0 dimensions; give the batch first")
+            raise ValueError("x has 0 dimensions; its first axis must be the batch")
         if self._input_shape is None:
             with self._building.lock:
-                if self._input_shape is None:  # another thread may have come first
+                if self._input_shape is None:  # another thread may have built it
                     self.build(values.shape)
         elif values.shape[1:] != self._input_shape[1:]:
             raise ValueError(
@@ -992,27 +989,26 @@ class Sequential(PublicNames, Container):
 
 @public
 def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) -> Sequential:
-    """Read a model that `Sequential.save` wrote.
+    """Read a model written by `Sequential.save`.
 
     Parameters
     ----------
     path : path
         The file.
     layers : mapping of str to class, optional
-        Classes of layers that are not the library's, by class name.
+        Classes of custom layers, by class name.
 
     Returns
     -------
     Sequential
-        With the saved weights, and optimizers whose state is fresh: "sgd", with a warning, where the saved one was not
-        built in.
+        With the saved weights, and optimizers without state; a custom optimizer is replaced by "sgd", with a warning.
 
     Raises
     ------
     OSError
         If the file cannot be read.
     ValueError
-        If it is no such file, or its weights do not fit its config.
+        If the file is invalid, or its weights do not fit its config.
 
     Examples
     --------
@@ -1029,8 +1025,8 @@ def load(path: str | os.PathLike[str], layers: Mapping[str, Any] | None = None) 
     return model
 
 
-def _fitting(layer: Layer, shape: Shape) -> Shape:
-    """The output shape of a layer for an input shape; an error if it was built for another."""
+def _checked_output_shape(layer: Layer, shape: Shape) -> Shape:
+    """The output shape of a layer for an input shape; raise if it was built for another."""
     output_shape = tuple(layer.compute_output_shape(shape))
     if getattr(layer, "built", False):
         mine = tuple(layer.input_shape)  # type: ignore[attr-defined]
@@ -1040,7 +1036,7 @@ def _fitting(layer: Layer, shape: Shape) -> Shape:
 
 
 def _all_or_none(changes: Iterable[tuple[Callable[[], Any], Callable[[], Any]]]) -> None:
-    """Carry out changes, each given with what undoes it; if one fails, undo it and those before it."""
+    """Apply (change, undo) pairs; if a change fails, undo it and those before it."""
     done: list[Callable[[], Any]] = []
     try:
         for change, undo in changes:
@@ -1048,24 +1044,24 @@ def _all_or_none(changes: Iterable[tuple[Callable[[], Any], Callable[[], Any]]])
             change()
     except BaseException:
         for undo in reversed(done):
-            with suppress(BaseException):  # the first error is told
+            with suppress(BaseException):  # the first error is raised
                 undo()
         raise
 
 
 def _state_of(layer: Any) -> Any:
-    """What brings a layer's training back to now; apart from what a layer of users' own may change in place."""
+    """A layer's training state, copied if it is a custom layer, which may change it in place."""
     state = layer.get_training_state()
     return state if isinstance(layer, Trainable | Sequential) else copy.deepcopy(state)
 
 
 def _call(layer: Layer, x: Any) -> Any:
-    """A layer's output for inference; a Flatten need not copy what no one else has."""
+    """A layer's output for inference; inside a model Flatten need not copy."""
     return layer.reshaped(x)[0] if type(layer) is Flatten else layer(x)
 
 
 def _forward(layer: Layer, x: Any) -> tuple[Any, Pullback]:
-    """The same for training."""
+    """A layer's output and pullback for training; inside a model Flatten need not copy."""
     return layer.reshaped(x) if type(layer) is Flatten else layer.forward(x)
 
 

@@ -1,4 +1,4 @@
-"""Names that have changed: the old one works on, and warns."""
+"""Deprecated aliases of renamed attributes and methods."""
 
 import warnings
 from typing import Any
@@ -7,12 +7,12 @@ __all__ = ["Renamed", "plan_method"]
 
 
 class Renamed:
-    """An attribute or method of a class by its old name.
+    """A deprecated alias of an attribute or method: a descriptor that warns.
 
     Parameters
     ----------
     new : str
-        What it is called now.
+        The new name.
 
     Examples
     --------
@@ -36,7 +36,7 @@ class Renamed:
         self._old = name
 
     def __get__(self, instance: Any, owner: type) -> Any:
-        if instance is None:  # of documentation and the like, which look at all that a class has
+        if instance is None:  # accessed on the class, as documentation tools do
             return self
         self._warn(owner)
         return getattr(instance, self._new)
@@ -50,16 +50,16 @@ class Renamed:
 
 
 def plan_method(thing: Any, what: str, old: str | None = None) -> Any:
-    """Return the method ``plan_{what}`` of a user's layer or pullback, by its old name if need be; or None.
+    """Return the method ``plan_{what}`` of a layer or pullback, or that of its deprecated name, or None.
 
     Parameters
     ----------
     thing : object
         The layer or pullback.
     what : str
-        What is planned: "update", "training_state", "unbuild".
+        "update", "training_state" or "unbuild".
     old : str, optional
-        What the method was called; by default ``prepare_{what}``.
+        The deprecated name; by default ``prepare_{what}``.
 
     Examples
     --------

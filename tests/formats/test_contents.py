@@ -271,7 +271,7 @@ def test_a_warning_as_error_is_raised_before_the_file_is_written(tmp_path):
     path.write_bytes(b"old")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(UserWarning, match="does not hold the optimizer 'Mine'"):
+        with pytest.raises(UserWarning, match="does not contain the optimizer 'Mine'"):
             net(optimizer=Mine()).save(path)
     assert path.read_bytes() == b"old"
 
@@ -347,7 +347,7 @@ def of(layer):
 def test_weights_that_are_not_saved_are_a_warning(clip, tmp_path):
     model = of(Scale())
     model.compile("sgd", "mse", **clip)
-    lost = r"the weights of layer 'scale' \(Scale\), which training changes: such a class needs get_weights\(\)"
+    lost = r"the weights of layer 'scale' \(Scale\), which training changes; implement get_weights\(\)"
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         train(Checkpoint(tmp_path / "m.npz"), EarlyStopping("loss", patience=9), model=model, epochs=3)
@@ -356,7 +356,7 @@ def test_weights_that_are_not_saved_are_a_warning(clip, tmp_path):
         "restore_best of EarlyStopping does not restore", "the checkpoint does not contain",
     ]  # fmt: skip
     for save in (model.save, model.save_weights):
-        with pytest.warns(UserWarning, match="the file does not hold " + lost):
+        with pytest.warns(UserWarning, match="the file does not contain " + lost):
             save(tmp_path / "m.npz")
 
 

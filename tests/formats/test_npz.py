@@ -62,11 +62,11 @@ def test_built_in_optimizers_are_saved(tmp_path):
         pass
 
     net.set_optimizer(Mine())
-    with pytest.warns(UserWarning, match="the file does not hold the optimizer 'Mine' of layer .*, 'Mine' of"):
+    with pytest.warns(UserWarning, match="the file does not contain the optimizer 'Mine' of layer .*, 'Mine' of"):
         net.save(tmp_path / "m")
-    with pytest.warns(UserWarning, match="m' does not hold the optimizer 'Mine' of layer .*; it is 'sgd' now"):
+    with pytest.warns(UserWarning, match="m' does not contain the optimizer 'Mine' of layer .*; 'sgd' is used instead"):
         assert lc.load(tmp_path / "m").layers[0].optimizer == lc.SGD()
-    with pytest.warns(UserWarning, match="the config does not hold the optimizer 'Mine'"):
+    with pytest.warns(UserWarning, match="the config does not contain the optimizer 'Mine'"):
         lc.Sequential.from_config(net.get_config())
 
 
@@ -152,16 +152,16 @@ def rewritten(path, change):
         (lambda a, d: a.update(weight_1=np.ones(3)), "weight_1 has shape"),
         (lambda a, d: d.update(format="other"), "its format is 'other'"),
         (lambda a, d: d.pop("model"), "is not an lcnumba model file"),
-        (lambda a, d: d.update(model=3), "holds no config"),
-        (lambda a, d: d["model"].pop("layers"), "holds no config"),
+        (lambda a, d: d.update(model=3), "holds no valid model config"),
+        (lambda a, d: d["model"].pop("layers"), "holds no valid model config"),
         (lambda a, d: d["model"]["layers"][0].update(class_name="os.system"), "layer class 'os.system' is not known"),
-        (lambda a, d: d["model"]["layers"][0]["config"].update(foo=1), "holds no config.*foo"),
+        (lambda a, d: d["model"]["layers"][0]["config"].update(foo=1), "holds no valid model config.*foo"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=7), "has shape"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**12), "too large"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**30), "too large"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(kernel_regularizer="nope"), "not known"),
         (lambda a, d: d["model"]["layers"].append({"class_name": "Flatten", "config": {"name": "dense"}}), "already"),
-        (lambda a, d: d["model"].update(build_input_shape=None), "holds no config"),
+        (lambda a, d: d["model"].update(build_input_shape=None), "holds no valid model config"),
         (lambda a, d: d["model"].update(build_input_shape=[None, 2**70, 7, 2]), "too large"),
         (lambda a, d: a.update(weight_0=a["weight_0"].astype(complex)), "complex128"),
         (lambda a, d: a.update(weight_0=a["weight_0"].astype("S1")), "dtype"),
@@ -308,7 +308,7 @@ class Mine(lc.SGD):
 
 def test_a_file_that_does_not_name_custom_optimizers(tmp_path):
     net = lc.Sequential([lc.Dense(2, input_shape=(3,), optimizer=Mine())])
-    with pytest.warns(UserWarning, match="does not hold"):
+    with pytest.warns(UserWarning, match="does not contain"):
         net.save(tmp_path / "m.npz")
     rewritten(tmp_path / "m.npz", lambda arrays, text: text["model"]["layers"][0].pop("optimizer_left_out"))
     assert lc.load(tmp_path / "m.npz").layers[0].optimizer == lc.SGD()
@@ -318,7 +318,7 @@ def test_a_warning_names_only_the_first_layers(tmp_path):
     net = lc.Sequential([lc.Dense(2, input_shape=(2,), optimizer=Mine(), name="first")])
     for _ in range(6):
         net.add(lc.Dense(2, optimizer=Mine()))
-    with pytest.warns(UserWarning, match="'Mine' of layer 'first', .* and of 2 more: only the library's own"):
+    with pytest.warns(UserWarning, match="'Mine' of layer 'first', .* and of 2 more: only built-in optimizers"):
         net.save(tmp_path / "m")
 
 
@@ -505,7 +505,7 @@ def test_zips_of_other_types_are_named(tmp_path):
     with pytest.raises(ValueError, match=message):
         resume(net, path)
     net.save_weights(path)
-    with pytest.raises(ValueError, match=r"holds weights alone; make the model, build it, and call its load_weights"):
+    with pytest.raises(ValueError, match=r"holds weights only; create and build the model, then call its load_weights"):
         lc.load(path)
     with pytest.raises(ValueError, match=r"cannot resume from .*: it holds only weights; read them with load_weights"):
         resume(net, path)

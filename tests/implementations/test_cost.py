@@ -1,4 +1,4 @@
-"""Choosing an implementation: by an estimate and by measuring."""
+"""Choosing an implementation, by estimate and by measurement."""
 
 import json
 
@@ -44,13 +44,13 @@ def test_loops_are_chosen_for_wide_layers_and_a_matrix_for_narrow_ones():
     assert choose(Geometry((8, 8), 1, 1, 7, padding="same"), 4) == 2
 
 
-def test_no_form_out_of_proportion_is_chosen():
+def test_implementations_with_disproportionate_memory_are_not_chosen():
     g = Geometry((4096,), 1, 1, 513)
     assert costs(g, 32, 4)[1].memory > 2 * g.connections * 4
     assert choose(g, 4) != 2
 
 
-def test_auto_is_a_setting_that_files_and_copies_keep(rng, tmp_path):
+def test_auto_is_preserved_by_files_and_copies(rng, tmp_path):
     layer = lc.LocallyConnected2D(1, 7, padding="same", implementation="auto", input_shape=(8, 8, 1))
     x = rng.standard_normal((3, 8, 8, 1), np.float32)
     y = layer(x)
@@ -63,7 +63,7 @@ def test_auto_is_a_setting_that_files_and_copies_keep(rng, tmp_path):
     assert lc.load(tmp_path / "model.npz").layers[0].implementation == "auto"
 
 
-def test_explain_tells_costs_and_choice():
+def test_explain_prints_costs_and_choice():
     lines = []
     layer = lc.LocallyConnected2D(64, 3, input_shape=(32, 32, 3), implementation="auto")
     layer.explain(16, lines.append)
@@ -76,14 +76,14 @@ def test_explain_tells_costs_and_choice():
     assert "implementation 3, as set" in lines[-1]
 
 
-def test_explain_needs_a_shape():
+def test_explain_requires_an_input_shape():
     with pytest.raises(AttributeError, match=r"input shape of .* is not known yet"):
         lc.LocallyConnected2D(2, 3).explain()
     with pytest.raises(ValueError, match="batch_size=0"):
         lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)).explain(0)
 
 
-def test_tuning_measures_what_fits_and_changes_nothing(rng):
+def test_tune_measures_what_fits_in_memory_and_changes_nothing(rng):
     layer = lc.LocallyConnected2D(4, 3, optimizer="adam", trainable=False, name="mine")
     x = rng.standard_normal((5, 6, 6, 2))
     layer.build((None, 6, 6, 2))

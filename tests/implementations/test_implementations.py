@@ -68,7 +68,7 @@ def test_adjoint_identities_are_exact(problem, number, rng):
 
 @problems
 @implementations
-def test_what_does_not_exist_has_no_effect_and_no_gradient(problem, number, rng):
+def test_missing_connections_have_no_effect_and_no_gradient(problem, number, rng):
     g = problem.geometry
     x, kernel, bias, dy = problem.data(rng)
     clean = run(create(number, g), problem, x, kernel, bias, dy)
@@ -115,8 +115,8 @@ def test_y_masks_dy(name, number, rng):
 @pytest.mark.parametrize("masked", [True, False])
 @problems
 @implementations
-def test_three_linear_maps_into_arrays_that_are_given(problem, number, masked, tiled, rng, monkeypatch):
-    """And the map is bilinear: <dy, apply(x, k)> = <apply_transpose(k, dy), x> = <weight_gradient(x, dy), k>."""
+def test_linear_maps_with_out(problem, number, masked, tiled, rng, monkeypatch):
+    """The map is bilinear: <dy, apply(x, k)> = <apply_transpose(k, dy), x> = <weight_gradient(x, dy), k>."""
     monkeypatch.setattr(vectors, "TILED", tiled)
     g = problem.geometry
     mask = rng.random(g.kernel_shape) < 0.5 if masked else None
@@ -156,7 +156,7 @@ def test_a_kernel_without_a_version_is_not_cached(number, rng):
 
 
 @implementations
-def test_inputs_are_not_written(number, rng):
+def test_inputs_are_not_modified(number, rng):
     problem = PROBLEMS[0]
     arrays = problem.data(rng)
     before = [a.copy() for a in arrays]
@@ -173,7 +173,7 @@ def test_inputs_are_not_written(number, rng):
 @implementations
 @pytest.mark.parametrize("name", ["one_filter", "plain", "same_stride", "one_channel_one_tap"])
 def test_a_new_version_of_the_kernel_is_used(number, name, rng):
-    """Also where the other form of the kernel could be a view of it."""
+    """Also if the cached layout could be a view of the kernel."""
     problem = next(p for p in PROBLEMS if p.name == name)
     x, kernel, bias, dy = problem.data(rng)
     implementation = create(number, problem.geometry)
@@ -189,8 +189,8 @@ def test_a_new_version_of_the_kernel_is_used(number, name, rng):
 
 @problems
 @implementations
-def test_any_number_of_threads_gives_the_same_bits(problem, number, rng, monkeypatch):
-    """And the calling thread alone, which does small work."""
+def test_results_do_not_depend_on_the_number_of_threads(problem, number, rng, monkeypatch):
+    """Including the calling thread alone, which handles small work."""
     g = problem.geometry
     shapes = [(problem.batch, *problem.input_size, g.channels), g.kernel_shape, g.bias_shape]
     arrays = [rng.standard_normal(s, np.float32) for s in (*shapes, (problem.batch, *g.bias_shape))]
@@ -203,10 +203,10 @@ def test_any_number_of_threads_gives_the_same_bits(problem, number, rng, monkeyp
 
 @pytest.mark.parametrize("number", [1, 3])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_number_reaches_its_windows_and_nothing_else(number, bad, rng):
+def test_non_finite_values_reach_only_their_windows(number, bad, rng):
     problem = Problem("nan", "", 2, (6, 6), 2, 3, (3, 3), (1, 1), "same")
     x, kernel, bias, dy = problem.data(rng)
-    kernel[kernel == 0] = 1  # so that no product hides it
+    kernel[kernel == 0] = 1  # so that every product shows it
     x[0, 2, 3, 1] = bad
     y, _, _ = run(create(number, problem.geometry), problem, x, kernel, bias, dy)
     expected = np.zeros((2, 6, 6), bool)
@@ -215,7 +215,7 @@ def test_a_bad_number_reaches_its_windows_and_nothing_else(number, bad, rng):
     np.testing.assert_array_equal(~np.isfinite(y).any(axis=-1), expected)
 
 
-def test_dense_spreads_a_bad_number_over_its_sample_alone(rng):
+def test_dense_spreads_non_finite_values_within_their_sample_only(rng):
     problem = PROBLEMS[0]
     x, kernel, bias, dy = problem.data(rng)
     x[0, 0, 0, 0] = np.nan
@@ -230,10 +230,10 @@ def test_unknown_implementations(number):
         create(number, PROBLEMS[0].geometry)
 
 
-def test_a_form_is_filled_once_for_many_threads():
-    from lcnumba.implementations.cache import FormCache
+def test_a_cached_layout_is_filled_once_for_many_threads():
+    from lcnumba.implementations.cache import LayoutCache
 
-    cache, fills = FormCache(), []
+    cache, fills = LayoutCache(), []
 
     def fill(old):
         fills.append(old)
@@ -267,8 +267,8 @@ def test_concurrent_calls_agree(number, rng):
 
 
 @pytest.mark.skipif(bool(numba.config.DISABLE_JIT), reason="a large layer")
-def test_the_sparse_form_of_a_published_size_is_small():
-    """14.5 million weights: Keras' implementation 3 takes more than 8 GB to build them."""
+def test_sparse_memory_at_a_published_size():
+    """14.5 million weights: Keras' implementation 3 needs more than 8 GB to build them."""
     problem = Problem("seed2", "", 1, (30, 30), 64, 32, (3, 3), (1, 1))
     g = problem.geometry
     kernel = np.ones(g.kernel_shape, np.float32)

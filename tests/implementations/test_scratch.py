@@ -13,7 +13,7 @@ from lcnumba.implementations import scratch
 
 @pytest.mark.parametrize("shape", [(3,), (0, 5), (40, 7, 33), (1 << 16,)])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_aligned_arrays_are_ordinary_and_the_large_ones_begin_with_a_cache_line(shape, dtype):
+def test_large_arrays_are_aligned_to_cache_lines(shape, dtype):
     array = scratch.aligned(shape, np.dtype(dtype))
     assert array.shape == shape
     assert array.dtype == dtype
@@ -22,7 +22,7 @@ def test_aligned_arrays_are_ordinary_and_the_large_ones_begin_with_a_cache_line(
     assert array.nbytes < scratch.SMALL_BYTES or array.ctypes.data % scratch.LINE_BYTES == 0
 
 
-def test_scratch_arrays_lie_apart_and_begin_with_a_cache_line():
+def test_scratch_arrays_are_disjoint_and_aligned():
     shapes = [(3,), (0, 5), (40, 7, 3), (2, 2)]
     made = scratch.scratch(np.dtype(np.float64), *shapes)
     assert made[0].base.nbytes <= sum(array.nbytes for array in made) + scratch.LINE_BYTES * (len(made) + 1)
@@ -34,8 +34,8 @@ def test_scratch_arrays_lie_apart_and_begin_with_a_cache_line():
         assert (array == number).all()
 
 
-def test_implementation_1_holds_the_weights_once():
-    """Where implementation 3, for comparison, makes another form of them."""
+def test_implementation_1_does_not_copy_the_weights():
+    """Implementation 3, for comparison, builds another layout of them."""
     layer = lc.LocallyConnected2D(32, 3, input_shape=(40, 40, 8), rng=0)
     layer.build((None, 40, 40, 8))
     x = np.ones((1, 40, 40, 8), np.float32)
@@ -94,8 +94,8 @@ TRAINING = """
 @pytest.mark.slow
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc tells the size")
 @pytest.mark.parametrize("layer", ["default", "workqueue"])
-def test_thousands_of_steps_take_no_more_memory(layer, tmp_path):
-    """An array of 1 kB kept at each step would show; with workqueue kernels take threads however small they are."""
+def test_memory_is_constant_over_thousands_of_steps(layer, tmp_path):
+    """A leak of 1 kB per step is detected; with workqueue even the smallest kernels use threads."""
     result = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(TRAINING)],
         cwd=tmp_path, env={**os.environ, "NUMBA_THREADING_LAYER": layer},

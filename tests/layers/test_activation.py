@@ -26,7 +26,7 @@ def test_activation(name, rng):
     assert lc.Activation(**layer.get_config()).get_config() == layer.get_config()
 
 
-def test_dropout_drops_in_training_alone(rng):
+def test_dropout_drops_only_in_training(rng):
     layer, x = lc.Dropout(0.25, seed=3), rng.standard_normal((100, 40)) + 10
     np.testing.assert_array_equal(layer(x), x)
     y, backward = layer.forward(x)
@@ -39,7 +39,7 @@ def test_dropout_drops_in_training_alone(rng):
     np.testing.assert_array_equal(lc.Dropout(0.25, seed=3).forward(x)[0], y)
     for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
         np.testing.assert_array_equal(other.forward(x)[0], copy.deepcopy(layer).forward(x)[0])
-    with pytest.raises(ValueError, match="rate=1"):
+    with pytest.raises(ValueError, match=r"rate must be in \[0, 1\), got 1"):
         lc.Dropout(1)
 
 
@@ -61,7 +61,7 @@ def test_layers_without_weights(make, rng):
     assert layer.input_shape == (None, 3)
 
 
-def test_networks_with_them_train_save_and_load(rng, tmp_path):
+def test_models_with_stateless_layers_train_save_and_load(rng, tmp_path):
     model = lc.Sequential([
         lc.LocallyConnected2D(2, 3, input_shape=(6, 6, 1), data_format="channels_last"), lc.Activation("relu"),
         lc.Dropout(0.25, seed=0), lc.Flatten(), lc.Dense(3),
@@ -73,8 +73,8 @@ def test_networks_with_them_train_save_and_load(rng, tmp_path):
     np.testing.assert_array_equal(lc.load(tmp_path / "model.npz")(x), model(x))
 
 
-def test_flatten_of_channels_first_is_that_of_keras(rng):
-    """The channels go last before the axes are joined."""
+def test_flatten_of_channels_first_matches_keras(rng):
+    """The channels are moved last before flattening."""
     x = rng.standard_normal((2, 3, 4, 5))
     layer = lc.Flatten(data_format="channels_first")
     y, backward = layer.forward(x)
@@ -87,11 +87,11 @@ def test_flatten_of_channels_first_is_that_of_keras(rng):
 
 @pytest.mark.parametrize("name", ["relu", "softmax", "gelu"])
 @pytest.mark.parametrize("shape", [(3, 0), (0,), (0, 3)])
-def test_nothing_in_nothing_out(name, shape):
+def test_empty_input_gives_empty_output(name, shape):
     assert lc.Activation(name)(np.zeros(shape)).shape == shape
 
 
-def test_settings_are_fixed():
+def test_settings_are_read_only():
     for layer, name in ((lc.Activation("relu"), "activation"), (lc.Dropout(0.5), "rate")):
         with pytest.raises(AttributeError):
             setattr(layer, name, 2.0)
@@ -101,7 +101,7 @@ def test_settings_are_fixed():
 @pytest.mark.parametrize(
     "shape", [None, "", "Same", {}, np.int8(3), np.ones(2), np.dtype("f8"), (), (None, -1), (2, "a")]
 )
-def test_what_is_no_shape_is_refused(make, shape):
+def test_invalid_shapes_are_refused(make, shape):
     layer = make()
     for method in (layer.compute_output_shape, layer.build):
         with pytest.raises((TypeError, ValueError), match="input_shape="):
@@ -110,6 +110,6 @@ def test_what_is_no_shape_is_refused(make, shape):
 
 
 @pytest.mark.parametrize("weights", [None, True, np.zeros(0), [1]])
-def test_layers_without_weights_take_none(weights):
+def test_layers_without_weights_refuse_weights(weights):
     with pytest.raises((TypeError, ValueError), match="weights"):
         lc.Flatten().set_weights(weights)

@@ -1,4 +1,4 @@
-"""What Keras' layer does not have: other ranks, windows, biases and masks."""
+"""Features that Keras' layer does not have: other ranks, windows, biases and masks."""
 
 import copy
 import json
@@ -35,14 +35,14 @@ def test_layers_of_every_rank_equal_the_reference(problem, data_format, implemen
         problem.filters, problem.kernel_size, problem.strides, problem.padding, data_format,
         dilation_rate=problem.dilation or 1, padding_mode=problem.padding_mode, implementation=implementation,
     )  # fmt: skip
-    turn = first if data_format == "channels_first" else np.asarray
-    layer.build(turn(x).shape)
+    to_format = first if data_format == "channels_first" else np.asarray
+    layer.build(to_format(x).shape)
     layer.set_weights([kernel, bias])
-    y, backward = layer.forward(turn(x))
-    dx, grads = backward(turn(dy))
+    y, backward = layer.forward(to_format(x))
+    dx, grads = backward(to_format(dy))
     expected = reference.backward(x, kernel, dy, **settings)
-    np.testing.assert_array_equal(y, turn(reference.forward(x, kernel, bias, **settings)))
-    for a, b in zip((dx, grads.kernel, grads.bias), (turn(expected[0]), *expected[1:]), strict=True):
+    np.testing.assert_array_equal(y, to_format(reference.forward(x, kernel, bias, **settings)))
+    for a, b in zip((dx, grads.kernel, grads.bias), (to_format(expected[0]), *expected[1:]), strict=True):
         np.testing.assert_array_equal(a, b)
     assert layer.output_shape == (None, *y.shape[1:])
     again = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
@@ -70,8 +70,8 @@ def test_explicit_padding_may_be_one_pair_in_one_dimension():
     assert layer.compute_output_shape((None, 5, 1)) == (None, 6, 1)
 
 
-def test_circular_columns_are_what_wrapping_the_input_gives(rng):
-    """Longitudes: the same as a valid layer on an input with copies of its other end."""
+def test_circular_padding_equals_wrapping_the_input(rng):
+    """The result equals that of a valid layer on the input padded with copies of its other end."""
     x = integers(rng, (2, 5, 6, 2))
     wrapped = np.concatenate([x[:, :, -1:], x, x[:, :, :2]], axis=2)
     circular = lc.LocallyConnected2D(3, (2, 4), padding=((0, 0), (1, 2)), padding_mode=("zeros", "circular"))
@@ -108,7 +108,7 @@ def test_circular_columns_are_what_wrapping_the_input_gives(rng):
         ({"kernel_mask": {"shape": [-8, -1], "bits": "AA=="}}, "invalid config of kernel_mask"),
     ],
 )
-def test_bad_parameters(settings, match):
+def test_invalid_parameters(settings, match):
     with pytest.raises((ValueError, TypeError), match=match):
         lc.LocallyConnected2D(2, 3, input_shape=(8, 8, 1), **settings)
 
@@ -126,9 +126,9 @@ def test_a_mask_must_fit_the_kernel():
 @implementations
 @pytest.mark.parametrize("tiled", [True, False])
 @pytest.mark.parametrize("size", [(5, 6), (2, 3)], ids=str)
-def test_a_bias_may_be_shared_by_all_positions(size, tiled, implementation, rng, monkeypatch):
+def test_bias_shared_by_all_positions(size, tiled, implementation, rng, monkeypatch):
     if tiled and numba.config.DISABLE_JIT:
-        pytest.skip("tiles are compiled code alone")
+        pytest.skip("tiles exist only compiled")
     monkeypatch.setattr(vectors, "TILED", tiled)
     shared, own = (
         lc.LocallyConnected2D(3, (2, 3), bias_sharing=sharing, implementation=implementation)
@@ -159,10 +159,10 @@ def test_a_bias_may_be_shared_by_all_positions(size, tiled, implementation, rng,
 
 
 def masked(rng, implementation, per_filter, batch=9, **settings):
-    """A masked layer with integer weights, its mask, and x; "same" padding takes more connections away."""
+    """A masked layer with integer weights, its mask, and x; "same" padding removes more connections."""
     shape = (20, 18, 5) if per_filter else (20, 18)
     mask = rng.random(shape) < 0.6
-    mask[3] = False  # a position that nothing reaches
+    mask[3] = False  # a position without connections
     layer = lc.LocallyConnected2D(
         5, 3, padding="same", kernel_mask=mask, implementation=implementation, **settings
     )  # fmt: skip
@@ -214,7 +214,7 @@ def test_steps_leave_masked_weights_alone(implementation, per_filter, optimizer,
 
 @pytest.mark.parametrize("implementation", [1, 3])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_nothing_passes_where_nothing_exists_not_even_nan(implementation, bad, rng):
+def test_nan_does_not_pass_masked_connections(implementation, bad, rng):
     layer, exists, x = masked(rng, implementation, per_filter=False)
     x[0, 1, 2, 0] = bad
     y, backward = layer.forward(x)
@@ -235,8 +235,8 @@ def test_nothing_passes_where_nothing_exists_not_even_nan(implementation, bad, r
 
 
 @pytest.mark.parametrize("implementation", [1, 3])
-def test_nothing_passes_a_mask_of_whole_windows(implementation):
-    """Where all connections exist but for the mask."""
+def test_nan_does_not_pass_a_mask_without_padding(implementation):
+    """All connections exist except for the mask."""
     mask = np.array([[True, False], [True, True]])
     layer = lc.LocallyConnected1D(1, 2, kernel_mask=mask, kernel_initializer="ones", implementation=implementation)
     y, backward = layer.forward([[[1.0], [np.nan], [2.0]]])
@@ -246,7 +246,7 @@ def test_nothing_passes_a_mask_of_whole_windows(implementation):
 
 
 @implementations
-def test_a_frozen_masked_layer_gives_dx_alone(implementation, rng):
+def test_a_frozen_masked_layer_computes_dx_only(implementation, rng):
     layer, _, x = masked(rng, implementation, per_filter=False)
     y, backward = layer.forward(x)
     dy, before = integers(rng, y.shape), layer.get_weights()
@@ -258,7 +258,7 @@ def test_a_frozen_masked_layer_gives_dx_alone(implementation, rng):
 
 
 @pytest.mark.parametrize("per_filter", [False, True])
-def test_masked_layers_are_saved_copied_and_described(per_filter, rng, tmp_path):
+def test_masked_layers_are_saved_and_serialized(per_filter, rng, tmp_path):
     layer, _, x = masked(rng, 1, per_filter)
     config = layer.get_config()
     again = lc.LocallyConnected2D.from_config(json.loads(json.dumps(config)))
@@ -282,8 +282,8 @@ def test_a_mask_is_copied():
 
 
 @implementations
-def test_a_shared_bias_of_one_filter_is_read_as_one(implementation):
-    """A broadcast row of one number is a view that kernels would read on from."""
+def test_shared_bias_of_one_filter(implementation):
+    """Kernels must not read past a broadcast view of one element."""
     layer = lc.LocallyConnected1D(
         1, 1, bias_sharing="filter", bias_initializer="ones", kernel_initializer="zeros", implementation=implementation
     )
@@ -299,7 +299,7 @@ def test_a_shared_bias_of_one_filter_is_read_as_one(implementation):
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.filterwarnings("ignore:padding_mode='circular' has no effect")
 def test_masks_of_valid_inputs(padding, mode, channels, rng):
-    """What is not valid has no influence, and all else has."""
+    """Only valid inputs contribute."""
     valid = rng.random((6, 7)) < 0.7
     settings = {"strides": (1, 2), "padding": padding, "padding_mode": mode, "dilation_rate": (1, 2)}
     mask = lc.kernel_mask_from(valid, (3, 2), channels=channels, **settings)
@@ -332,14 +332,14 @@ def test_masks_of_valid_inputs_of_other_ranks():
         (np.ones((3, 3), bool), (2, 0), "strides=0"),
     ],
 )
-def test_bad_masks_of_valid_inputs(valid, arguments, message):
+def test_invalid_masks_of_valid_inputs(valid, arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         lc.kernel_mask_from(valid, *arguments)
     with pytest.raises(ValueError, match="channels=3, and valid has 2 of them"):
         lc.kernel_mask_from(np.ones((3, 3, 2), bool), (2, 2), channels=3)
 
 
-def test_circular_padding_that_has_no_effect_is_told():
+def test_circular_padding_without_effect_warns():
     for settings in ({"padding_mode": "circular"}, {"padding_mode": ("zeros", "circular")}):
         with pytest.warns(RuntimeWarning, match="padding_mode='circular' has no effect with padding='valid'"):
             lc.LocallyConnected2D(1, 3, **settings)
@@ -347,7 +347,7 @@ def test_circular_padding_that_has_no_effect_is_told():
     assert "padding_mode='circular'" in repr(layer)
 
 
-def test_a_mask_of_the_inputs_is_told_how_to_become_one_of_the_kernel():
+def test_error_for_an_input_mask_suggests_kernel_mask_from():
     layer = lc.LocallyConnected2D(1, 3, kernel_mask=np.ones((5, 6), bool))
     with pytest.raises(ValueError, match=r"give \(12, 9\) or \(12, 9, 1\); lcnumba\.kernel_mask_from makes it"):
         layer.build((None, 5, 6, 1))

@@ -27,10 +27,10 @@ def test_activation_gradients(activation, rng):
     np.testing.assert_allclose(dx, numerical_gradient(lambda v: float(np.sum(layer(v) * dy)), x), atol=1e-9)
 
 
-def test_surface():
+def test_attributes_and_config():
     layer = lc.Dense(4, use_bias=False, input_shape=(5,), kernel_initializer="ones")
     assert layer.output_shape == (None, 4)
-    with pytest.raises(ValueError, match="not known yet"):
+    with pytest.raises(ValueError, match="has no weights yet; call or build"):
         layer.count_params()
     layer.units = 3
     layer.build((None, 5))
@@ -57,12 +57,12 @@ def test_surface():
         (lambda: lc.Dense(3, input_shape=(4,)).step((np.ones(1),), 0.1), RuntimeError, "step before build"),
     ],
 )
-def test_bad_use(action, error, message):
+def test_invalid_use(action, error, message):
     with pytest.raises(error, match=message):
         action()
 
 
-def test_other_number_of_features_than_built_for():
+def test_number_of_features_must_match_build():
     layer = lc.Dense(3)
     layer.build((None, 4))
     with pytest.raises(ValueError, match=r"x has 5 features; .* built for 4"):
@@ -84,7 +84,7 @@ def test_flatten():
         layer.set_weights([x])
     with pytest.raises(ValueError, match="fully defined"):
         layer.compute_output_shape((None, None, 3))
-    with pytest.raises(ValueError, match="needs the batch first"):
+    with pytest.raises(ValueError, match="x has 0 dimensions; its first axis must be the batch"):
         layer(np.float64(3))
     with pytest.raises(ValueError, match=r"dy has shape \(12, 2\); give the shape of y"):
         backward(y.T)

@@ -33,7 +33,7 @@ def channels_first(array):
     return np.moveaxis(array, -1, 1)
 
 
-# --- what it computes
+# --- results
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_every_combination_equals_the_reference(padding, implementation, data_fo
 @pytest.mark.parametrize("implementation", [1, 2, 3])
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("activation", ["linear", "relu", "tanh", "sigmoid", "softmax"])
-def test_gradients_are_those_of_finite_differences(activation, data_format, implementation, rng):
+def test_gradients_match_finite_differences(activation, data_format, implementation, rng):
     shape = (2, 2, 4, 4) if data_format == "channels_first" else (2, 4, 4, 2)
     layer = make(
         filters=3, strides=(1, 2), padding="same", activation=activation, data_format=data_format,
@@ -123,7 +123,7 @@ def test_connections_that_do_not_exist_are_not_counted_and_stay_zero(rng):
     assert layer.count_params() == np.count_nonzero(exists) + 6 * 5 * 4
     layer.set_weights([np.ones_like(w) for w in layer.weights])
     np.testing.assert_array_equal(layer.kernel, exists)
-    # Gradients from elsewhere may hold anything there.
+    # Gradients given by the user may have any values there.
     layer.step((np.full_like(layer.kernel, np.nan), np.zeros_like(layer.bias)), lr=0.1)
     np.testing.assert_array_equal(np.isnan(layer.kernel), exists)
     layer.build(INPUT)
@@ -131,7 +131,7 @@ def test_connections_that_do_not_exist_are_not_counted_and_stay_zero(rng):
     assert not layer.kernel[~exists].any()
 
 
-# --- life of a layer
+# --- build, config, copies
 
 
 def test_build_on_first_call_and_from_input_shape():
@@ -139,7 +139,7 @@ def test_build_on_first_call_and_from_input_shape():
     assert layer.weights == []
     assert layer.get_weights() == []
     assert not layer.built
-    with pytest.raises(ValueError, match="not known yet"):
+    with pytest.raises(ValueError, match="has no weights yet; call or build"):
         layer.count_params()
     with pytest.raises(AttributeError, match="has no weights yet"):
         layer.kernel  # noqa: B018
@@ -155,7 +155,7 @@ def test_build_on_first_call_and_from_input_shape():
     assert make(data_format="channels_first").compute_output_shape((None, 3, 6, 5)) == (None, 4, 4, 4)
 
 
-def test_a_second_build_replaces_the_weights():
+def test_rebuilding_replaces_the_weights():
     layer = make()
     layer.build(INPUT)
     kernel = layer.get_weights()[0]
@@ -178,7 +178,7 @@ def test_initial_weights_are_applied_by_build(rng):
     assert not layer.built
 
 
-def test_settings_can_change_until_the_layer_is_built_and_are_locked_then():
+def test_settings_are_locked_by_build():
     layer = make()
     layer.filters = np.int64(5)
     layer.activation = "relu"
@@ -220,7 +220,7 @@ def test_trainable_false_freezes_step(rng):
     y, backward = layer.forward(x)
     dx = backward.step(np.ones_like(y), lr=0.5)
     assert dx.shape == x.shape
-    backward.step(np.ones_like(y), lr=0.5)  # the weights are the same, so backward still holds
+    backward.step(np.ones_like(y), lr=0.5)  # the weights have not changed, so backward is still valid
     for a, b in zip(before, layer.weights, strict=True):
         np.testing.assert_array_equal(a, b)
     assert layer.trainable_weights == []
@@ -229,7 +229,7 @@ def test_trainable_false_freezes_step(rng):
         layer.trainable = 1
 
 
-def test_a_frozen_layer_needs_no_gradients_but_checks_those_that_come(rng):
+def test_a_frozen_layer_checks_gradients_if_given(rng):
     layer, _ = filled(rng, trainable=False)
     before = layer.get_weights()
     layer.step(None, lr=0.5)
@@ -251,7 +251,7 @@ def test_names_are_unique_by_default():
         make(name=3)
 
 
-def test_repr_tells_what_it_is():
+def test_repr():
     text = repr(make(name="mine", implementation=2, input_shape=(6, 5, 3)))
     for part in ("LocallyConnected2D", "'mine'", "(None, 6, 5, 3)", "filters=4", "kernel_size=(3, 2)"):
         assert part in text
@@ -278,7 +278,7 @@ def test_config_round_trip():
     assert "batch_input_shape" not in make().get_config()
 
 
-def test_defaults_are_those_of_keras():
+def test_defaults_match_keras():
     config = lc.LocallyConnected2D(4, 3).get_config()
     assert config | {"name": "lc"} == {
         "name": "lc", "trainable": True, "dtype": "float32", "filters": 4, "kernel_size": (3, 3), "strides": (1, 1),
@@ -290,7 +290,7 @@ def test_defaults_are_those_of_keras():
     }  # fmt: skip
 
 
-def test_the_number_of_threads_is_kept_and_handed_over():
+def test_n_threads_is_stored_and_passed_on():
     layer = make(n_threads=4096)
     assert layer.n_threads == layer.with_implementation(2).n_threads == 4096
     layer.n_threads = None
@@ -299,7 +299,7 @@ def test_the_number_of_threads_is_kept_and_handed_over():
         layer.n_threads = 4097
 
 
-def test_the_batch_size_is_kept_in_the_config_and_binds_nobody():
+def test_batch_size_is_in_the_config_but_not_enforced():
     layer = make(input_shape=(6, 5, 3), batch_size=7)
     config = layer.get_config()
     assert config["batch_input_shape"] == (7, 6, 5, 3)
@@ -309,7 +309,7 @@ def test_the_batch_size_is_kept_in_the_config_and_binds_nobody():
     assert layer(np.ones((2, 6, 5, 3))).shape[0] == 2
 
 
-def test_the_config_has_everything_that_restrains():
+def test_config_includes_regularizers_and_constraints():
     layer = make(kernel_regularizer="l1", bias_regularizer=regularizers.L1L2(0.5), kernel_constraint="max_norm")
     config = layer.get_config()
     assert config["kernel_regularizer"] == {"class_name": "L1", "config": {"l1": 0.01}}
@@ -358,7 +358,7 @@ def test_with_implementation_keeps_weights_and_optimizer_state(implementation, r
 
 
 @pytest.mark.parametrize("built", [False, True])
-def test_with_implementation_hands_everything_over(built):
+def test_with_implementation_copies_all_settings(built):
     """Objects too: a custom activation may be called like a built-in one."""
 
     class ReLU(activations.ReLU):
@@ -387,22 +387,22 @@ def test_initial_weights_are_copied():
     assert not (layer.kernel == 1).all(), "a second build makes fresh weights"
 
 
-def test_a_declared_input_shape_is_held_to():
+def test_a_declared_input_shape_is_enforced():
     for action in (
         lambda layer: layer(np.ones((1, 9, 9, 1))),
         lambda layer: layer.build((None, 9, 9, 1)),
         lambda layer: lc.Sequential([layer]).build((None, 9, 9, 1)),
     ):
-        with pytest.raises(ValueError, match=r"was made for input_shape=\(8, 8, 1\)|was built for"):
+        with pytest.raises(ValueError, match=r"was created with input_shape=\(8, 8, 1\)|was built for"):
             action(make(input_shape=(8, 8, 1)))
-    with pytest.raises(ValueError, match="was made for"):
+    with pytest.raises(ValueError, match="was created with"):
         lc.Dense(2, input_shape=(5,))(np.ones((1, 7)))
     config = make(input_shape=tuple(np.array([8, 8, 1]))).get_config()
     assert lc.LocallyConnected2D(**config).input_shape == (None, 8, 8, 1)
     assert {type(n) for n in config["batch_input_shape"]} == {int, type(None)}
 
 
-def test_gradients_that_are_the_weights_themselves():
+def test_gradients_may_alias_the_weights():
     layer = lc.Dense(3, kernel_initializer="ones")
     layer.build((None, 2))
     layer.step((layer.kernel, layer.kernel[0]), 1.0)
@@ -423,7 +423,7 @@ def test_copies_and_pickles_are_independent(rng):
 # --- training
 
 
-def test_two_forwards_before_a_backward_do_not_disturb_each_other(rng):
+def test_two_forwards_before_a_backward_are_independent(rng):
     layer, x = filled(rng, activation="relu")
     other = integers(rng, INPUT)
     y1, backward1 = layer.forward(x)
@@ -477,7 +477,7 @@ def test_fused_step_equals_the_pair(implementation, rng):
         np.testing.assert_array_equal(a, b)
 
 
-def test_step_takes_a_tuple_and_moves_downhill(rng):
+def test_step_accepts_a_tuple_and_reduces_the_loss(rng):
     layer, _ = filled(rng)
     kernel, bias = layer.get_weights()
     grads = np.ones_like(kernel), np.full_like(bias, 2)
@@ -506,7 +506,7 @@ def test_backward_refuses_to_run_after_the_weights_changed(rng):
         with pytest.raises(RuntimeError, match=r"older weights .* call forward again"):
             late()
     _, backward = layer.forward(x)
-    other = [2 * weight for weight in before]  # equal ones are no change
+    other = [2 * weight for weight in before]  # setting equal weights does not count as a change
     layer.set_weights(other)
     with pytest.raises(RuntimeError, match="older weights"):
         backward(y)
@@ -515,7 +515,7 @@ def test_backward_refuses_to_run_after_the_weights_changed(rng):
 
 
 class Plain:
-    """Gradient descent as users may write it: it is not fused."""
+    """Gradient descent as a custom optimizer, which is not fused."""
 
     def init(self, param):
         return {}
@@ -525,7 +525,7 @@ class Plain:
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", Plain()], ids=["fused", "unfused"])
-def test_a_step_between_a_backward_and_its_own_step_is_noticed(optimizer, rng):
+def test_a_step_between_backward_and_its_step_is_detected(optimizer, rng):
     """Another thread may step while this one computes its gradients."""
     layer, x = filled(rng, optimizer=optimizer)
     y, backward = layer.forward(x)
@@ -613,7 +613,7 @@ def test_refused_weights_change_nothing(weights, error, message, rng):
 
 
 class FailsOnBias:
-    """An optimizer that changes what it is given and then fails on the bias."""
+    """An optimizer that changes its arguments and then fails on the bias."""
 
     def init(self, param):
         return {"calls": 0}
@@ -625,12 +625,12 @@ class FailsOnBias:
             raise FloatingPointError("no")
 
 
-def test_a_custom_optimizer_that_fails_leaves_everything_as_it_was(rng):
+def test_a_failing_custom_optimizer_changes_nothing(rng):
     layer, x = filled(rng, optimizer=FailsOnBias())
     y, backward = layer.forward(x)
     _, grads = backward(np.ones_like(y))
     unchanged(layer, lambda: layer.step(grads, 0.1), FloatingPointError, "no")
-    backward(np.ones_like(y))  # the weights are still those of its forward
+    backward(np.ones_like(y))  # the weights have not changed since forward
 
 
 class Signs:
@@ -642,7 +642,7 @@ class Signs:
         state["steps"] += 1
 
 
-def test_a_custom_optimizer_that_fails_later_keeps_its_state(rng):
+def test_a_custom_optimizer_keeps_its_state_after_a_failure(rng):
     class FailsAtThird(Signs):
         def update(self, param, grad, state, lr):
             super().update(param, grad, state, lr)
@@ -664,7 +664,12 @@ def test_a_custom_optimizer_that_resizes_is_refused(rng):
 
     layer, x = filled(rng, optimizer=Resizes())
     _, grads = layer.forward(x)[1](np.ones((2, 4, 4, 4), np.float32))
-    unchanged(layer, lambda: layer.step(grads, 0.5), ValueError, "change its values alone")
+    unchanged(
+        layer,
+        lambda: layer.step(grads, 0.5),
+        ValueError,
+        r"changed kernel from float32 \(16, 18, 4\) to float32 \(1,\); it must change values only",
+    )
 
 
 def test_a_custom_optimizer_works(rng):
@@ -678,7 +683,7 @@ def test_a_custom_optimizer_works(rng):
     assert layer._parameters._states["kernel"]["steps"] == 2
 
 
-def test_setting_an_optimizer_forgets_the_state(rng):
+def test_setting_an_optimizer_resets_the_state(rng):
     layer, x = filled(rng, optimizer="adam")
     y, backward = layer.forward(x)
     backward.step(np.ones_like(y), lr=0.1)
@@ -689,8 +694,8 @@ def test_setting_an_optimizer_forgets_the_state(rng):
 
 
 @pytest.mark.parametrize("implementation", [1, 2, 3])
-def test_calls_and_steps_from_many_threads_never_see_half_a_step(implementation):
-    """All weights are equal at any time, so an output that mixes two versions would show; forms of them too."""
+def test_steps_are_atomic_for_calls_from_other_threads(implementation):
+    """All weights are equal at any time, so an output that mixes two versions is detected; cached layouts too."""
     layer = lc.LocallyConnected2D(
         32, 3, kernel_initializer="zeros", use_bias=False, implementation=implementation, input_shape=(16, 16, 8)
     )
@@ -719,11 +724,11 @@ def test_calls_and_steps_from_many_threads_never_see_half_a_step(implementation)
             future.result()
     np.testing.assert_array_equal(layer.kernel, -150)
     assert all(low == high for low, high in seen)
-    assert len({low for low, _ in seen}) > 10  # calls came in between
+    assert len({low for low, _ in seen}) > 10  # calls ran in between
 
 
 def slow_ones(shape, dtype, rng):
-    """An initializer that leaves time for others to come in between."""
+    """An initializer that gives other threads time to run."""
     time.sleep(0.2)
     return np.ones(shape, dtype)
 
@@ -756,22 +761,22 @@ def wait_until(condition):
         time.sleep(0.001)
 
 
-def test_the_loser_of_a_race_for_the_first_call_is_held_to_the_shape():
+def test_concurrent_first_calls_with_different_shapes():
     gate = Gate()
     layer = make(kernel_size=2, kernel_initializer=gate)
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         first = pool.submit(layer, np.ones((1, 4, 9, 1)))
         assert gate.entered.wait(60)
-        second = pool.submit(layer, np.ones((1, 6, 6, 1)))  # of as many numbers
-        time.sleep(0.1)  # that it waits for the first one cannot be seen
+        second = pool.submit(layer, np.ones((1, 6, 6, 1)))  # of the same size
+        time.sleep(0.1)  # there is no way to observe that it waits
         gate.released.set()
         assert first.result(60).shape == (1, 3, 8, 4)
         with pytest.raises(ValueError, match=r"x has shape \(1, 6, 6, 1\); .* built for \(None, 4, 9, 1\)"):
             second.result(60)
 
 
-def test_a_step_beside_a_rebuild_is_held_to_the_new_shape():
-    """Its gradients fit the weights that were there when it was called."""
+def test_a_step_during_a_rebuild_is_checked_against_the_new_shape():
+    """Its gradients fit the weights at the time of the call."""
     gate = Gate()
     gate.released.set()
     layer = lc.Dense(4, use_bias=False, kernel_initializer=gate)
@@ -791,7 +796,7 @@ def test_a_step_beside_a_rebuild_is_held_to_the_new_shape():
 
 
 @pytest.mark.parametrize("make_layer", [lambda: make(activation="tanh", kernel_size=1), lambda: lc.Dense(4)])
-def test_backward_beside_steps_neither_hangs_nor_errs_otherwise(make_layer):
+def test_backward_during_steps_succeeds_or_reports_older_weights(make_layer):
     layer = make_layer()
     x = np.ones((4, 3) if isinstance(layer, lc.Dense) else (4, 8, 8, 1), np.float32)
     layer(x)
@@ -803,7 +808,7 @@ def test_backward_beside_steps_neither_hangs_nor_errs_otherwise(make_layer):
             try:
                 backward.step(np.ones_like(y), 1e-6)
                 done.append("step")
-            except RuntimeError as error:  # another step came first
+            except RuntimeError as error:  # another thread stepped first
                 assert "older weights" in str(error)  # noqa: PT017
                 done.append("late")
 
@@ -838,7 +843,7 @@ def test_an_interrupt_inside_a_step_leaves_no_stale_cache(implementation, rng, m
     np.testing.assert_array_equal(layer(x), fresh(x))
 
 
-def test_a_custom_optimizer_may_look_at_its_layer(rng):
+def test_a_custom_optimizer_may_read_its_layer(rng):
     """Its update runs outside the layer's lock."""
 
     class Looks(Signs):
@@ -875,7 +880,7 @@ def test_weights_may_change_while_a_custom_penalty_is_computed():
     assert not layer.kernel.any()
 
 
-def test_a_state_of_no_steps_is_taken_over(rng):
+def test_an_empty_optimizer_state_can_be_restored(rng):
     one, other = (filled(rng, optimizer="adam")[0] for _ in range(2))
     other.set_weights(one.get_weights())
     other.plan_training_state({name: lc.Adam().init(w) for name, w in one._parameters.views().items()})()
@@ -885,7 +890,7 @@ def test_a_state_of_no_steps_is_taken_over(rng):
         np.testing.assert_array_equal(a, b)
 
 
-def test_steps_of_a_custom_optimizer_from_many_threads_all_count(rng):
+def test_no_step_of_a_custom_optimizer_is_lost_with_many_threads(rng):
     layer, _ = filled(rng, optimizer=Signs())
     before = layer.get_weights()[0]
     grads = np.ones_like(layer.kernel), np.ones_like(layer.bias)
@@ -896,8 +901,8 @@ def test_steps_of_a_custom_optimizer_from_many_threads_all_count(rng):
     assert layer._parameters._states["kernel"]["steps"] == 20
 
 
-def test_copies_are_of_one_moment():
-    """All weights are equal at any time, so a copy that mixes two steps would show."""
+def test_copies_are_consistent_snapshots():
+    """All weights are equal at any time, so a copy that mixes two steps is detected."""
     layer = lc.Dense(200, kernel_initializer="zeros", optimizer="adam")
     layer.build((None, 200))
     other = lc.LocallyConnected2D(8, 1, input_shape=(8, 8, 8), kernel_initializer="zeros", optimizer="adam")
@@ -926,7 +931,7 @@ def test_copies_are_of_one_moment():
         assert not thread.is_alive()
 
 
-def test_set_weights_with_the_weights_themselves():
+def test_set_weights_may_alias_the_weights():
     layer = lc.Dense(3)
     layer.build((None, 1))
     layer.set_weights([[[1, 2, 3]], [4, 5, 6]])
@@ -935,7 +940,7 @@ def test_set_weights_with_the_weights_themselves():
     np.testing.assert_array_equal(layer.bias, [1, 2, 3])
 
 
-def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
+def test_an_optimizer_set_between_plan_and_run_starts_with_new_state():
     optimizer = lc.SGD(momentum=0.9)
     layer = lc.Dense(1, kernel_initializer="zeros", optimizer=optimizer, use_bias=False)
     layer.build((None, 1))
@@ -947,7 +952,7 @@ def test_an_optimizer_set_between_the_phases_of_a_step_starts_afresh():
     np.testing.assert_array_equal(layer.kernel, -2)
 
 
-def test_weights_set_between_the_phases_of_a_step_are_not_stepped_by_old_gradients(rng):
+def test_weights_set_between_plan_and_run_raise(rng):
     layer, x = filled(rng)
     y, backward = layer.forward(x)
     commit = backward.plan_update(backward(np.ones_like(y))[1], 1.0)
@@ -974,8 +979,8 @@ def test_set_weights_waits_for_calls(rng):
 # --- arrays
 
 
-def test_a_plain_call_keeps_nothing_for_a_gradient():
-    """Which of an activation such as gelu would be an array as large as the output."""
+def test_a_plain_call_saves_nothing_for_backward():
+    """For an activation such as gelu that would be an array as large as the output."""
     layer = make(filters=16, activation="gelu")
     x = np.ones((64, 20, 20, 1), np.float32)
     layer(x)
@@ -986,7 +991,7 @@ def test_a_plain_call_keeps_nothing_for_a_gradient():
     assert peak < 1.5 * y.nbytes
 
 
-def test_outputs_are_of_the_kind_of_the_input(rng):
+def test_outputs_have_the_array_type_of_the_input(rng):
     layer, x = filled(rng)
     y, backward = layer.forward(array_api_strict.asarray(x))
     assert isinstance(y, type(array_api_strict.asarray(x)))
@@ -1066,9 +1071,13 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"input_shape": (None, 9, 3)}, ValueError, "must be fully defined"),
         ({"input_shape": (9, 3)}, ValueError, r"has 2 entries; give 3: \(height, width, channels\), without"),
         ({"input_shape": 5}, TypeError, "input_shape=5 is a int"),
-        ({"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)}, ValueError, "not both"),
+        (
+            {"input_shape": (9, 9, 1), "batch_input_shape": (None, 9, 9, 1)},
+            ValueError,
+            "give only one of input_shape, b",
+        ),
         ({"batch_input_shape": 5}, TypeError, "batch_input_shape=5"),
-        ({"batch_input_shape": (None, 9, 9, 1), "batch_size": 3}, ValueError, "not both"),
+        ({"batch_input_shape": (None, 9, 9, 1), "batch_size": 3}, ValueError, "one of batch_input_shape, batch_size"),
         ({"batch_input_shape": ()}, ValueError, "has 0 entries"),
         ({"input_shape": (9, 9, 1), "batch_size": 0}, ValueError, "batch_size=0"),
         ({"input_dim": 9}, ValueError, "has 1 entries; give 3"),
@@ -1082,7 +1091,7 @@ def test_outputs_alias_nothing(implementation, data_format, rng):
         ({"input_shape": (9, 9, 0)}, ValueError, "input_shape=0"),
     ],
 )
-def test_bad_settings(settings, error, message):
+def test_invalid_settings(settings, error, message):
     with pytest.raises(error, match=message):
         make(**settings)
 
@@ -1106,7 +1115,7 @@ def test_bad_settings(settings, error, message):
         (None, TypeError, "x is a NoneType, not an array of numbers"),
     ],
 )
-def test_bad_inputs(x, error, message):
+def test_invalid_inputs(x, error, message):
     layer = make()
     layer.build(INPUT)
     for call in (layer, layer.forward):
@@ -1123,21 +1132,21 @@ def test_bad_inputs(x, error, message):
         ((None, 2, 5, 3), "does not fit input"),
     ],
 )
-def test_bad_build(shape, message):
+def test_invalid_build_shapes(shape, message):
     layer = make()
     with pytest.raises(ValueError, match=message):
         layer.build(shape)
     assert not layer.built
-    layer.filters = 7  # still unlocked
+    layer.filters = 7  # not locked
 
 
-def test_kernel_larger_than_the_input_is_legal_with_same():
+def test_kernel_may_exceed_the_input_with_same():
     assert make(kernel_size=10, padding="same")(np.ones((1, 5, 5, 1))).shape == (1, 5, 5, 4)
     with pytest.raises(ValueError, match="does not fit"):
         make(kernel_size=10)(np.ones((1, 5, 5, 1)))
 
 
-def test_a_custom_initializer_is_held_to_its_shape():
+def test_shape_of_a_custom_initializer_is_checked():
     layer = make(kernel_initializer=lambda shape, dtype, rng: np.ones((1, 2, 3)))
     with pytest.raises(ValueError, match=r"must return shape .*, got \(1, 2, 3\)"):
         layer.build(INPUT)
@@ -1148,7 +1157,7 @@ def test_a_custom_initializer_is_held_to_its_shape():
 
 
 @pytest.mark.parametrize("weights", [True, (1, 2), [np.ones(3), np.ones(3)], np.ones(2)])
-def test_weights_that_build_with_refuses_leave_nothing_behind(weights):
+def test_build_with_invalid_weights_changes_nothing(weights):
     layer = lc.LocallyConnected1D(2, 2, weights=[np.ones((4, 4, 2)), np.ones((4, 2))])
     with pytest.raises((TypeError, ValueError), match=r"weights|kernel"):
         layer.build_with((None, 5, 2), weights)
@@ -1157,7 +1166,7 @@ def test_weights_that_build_with_refuses_leave_nothing_behind(weights):
 
 
 @pytest.mark.parametrize("config", [None, 3, [("filters", 1)], {1: 2}])
-def test_what_is_no_config(config):
+def test_invalid_configs(config):
     for make in (lc.LocallyConnected2D, lc.Dense, lc.Sequential):
         with pytest.raises(TypeError, match=r"config must be a dict of keyword arguments, .*, got"):
             make.from_config(config)

@@ -1,4 +1,4 @@
-"""Weights as one vector, for optimizers that know nothing of layers."""
+"""Weights as one vector, for generic optimizers such as those of SciPy."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def network(rng, dtype="float64"):
     ]), mask  # fmt: skip
 
 
-def test_a_vector_holds_what_exists(rng):
+def test_flat_includes_existing_weights_only(rng):
     layer = lc.LocallyConnected2D(2, 3, padding="same", kernel_mask=rng.random((12, 9, 2)) < 0.5, rng=0)
     layer.build((None, 4, 3, 1))
     vector = layer.get_flat()
@@ -39,8 +39,8 @@ def test_a_vector_holds_what_exists(rng):
         lc.LocallyConnected2D(2, 3).set_flat(np.ones(3))
 
 
-def test_gradients_are_those_of_finite_differences(rng):
-    """Penalties of weights and outputs included, and without the layers that are not trainable."""
+def test_gradients_match_finite_differences(rng):
+    """Including weight and activity penalties, without non-trainable layers."""
     model, _ = network(rng)
     x, y = rng.standard_normal((5, 4, 3, 1)), rng.integers(0, 3, 5)
 
@@ -60,7 +60,7 @@ def test_gradients_are_those_of_finite_differences(rng):
         assert found == pytest.approx(model.evaluate(x, y, loss="softmax_cross_entropy")["loss"])
 
 
-def test_vectors_that_do_not_fit_change_nothing(rng):
+def test_vectors_of_wrong_shape_change_nothing(rng):
     model, _ = network(rng)
     before = model.get_flat()
     with pytest.raises(ValueError, match="the vector has shape"):
@@ -68,7 +68,7 @@ def test_vectors_that_do_not_fit_change_nothing(rng):
     np.testing.assert_array_equal(model.get_flat(), before)
 
 
-def test_models_inside_models_and_layers_of_others(rng):
+def test_inner_models_and_custom_layers(rng):
     inner, _ = network(rng)
     outer = lc.Sequential([inner, lc.Dense(2, dtype="float64")])
     x = rng.standard_normal((5, 4, 3, 1))
@@ -81,14 +81,14 @@ def test_models_inside_models_and_layers_of_others(rng):
         def get_weights(self):
             return [np.ones(3)]
 
-    with pytest.raises(TypeError, match="has weights and no get_flat"):
+    with pytest.raises(TypeError, match="has weights but no get_flat; only built-in layers"):
         lc.Sequential([Mine()]).get_flat()
 
 
 @pytest.mark.parametrize(
     "vector", [np.array([1.0, "x"], object), np.ones(2, complex), np.array(["1", "2"]), np.ma.masked_array([1.0, 2.0])]
 )
-def test_vectors_of_other_kinds_change_nothing(vector, rng):
+def test_vectors_of_wrong_type_change_nothing(vector, rng):
     model = lc.Sequential([lc.Dense(1, use_bias=False, input_shape=(1,)), lc.Dense(1, use_bias=False)])
     before = model.get_flat()
     for one in (model, model.layers[0]):
@@ -97,6 +97,6 @@ def test_vectors_of_other_kinds_change_nothing(vector, rng):
     np.testing.assert_array_equal(model.get_flat(), before)
 
 
-def test_there_is_no_vector_before_build():
+def test_get_flat_before_build_raises():
     with pytest.raises(RuntimeError, match="get_flat before build"):
         lc.Sequential([lc.Dense(2)]).get_flat()

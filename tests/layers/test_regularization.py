@@ -1,4 +1,4 @@
-"""Penalties and constraints: their values, and what steps and losses make of them."""
+"""Penalties and constraints: values, steps and losses."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_penalties(identifier, expected):
     regularizer = regularizers.get(identifier)
     assert regularizer(W) == pytest.approx(expected, rel=1e-12)
     assert regularizers.get(regularizers.serialize(regularizer))(W) == regularizer(W)
-    away = W + 0.1  # from the kink
+    away = W + 0.1  # from the kink at 0
     expected_gradient = numerical_gradient(lambda v: regularizer(v), away)
     np.testing.assert_allclose(regularizer.gradient(away), expected_gradient, atol=1e-8)
     assert regularizer.gradient(W.astype(np.float32)).dtype == np.float32
     assert regularizer.gradient(W)[0, 1, 0] == 0
 
 
-def test_no_factor_is_a_factor_of_0():
+def test_missing_factor_is_0():
     """As in configs of Keras."""
     assert regularizers.L1L2(None, 0.5).get_config() == {"l1": 0, "l2": 0.5}
 
@@ -60,7 +60,7 @@ def test_penalties_of_large_arrays_need_no_memory_of_their_size(monkeypatch):
         (constraints.get, {"class_name": "MaxNorm", "config": {"wide": 1}}, TypeError, "cannot create constraint from"),
     ],
 )
-def test_what_cannot_be(get, identifier, error, match):
+def test_invalid_identifiers(get, identifier, error, match):
     with pytest.raises(error, match=match):
         get(identifier)
 
@@ -126,7 +126,7 @@ OPTIMIZERS = [lc.SGD(), lc.SGD(momentum=0.5), lc.SGD(momentum=0.5, nesterov=True
 
 
 class Manual:
-    """Any optimizer, seen as a custom one: it runs on copies, after Python's own penalty and constraint."""
+    """Any optimizer wrapped as a custom one: it runs on copies, with penalty and constraint in Python."""
 
     def __init__(self, inner):
         self.init, self.update = inner.init, inner.update
@@ -136,7 +136,7 @@ class Manual:
 @pytest.mark.parametrize("regularizations", RESTRAINTS, ids=lambda r: "-".join(r))
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=repr)
 @pytest.mark.parametrize("shape", [(17, 5), (1, 21)], ids=str)
-def test_steps_fused_unfused_and_by_hand_are_one(implementation, regularizations, optimizer, shape, rng):
+def test_fused_and_unfused_steps_match_a_manual_step(implementation, regularizations, optimizer, shape, rng):
     batch, filters = shape
     settings = {"filters": filters, "kernel_size": 2, "padding": "same", "implementation": implementation,
                 "dtype": "float64", "kernel_initializer": "random_normal", "rng": 0, **regularizations}  # fmt: skip
@@ -158,7 +158,7 @@ def test_steps_fused_unfused_and_by_hand_are_one(implementation, regularizations
         assert layers[0].kernel.min() == 0
 
 
-def test_penalties_are_added_once_also_after_accumulation(rng):
+def test_penalties_are_added_once_with_accumulation(rng):
     layer = lc.LocallyConnected2D(2, 2, kernel_regularizer="l2", dtype="float64", kernel_initializer="ones")
     x = rng.standard_normal((2, 3, 3, 1))
     y, backward = layer.forward(x)
@@ -167,7 +167,7 @@ def test_penalties_are_added_once_also_after_accumulation(rng):
     np.testing.assert_allclose(layer.kernel, 1 - 2 * 0.01)
 
 
-def test_a_frozen_layer_is_neither_penalised_nor_brought_back(rng):
+def test_a_frozen_layer_is_neither_penalised_nor_constrained(rng):
     layer = lc.LocallyConnected2D(2, 2, kernel_regularizer="l2", kernel_constraint="non_neg", trainable=False)
     y, backward = layer.forward(rng.standard_normal((2, 3, 3, 1)))
     before = layer.get_weights()
@@ -180,7 +180,7 @@ def test_a_frozen_layer_is_neither_penalised_nor_brought_back(rng):
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 @pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "linear"])
-def test_the_activity_penalty_joins_backward(implementation, data_format, activation, rng):
+def test_backward_includes_the_activity_penalty(implementation, data_format, activation, rng):
     regularizer = regularizers.L1L2(0.5, 0.25)
     layer = lc.LocallyConnected2D(
         2, 2, data_format=data_format, activation=activation, activity_regularizer=regularizer, dtype="float64",
@@ -203,7 +203,7 @@ def test_the_activity_penalty_joins_backward(implementation, data_format, activa
     np.testing.assert_array_equal(twin.forward(x)[1].step(dy, lr=0.1), dx)
 
 
-def test_the_activity_penalty_of_nothing_is_0():
+def test_the_activity_penalty_of_an_empty_batch_is_0():
     plain, penalised = lc.LocallyConnected2D(1, 2), lc.LocallyConnected2D(1, 2, activity_regularizer="l2")
     assert plain.forward(np.ones((2, 3, 3, 1)))[1].activity_loss == 0
     y, backward = penalised.forward(np.ones((0, 3, 3, 1)))
@@ -213,7 +213,7 @@ def test_the_activity_penalty_of_nothing_is_0():
     assert not grads.kernel.any()
 
 
-def test_losses_are_those_of_keras():
+def test_losses_match_keras():
     """Two after build, three after a call: activity, kernel, bias."""
     layer = lc.LocallyConnected2D(
         2, 2, kernel_initializer="ones", bias_initializer="ones", kernel_regularizer="l1",
@@ -246,7 +246,7 @@ class Cubic:
         return 3 * w * np.abs(w)
 
 
-def test_custom_ones_take_the_unfused_way(rng):
+def test_custom_regularizers_and_constraints_are_not_fused(rng):
     def halve(w):
         return w / 2
 
@@ -266,7 +266,7 @@ def test_custom_ones_take_the_unfused_way(rng):
         lc.Sequential([layer]).save("nowhere")
 
 
-def test_custom_ones_that_fail_change_nothing(rng):
+def test_failing_custom_regularizers_and_constraints_change_nothing(rng):
     class Fails(Cubic):
         def gradient(self, w):
             raise ZeroDivisionError
@@ -293,8 +293,8 @@ def test_custom_ones_that_fail_change_nothing(rng):
             np.testing.assert_array_equal(a, b)
 
 
-def test_norms_are_those_of_what_exists(rng):
-    """Also where an optimizer of the user's own moves what does not."""
+def test_norms_include_existing_weights_only(rng):
+    """Also if a custom optimizer changes non-existing weights."""
 
     class Shifts:
         def init(self, param):
@@ -312,16 +312,16 @@ def test_norms_are_those_of_what_exists(rng):
     assert not layer.kernel[~layer._geometry.exists].any()
 
 
-def test_a_constraint_that_changes_its_layer_is_an_error_and_no_endless_loop():
+def test_a_constraint_that_changes_its_layer_raises():
     layer = lc.LocallyConnected2D(1, 1, kernel_constraint=lambda w: layer.set_weights(doubled()) or w)
 
-    def doubled():  # equal ones would be no change
+    def doubled():  # setting equal values would not count as a change
         return [2 * weight for weight in layer.get_weights()]
 
     layer.build((None, 2, 2, 1))
     layer.set_weights([np.ones((4, 1, 1)), np.zeros((2, 2, 1))])
     y, backward = layer.forward(np.ones((1, 2, 2, 1)))
-    with pytest.raises(RuntimeError, match="must not change the layer that it belongs to"):
+    with pytest.raises(RuntimeError, match="must not change its own layer"):
         layer.step(backward(y)[1], lr=0.1)
 
 
@@ -337,7 +337,7 @@ def test_complex_gradients_and_values_are_refused(rng):
             backward.step(y, lr=0.1)
 
 
-def test_a_second_build_forgets_the_last_call():
+def test_rebuilding_clears_the_activity_loss():
     layer = lc.LocallyConnected2D(1, 1, activity_regularizer="l2", kernel_regularizer="l2")
     layer(np.ones((1, 2, 2, 1)))
     assert len(layer.losses) == 2
@@ -345,8 +345,8 @@ def test_a_second_build_forgets_the_last_call():
     assert len(layer.losses) == 1
 
 
-def test_evaluation_counts_the_penalty_of_its_own_call(monkeypatch):
-    """Whatever other threads call meanwhile; and nothing is dropped."""
+def test_evaluate_uses_the_penalty_of_its_own_call(monkeypatch):
+    """Regardless of calls from other threads; and Dropout is inactive."""
     first = lc.LocallyConnected2D(1, 1, activity_regularizer="l2", kernel_initializer="ones")
     model = lc.Sequential([first, lc.Dropout(0.5), lc.Flatten()])
     x, y = np.ones((4, 2, 2, 1)), np.zeros((4, 4))
@@ -357,11 +357,11 @@ def test_evaluation_counts_the_penalty_of_its_own_call(monkeypatch):
         return lc.losses.MeanSquaredError()(y_true, y_pred)
 
     assert model.evaluate(x, y, loss=disturbed)["loss"] == pytest.approx(expected)
-    with pytest.raises(ValueError, match="would make the value random"):
+    with pytest.raises(ValueError, match="the loss would be random with"):
         model.value_and_gradient(x, y, "mse")
 
 
-def test_constraints_have_defaults_of_keras_and_settings_at_their_limits():
+def test_constraint_defaults_match_keras_and_limits_are_accepted():
     assert constraints.NonNeg().get_config() == {}
     assert constraints.MaxNorm().get_config() == {"max_value": 2, "axis": 0}
     assert constraints.UnitNorm().get_config() == {"axis": 0}
@@ -382,7 +382,7 @@ def test_axes_must_exist(axis, exists):
             constraint.check("kernel_constraint", W.shape)
 
 
-def test_the_librarys_own_can_be_fused():
+def test_built_in_regularizers_and_constraints_are_recognised():
     for module, mine in ((regularizers, Cubic()), (constraints, abs)):
         assert module.is_built_in(None) is True
         assert module.is_built_in(module.get("l1" if module is regularizers else "non_neg")) is True
@@ -390,7 +390,7 @@ def test_the_librarys_own_can_be_fused():
         assert module.serialize(None) is None
 
 
-def test_axes_are_the_constraints_own():
+def test_constraint_axes_are_copied():
     axes = [0, 1]
     constraint = constraints.MaxNorm(axis=axes)
     axes.append(7)
@@ -401,7 +401,7 @@ def test_axes_are_the_constraints_own():
 
 @pytest.mark.parametrize("axis", [0, 1, 2, -1, [0, 1], [1, 2], [0, 2], [0, 1, 2]], ids=str)
 @pytest.mark.parametrize("norms", [1, 7, 1000])
-def test_norms_are_applied_in_blocks_as_at_once(axis, norms, rng, monkeypatch):
+def test_norms_applied_in_blocks_match_those_at_once(axis, norms, rng, monkeypatch):
     monkeypatch.setattr(constraints, "NORMS", norms)
     weights = rng.standard_normal((5, 6, 4))
     constraint = constraints.MaxNorm(0.5, axis=axis)
@@ -410,10 +410,10 @@ def test_norms_are_applied_in_blocks_as_at_once(axis, norms, rng, monkeypatch):
     np.testing.assert_allclose(weights, expected, rtol=1e-14)
 
 
-def test_factors_that_the_dtype_does_not_hold_are_refused_before_anything_changes():
+def test_factors_too_large_for_the_dtype_change_nothing():
     for settings in ({"kernel_regularizer": lc.regularizers.L2(1e39)}, {"bias_regularizer": lc.regularizers.L1(1e39)}):
         layer = lc.Dense(1, **settings)
-        with pytest.raises(ValueError, match=r"l[12]=1e\+39 of (kernel|bias)_regularizer cannot be used"):
+        with pytest.raises(ValueError, match=r"l[12]=1e\+39 of (kernel|bias)_regularizer is too large for float32"):
             layer.build((None, 2))
         assert not layer.built
         lc.Dense(1, dtype="float64", **settings).build((None, 2))

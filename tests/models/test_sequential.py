@@ -28,7 +28,7 @@ SHAPE = (3, 5, 4, 2)
 
 
 class Halve:
-    """A user's layer: the Protocol and no more."""
+    """A custom layer with the required members only."""
 
     def __init__(self, name="halve"):
         self.name = name
@@ -52,7 +52,7 @@ class Halve:
         return {"name": self.name}
 
 
-def test_gradients_are_those_of_finite_differences(rng):
+def test_gradients_match_finite_differences(rng):
     model = network(input_shape=SHAPE[1:])
     model.add(Halve())
     x = rng.standard_normal(SHAPE)
@@ -93,9 +93,9 @@ def test_a_layer_that_does_not_fit_is_not_added():
         model.add(lc.LocallyConnected2D(2, 4))
     with pytest.raises(ValueError, match="put a Flatten before Dense"):
         model.add(lc.Dense(3))
-    with pytest.raises(ValueError, match="named 'first' is in the model already"):
+    with pytest.raises(ValueError, match="named 'first' is already in the model"):
         model.add(lc.Flatten(name="first"))
-    with pytest.raises(TypeError, match="is no layer: it lacks name, build"):
+    with pytest.raises(TypeError, match=r"is not a layer; a layer must implement name, build\(\)"):
         model.add(3)
     with pytest.raises(TypeError, match="Flatten is a class; give an instance"):
         model.add(lc.Flatten)
@@ -105,7 +105,7 @@ def test_a_layer_that_does_not_fit_is_not_added():
     assert model.output_shape == (None, 18)
 
 
-def test_an_empty_model_says_so():
+def test_an_empty_model_raises():
     for action in (lambda: lc.Sequential()(np.ones(3)), lambda: lc.Sequential().forward(np.ones(3))):
         with pytest.raises(RuntimeError, match="has no layers"):
             action()
@@ -185,7 +185,7 @@ def test_predict_in_batches_equals_one_call(rng):
         model.predict(x, batch_size=0)
 
 
-def test_kinds_of_arrays(rng):
+def test_array_types(rng):
     model = network(input_shape=SHAPE[1:])
     x = rng.standard_normal(SHAPE)
     strict = array_api_strict.asarray(x)
@@ -204,7 +204,7 @@ def test_a_model_that_only_reshapes_returns_a_fresh_array():
     assert backward(y)[0].shape == x.shape
 
 
-def test_models_nest_and_users_layers_join(rng):
+def test_nested_models_and_custom_layers(rng):
     inner = network(input_shape=SHAPE[1:])
     model = lc.Sequential([inner, Halve(), lc.Dense(2, dtype="float64", name="head")], name="outer")
     assert isinstance(inner, Layer)
@@ -258,7 +258,7 @@ def test_a_model_is_built_once_by_many_threads():
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("lazy", [False, True])
-def test_layers_that_have_weights_keep_them(nested, lazy):
+def test_built_layers_keep_their_weights(nested, lazy):
     trained = network(input_shape=SHAPE[1:])
     before = trained.get_weights()
     parts = [trained] if nested else trained.layers
@@ -297,7 +297,7 @@ def test_a_refused_input_leaves_a_model_unbuilt(x):
     model(np.zeros((2, 8, 8, 1)))
 
 
-def test_dx_is_fresh_too():
+def test_dx_is_a_new_array():
     y, backward = lc.Sequential([lc.Flatten()]).forward(np.ones((2, 3, 3)))
     dy = np.ones_like(y)
     assert not np.shares_memory(backward(dy)[0], dy)
@@ -325,7 +325,7 @@ def test_a_custom_optimizer_that_fails_in_one_layer_changes_none():
             np.testing.assert_array_equal(a, b)
 
 
-def test_a_step_between_a_backward_and_its_own_step_changes_no_layer():
+def test_a_step_between_backward_and_its_step_changes_no_layer():
     model = lc.Sequential([lc.Dense(4, input_shape=(3,)), lc.Dense(2)])
     y, backward = model.forward(np.ones((1, 3)))
     _, grads = backward(np.ones_like(y))
@@ -338,12 +338,12 @@ def test_a_step_between_a_backward_and_its_own_step_changes_no_layer():
     assert callable(prepared)
 
 
-def test_weights_come_in_a_list():
+def test_weights_must_be_a_list():
     with pytest.raises(TypeError, match="weights is a NoneType"):
         network(input_shape=SHAPE[1:]).set_weights(None)
 
 
-def test_a_flatten_keeps_the_shape_of_the_model_it_is_in():
+def test_flatten_enforces_the_shape_of_its_model():
     flat = lc.Flatten()
     lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)), flat])
     assert flat.input_shape == (None, 3, 3, 2)
@@ -351,7 +351,7 @@ def test_a_flatten_keeps_the_shape_of_the_model_it_is_in():
         lc.Sequential([lc.LocallyConnected2D(2, 3, input_shape=(6, 6, 1)), flat])
 
 
-def test_build_takes_any_integers_and_refuses_the_rest(tmp_path):
+def test_build_accepts_integers_only(tmp_path):
     model = lc.Sequential([lc.Flatten(), lc.Dense(2)])
     for bad in (None, 5, ()):
         with pytest.raises(TypeError, match="must be a tuple, the batch first"):
@@ -362,7 +362,7 @@ def test_build_takes_any_integers_and_refuses_the_rest(tmp_path):
 
 
 class Scale:
-    """A user's layer with weights that does not tell whether it is built."""
+    """A custom layer with weights and no `built` attribute."""
 
     def __init__(self, name="scale"):
         self.name = name
@@ -392,7 +392,7 @@ class Scale:
         self.factors = np.array(weights[0])
 
 
-def test_weights_of_users_layers_are_kept_saved_and_loaded(tmp_path):
+def test_weights_of_custom_layers_are_saved_and_loaded(tmp_path):
     model = lc.Sequential([lc.Dense(3, input_shape=(2,), dtype="float64"), Scale()])
     before = model.get_weights()
     model.build((None, 2))
@@ -413,7 +413,7 @@ def test_one_layer_cannot_be_in_a_model_twice():
     layer = lc.Dense(3, input_shape=(3,))
     with pytest.raises(ValueError, match="weights cannot be shared"):
         lc.Sequential([layer, lc.Sequential([layer])])
-    with pytest.raises(ValueError, match="in the model already"):
+    with pytest.raises(ValueError, match="already in the model"):
         lc.Sequential([layer, layer])
 
 
@@ -455,7 +455,7 @@ def test_models_that_share_a_layer_build_it_once():
     assert len(draws) == 1
 
 
-def test_an_initializer_that_uses_its_model_is_an_error_and_no_deadlock():
+def test_an_initializer_that_uses_its_model_raises():
     model = lc.Sequential()
     model.add(lc.Dense(3))
     model.add(lc.Dense(3, kernel_initializer=lambda *_: model(np.ones((1, 2)))))
@@ -474,19 +474,19 @@ def test_an_initializer_that_uses_its_model_is_an_error_and_no_deadlock():
         ({"layers": [], "build_input_shape": 3}, "input_shape=3 must be a tuple"),
     ],
 )
-def test_configs_that_are_none(config, match):
+def test_invalid_configs(config, match):
     with pytest.raises(TypeError, match=match):
         lc.Sequential.from_config(config)
 
 
 @pytest.mark.parametrize("layers", [None, 3, np.array(3), lc.Dense(2)])
-def test_layers_that_are_no_list(layers):
+def test_layers_must_be_a_list(layers):
     with pytest.raises(TypeError, match=r"layers=.* give a list of layers"):
         lc.Sequential(layers)
 
 
 @pytest.mark.parametrize("shape", [None, 3, "", ()])
-def test_a_model_wants_a_shape(shape):
+def test_invalid_shapes_are_refused(shape):
     for model in (lc.Sequential([lc.Flatten()]), lc.Sequential([lc.Dense(2)])):
         for method in (model.compute_output_shape, model.weight_shapes):
             with pytest.raises((TypeError, ValueError), match="input_shape="):
@@ -496,7 +496,7 @@ def test_a_model_wants_a_shape(shape):
 # --- layers of a model
 
 
-def test_layers_are_found_by_name_and_number():
+def test_get_layer_by_name_and_index():
     inner = lc.Sequential([lc.Dense(3, name="scores")], name="inner")
     model = lc.Sequential([lc.Flatten(name="flat"), inner])
     assert len(model) == 2
@@ -506,9 +506,9 @@ def test_layers_are_found_by_name_and_number():
     assert list(model) == list(model.layers) == list(model[:])
     assert lc.Sequential(), "an empty model is a model"
     for arguments, message in (
-        ({"name": "nope"}, r"name='nope' is no layer of .*; it has flat, inner"),
-        ({"name": "inner/nope"}, "'nope' is no layer of 'inner'; it has scores"),
-        ({"name": "flat/nope"}, "it has flat, inner"),
+        ({"name": "nope"}, r"has no layer named 'nope'; its layers are flat, inner"),
+        ({"name": "inner/nope"}, "'inner' has no layer named 'nope'; its layers are scores"),
+        ({"name": "flat/nope"}, "'flat/nope'; its layers are flat, inner"),
         ({"index": 2}, "index=2 is too large; .* has 2 layers"),
         ({"index": -3}, "index=-3 is too small"),
         ({}, "give either name or index"),
@@ -523,7 +523,7 @@ def test_layers_are_found_by_name_and_number():
 
 
 def test_two_branches_share_weights():
-    """As docs/training.md says: both forwards, both pullbacks, one step of the sum."""
+    """As in docs/training.md: both forwards, both pullbacks, one step with the sum."""
     layer = lc.Dense(2, kernel_initializer="ones", use_bias=False, optimizer="sgd")
     first, second = [[1.0, 2.0]], [[3.0, 5.0]]
     _, back_1 = layer.forward(first)
@@ -533,13 +533,13 @@ def test_two_branches_share_weights():
     np.testing.assert_array_equal(layer.kernel, [[0, -2], [-1, -4]])
 
 
-def test_setting_equal_weights_is_no_change():
+def test_setting_equal_weights_keeps_pullbacks_valid():
     layer = lc.Dense(2, dtype="float64")
     layer.build((None, 2))
     y, backward = layer.forward([[1.0, 2.0]])
     layer.set_weights(layer.get_weights())
     backward(y)
-    layer.set_weights([np.where(layer.kernel == 0, 0, layer.kernel), -np.zeros(2)])  # the sign of 0 is a change
+    layer.set_weights([np.where(layer.kernel == 0, 0, layer.kernel), -np.zeros(2)])  # a different sign of 0 is a change
     assert np.signbit(layer.bias).all()
     with pytest.raises(RuntimeError, match="belongs to older weights"):
         backward(y)
@@ -565,7 +565,7 @@ def test_a_model_is_frozen_as_a_whole():
         model.trainable = 1
 
 
-def test_wrapped_views_of_the_weights_are_read_before_any_layer_changes():
+def test_set_weights_copies_wrapped_views_of_the_weights():
     class Wrapped:
         def __init__(self, array):
             self.array = array
@@ -584,7 +584,7 @@ def test_wrapped_views_of_the_weights_are_read_before_any_layer_changes():
         model.set_weights(before)
 
 
-def test_a_pullback_that_returns_dx_alone_is_told():
+def test_a_pullback_that_returns_only_dx_raises():
     class Twice(Halve):
         def forward(self, x):
             return self(x), lambda dy: 0.5 * dy
@@ -592,6 +592,6 @@ def test_a_pullback_that_returns_dx_alone_is_told():
     model = lc.Sequential([Twice(), lc.Flatten()])
     y, backward = model.forward(np.ones((2, 3)))
     with pytest.raises(
-        TypeError, match="returned a ndarray; it must return dx and the gradients of weights, None with"
+        TypeError, match=r"returned a ndarray; it must return \(dx, grads\), with grads=None for a layer with"
     ):
         backward(y)
