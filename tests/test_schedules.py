@@ -53,7 +53,8 @@ def test_exponential_decay_is_that_of_keras():
         assert smooth(step) == 0.1 * 0.5 ** (step / 10)
         assert stairs(step) == 0.1 * 0.5 ** (step // 10)
     assert ExponentialDecay(1, 1, 2.0)(10**6) == math.inf
-    for settings, message in (((-1, 10, 0.5), "lr=-1"), ((1, 0, 0.5), "steps=0"),
-                              ((1, 10, 0), "rate must be > 0, got 0"), ((1, 10, 0.5, 1), "staircase=1")):  # fmt: skip
+    for settings, message in (((-1, 10, 0.5), "lr must be at least 0"),
+                              ((1, 0, 0.5), "steps=0"), ((1, 10, 0), "rate must be > 0, got 0"),
+                              ((1, 10, 0.5, 1), "staircase=1")):  # fmt: skip
         with pytest.raises((ValueError, TypeError), match=message):
             ExponentialDecay(*settings)

@@ -24,8 +24,8 @@ __all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddi
 
 Index = npt.NDArray[np.int64]
 
-# Enough tasks to keep many cores busy. The number must not depend on the number of threads, since the order of sums,
-# and with it the result, depends on it.
+# Enough tasks to keep many cores busy. The number must not depend on that of threads, which would change the order of
+# sums, and with it the result.
 TASKS = 64
 # Narrower bands would cut most blocks of weights in two; with many channels the parts are long enough anyway.
 BAND_COLUMNS, BAND_ENTRIES = 8, 128

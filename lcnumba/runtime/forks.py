@@ -21,6 +21,9 @@ __all__ = ["guard", "in_children"]
 # machine. The bound ends a deadlock, where the other thread waits for a lock that the forking one holds.
 TIMEOUT = 15.0
 
+# What the library computes with; Numba imports parts of NumPy when it compiles.
+_PACKAGES = ("lcnumba", "llvmlite", "numba", "numpy", "scipy")
+
 _held = threading.local()
 
 
@@ -56,7 +59,7 @@ def guard() -> None:
 
 
 def _wait_for_others() -> None:
-    """Wait until no other thread imports Numba or this library, then hold the compiler's locks."""
+    """Wait until no other thread imports what this library needs, then hold the compiler's locks."""
     if hasattr(_held, "locks"):  # two threads may have called `guard` at once
         return
     _held.locks = []
@@ -77,7 +80,7 @@ def _release() -> None:
 
 def _modules_being_imported() -> Iterator[str]:
     for name, module in list(sys.modules.items()):
-        if name.startswith(("lcnumba", "numba")) and getattr(getattr(module, "__spec__", None), "_initializing", False):
+        if name.startswith(_PACKAGES) and getattr(getattr(module, "__spec__", None), "_initializing", False):
             yield name
 
 

@@ -69,7 +69,7 @@ METHODS = [
     ("evaluate", {"x": X, "y": Y, "return_dict": True}, "a dict is always returned"),
     ("predict", {"x": X, "verbose": 0}, r"^predict\(\) .*nothing is printed here"),
     ("train_on_batch", {"x": X, "y": Y, "return_dict": True}, "a dict is always returned"),
-    ("save", {"path": "a.npz", "overwrite": True}, "an older file is replaced"),
+    ("save", {"path": "a.npz", "overwrite": True}, "an existing file is replaced"),
     ("summary", {"line_length": 80}, "as wide as its contents"),
     ("__call__", {"x": X, "training": True}, r"^Sequential instance\(\) .*forward\(x\) is training"),
     ("step", {"grads": [], "learning_rate": 1}, "called lr here"),
@@ -111,9 +111,9 @@ def test_calls_of_layers():
             (0.01,),
             r"takes 0 positional arguments but 1 were given, 0\.01 too many.*Adam\(beta_1.*learning rate",
         ),
-        (lc.SGD, (0.1,), r"SGD\(momentum=\.\.\.\); the learning rate is no setting"),
-        (lc.AdamW, (0.1, 0.2), "the learning rate is no setting"),
-        (lc.RMSprop, (0.1,), "the learning rate is no setting"),
+        (lc.SGD, (0.1,), r"SGD\(momentum=\.\.\.\); the learning rate is not a parameter"),
+        (lc.AdamW, (0.1, 0.2), "the learning rate is not a parameter"),
+        (lc.RMSprop, (0.1,), "the learning rate is not a parameter"),
         (lc.activations.ReLU, (6.0,), r"such as ReLU\(alpha=\.\.\.\)"),  # Keras' max_value
         (lc.Flatten, ("channels_first",), r"takes 0 positional arguments"),  # Keras' data_format
         (lc.Dropout, (0.5, None, 3), r"takes 1 positional arguments but 3 were given"),  # Keras' noise_shape and seed
