@@ -76,6 +76,7 @@ lint: .venv/lint/ready ## Rules, format and types: ruff and mypy
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy
+	.venv/lint/bin/python tests/words.py
 
 format: .venv/lint/ready ## Fix rules and format where that can be done automatically
 	.venv/lint/bin/ruff check --fix

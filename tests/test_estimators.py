@@ -719,7 +719,7 @@ def test_settings_changed_between_fits_are_applied_and_not_ignored(digits):
 
 
 def test_a_penalty_that_changes_is_the_one_of_the_next_steps(digits):
-    """The weights go on from where they were, by the new penalty: as a network that is told by hand."""
+    """Training resumes from the current weights with the new penalty: as a network that is told by hand."""
     X, y = digits
     settings = {
         "solver": "sgd",
@@ -811,7 +811,7 @@ def test_scorers_that_take_no_weights_get_none(digits):
 
 
 @pytest.mark.parametrize(
-    ("settings", "features", "unread", "remedy"),
+    ("settings", "features", "unread", "hint"),
     [
         ({"kernel_size": 10, "strides": 20}, 400, 205, "use strides <= kernel_size; strides=None"),
         ({"kernel_size": 10, "strides": 20, "padding": "valid"}, 400, 200, "use strides <= kernel_size"),
@@ -827,10 +827,10 @@ def test_scorers_that_take_no_weights_get_none(digits):
         ({"kernel_size": (2, 1), "strides": (1, 3), "image_shape": (4, 6, 2)}, 48, 32, "use strides <= kernel_size"),
     ],
 )
-def test_features_that_no_window_reads_are_told(settings, features, unread, remedy, rng):
+def test_features_that_no_window_reads_are_told(settings, features, unread, hint, rng):
     X, y = rng.integers(0, 3, (8, features)).astype(np.int8), np.arange(8) % 2
     model = LocallyConnectedClassifier(random_state=0, max_iter=2, **{"filters": (2,), **settings})
-    with pytest.warns(UserWarning, match=rf"^{unread} of {features} features are in no window .*{remedy}"):
+    with pytest.warns(UserWarning, match=rf"^{unread} of {features} features are in no window .*{hint}"):
         model.fit(X, y)
     # As the network has it: the weights of what is read are there, and all others' gradients are 0.
     model.model_.layers[-1].set_weights([np.ones_like(w) for w in model.model_.layers[-1].get_weights()])

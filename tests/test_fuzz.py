@@ -132,7 +132,7 @@ FORMS = {
     "config", "dy", "grads", "kernel_mask", "sample_weight", "state", "steps_per_epoch", "valid", "validation_data",
     "vector", "weights", "x", "y",
 }  # fmt: skip
-# Code of users, which fails as it likes.
+# User code that raises.
 CODE = {"loss", "lr", "metrics", "schedule"}
 # What messages may say instead of the parameter's name.
 ALIASES = {
@@ -579,7 +579,7 @@ def fits(array, shape):
 
 
 class FailedError(Exception):
-    """What code of users raises."""
+    """What user code raises."""
 
 
 class Fails:
@@ -681,7 +681,7 @@ class LayerMachine(RuleBasedStateMachine):
         return weights, states
 
     def take_over(self, expected, exactly):
-        """Compare the layer with what a step should have made of it, and go on from there."""
+        """Compare the layer with what a step should have made of it, and continue from there."""
         weights, states = expected
         same = (
             np.testing.assert_array_equal

@@ -458,7 +458,7 @@ def test_masked_losses_check_what_they_mask():
 
 
 @pytest.mark.parametrize(
-    ("loss", "y_true", "shape", "remedy"),
+    ("loss", "y_true", "shape", "hint"),
     [
         ("mse", np.ones(4), (4, 1), r"y\[:, None\] has that shape"),
         ("mse", np.ones((4, 1)), (4,), r"y\[:, 0\] has that shape"),
@@ -469,8 +469,8 @@ def test_masked_losses_check_what_they_mask():
         ("categorical_crossentropy", np.ones(4, int), (4, 3), r"rows with np\.eye\(3\)\[y\]"),
     ],
 )
-def test_targets_in_another_form_are_told_the_right_one(loss, y_true, shape, remedy):
-    with pytest.raises(ValueError, match=remedy):
+def test_targets_in_another_form_are_told_the_right_one(loss, y_true, shape, hint):
+    with pytest.raises(ValueError, match=hint):
         losses.get(loss).check(y_true, shape)
 
 

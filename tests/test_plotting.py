@@ -258,7 +258,7 @@ class TestReceptiveField:
             return line(plotting.receptive_field(lc.Sequential(layers), (0,)))
 
         np.testing.assert_array_equal(read(), [nan, 1, 1, nan, nan])
-        # A softmax reads all channels of its position, and so may a function of users' own.
+        # A softmax reads all channels of its position, and so may a function of the user's.
         np.testing.assert_array_equal(read(activation="softmax"), [1, 2, 1, nan, nan])
         np.testing.assert_array_equal(read(activation=Custom()), [1, 2, 1, nan, nan])
 

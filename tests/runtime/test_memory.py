@@ -295,7 +295,7 @@ def model():
         layer_of(activation="relu", padding="same", kernel_constraint="max_norm"),
         layer_of(kernel_mask=np.arange(16 * 54).reshape(16, 54) % 3 > 0), model,
     ],
-    ids=["1", "2", "3", "channels_first", "restrained", "masked", "model"],
+    ids=["1", "2", "3", "channels_first", "regularized", "masked", "model"],
 )  # fmt: skip
 def test_whatever_is_refused_first_a_step_changes_nothing(make, fused, rng, monkeypatch):
     """Each request for memory in turn, and each for compiled code, is the one that fails."""

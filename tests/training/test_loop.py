@@ -607,7 +607,7 @@ def test_weights_by_position_go_with_those_of_classes_and_with_batches(data):
 
 
 @pytest.mark.parametrize(
-    ("shape", "remedy"),
+    ("shape", "hint"),
     [
         ((90, 1, 5, 5), r"np\.moveaxis\(x, 1, -1\), or x\.movedim\(1, -1\) of torch"),
         ((90, 5, 5), r"x\[\.\.\., None\] has that shape"),
@@ -616,13 +616,13 @@ def test_weights_by_position_go_with_those_of_classes_and_with_batches(data):
         ((90, 5, 5, 1, 1), r"x\[\.\.\., 0\] has that shape"),
     ],
 )
-def test_inputs_in_another_form_are_told_the_right_one(shape, remedy):
+def test_inputs_in_another_form_are_told_the_right_one(shape, hint):
     net = model()
     for call in (net, net.forward, net.predict, net.layers[0]):
-        with pytest.raises(ValueError, match=remedy):
+        with pytest.raises(ValueError, match=hint):
             call(np.zeros(shape, np.float32))
     if len(shape) > 3 or shape[0] == 90:
-        with pytest.raises(ValueError, match=remedy):
+        with pytest.raises(ValueError, match=hint):
             net.fit(np.zeros(shape, np.float32), np.zeros(90, int), loss="softmax_cross_entropy", progress=False)
 
 
@@ -671,13 +671,13 @@ def test_a_warning_that_is_an_error_comes_before_any_change():
 
 
 @pytest.mark.parametrize(
-    ("where", "remedy"),
+    ("where", "hint"),
     [("y", r"y has 1 NaN there; lcnumba\.losses\.Masked"), ("x", "x has 25 NaN there; fill them")],
 )
-def test_a_loss_of_nan_says_where_it_comes_from(where, remedy, rng):
+def test_a_loss_of_nan_says_where_it_comes_from(where, hint, rng):
     x, y = rng.random((4, 5, 5, 1)), rng.random((4, 1))
     (x if where == "x" else y)[1] = np.nan
-    with pytest.warns(RuntimeWarning, match=f"the loss is nan in epoch 1, batch 1; {remedy}"):
+    with pytest.warns(RuntimeWarning, match=f"the loss is nan in epoch 1, batch 1; {hint}"):
         lc.Sequential([lc.Flatten(), lc.Dense(1)]).fit(x, y, loss="mse", progress=False)
 
 

@@ -249,8 +249,8 @@ PAIRS = [(entrance, kind) for entrance in ENTRANCES for kind in REFUSED]
 
 @pytest.mark.parametrize(("entrance", "kind"), [pair for pair in PAIRS if not accepts(*pair)])
 def test_every_entrance_refuses_with_a_remedy(entrance, kind):
-    make, remedy = REFUSED[kind]
-    with pytest.raises(TypeError, match=remedy):
+    make, hint = REFUSED[kind]
+    with pytest.raises(TypeError, match=hint):
         Call(entrance, make)
 
 

@@ -209,7 +209,7 @@ def test_warnings_point_at_the_line_of_the_caller():
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "remedy"),
+    ("name", "value", "hint"),
     [
         ("optimizer", "adam", r"compile\(optimizer\)"),
         ("lr", 0.1, "give it to compile, fit or step"),
@@ -218,9 +218,9 @@ def test_warnings_point_at_the_line_of_the_caller():
         ("stop_training", True, r"run\.stop\(\)"),
     ],
 )
-def test_attributes_that_would_do_nothing_are_refused(name, value, remedy):
+def test_attributes_that_would_do_nothing_are_refused(name, value, hint):
     model = network()
-    with pytest.raises(AttributeError, match=f"Sequential has no attribute {name}: .*{remedy}"):
+    with pytest.raises(AttributeError, match=f"Sequential has no attribute {name}: .*{hint}"):
         setattr(model, name, value)
     if name != "optimizer":  # which a layer has
         with pytest.raises(AttributeError, match=f"Dense has no attribute {name}"):
