@@ -1,7 +1,7 @@
 """Locally connected layers on the CPU, with Keras' behaviour and without a deep-learning framework.
 
-Names are bound on first use, so that ``import lcnumba`` stays quick; Numba and SciPy are imported
-by the first layer that computes.
+Names are bound on first use, so that ``import lcnumba`` stays fast; Numba and SciPy are imported
+when the first layer computes.
 """
 
 import importlib
@@ -56,7 +56,7 @@ _HOMES = {
 }
 
 
-# Modules that are used by name: lcnumba.regularizers.L2(0.1).
+# Documented namespaces: lcnumba.regularizers.L2(0.1).
 _MODULES = (
     "activations", "callbacks", "constraints", "estimators", "gradients", "initializers", "losses", "metrics",
     "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
@@ -80,7 +80,7 @@ def __getattr__(name: str) -> Any:
 
         try:
             value = version("lcnumba")
-        except PackageNotFoundError:  # a frozen program, or a folder of files, does not say
+        except PackageNotFoundError:  # frozen programs and plain folders have no metadata
             value = "unknown"
     else:
         from lcnumba.utils.messages import missing
@@ -91,6 +91,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # What cannot be had without scikit-learn would break whoever asks for every name, as help() does.
+    # Without scikit-learn, importing estimators would break help(), which gets every name.
     modules = [name for name in _MODULES if name != "estimators" or find_spec("sklearn") is not None]
     return [*__all__, *modules, "__version__"]

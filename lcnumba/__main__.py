@@ -1,4 +1,4 @@
-"""Command line: ``python -m lcnumba`` with info, train, bench, convert or inspect."""
+"""Command line: ``python -m lcnumba info``, ``train``, ``bench``, ``convert`` and ``inspect``."""
 
 import argparse
 import sys
@@ -19,64 +19,66 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m lcnumba", description="Locally connected layers on the CPU.")
     parser.add_argument("--version", action="version", version=f"lcnumba {lcnumba.__version__}")
     commands = parser.add_subparsers(dest="command")
-    commands.add_parser("info", help="tell what there is to run on and with, and what about it is wrong")
+    commands.add_parser("info", help="print the configuration and diagnose problems")
     train = commands.add_parser(
         "train",
-        help="train a locally connected network on real handwritten digits",
+        help="train a locally connected network on handwritten digits",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     train.add_argument("--data", choices=demo.DATA, default="mnist", help="28 x 28 or 8 x 8 images")
-    train.add_argument("--epochs", type=_Integer(1), default=12, metavar="N", help="passes over the images")
-    train.add_argument("--batch-size", type=_Integer(1), default=32, metavar="N", help="images a step")
-    train.add_argument("--implementation", type=int, choices=IMPLEMENTATIONS, default=1, help="loops, dense or sparse")
-    train.add_argument("--optimizer", choices=tuple(demo.OPTIMIZERS), default="adam", help="how to step")
-    train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="of initial weights and shuffling")
-    train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for model and pictures")
+    train.add_argument("--epochs", type=_Integer(1), default=12, metavar="N", help="number of epochs")
+    train.add_argument("--batch-size", type=_Integer(1), default=32, metavar="N", help="images per step")
+    train.add_argument(
+        "--implementation", type=int, choices=IMPLEMENTATIONS, default=1, help="1 loops, 2 dense, 3 sparse"
+    )
+    train.add_argument("--optimizer", choices=tuple(demo.OPTIMIZERS), default="adam", help="update rule")
+    train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="seed of initial weights and shuffling")
+    train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for the model and plots")
     _add_bench(commands)
     convert = commands.add_parser(
         "convert",
-        help="turn a model of Keras into one of this library, or the weights of one of ours into a file for Keras",
-        description="IN is a .keras or .h5 model and OUT an .npz file, or IN an .npz file of this library and OUT a "
-        ".weights.h5 or .h5 file, which load_weights of the same model in Keras reads.",
+        help="convert a Keras model to lcnumba, or the weights of an lcnumba model to Keras",
+        description="Converts a .keras or .h5 model to an .npz file; or an .npz model of lcnumba to a .weights.h5 or "
+        ".h5 file for load_weights of the same model in Keras.",
     )
     convert.add_argument("source", metavar="IN")
     convert.add_argument("target", metavar="OUT")
     inspect = commands.add_parser(
         "inspect",
-        help="tell what a model file holds",
-        description="Of a file of this library: layers, settings, shapes, and how far a training is. Of one of Keras: "
-        "which of its layers can be loaded here, and the shapes of the weights.",
+        help="summarize a model file",
+        description="Prints the layers, settings, shapes and training progress in an lcnumba file; or the shapes of "
+        "the weights in a Keras file, and which of its layers can be loaded.",
     )
     inspect.add_argument("file", metavar="FILE")
     return parser
 
 
 def _add_bench(commands: Any) -> None:
-    """Describe the command that times a layer size."""
+    """Add the command ``bench``."""
     command = commands.add_parser(
         "bench",
-        help="time the implementations on a layer size, a published one or your own",
+        help="time the implementations on a published or custom layer size",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     names = tuple(bench.WORKLOADS)
     command.add_argument(
         "--workload", nargs="+", choices=names, metavar="NAME", help=f"published sizes: {', '.join(names)}"
     )
-    size = command.add_argument_group("a size of your own, instead of --workload")
+    size = command.add_argument_group("custom size, instead of --workload")
     positive = _Integer(1)
     size.add_argument("--input", nargs=3, type=positive, metavar=("H", "W", "C"), help="height, width, channels")
-    size.add_argument("--filters", type=positive, default=32, metavar="F", help="filters")
-    size.add_argument("--kernel", nargs=2, type=positive, default=(3, 3), metavar=("KH", "KW"), help="window")
-    size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="steps")
-    size.add_argument("--padding", choices=("valid", "same"), default="valid", help="which windows there are")
-    size.add_argument("--batch", type=positive, default=32, metavar="N", help="samples")
+    size.add_argument("--filters", type=positive, default=32, metavar="F", help="number of filters")
+    size.add_argument("--kernel", nargs=2, type=positive, default=(3, 3), metavar=("KH", "KW"), help="window size")
+    size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="strides")
+    size.add_argument("--padding", choices=("valid", "same"), default="valid", help="as in Keras")
+    size.add_argument("--batch", type=positive, default=32, metavar="N", help="batch size")
     command.add_argument(
-        "--implementation", nargs="+", type=int, choices=IMPLEMENTATIONS, default=[1], help="loops, dense or sparse"
+        "--implementation", nargs="+", type=int, choices=IMPLEMENTATIONS, default=[1], help="1 loops, 2 dense, 3 sparse"
     )
-    command.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="to compute in")
-    command.add_argument("--threads", type=positive, metavar="N", help="Numba threads; by default all")
-    command.add_argument("--seconds", type=float, default=1.0, metavar="S", help="how long each operation is repeated")
-    command.add_argument("--json", metavar="FILE", help="also write figures and environment to this file")
+    command.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="of data and weights")
+    command.add_argument("--threads", type=positive, metavar="N", help="number of Numba threads; by default all")
+    command.add_argument("--seconds", type=float, default=1.0, metavar="S", help="duration of each measurement")
+    command.add_argument("--json", metavar="FILE", help="also write results and environment to this file")
 
 
 class _Integer:
@@ -91,12 +93,12 @@ class _Integer:
         except ValueError:
             number = None
         if number is None or number < self._minimum:
-            raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least {self._minimum}")
+            raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least {self._minimum}")
         return number
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command, or tell what there are; return the exit code: 0, 1 for wrong answers, or 2 for a wrong value."""
+    """Run a command, or print the help; return 0, or 1 for wrong answers. An invalid argument exits with 2."""
     parser = _parser()
     given = vars(parser.parse_args(arguments))
     if given["command"] is None:
@@ -107,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _info(_: argparse.ArgumentParser, __: dict[str, Any]) -> int:
-    facts, warnings = info.look()
+    facts, warnings = info.collect()
     width = max(map(len, facts))
     for name, fact in facts.items():
         print(f"{name:{width}}  {fact}")
@@ -127,7 +129,7 @@ def _convert(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
             parser.error(f"convert: OUT={target!r} must end in .npz, .weights.h5 or .h5")
     except UnknownLayerError as error:
         parser.error(
-            f"convert: {error}; a class cannot be given on the command line: call lcnumba.load(path, layers=...) and "
+            f"convert: {error}; the command line supports no custom classes: call lcnumba.load(path, layers=...) and "
             "lcnumba.save_keras_weights(model, path) in Python"
         )
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
@@ -170,14 +172,14 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 def _train(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
     try:
         Path(given["output"]).mkdir(parents=True, exist_ok=True)
-        for name in demo.WRITTEN:
+        for name in demo.OUTPUT_FILES:
             files.check_writable(Path(given["output"], name))
     except OSError as error:
         parser.error(f"argument --output: {error}")
     try:
         demo.run(**given)
     except ModuleNotFoundError as error:
-        parser.error(f"{error}; the example needs more: {install('demo')}")
+        parser.error(f"{error}; the demo needs additional packages: {install('demo')}")
     return 0
 
 

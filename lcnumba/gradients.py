@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba.utils.arrays import check_dtype
+from lcnumba.utils.display import PublicNames, array_text
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.norms import norm_of_all
 from lcnumba.utils.types import Array
@@ -20,8 +21,8 @@ __all__ = ["Accumulator", "Gradients", "add", "clip_by_norm", "clip_by_value", "
 
 
 @public_class
-@dataclass(frozen=True, eq=False)
-class Gradients:
+@dataclass(frozen=True, eq=False, repr=False)
+class Gradients(PublicNames):
     """Gradients of a layer's kernel and, unless ``use_bias=False``, bias.
 
     They support addition and multiplication by numbers, to accumulate or average gradients of several batches:
@@ -50,6 +51,8 @@ class Gradients:
     (array([[3., 4.]]), array([5.]))
     """
 
+    __module__ = "lcnumba"
+
     kernel: Array
     bias: Array | None = None
 
@@ -75,6 +78,11 @@ class Gradients:
         return Gradients(self.kernel * number, None if self.bias is None else self.bias * number)
 
     __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        """Dtypes, shapes and magnitudes; the arrays are attributes."""
+        bias = "" if self.bias is None else f"; bias: {array_text(self.bias)}"
+        return f"<Gradients: kernel: {array_text(self.kernel)}{bias}>"
 
     def _shapes(self) -> tuple[Any, ...]:
         return self.kernel.shape, None if self.bias is None else self.bias.shape

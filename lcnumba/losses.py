@@ -136,7 +136,7 @@ def _check_numbers(y_true: Array, shape: tuple[int, ...]) -> None:
             f"y has shape {y_true.shape}; the model predicts shape {shape}{axes_hint('y', y_true.shape, shape)}"
         )
     if y_true.dtype.kind not in "biuf":
-        raise TypeError(f"y must be real, got dtype {y_true.dtype}")
+        raise TypeError(f"y has dtype {y_true.dtype}; give real numbers")
 
 
 def _floats(y_pred: Array) -> Array:

@@ -155,7 +155,7 @@ class AUC:
 
         Returns
         -------
-        positive : (M,) bool array
+        cases : (M,) bool array
         scores : (M,) array
         """
         if y_true.shape == y_pred.shape:
@@ -174,16 +174,16 @@ class AUC:
             raise ValueError(f"y must be 0 or 1 for AUC, got values from {truth.min()} to {truth.max()}")
         return truth > 0.5, np.array(scores)
 
-    def compute(self, positive: Array, scores: Array) -> float:
+    def compute(self, cases: Array, scores: Array) -> float:
         """Return the area for the concatenated results of `collect`; NaN unless both classes occur."""
         with deferred():
             from scipy.stats import rankdata
 
-        count = int(np.count_nonzero(positive))
-        pairs = count * (len(positive) - count)
+        count = int(np.count_nonzero(cases))
+        pairs = count * (len(cases) - count)
         if not pairs or np.isnan(scores).any():
             return math.nan
-        return float((rankdata(scores)[positive].sum() - count * (count + 1) / 2) / pairs)
+        return float((rankdata(scores)[cases].sum() - count * (count + 1) / 2) / pairs)
 
     def __call__(self, y_true: Array, y_pred: Array) -> float:
         """Return the area for these predictions."""

@@ -84,6 +84,8 @@ class SGD:
     array([-2.5,  2.5])
     """
 
+    __module__ = "lcnumba"
+
     default_lr: ClassVar[float] = 0.01
     usual_rate = _UsualRate()
     momentum: float = 0.0
@@ -138,6 +140,8 @@ class Adam:
     >>> layer.optimizer
     Adam(beta_1=0.8, beta_2=0.999, epsilon=1e-07)
     """
+
+    __module__ = "lcnumba"
 
     default_lr: ClassVar[float] = 0.001
     usual_rate = _UsualRate()
@@ -203,6 +207,8 @@ class AdamW(Adam):
     array([0.75, 0.75])
     """
 
+    __module__ = "lcnumba"
+
     weight_decay: float = 0.004
 
     def __post_init__(self) -> None:
@@ -237,6 +243,8 @@ class RMSprop:
     >>> lc.LocallyConnected2D(2, 3, optimizer="rmsprop").optimizer
     RMSprop(rho=0.9, epsilon=1e-07)
     """
+
+    __module__ = "lcnumba"
 
     default_lr: ClassVar[float] = 0.001
     usual_rate = _UsualRate()

@@ -1,4 +1,4 @@
-"""Pictures with matplotlib (the extra ``lcnumba[plot]``); every function draws on `ax` and returns it."""
+"""Plots with matplotlib (the extra ``lcnumba[plot]``); every function draws on `ax` and returns it."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,36 +25,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# Width and height in inches of a new figure of lines.
+# Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
 
 
 @public
 def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "linear") -> "Axes":
-    """Draw the losses and metrics of a training by epoch, accuracies and scores on a second axis.
+    """Plot losses and metrics by epoch, with accuracies and scores on a second y-axis.
 
-    Each figure has a colour of its own; it is solid for the training data and dashed for the validation data.
-    Where a number is not finite the line has a gap.
+    Each metric has its own colour, with a solid line for training and a dashed one for validation. Values that are not
+    finite are gaps.
 
     Parameters
     ----------
     history : History, mapping of str to list of float, or fitted estimator
-        What `fit` of a model returned, or its `history`; or an estimator, of which `loss_curve_` and
-        `validation_scores_` are drawn. Names that end in "accuracy" or "score" belong to the second axis.
+        The return value of `fit`, or its `history`; or an estimator, whose `loss_curve_` and `validation_scores_` are
+        drawn. Names that end in "accuracy" or "score" are on the second axis.
     ax : matplotlib Axes, optional
-        Where to draw; by default a new figure, on which `ax.figure.savefig` works without a screen.
+        Where to draw; by default a new figure, which can be saved without a display.
     yscale : {"linear", "log"}, default "linear"
-        Scale of the losses; "log" leaves out what is not positive.
+        Scale of the losses; "log" omits values that are not positive.
 
     Returns
     -------
     Axes
-        Those of the losses.
+        The axes of the losses.
 
     Raises
     ------
     TypeError, ValueError
-        If the history is no such mapping or holds no epoch, or `yscale` is not known or does not fit.
+        If the history is not such a mapping or has no epoch, or `yscale` is invalid.
 
     Examples
     --------
@@ -65,33 +65,33 @@ def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "lin
     """
     curves = _curves(history)
     scale = choice("yscale", yscale, ("linear", "log"))
-    figures = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
-    right = [figure for figure in figures if figure.endswith(("accuracy", "score"))]
-    left = [figure for figure in figures if figure not in right] or right
+    metrics = list(dict.fromkeys(name.removeprefix("val_") for name in curves))
+    right = [metric for metric in metrics if metric.endswith(("accuracy", "score"))]
+    left = [metric for metric in metrics if metric not in right] or right
     losses = np.concatenate([values for name, values in curves.items() if name.removeprefix("val_") in left])
     losses = losses[np.isfinite(losses)]
     if scale == "log" and not (losses > 0).any():
-        raise ValueError(f"yscale='log' needs positive numbers, and {', '.join(left)} has none; take yscale='linear'")
+        raise ValueError(f"yscale='log' requires positive values, but {', '.join(left)} has none; use yscale='linear'")
     axes = _axes(ax, LINES)
     other = axes.twinx() if right and left != right else axes
     lines: list[Any] = []
     for name, values in curves.items():
-        figure = name.removeprefix("val_")
-        side, style = axes if figure in left else other, "-" if figure == name else "--"
-        color = f"C{figures.index(figure)}"
-        # A number between two gaps, or of a single epoch, has no line: the markers show it.
+        metric = name.removeprefix("val_")
+        side, style = axes if metric in left else other, "-" if metric == name else "--"
+        color = f"C{metrics.index(metric)}"
+        # Markers show a single epoch, or a value between two gaps.
         lines += side.plot(range(1, len(values) + 1), values, style, marker=".", color=color, label=name)
     axes.set_xlabel("epoch")
     axes.set_ylabel(", ".join(left))
     if other is not axes:
         other.set_ylabel(", ".join(right))
-    axes.set_xlim(0.5, max(map(len, curves.values())) + 0.5)  # epochs without finite numbers count too
+    axes.set_xlim(0.5, max(map(len, curves.values())) + 0.5)  # also epochs without finite values
     _whole_numbers(axes.xaxis)
     if scale == "log":
         axes.set_yscale("log", nonpositive="mask")
     elif not (losses < 0).any():
         axes.set_ylim(bottom=0)
-    # Losses fall and accuracies rise, so that there is room between them; what lies above is drawn last.
+    # Losses fall and accuracies rise, which leaves room between them. The upper axes are drawn last.
     other.legend(handles=lines, loc="best" if other is axes else "center right")
     return axes
 
@@ -100,9 +100,9 @@ def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "lin
 def filters_by_position(
     layer: LocallyConnected2D, filter_index: int = 0, channel: int | None = None, ax: "Axes | None" = None
 ) -> "Axes":
-    """Draw one filter at every output position, as a map of windows.
+    """Draw one filter at every output position, as an image of windows.
 
-    A convolution would show the same window everywhere; here each position has its own.
+    For a convolution all windows would be equal; a locally connected layer has a different one at each position.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def filters_by_position(
     Raises
     ------
     TypeError, ValueError
-        If the layer is no `LocallyConnected2D`, or has no such filter or channel.
+        If the layer is not a `LocallyConnected2D`, or has no such filter or channel.
     AttributeError
         If the layer has not been built.
 
@@ -133,7 +133,7 @@ def filters_by_position(
     >>> layer = lc.LocallyConnected2D(4, 3, input_shape=(6, 7, 1), rng=0)
     >>> layer.build((None, 6, 7, 1))
     >>> ax = plotting.filters_by_position(layer, filter_index=2)
-    >>> ax.images[0].get_array().shape  # 4 x 5 windows of 3 x 3, a pixel between them
+    >>> ax.images[0].get_array().shape  # 4 x 5 windows of 3 x 3, one pixel apart
     (15, 19)
     """
     if not isinstance(layer, LocallyConnected2D):
@@ -142,7 +142,7 @@ def filters_by_position(
     (KH, KW), (OH, OW) = layer.kernel_size, _output_size(layer)
     windows = layer.kernel[:, :, number].reshape(OH, OW, KH, KW, -1)
     chosen = windows.mean(axis=-1) if channel is None else windows[..., _index("channel", channel, windows.shape[-1])]
-    # A frame of NaN, drawn as nothing, separates the windows.
+    # Blank lines of NaN separate the windows.
     framed = np.full((OH, OW, KH + 1, KW + 1), np.nan)
     framed[:, :, :KH, :KW] = chosen
     picture = framed.transpose(0, 2, 1, 3).reshape(OH * (KH + 1), -1)[:-1, :-1]
@@ -156,14 +156,14 @@ def filters_by_position(
 
 @public
 def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
-    """Draw the norm of the weights at each output position: a map, or a line of a layer for sequences.
+    """Draw the norm of the weights at each output position, as an image, or as a line for 1D layers.
 
     Parameters
     ----------
     layer : LocallyConnected1D or LocallyConnected2D
         A built layer.
     filter_index : int, optional
-        Which filter; by default the norm is over the windows of all filters together.
+        Which filter; by default the norm over all filters.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
 
@@ -174,7 +174,7 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
     Raises
     ------
     TypeError, ValueError
-        If the layer is no such layer, or has no such filter.
+        If the layer is neither 1D nor 2D, or has no such filter.
     AttributeError
         If the layer has not been built.
 
@@ -201,12 +201,12 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
 
 @public
 def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
-    """Draw the bias at each output position: a map, or a line of a layer for sequences.
+    """Draw the bias at each output position, as an image, or as a line for 1D layers.
 
     Parameters
     ----------
     layer : LocallyConnected1D or LocallyConnected2D
-        A built layer that has a bias at each position.
+        A built layer with a bias at each position.
     filter_index : int, optional
         Which filter; by default the mean over filters.
     ax : matplotlib Axes, optional
@@ -219,7 +219,7 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
     Raises
     ------
     TypeError, ValueError
-        If the layer is no such layer, has no bias or one bias for all positions, or has no such filter.
+        If the layer is neither 1D nor 2D, has no bias or a shared one, or has no such filter.
     AttributeError
         If the layer has not been built.
 
@@ -235,11 +235,11 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
     _check_layer(layer)
     number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
     if layer.bias is None:
-        raise ValueError(f"use_bias=False of {layer.name!r} leaves no bias to draw; give a layer with use_bias=True")
+        raise ValueError(f"{layer.name!r} has no bias (use_bias=False); give a layer with use_bias=True")
     if layer.bias_sharing == "filter":
         raise ValueError(
-            f"bias_sharing='filter' of {layer.name!r} means one bias for all positions, which makes no map; read "
-            "layer.bias, or give a layer with bias_sharing='position'"
+            f"{layer.name!r} has the same bias at all positions (bias_sharing='filter'); see layer.bias, or give "
+            "a layer with bias_sharing='position'"
         )
     biases = layer.bias.mean(axis=-1) if number is None else layer.bias[..., number]
     of = "mean over filters" if number is None else f"filter {number}"
@@ -258,10 +258,10 @@ def receptive_field(
     Parameters
     ----------
     model : LocallyConnected1D, LocallyConnected2D or Sequential
-        A layer; or a model, of which the last locally connected layer and what lies in front of it count. For
-        a layer further in front, give ``lc.Sequential(model.layers[:n])``. Only shapes matter, not weights.
+        A layer; or a model, up to its last locally connected layer. For an earlier layer, give
+        ``lc.Sequential(model.layers[:n])``. The result depends on shapes only, not on weights.
     position : int or (int, int)
-        Output position of that layer: row and column, in this order, or one integer of a layer for sequences.
+        Output position of that layer: (row, column), or an integer for 1D layers.
     filter_index : int, optional
         Which filter; by default all of them.
     ax : matplotlib Axes, optional
@@ -274,17 +274,16 @@ def receptive_field(
     Raises
     ------
     TypeError, ValueError
-        If the model holds no locally connected layer, or others than locally connected ones, `Activation` and
-        `Dropout` in front of it, whose connections are not known; or if position or filter do not exist.
+        If the model has no locally connected layer, or has other layers than locally connected ones, `Activation` and
+        `Dropout` before it; or if position or filter do not exist.
     AttributeError
-        If the model does not know the shape of its input.
+        If the input shape of the model is unknown.
 
     Notes
     -----
-    Connections are counted over channels and filters, through several layers over all paths: products of the
-    layers' structures, `kernel_mask` included, so that no zero among weights or slopes hides an input.
-    Inputs that are not read are left blank. Softmax, and activations of users' own, are taken to read all
-    channels of a position.
+    Connections are counted over channels and filters, and over all paths through several layers, from the structure of
+    the layers including `kernel_mask`; weights and derivatives that are zero count. Inputs that are not read are blank.
+    Softmax and custom activations are assumed to read all channels of a position.
 
     Examples
     --------
@@ -297,28 +296,28 @@ def receptive_field(
     layers = _layers(model)
     numbers = [number for number, layer in enumerate(layers) if isinstance(layer, LocallyConnected)]
     if not numbers:
-        raise ValueError(f"model {model.name!r} has no locally connected layer; positions are those of one")
+        raise ValueError(f"model {model.name!r} has no locally connected layer, which `position` refers to")
     layers = layers[: numbers[-1] + 1]
     last = layers[-1]
     for layer in layers:
         if not isinstance(layer, LocallyConnected | Activation | Dropout):
             raise TypeError(
-                f"model {model.name!r} has {layer.name!r}, a {type(layer).__name__}, in front of {last.name!r}; "
-                "connections are known of LocallyConnected, Activation and Dropout alone: give the layers behind it"
+                f"model {model.name!r} has {layer.name!r}, a {type(layer).__name__}, before {last.name!r}; only "
+                "LocallyConnected, Activation and Dropout are supported: give a Sequential of the layers after it"
             )
         if isinstance(layer, LocallyConnected):
             _check_layer(layer)
-    place = _place("position", position, _output_size(last))
+    index = _multi_index("position", position, _output_size(last))
     filters = slice(None) if filter_index is None else _index("filter_index", filter_index, last.filters)
     counts = np.zeros((*_output_size(last), last.filters))
-    counts[(*place, filters)] = 1
+    counts[(*index, filters)] = 1
     counts = np.moveaxis(counts, -1, _channel_axis([last]))
     for layer in reversed(layers):
         counts = _connections(layer, counts)
     read = counts.sum(axis=_channel_axis(layers))
     read[read == 0] = np.nan
     of = "" if filter_index is None else f", filter {filters}"
-    title = f"{last.name}: receptive field of position {_text(place)}{of}"
+    title = f"{last.name}: receptive field of position {_text(index)}{of}"
     return _by_position(ax, read, title, "connections", "input")
 
 
@@ -330,18 +329,18 @@ def saliency(
     channel: int | None = None,
     ax: "Axes | None" = None,
 ) -> "Axes":
-    """Draw how strongly one output of a sample depends on each input: the absolute gradient.
+    """Draw the absolute gradient of one output of a sample with respect to its input.
 
     Parameters
     ----------
     model : Sequential, LocallyConnected1D or LocallyConnected2D
-        What computes the output, as in inference: `Dropout` drops nothing.
+        The model, in inference mode: `Dropout` has no effect.
     x : array, (H, W, C) or (W, C), or (C, H, W) or (C, W) with channels_first
-        One sample, without the batch; the format is that of the model's first locally connected layer.
+        One sample, without the batch axis, in the data format of the first locally connected layer.
     output_index : int or tuple of int
-        Which number of the sample's output: the class of (classes,), or for example (row, column, filter).
+        Index of the output: a class, or (row, column, filter), for example.
     channel : int, optional
-        Which channel of the input; by default the largest over channels.
+        Which channel of the input; by default the maximum over channels.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
 
@@ -352,9 +351,9 @@ def saliency(
     Raises
     ------
     TypeError, ValueError
-        If the model is no such model, its samples are no grid, or x, output or channel do not fit it.
+        If the model is not one of these, its samples are not a line or grid, or x, output or channel do not fit.
     AttributeError
-        If the model does not know the shape of its input.
+        If the input shape of the model is unknown.
 
     References
     ----------
@@ -372,21 +371,21 @@ def saliency(
     layers = _layers(model)
     shape, values = model.input_shape[1:], as_numpy("x", x)[0]
     if len(shape) not in (2, 3):
-        raise ValueError(f"model {model.name!r} takes samples of shape {shape}; only (W, C) and (H, W, C) can be drawn")
+        raise ValueError(f"model {model.name!r} takes samples of shape {shape}; must be (W, C) or (H, W, C)")
     if values.shape != shape:
-        raise ValueError(f"x has shape {values.shape}; give one sample of shape {shape}, without the batch")
-    place = _place("output_index", output_index, model.output_shape[1:])
+        raise ValueError(f"x has shape {values.shape}; give one sample of shape {shape}, without the batch axis")
+    index = _multi_index("output_index", output_index, model.output_shape[1:])
     axis = _channel_axis(layers)
     number = None if channel is None else _index("channel", channel, values.shape[axis])
-    slopes = np.abs(_gradient(layers, values, place))
-    picture = slopes.max(axis=axis) if number is None else slopes.take(number, axis=axis)
-    of = "largest over channels" if number is None else f"channel {number}"
-    title = f"{model.name}: saliency for output {_text(place)}"
+    gradients = np.abs(_gradient(layers, values, index))
+    picture = gradients.max(axis=axis) if number is None else gradients.take(number, axis=axis)
+    of = "maximum over channels" if number is None else f"channel {number}"
+    title = f"{model.name}: saliency for output {_text(index)}"
     return _by_position(ax, picture, title, f"|gradient|, {of}", "input")
 
 
 def _curves(history: Any) -> dict[str, Array]:
-    """The figures of a history as arrays, an entry an epoch; at least one entry."""
+    """Return the metrics of a history as arrays over epochs; at least one epoch."""
     given = history.history if isinstance(history, History) else history
     if hasattr(history, "loss_curve_"):
         given = _of_estimator(history)
@@ -401,16 +400,16 @@ def _curves(history: Any) -> dict[str, Array]:
         try:
             curves[name] = np.asarray(values, np.float64)
         except (TypeError, ValueError) as error:
-            raise TypeError(f"history[{name!r}] is no list of numbers: {error}") from None
+            raise TypeError(f"history[{name!r}] is not a list of numbers: {error}") from None
         if curves[name].ndim != 1:
-            raise ValueError(f"history[{name!r}] has shape {curves[name].shape}; give a list with a number an epoch")
+            raise ValueError(f"history[{name!r}] has shape {curves[name].shape}; give a list with a number per epoch")
     if not any(values.size for values in curves.values()):
-        raise ValueError(f"history={dict(given)!r} holds no epoch; train for at least one")
+        raise ValueError(f"history={dict(given)!r} has no epoch; train for at least one")
     return curves
 
 
 def _of_estimator(estimator: Any) -> dict[str, Any]:
-    """The losses, and the scores if any, of an estimator with the attributes of `MLPClassifier`."""
+    """Return the losses, and scores if any, of an estimator with the attributes of `MLPClassifier`."""
     losses, scores = list(estimator.loss_curve_), list(getattr(estimator, "validation_scores_", None) or [])
     curves = {"loss": losses}
     if scores:
@@ -418,24 +417,24 @@ def _of_estimator(estimator: Any) -> dict[str, Any]:
         name = "val_accuracy" if accuracy and scoring in (None, "accuracy") else "val_score"
         if isinstance(scoring, str) and scoring == "loss":
             name, scores = "val_loss", [-score for score in scores]
-        # Passes of earlier fits may have been without.
+        # Earlier calls of partial_fit may have no scores.
         curves[name] = [math.nan] * (len(losses) - len(scores)) + scores
     return curves
 
 
 def _check_layer(layer: Any) -> None:
-    """Raise unless the positions of a layer form a line or a grid."""
+    """Raise unless the layer is 1D or 2D."""
     if not isinstance(layer, LocallyConnected):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected1D or LocallyConnected2D")
     if layer.rank > 2:
         raise TypeError(
-            f"layer {layer.name!r} is a {type(layer).__name__}, whose positions fill a volume; only those of "
-            "LocallyConnected1D and LocallyConnected2D can be drawn"
+            f"layer {layer.name!r} is a {type(layer).__name__}, which cannot be drawn; give a LocallyConnected1D or "
+            "LocallyConnected2D"
         )
 
 
 def _layers(model: Any) -> list[Any]:
-    """The layers of a model, those of models inside it in their place; or the layer itself."""
+    """Return the layers of a model, with nested models expanded; or the layer itself."""
     if not isinstance(model, LocallyConnected | Sequential):
         raise TypeError(f"model is a {type(model).__name__}; give a Sequential or a locally connected layer")
     return _leaves(model)
@@ -446,15 +445,15 @@ def _leaves(layer: Any) -> list[Any]:
 
 
 def _index(name: str, value: Any, size: int) -> int:
-    """An index from 0 below `size`."""
+    """Return an index in [0, size)."""
     number = integer(name, value, 0)
     if number >= size:
-        raise ValueError(f"{name}={value!r} does not exist; give 0 to {size - 1}")
+        raise ValueError(f"{name} must be in [0, {size}), got {value!r}")
     return number
 
 
-def _place(name: str, value: Any, sizes: Sequence[Any]) -> tuple[int, ...]:
-    """An index into an array of these sizes, from one integer if there is one axis."""
+def _multi_index(name: str, value: Any, sizes: Sequence[Any]) -> tuple[int, ...]:
+    """Return an index into an array of these sizes; an integer is accepted for one axis."""
     entries = value.tolist() if isinstance(value, np.ndarray) else value
     entries = entries if isinstance(entries, list | tuple) else (entries,)
     if len(entries) != len(sizes):
@@ -462,23 +461,23 @@ def _place(name: str, value: Any, sizes: Sequence[Any]) -> tuple[int, ...]:
     return tuple(_index(f"{name}[{axis}]", entry, sizes[axis]) for axis, entry in enumerate(entries))
 
 
-def _text(place: tuple[int, ...]) -> str:
-    return str(place[0] if len(place) == 1 else place)
+def _text(index: tuple[int, ...]) -> str:
+    return str(index[0] if len(index) == 1 else index)
 
 
 def _output_size(layer: LocallyConnected) -> tuple[int, ...]:
-    """How many positions a layer has along each dimension."""
+    """Return the number of positions of a layer along each dimension."""
     return layer._geometry_of(layer.input_shape).output_size
 
 
 def _channel_axis(layers: Sequence[Any]) -> int:
-    """Where a sample has its channels, in the format of the first locally connected layer."""
+    """Return the channel axis of a sample, in the data format of the first locally connected layer."""
     formats = [layer.data_format for layer in layers if isinstance(layer, LocallyConnected)]
     return 0 if formats[:1] == ["channels_first"] else -1
 
 
 def _connections(layer: Any, counts: Array) -> Array:
-    """How many connections lead to each input of a layer, where `counts` lead to each output; without the batch."""
+    """Return the connections to each input of a layer, given the `counts` of each output; without the batch axis."""
     axis = _channel_axis([layer])
     if isinstance(layer, LocallyConnected | Activation) and _mixes(layer.activation):
         counts = np.broadcast_to(counts.sum(axis=axis, keepdims=True), counts.shape)
@@ -496,34 +495,34 @@ def _connections(layer: Any, counts: Array) -> Array:
 
 
 def _mixes(activation: Any) -> bool:
-    """Whether an output of an activation may depend on other channels."""
+    """Return whether an output of an activation may depend on other channels."""
     mixing = activations.Softmax | activations.LogSoftmax
     return isinstance(activation, mixing) or not activations.is_built_in(activation)
 
 
-def _gradient(layers: Sequence[Any], x: Array, place: tuple[int, ...]) -> Array:
-    """The derivative of the output at `place` by a sample, in inference."""
+def _gradient(layers: Sequence[Any], x: Array, index: tuple[int, ...]) -> Array:
+    """Return the derivative of the output at `index` with respect to a sample, in inference mode."""
     y, pullbacks = x[None], []
     for layer in layers:
         if not isinstance(layer, Dropout):
             y, pullback = layer.forward(y)
             pullbacks.append(pullback)
 
-    def pull(dy: Array) -> Array:
+    def vjp(dy: Array) -> Array:
         for pullback in reversed(pullbacks):
             dy = pullback(dy)[0]
         return dy[0]
 
     dy = np.zeros_like(y)
-    dy[(0, *place)] = 1
-    dx = pull(dy)
-    # Penalties of outputs add a gradient of their own, whatever dy.
+    dy[(0, *index)] = 1
+    dx = vjp(dy)
+    # Activity penalties add a gradient that does not depend on dy.
     penalised = any(getattr(layer, "activity_regularizer", None) is not None for layer in layers)
-    return dx - pull(np.zeros_like(y)) if penalised else dx
+    return dx - vjp(np.zeros_like(y)) if penalised else dx
 
 
 def _by_position(ax: "Axes | None", values: Array, title: str, label: str, grid: str, signed: bool = False) -> Any:
-    """Values by position, in the input or the output: a map of (H, W), or a line of (W,)."""
+    """Draw values by position of the input or output: an image of (H, W), or a line of (W,)."""
     if values.ndim == 1:
         axes = _axes(ax, LINES)
         axes.plot(values, marker=".", drawstyle="steps-mid")
@@ -541,14 +540,14 @@ def _by_position(ax: "Axes | None", values: Array, title: str, label: str, grid:
 
 
 def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) -> Any:
-    """An image and its colour bar: from 0 on, or around 0 where values have signs; NaN is left blank."""
+    """Draw an image with a colour bar, from 0, or symmetric around 0 if signed; NaN is blank."""
     height, width = values.shape
     inches = 5 / max(height, width)
     axes = _axes(ax, (max(3, inches * width) + 2, max(2, inches * height) + 1))
     limit = float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
     colors, least = ("RdBu_r", -limit) if signed else ("viridis", 0)
     image = axes.imshow(values, cmap=colors, vmin=least, vmax=limit, interpolation="nearest")
-    # About as high as the image, also where that is low and wide.
+    # About as high as the image, also if that is low and wide.
     aspect = 20 * min(1, height / width)
     axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=aspect, label=label)
     axes.set_xlabel(f"{grid} column")
@@ -564,7 +563,7 @@ def _whole_numbers(axis: Any) -> None:
 
 
 def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
-    """The axes given, or new ones on a figure that needs no screen and no global state."""
+    """Return the given axes, or new ones on a figure without display or global state."""
     with deferred():
         from matplotlib.axes import Axes
         from matplotlib.figure import Figure
@@ -572,7 +571,7 @@ def _axes(ax: "Axes | None", size: tuple[float, float]) -> Any:
     if ax is None:
         return Figure(figsize=size, layout="constrained").subplots()
     if not isinstance(ax, Axes):
-        raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, such as figure.subplots() returns")
+        raise TypeError(f"ax is a {type(ax).__name__}; give matplotlib Axes, as figure.subplots() returns")
     return ax
 
 

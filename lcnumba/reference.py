@@ -1,4 +1,4 @@
-"""The slow oracle, `lcnumba.testing.reference`, under its short name."""
+"""The slow reference implementation, `lcnumba.testing.reference`, under a short name."""
 
 from lcnumba.testing.reference import backward, forward, output_size
 

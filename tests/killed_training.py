@@ -1,7 +1,7 @@
-"""Kill a training with frequent checkpoints, again and again, and see that it ends as if nothing had happened.
+"""Kill a training with frequent checkpoints repeatedly, and compare its result with an uninterrupted training.
 
 ``python tests/killed_training.py --kills 50`` prints how often it was killed, and whether all weights, states and
-figures equal those of a training that was left alone.
+metrics are equal.
 """
 
 import argparse
@@ -22,8 +22,8 @@ import lcnumba as lc
 
 path = sys.argv[1]
 
-class Tell(lc.callbacks.Callback):
-    def on_batch_end(self, run, figures):
+class Print(lc.callbacks.Callback):
+    def on_batch_end(self, run, logs):
         print("batch", flush=True)
 
 rng = np.random.default_rng(0)
@@ -36,7 +36,7 @@ model.compile("adam", "softmax_cross_entropy", ["accuracy"], lr=lc.schedules.Cos
 history = model.fit(
     x, y, epochs=25, batch_size=8, validation_split=0.1, rng=4, progress=False, resume=path,
     callbacks=[lc.callbacks.Checkpoint(path, every_batches=1), lc.callbacks.EarlyStopping("val_loss", patience=99),
-               Tell()],
+               Print()],
 )
 """
 
@@ -44,7 +44,7 @@ BATCHES = 25 * 8  # of that training
 
 
 def run(folder: Path, kills: int, seed: int) -> dict[str, object]:
-    """Return how often it was killed, how many checkpoints were looked at, and whether the end is the same."""
+    """Return the number of kills and of readable checkpoints, and whether the result is equal."""
     chance = random.Random(seed)
     whole, path = folder / "whole.npz", folder / "killed.npz"
     subprocess.run(command(whole), check=True, stdout=subprocess.DEVNULL)
@@ -53,14 +53,14 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, object]:
         before = path.read_bytes() if path.exists() else None
         with subprocess.Popen(command(path), stdout=subprocess.PIPE, text=True) as process:
             if chance.random() < 0.1:
-                time.sleep(chance.random())  # while it starts
+                time.sleep(chance.random())  # during start-up
             else:
-                # Each batch is told before its checkpoint is written, which takes some milliseconds.
+                # Each batch is printed before its checkpoint is written, which takes some milliseconds.
                 for _ in range(chance.randint(1, max(1, 2 * BATCHES // (kills + 2)))):
                     process.stdout.readline()
                 time.sleep(chance.random() * 0.006)
             process.kill()
-        if process.returncode != -signal.SIGKILL:  # it had come to its end
+        if process.returncode != -signal.SIGKILL:  # it had finished
             late += 1
             path.unlink() if before is None else path.write_bytes(before)
             continue
@@ -71,12 +71,12 @@ def run(folder: Path, kills: int, seed: int) -> dict[str, object]:
 
 
 def command(path: Path) -> list[str]:
-    """What trains, or goes on training, with a checkpoint at this place."""
+    """Return the command that starts or resumes the training with a checkpoint at this path."""
     return [sys.executable, "-P", "-c", SCRIPT, str(path)]
 
 
 def _readable(path: Path) -> int:
-    """1, or an error, if the file has every member whole."""
+    """Return 1 if every member of the file can be read; otherwise raise."""
     with np.load(path) as file:
         for name in file.files:
             file[name]
@@ -84,7 +84,7 @@ def _readable(path: Path) -> int:
 
 
 def same(one: Path, other: Path) -> bool:
-    """Whether two checkpoints hold the same numbers, all of them."""
+    """Return whether two checkpoints are equal."""
     with np.load(one) as a, np.load(other) as b:
         return sorted(a.files) == sorted(b.files) and all(a[name].tobytes() == b[name].tobytes() for name in a.files)
 
@@ -95,6 +95,6 @@ if __name__ == "__main__":
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        figures = run(Path(folder), given.kills, given.seed)
-    print(figures)
-    sys.exit(not figures["equal"])
+        results = run(Path(folder), given.kills, given.seed)
+    print(results)
+    sys.exit(not results["equal"])

@@ -1,20 +1,20 @@
-"""Change the library in one place at a time, and see whether the tests notice.
+"""Mutation testing: change the library in one place at a time, and check that a test fails.
 
     python tests/mutation.py                                          # all modules of the table
     python tests/mutation.py --module layers.dense --module optimizers
     python tests/mutation.py --module layers.dense --sample 0.25 --seed 1  # a quarter of the changes
-    python tests/mutation.py --module connectivity.geometry --again   # those that survived, once more
-    python tests/mutation.py --list                                   # what is known by now, and nothing else
+    python tests/mutation.py --module connectivity.geometry --again   # the survivors again
+    python tests/mutation.py --list                                   # print the known results only
 
-Changed are comparisons, arithmetic, numbers, truth values, conditions, bounds of slices and returned values; statements
-that work by a side effect are left out. Not changed are docstrings, annotations, decorators, texts, what makes a
-message, and zip's `strict`, which checks what cannot be. A change gets the tests that run its line, those of its own
-file first, within --budget seconds; it is killed if one fails, if the interpreter dies, or if they take far longer than
-without it. Kernels are tried as plain Python. What is known goes to a file outside the repository, and is not tried
-again while the source is the same; so several runs, of a module each, may go side by side.
+Mutated are comparisons, arithmetic, numbers, truth values, conditions, bounds of slices and returned values; statements
+with a side effect are removed. Not mutated are docstrings, annotations, decorators, strings, messages, and zip's
+`strict`. A mutant is tested by the tests that run its line, those of its own file first, within --budget seconds; it is
+killed if one fails, if the interpreter crashes, or if they take much longer than without it. Kernels run as plain
+Python. Results are cached in a file outside the repository while the source is unchanged; runs of different modules can
+run concurrently.
 
-A driver of our own: mutmut forks a process in which Numba's threads may run, which GNU OpenMP does not survive, and
-cosmic-ray edits the files in place and starts an interpreter for each change, which takes longer than most tests.
+mutmut forks a process in which Numba's threads may run, which GNU OpenMP does not survive, and cosmic-ray edits the
+files in place and starts an interpreter for each mutant, which takes longer than most tests; hence this driver.
 """
 
 import argparse
@@ -47,7 +47,7 @@ ROOT = Path(__file__).parents[1]
 SCRATCH = Path(tempfile.gettempdir()) / "lcnumba-mutation"
 MEMORY = 12 << 30  # bytes of address space of a child, so that a wrong size is an error
 
-# What most likely notices a change of each module, beside the module's own examples.
+# The tests of each module, besides the examples in its docstrings.
 TESTS = {
     "connectivity.geometry": "connectivity/geometry layers/beyond_keras implementations/implementations",
     "bridges.keras2.layouts": "bridges/keras2/layouts bridges/keras2/models bridges/keras2/parity runtime/memory",
@@ -103,13 +103,13 @@ NAMES = {a: b for pair in ("min max", "minimum maximum", "any all") for a, b in 
 
 
 def test_file(name):
-    """The file of a test of the table: "layers/dense" is tests/layers/test_dense.py."""
+    """Return the path of a test in the table: "layers/dense" is tests/layers/test_dense.py."""
     folder, _, last = name.rpartition("/")
     return f"tests/{folder}{'/' if folder else ''}test_{last}.py"
 
 
 def skipped(node):
-    """Whether a node is no code whose change could matter."""
+    """Return whether a node is not mutated."""
     if isinstance(node, ast.ClassDef):
         return any(isinstance(base, ast.Name) and base.id == "Protocol" for base in node.bases)
     if isinstance(node, ast.Assign):  # lists of names, and names of types
@@ -121,7 +121,7 @@ def skipped(node):
 
 
 def works_by_a_side_effect(node):
-    """Whether a statement does more than to bind a name."""
+    """Return whether a statement has a side effect."""
     if isinstance(node, ast.Assign):
         return not all(isinstance(target, ast.Name | ast.Tuple) for target in node.targets)
     if isinstance(node, ast.Raise):
@@ -132,7 +132,7 @@ def works_by_a_side_effect(node):
 
 
 def variants(node, parent, field):
-    """Yield what may stand in place of a node."""
+    """Yield the mutants of a node."""
     if isinstance(node, tuple(SWAPS)):
         yield from (other() for other in SWAPS[type(node)])
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool | int | float):
@@ -180,7 +180,7 @@ def changes(node, statement=None, waits=False):
                 put(new)
                 text += f" -> {ast.unparse(new if holder is child and new is not None else node)}"
                 put(child)
-                body = getattr(own, "body", None)  # of what has one, the head alone
+                body = getattr(own, "body", None)  # only the head of a compound statement
                 end = max(own.lineno, body[0].lineno - 1) if body else own.end_lineno
                 lines = set(range(own.lineno, end + 1))
                 yield lines, called, holder.lineno, lambda p=put, n=new: p(n), lambda p=put, c=child: p(c), text
@@ -188,7 +188,7 @@ def changes(node, statement=None, waits=False):
 
 
 class Changed(SourceFileLoader):
-    """Imports one module as it was changed."""
+    """Imports one module with its change."""
 
     def get_code(self, fullname):
         return self.code
@@ -198,13 +198,13 @@ class Changed(SourceFileLoader):
 
 
 class Plugin:
-    """Runs tests of these names, in this order; or all, noting how long each takes and what lines of `path` it runs."""
+    """Runs the named tests in order; or all, recording the time of each and the lines of `path` it runs."""
 
     def __init__(self, path, names=None, notes=None):
         self.path, self.names, self.notes = str(path), names, notes
 
     def pytest_sessionstart(self):
-        """Few and unshrunk examples, for tests to come, in place of conftest's."""
+        """Use fewer examples without shrinking, in place of conftest's profile."""
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
         few = hypothesis.settings(hypothesis.settings.default, max_examples=30, phases=phases, database=None)
         hypothesis.settings.register_profile("mutation", few)
@@ -253,7 +253,7 @@ class Module:
         self.durations, self.lines = {}, {}
 
     def run(self, plugin, files, seconds):
-        """Run tests on the tree as it is now, in a child, and tell how it ended."""
+        """Run tests on the current tree in a child process, and return how it ended."""
         code = compile(ast.fix_missing_locations(self.tree), str(self.path), "exec")
         child = os.fork()
         if not child:
@@ -263,17 +263,17 @@ class Module:
             time.sleep(0.005)
             found, status = os.waitpid(child, os.WNOHANG)
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # and what it may have left behind
+            os.killpg(child, signal.SIGKILL)  # and its children
         if not found:
             os.waitpid(child, 0)
             return "hung"
         code = os.waitstatus_to_exitcode(status)
-        # 2 is a module that cannot be imported; 3 to 5 are pytest's own errors, which say nothing of the tests.
+        # 2: the module cannot be imported; 3 to 5: errors of pytest itself.
         ends = {0: "survived", 1: "failed", 2: "failed", 3: "unknown", 4: "unknown", 5: "unknown"}
         return ends.get(code, f"died ({code})")
 
     def be_a_child(self, code, plugin, files):
-        """Run tests, and end the process."""
+        """Run tests, and exit the process."""
         status = 70
         try:
             os.setsid()
@@ -292,7 +292,7 @@ class Module:
             os._exit(status)
 
     def measure(self):
-        """Find out what each test takes and runs; an error if one fails without any change."""
+        """Record the time and lines of each test; an error if one fails without a change."""
         files = [test_file(file) for file in TESTS[self.name].split()]
         files.append(f"tests/test_architecture.py::test_examples_in_docstrings[lcnumba.{self.name}]")
         notes = self.log.with_suffix(".tests")
@@ -304,7 +304,7 @@ class Module:
             self.durations[name], self.lines[name] = took, lines
 
     def try_out(self, change, budget, limit):
-        """Tell how the tests end with a change, and how many there were."""
+        """Return how the tests end with a change, and their number."""
         statement, waits, _, make, undo, _ = change
         own = test_file(TESTS[self.name].split()[0])
         hits = {name for name, lines in self.lines.items() if not statement.isdisjoint(lines)}
@@ -324,16 +324,16 @@ class Module:
 
 
 def main():
-    """Read the command line, try the changes, and print the figures."""
+    """Parse the command line, test the mutants, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--module", action="append", choices=TESTS, help="may be repeated; by default all")
-    parser.add_argument("--line", action="append", type=int, help="changes of this line alone; may be repeated")
-    parser.add_argument("--sample", type=float, default=1, help="the share of the changes to try")
+    parser.add_argument("--line", action="append", type=int, help="only mutants of this line; may be repeated")
+    parser.add_argument("--sample", type=float, default=1, help="share of the mutants to test")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--budget", type=float, default=8, help="seconds of tests for a change")
-    parser.add_argument("--limit", type=float, default=15, help="seconds beside three times that, after which it hangs")
-    parser.add_argument("--again", action="store_true", help="try also what survived")
-    parser.add_argument("--list", action="store_true", help="try nothing")
+    parser.add_argument("--limit", type=float, default=15, help="timeout in seconds, plus three times the normal time")
+    parser.add_argument("--again", action="store_true", help="test survivors again")
+    parser.add_argument("--list", action="store_true", help="only print known results")
     parser.add_argument("--results", type=Path, default=SCRATCH / "results.jsonl")
     args = parser.parse_args()
     SCRATCH.mkdir(exist_ok=True)
@@ -341,7 +341,7 @@ def main():
     os.chdir(ROOT)
     os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
     sys.dont_write_bytecode, sys.pycache_prefix = False, str(SCRATCH / "compiled")
-    # What children need, so that each finds it there; the first compilation of all is slow, too.
+    # Compiles and imports once, so that child processes need not.
     for name in ("array_api_compat.numpy", "array_api_strict", "h5py", "hypothesis.strategies", "scipy.sparse"):
         importlib.import_module(name)
     numba.njit(lambda x: x + 1)(np.zeros(3))

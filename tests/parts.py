@@ -1,4 +1,4 @@
-"""Run parts of the checks one after the other, go on where one fails, and tell what each of them took.
+"""Run parts of the checks, continue after failures, and print the time of each part.
 
 ``python tests/parts.py PART ...``, where a part is a target of the Makefile. The exit code is 1 if any of them failed.
 """

@@ -53,7 +53,7 @@ SETTING = """
             action()
             count("in the middle: served")
         except RuntimeError as error:
-            assert "while it is being" in str(error) or "in the middle of" in str(error), error
+            assert "while it is being" in str(error) or "interrupts one of its calls" in str(error), error
             count("in the middle: refused")
 
     def in_another_thread(action):

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
+from lcnumba import callbacks, optimizers
+from lcnumba.training.run import Run
 
 
 def built():
@@ -86,11 +88,7 @@ def test_custom_layers_may_have_the_old_methods():
     assert set(layer.calls) == {"step", "state"}
 
 
-def test_attributes():
-    model = built()[2]
-    model.compile(loss="mse", accumulate=3)
-    with pytest.warns(DeprecationWarning, match=r"^Sequential\.recipe is deprecated; use training_config$"):
-        assert model.recipe is model.training_config
+def test_cost():
     cost = lc.LocallyConnected2D(2, 3, input_shape=(5, 5, 1)).costs()[0]
     with pytest.warns(DeprecationWarning, match=r"^Cost\.effort is deprecated; use estimate$") as caught:
         assert cost.effort == cost.estimate
@@ -104,3 +102,46 @@ def test_new_names_do_not_warn():
             thing.get_training_state() if hasattr(thing, "get_training_state") else None
         model = built()[2]
         model.plan_update([(np.ones((3, 2), np.float32), np.ones(2, np.float32)), None], 0.5)()
+
+
+MODEL = lc.Sequential([lc.Dense(1)])
+RUN = Run(MODEL, 1, 1, 0.1, ["loss", "mae"])
+
+
+@pytest.mark.parametrize(
+    ("thing", "old", "new"),
+    [
+        (MODEL, "recipe", "training_config"),
+        (RUN, "names", "metric_names"),
+        (lc.SGD, "usual_rate", "default_lr"),
+        (lc.AdamW(), "usual_rate", "default_lr"),
+        (lc.RMSprop, "usual_rate", "default_lr"),
+        (optimizers, "default_rate", "default_lr"),
+        (callbacks, "figures_text", "format_logs"),
+    ],
+)
+def test_old_names(thing, old, new):
+    with pytest.warns(DeprecationWarning, match=rf"{old} is deprecated; use .*{new}$") as caught:
+        value = getattr(thing, old)
+    assert value is getattr(thing, new)
+    assert caught[0].filename == __file__
+
+
+def test_old_argument_of_run():
+    weights = np.array([1.0, -1.0])
+    with pytest.warns(DeprecationWarning, match=r"run\(restrain=\.\.\.\) is deprecated; use run\(regularize=\.\.\.\)"):
+        optimizers.run(
+            lc.SGD(), weights, np.zeros(2), {}, 1.0, restrain=lambda rule: rule._replace(l2=0.25, non_negative=True)
+        )
+    np.testing.assert_array_equal(weights, [0.5, 0.0])
+
+
+def test_old_argument_of_history():
+    history = lc.History()
+    with pytest.warns(
+        DeprecationWarning, match=r"add\(figures=\.\.\.\) is deprecated; use History\.add\(logs=\.\.\.\)"
+    ):
+        history.add(0, figures={"loss": 0.5})
+    assert (history.history, history.epoch) == ({"loss": [0.5]}, [0])
+    with pytest.raises(TypeError, match="missing required argument 'logs'"):
+        history.add(1)

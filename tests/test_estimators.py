@@ -189,13 +189,13 @@ def test_training_ends_when_it_gains_no_more(digits):
 def test_rates(digits, monkeypatch):
     X, y = digits
     rates = []
-    before = estimators._Follow.on_epoch_end
+    before = estimators._Monitor.on_epoch_end
 
     def on_epoch_end(self, run, figures):
         rates.append(run.lr)
         before(self, run, figures)
 
-    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    monkeypatch.setattr(estimators._Monitor, "on_epoch_end", on_epoch_end)
     classifier(max_iter=3, learning_rate="invscaling", learning_rate_init=0.5, solver="sgd").fit(X, y)
     assert rates == pytest.approx([0.5, 0.5 / 601**0.5, 0.5 / 1201**0.5])
     rates.clear()
@@ -307,7 +307,7 @@ def test_progress_in_words(digits, capsys):
         (
             {"learning_rate": 0.1},
             ValueError,
-            "learning_rate=0.1 is not known; .*; the rate itself is learning_rate_init",
+            "learning_rate must be one of .*, got 0.1; the rate itself is learning_rate_init",
         ),
         ({"n_threads": -1}, ValueError, "n_threads must be >= 1, or None for all, got -1"),
         ({"kernel_size": [3, 3]}, ValueError, r"kernel_size must be .* each of 1 layers, got \[3, 3\]"),
@@ -485,8 +485,8 @@ def test_what_interrupts_a_fit_leaves_the_estimator_as_it_was(error, digits, mon
         if len(epochs) == 2:
             raise error
 
-    follow = estimators._Follow.on_epoch_end
-    monkeypatch.setattr(estimators._Follow, "on_epoch_end", on_epoch_end)
+    follow = estimators._Monitor.on_epoch_end
+    monkeypatch.setattr(estimators._Monitor, "on_epoch_end", on_epoch_end)
     for _ in range(2):  # from here on, and from the beginning
         epochs.clear()
         with pytest.raises(error):

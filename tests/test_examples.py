@@ -1,4 +1,4 @@
-"""The examples of the documentation run, and come to what they say."""
+"""The examples of the documentation run, and their results are as stated."""
 
 import runpy
 import sys
@@ -19,7 +19,7 @@ def test_lbfgs(capsys):
 
 
 def picture(path):
-    """The picture at a path as numbers; an error unless it is a PNG."""
+    """Read a PNG as an array."""
     return pytest.importorskip("matplotlib.image").imread(path, format="png")
 
 
@@ -52,7 +52,7 @@ def test_stream(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("example", "package"), [("climate", "h5py"), ("stream", "mlxtend")])
-def test_what_is_missing_is_named(example, package, monkeypatch):
+def test_missing_packages_are_named(example, package, monkeypatch):
     pytest.importorskip("matplotlib")
     for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)

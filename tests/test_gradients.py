@@ -88,7 +88,7 @@ def test_what_is_not_finite_stays_visible():
 @pytest.mark.parametrize("limit", [0, -1, math.nan])
 @pytest.mark.parametrize("clip", [gradients.clip_by_norm, gradients.clip_by_value])
 def test_bad_limits(clip, limit):
-    with pytest.raises(ValueError, match=f"limit must be > 0, got {limit}"):
+    with pytest.raises(ValueError, match=f"limit must be > 0, got {limit}|limit=nan cannot"):
         clip(tree(), limit)
 
 

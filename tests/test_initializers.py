@@ -176,7 +176,7 @@ def test_settings_are_plain_numbers():
     for bad in ({"stddev": "wide"}, {"mean": True}, {"seed": 1.5}):
         with pytest.raises(TypeError, match=next(iter(bad))):
             initializers.RandomNormal(**bad)
-    with pytest.raises(ValueError, match="minval=nan"):
+    with pytest.raises(ValueError, match="minval must be finite, got nan"):
         initializers.RandomUniform(minval=math.nan)
 
 

@@ -1,4 +1,4 @@
-"""Files that earlier versions wrote are read as they were meant; `data/version_0_1/make.py` has made these."""
+"""Files of earlier versions are still read; `data/version_0_1/make.py` wrote these."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ with np.load(FOLDER / "expected.npz") as file:
 
 
 def expected(file):
-    """What the old version said of one of its files."""
+    """The results of the old version for one of its files."""
     return {name.removeprefix(f"{file}."): a for name, a in EXPECTED.items() if name.startswith(f"{file}.")}
 
 
@@ -24,26 +24,26 @@ def joined(model):
 
 
 def same_weights(model, record):
-    """To the bit, and of the same type."""
+    """Bitwise equal, with the same dtype."""
     weights = joined(model)
     assert weights.dtype == record["weights"].dtype
     np.testing.assert_array_equal(weights, record["weights"])
 
 
 def same_predictions(y, record):
-    """But for the last digits, which are not those of another CPU."""
+    """Up to the last digits, which depend on the CPU."""
     assert y.dtype == record["y"].dtype
     np.testing.assert_allclose(y, record["y"], rtol=1e-5, atol=1e-6)
 
 
 def config_in(name):
-    """The config that a file holds."""
+    """The config in a file."""
     with np.load(FOLDER / name) as file:
         return json.loads(file["config"].tobytes())["model"]
 
 
 def holds(config, old, place="config"):
-    """Raise unless a config has all that an old one has; a later version may have settings that there were not yet."""
+    """Raise unless a config has all entries of an old one; a later version may have more."""
     if isinstance(old, dict):
         for key, value in old.items():
             assert key in config, f"{place} has lost {key!r}"
@@ -58,19 +58,19 @@ def holds(config, old, place="config"):
 
 
 @pytest.mark.parametrize("name", ["model", "model_1d", "model_3d"])
-def test_models_predict_what_they_did(name):
+def test_models_make_the_same_predictions(name):
     model, record = lc.load(FOLDER / f"{name}.npz"), expected(name)
     same_weights(model, record)
     same_predictions(model(record["x"]), record)
 
 
 @pytest.mark.parametrize("name", ["model", "model_1d", "model_3d", "settings", "checkpoint_epoch", "checkpoint_batch"])
-def test_all_settings_are_kept(name):
+def test_all_settings_are_loaded(name):
     file = f"{name}.npz"
     holds(json.loads(json.dumps(lc.load(FOLDER / file).get_config())), config_in(file))
 
 
-def test_layers_and_optimizers_are_what_they_were():
+def test_layers_and_optimizers_are_loaded():
     model = lc.load(FOLDER / "model.npz")
     assert [type(layer) for layer in model] == [
         lc.LocallyConnected2D, lc.Sequential, lc.LocallyConnected2D, lc.Flatten, lc.Dense
@@ -96,8 +96,8 @@ def test_layers_and_optimizers_are_what_they_were():
     assert volume.kernel_mask.shape == volume.kernel.shape
 
 
-def test_models_train_on():
-    """With the optimizers, regularizers and constraints that the file tells of."""
+def test_loaded_models_can_be_trained():
+    """With the optimizers, regularizers and constraints of the file."""
     model, record = lc.load(FOLDER / "model.npz"), expected("model")
     frozen = model["first_axis"].kernel.copy()
     model.fit(record["x"], np.arange(3), loss="sparse_categorical_crossentropy", lr=0.01, progress=False)
@@ -107,14 +107,14 @@ def test_models_train_on():
     assert np.linalg.norm(model["round"].kernel, axis=1).max() <= 2.5 * (1 + 1e-6)
 
 
-def test_every_activation_computes_what_it_did():
+def test_every_activation_is_unchanged():
     model, record = lc.load(FOLDER / "settings.npz"), expected("settings")
     same_weights(model, record)
     same_predictions(np.stack([layer(record["x"]) for layer in model]), record)
 
 
 @pytest.mark.parametrize("name", ["weights.npz", "model.npz"])
-def test_weights_are_taken_by_a_model_of_the_same_layers(name):
+def test_weights_are_loaded_into_a_model_with_the_same_layers(name):
     model, record = lc.Sequential.from_config(config_in("model.npz")), expected("model")
     assert not np.array_equal(joined(model), record["weights"])
     model.load_weights(FOLDER / name)
@@ -138,7 +138,7 @@ def test_weights_for_keras():
 
 
 def network(_):
-    """As a script makes it anew that is run again, with other weights than those that it goes on from."""
+    """The model as a restarted script builds it, with other weights than in the checkpoint."""
     inner = [
         lc.LocallyConnected2D(2, 2, activation="relu", fans="window", optimizer="adam", rng=9),
         lc.Dropout(0.25, seed=2),
@@ -154,8 +154,8 @@ def network(_):
 
 @pytest.mark.parametrize("make", [network, lc.load])
 @pytest.mark.parametrize("name", ["checkpoint_epoch.npz", "checkpoint_batch.npz"])
-def test_a_training_goes_on(name, make):
-    """It ends as the one that was not broken off: weights, order of samples, dropped numbers, rate, figures, best."""
+def test_training_resumes(name, make):
+    """It equals uninterrupted training: weights, order of samples, dropout, learning rate, metrics, best epoch."""
     record, model = expected("checkpoint"), make(FOLDER / name)
     model.compile(loss="softmax_cross_entropy", metrics=["accuracy", "auc"], lr=0.01)
     stopping = lc.callbacks.EarlyStopping("val_loss", patience=4, min_delta=0.001)

@@ -1,4 +1,4 @@
-"""What the pictures show: the arrays and lines drawn, not pixels."""
+"""The arrays and lines that are drawn, not pixels."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 import lcnumba as lc
 from lcnumba import plotting
-from lcnumba.layers.stateless import Weightless
+from lcnumba.layers.stateless import Stateless
 from lcnumba.training.run import History
 
 nan = np.nan
@@ -36,7 +36,7 @@ def with_integers(made):
 
 
 def image(ax):
-    """What a map shows, NaN where it is blank."""
+    """The values of an image, NaN where it is blank."""
     return np.ma.filled(ax.images[0].get_array(), nan)
 
 
@@ -47,7 +47,7 @@ def line(ax):
 
 
 def labels(ax):
-    """Labels of the axes and, of a map, of its colour bar."""
+    """Labels of the axes and of the colour bar."""
     bars = [other.get_ylabel() for other in ax.get_figure().axes if other is not ax]
     return ax.get_xlabel(), ax.get_ylabel(), *bars
 
@@ -56,7 +56,7 @@ FORMATS = pytest.mark.parametrize("data_format", ["channels_last", "channels_fir
 
 
 class TestTrainingCurve:
-    def test_accuracies_have_an_axis_of_their_own(self):
+    def test_accuracies_have_a_second_axis(self):
         history = {"loss": [3.0, 2.0], "accuracy": [0.5, 0.9], "val_loss": [3.5, 2.5], "top_5_accuracy": [0.7, 1.0]}
         ax = plotting.training_curve(history)
         _, other = ax.get_figure().axes
@@ -80,7 +80,7 @@ class TestTrainingCurve:
         assert ax.get_figure().axes == [ax]
         assert ax.get_ylabel() == "accuracy"
 
-    def test_what_is_not_finite_is_a_gap(self):
+    def test_values_that_are_not_finite_are_gaps(self):
         ax = plotting.training_curve({"loss": [2.0, nan, 1.0, np.inf]})
         np.testing.assert_array_equal(ax.lines[0].get_ydata(), [2, nan, 1, np.inf])
         assert ax.lines[0].get_marker() == "."
@@ -98,14 +98,14 @@ class TestTrainingCurve:
     @pytest.mark.parametrize(
         ("history", "settings", "error", "message"),
         [
-            ({}, {}, ValueError, r"history=\{\} holds no epoch; train for at least one"),
-            ({"loss": []}, {}, ValueError, "holds no epoch"),
+            ({}, {}, ValueError, r"history=\{\} has no epoch; train for at least one"),
+            ({"loss": []}, {}, ValueError, "has no epoch"),
             ([1.0], {}, TypeError, "history is a list; give what fit returned"),
             ({"loss": 1.0}, {}, ValueError, r"history\['loss'\] has shape \(\); give a list"),
-            ({"loss": ["low"]}, {}, TypeError, r"history\['loss'\] is no list of numbers"),
+            ({"loss": ["low"]}, {}, TypeError, r"history\['loss'\] is not a list of numbers"),
             ({"loss": [1.0]}, {"yscale": "cubic"}, ValueError, "yscale='cubic' is not known"),
-            ({"loss": [-1.0, nan]}, {"yscale": "log"}, ValueError, "needs positive numbers, and loss has none"),
-            ({"loss": [-1.0, np.inf]}, {"yscale": "log"}, ValueError, "needs positive numbers"),
+            ({"loss": [-1.0, nan]}, {"yscale": "log"}, ValueError, "requires positive values, but loss has none"),
+            ({"loss": [-1.0, np.inf]}, {"yscale": "log"}, ValueError, "requires positive values"),
             ({"loss": [1.0]}, {"ax": Figure()}, TypeError, "ax is a Figure; give matplotlib Axes"),
         ],
     )
@@ -116,7 +116,7 @@ class TestTrainingCurve:
 
 class TestFiltersByPosition:
     @FORMATS
-    def test_each_window_is_in_its_place(self, data_format):
+    def test_windows_by_position(self, data_format):
         one = layer(data_format)
         ax = plotting.filters_by_position(one, filter_index=1, channel=1)
         picture = image(ax)
@@ -309,7 +309,7 @@ class TestSaliency:
         np.testing.assert_array_equal(image(ax), expected)
         expected[2:5, 3:5] = window[:, :, 0]
         np.testing.assert_array_equal(image(plotting.saliency(one, x, place, channel=0)), expected)
-        assert labels(ax) == ("input column", "input row", "|gradient|, largest over channels")
+        assert labels(ax) == ("input column", "input row", "|gradient|, maximum over channels")
 
     def test_of_a_sequence_it_is_a_line(self):
         one = sequence_layer()
@@ -357,7 +357,7 @@ def behind(name, other):
     return model
 
 
-class Doubled(Weightless):
+class Doubled(Stateless):
     """A layer of a user's own; nothing is known of its connections."""
 
     def __init__(self, name):
@@ -380,18 +380,22 @@ class Doubled(Weightless):
         (
             lambda: plotting.filters_by_position(layer(), filter_index=3),
             ValueError,
-            "filter_index=3 does not exist; give 0 to 2",
+            r"filter_index must be in \[0, 3\), got 3",
         ),
-        (lambda: plotting.filters_by_position(layer(), channel=2), ValueError, "channel=2 does not exist"),
+        (lambda: plotting.filters_by_position(layer(), channel=2), ValueError, r"channel must be in \[0, 2\), got 2"),
         (lambda: plotting.filters_by_position(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
         (lambda: plotting.weight_norm_map(lc.Dense(3)), TypeError, "layer is a Dense; give a LocallyConnected1D or"),
-        (lambda: plotting.weight_norm_map(volume()), TypeError, "is a LocallyConnected3D, whose positions fill a vol"),
-        (lambda: plotting.weight_norm_map(layer(), 3), ValueError, "filter_index=3 does not exist; give 0 to 2"),
+        (lambda: plotting.weight_norm_map(volume()), TypeError, "is a LocallyConnected3D, which cannot be"),
+        (lambda: plotting.weight_norm_map(layer(), 3), ValueError, r"filter_index must be in \[0, 3\), got 3"),
         (lambda: plotting.weight_norm_map(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
         (lambda: plotting.bias_map(volume()), TypeError, "is a LocallyConnected3D"),
         (lambda: plotting.bias_map(layer(), 1.0), TypeError, "filter_index=1.0 is a float"),
-        (lambda: plotting.bias_map(layer(use_bias=False)), ValueError, "use_bias=False of .* leaves no bias to draw"),
-        (lambda: plotting.bias_map(layer(bias_sharing="filter")), ValueError, "bias_sharing='filter' of .* no map"),
+        (lambda: plotting.bias_map(layer(use_bias=False)), ValueError, r"has no bias \(use_bias=False\); give"),
+        (
+            lambda: plotting.bias_map(layer(bias_sharing="filter")),
+            ValueError,
+            r"the same .*\(bias_sharing=\'filter\'\)",
+        ),
         (lambda: plotting.bias_map(lc.LocallyConnected2D(2, 3)), AttributeError, "build"),
         (lambda: plotting.receptive_field(lc.Dense(3), 0), TypeError, "model is a Dense; give a Sequential or"),
         (
@@ -403,28 +407,32 @@ class Doubled(Weightless):
         (
             lambda: plotting.receptive_field(behind("mine", Doubled("doubled")), (0, 0)),
             TypeError,
-            "model 'mine' has 'doubled', a Doubled, in front of .* give the layers behind it",
+            "model 'mine' has 'doubled', a Doubled, before .* give a Sequential of the layers after it",
         ),
         (lambda: plotting.receptive_field(layer(), 1), ValueError, r"position=1 has 1 entries; give 2, below \(3, 5\)"),
-        (lambda: plotting.receptive_field(layer(), (1, 5)), ValueError, r"position\[1\]=5 does not exist; give 0 to 4"),
+        (lambda: plotting.receptive_field(layer(), (1, 5)), ValueError, r"position\[1\] must be in \[0, 5\), got 5"),
         (lambda: plotting.receptive_field(layer(), (-1, 0)), ValueError, r"position\[0\]=-1 is too small"),
-        (lambda: plotting.receptive_field(layer(), (0, 0), 3), ValueError, "filter_index=3 does not exist"),
+        (lambda: plotting.receptive_field(layer(), (0, 0), 3), ValueError, r"filter_index must be in \[0, 3\), got 3"),
         (lambda: plotting.receptive_field(lc.LocallyConnected2D(2, 3), (0, 0)), AttributeError, "not known yet"),
         (lambda: plotting.saliency(lc.Dense(3), [1.0], 0), TypeError, "model is a Dense"),
-        (lambda: plotting.saliency(volume(), np.ones((3, 3, 3, 1)), 0), ValueError, r"only \(W, C\) and \(H, W, C\)"),
+        (lambda: plotting.saliency(volume(), np.ones((3, 3, 3, 1)), 0), ValueError, r"must be \(W, C\) or \(H, W, C\)"),
         (
             lambda: plotting.saliency(layer(), np.ones((1, 5, 6, 2)), (0, 0, 0)),
             ValueError,
-            r"x has shape \(1, 5, 6, 2\); give one sample of shape \(5, 6, 2\), without the batch",
+            r"x has shape \(1, 5, 6, 2\); give one sample of shape \(5, 6, 2\), without the batch axis",
         ),
         (lambda: plotting.saliency(layer(), np.ones((5, 6, 2), complex), (0, 0, 0)), TypeError, "x has dtype complex"),
         (lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), 0), ValueError, "output_index=0 has 1 entries; give 3"),
         (
             lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), (0, 0, 3)),
             ValueError,
-            r"output_index\[2\]=3 does not exist; give 0 to 2",
+            r"output_index\[2\] must be in \[0, 3\), got 3",
         ),
-        (lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), (0, 0, 0), 2), ValueError, "channel=2 does not exist"),
+        (
+            lambda: plotting.saliency(layer(), np.ones((5, 6, 2)), (0, 0, 0), 2),
+            ValueError,
+            r"channel must be in \[0, 2\), got 2",
+        ),
         (lambda: plotting.saliency(lc.Sequential([lc.Dense(2)]), np.ones((5, 2)), 0), AttributeError, "not been built"),
     ],
 )
@@ -445,7 +453,7 @@ DRAWINGS = {
 
 
 @pytest.mark.parametrize("draw", DRAWINGS.values(), ids=DRAWINGS)
-def test_pictures_are_drawn_where_they_are_wanted(draw, tmp_path):
+def test_plots_are_drawn_on_the_given_axes(draw, tmp_path):
     figure = Figure(layout="constrained")
     left, right = figure.subplots(1, 2)
     assert draw(right) is right
@@ -459,7 +467,7 @@ def test_every_function_is_drawn():
     assert set(plotting.__all__) <= set(DRAWINGS)
 
 
-def test_no_screen_and_no_global_state(tmp_path):
+def test_neither_display_nor_global_state_is_used(tmp_path):
     code = (
         "import sys; from lcnumba import plotting; assert 'matplotlib' not in sys.modules; "
         "plotting.training_curve({'loss': [1.0]}).figure.savefig('curve.png'); "
@@ -470,7 +478,7 @@ def test_no_screen_and_no_global_state(tmp_path):
 
 
 def estimator(loss, scores=None, **attributes):
-    """What is drawn of an estimator, of this library or of scikit-learn."""
+    """The attributes of an estimator that are drawn, of this library or of scikit-learn."""
     return type("Estimator", (), {"loss_curve_": loss, "validation_scores_": scores, **attributes})()
 
 

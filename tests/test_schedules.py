@@ -24,13 +24,13 @@ def test_step_decay():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CosineDecay(-1.0, 5), "lr=-1.0"),
+        (lambda: CosineDecay(-1.0, 5), "lr must be at least 0 .*, got -1.0"),
         (lambda: CosineDecay(1.0, 0), "steps=0"),
         (lambda: CosineDecay(1.0, 5, warmup=-1), "warmup=-1"),
         (lambda: CosineDecay(1.0, 5, final=2.0), r"final must be in \[0, lr=1.0\], got 2.0"),
         (lambda: StepDecay(1.0, 0), "every=0"),
         (lambda: StepDecay(1.0, 1, factor=0), "factor must be > 0, got 0"),
-        (lambda: StepDecay(math.nan, 1), "lr=nan"),
+        (lambda: StepDecay(math.nan, 1), "lr must be finite, got nan"),
     ],
 )
 def test_bad_settings(make, message):

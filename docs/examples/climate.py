@@ -1,15 +1,17 @@
-"""Statistical downscaling: temperatures on a fine grid from means over 4 by 4 points, by weights of each place's own.
+"""Statistical downscaling: temperatures on a fine grid from means over 4 by 4 points, with location-specific weights.
 
-The data: annual means in North America, 1860 to 2099, by a climate model of the Met Office, for the scenarios A1B and
-E1 (the same until 1999). How a coarse cell's warmth spreads over its points depends on coasts and mountains. So a
-locally connected layer learns, from the 3 by 3 cells around a cell, what a shared convolution (9 by 16 weights, least
-squares) leaves of its 16 points; L2 pulls its weights to zero, which is the convolution. It is compared with that, with
-bilinear interpolation, and with per-point regression: a slope of each point's own on its interpolated value.
+The data are annual means in North America, 1860 to 2099, of a climate model of the Met Office, for the scenarios A1B
+and E1 (equal until 1999). The distribution of a coarse cell's temperature over its points depends on coasts and
+mountains. A locally connected layer learns the residuals of a shared convolution (9 by 16 weights, least squares) for
+the 16 points of a cell from the 3 by 3 cells around it; with zero weights, towards which L2 shrinks, it equals the
+convolution. It is compared with that, with bilinear interpolation, and with per-point regression on the interpolated
+value.
 
-All see departures from the 20 years before, and are fitted to 1880-1979; penalty and epochs are chosen on 1980-2019;
-2020-2099 only tests. There the local weights' error is 7 % (A1B) and 9 % (E1) below the convolution's, 21 and 18 %
-below the regression's. Departures matter: a first attempt, with anomalies from the means of 1860-1959, lost to the
-convolution in the test years (A1B: 0.30 K against 0.26 K), so these were looked at twice. Nothing was changed since.
+All use departures from the mean of the previous 20 years, and are fitted to 1880-1979; penalty and epochs are selected
+on 1980-2019; 2020-2099 is the test set. There the error of the local weights is 7 % (A1B) and 9 % (E1) below that of
+the convolution, and 21 and 18 % below that of the regression. The test set was used twice: a first attempt, with
+anomalies from the means of 1860-1959, was worse than the convolution there (A1B: 0.30 K against 0.26 K). Nothing was
+changed since.
 
 Run with ``python docs/examples/climate.py [climate.png]``.
 """
@@ -28,10 +30,10 @@ try:
     from matplotlib.figure import Figure
 except ImportError as error:
     raise SystemExit(
-        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, brings it'
+        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, installs it'
     ) from None
 
-B, H, W, PAST = 4, 9, 12, 20  # points along a side of a cell, cells, years of which a departure is taken
+B, H, W, PAST = 4, 9, 12, 20  # points along a side of a cell, cells, years of the mean before
 TRAIN, VALIDATION, TEST = slice(0, 100), slice(100, 140), slice(140, 220)  # years since 1880
 
 
@@ -52,7 +54,7 @@ def rmse(error: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 
 def fit_local(x: np.ndarray, y: np.ndarray) -> lc.Sequential:
-    """Return the locally connected model of the penalty and the epoch with the least error on the validation years."""
+    """Return the locally connected model with the penalty and epoch of the least validation error."""
     least, best, weights = np.inf, None, None
     for penalty in (1e-6, 1e-5, 1e-4):
         layer = lc.LocallyConnected2D(
@@ -69,7 +71,7 @@ def fit_local(x: np.ndarray, y: np.ndarray) -> lc.Sequential:
 
 
 def main(output: str | Path = "climate.png") -> dict[str, dict[str, float]]:
-    """Return the errors in K, by part of the data and model; draw them by location."""
+    """Return the errors in K, by data set and model; plot them by location."""
     data = {scenario: load(scenario) for scenario in ("A1B", "E1")}
     coarse, windows, points = data["A1B"]
     offset = (np.arange(B) + 0.5) / B - 0.5  # of points from the centre of their cell
@@ -100,7 +102,7 @@ def main(output: str | Path = "climate.png") -> dict[str, dict[str, float]]:
 
 
 def draw(shared: np.ndarray, local: np.ndarray, output: str | Path) -> None:
-    """Draw each point's error over the test years by the two models, and what the second gains, as maps."""
+    """Plot maps of the test errors of the two models, and of the reduction by the second."""
     panels = (
         (shared, "error of the shared convolution, 2020-2099", "K", "viridis", (0, 0.4)),
         (local, "error of the local weights, 2020-2099", "K", "viridis", (0, 0.4)),

@@ -1,7 +1,7 @@
 """Fit a locally connected model with SciPy's L-BFGS: all weights as one vector, in float64.
 
 A field is observed on 8 by 10 points; the next one follows from each point's neighbourhood by rules that differ
-from place to place, most of them zero. An l1 penalty finds which: what users of NOTEARS and the like do.
+from place to place, most of them zero. An l1 penalty finds the nonzero ones, as in NOTEARS.
 
 Run with ``python docs/examples/lbfgs.py``.
 """

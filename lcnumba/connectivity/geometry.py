@@ -24,13 +24,12 @@ __all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddi
 
 Index = npt.NDArray[np.int64]
 
-# Enough tasks to keep many cores busy, and a number that shapes alone decide: a count that
-# followed the number of threads would change the order of sums, and with it the result.
+# Enough tasks to keep many cores busy. The number must not depend on the number of threads, since the order of sums,
+# and with it the result, depends on it.
 TASKS = 64
-# A band of fewer columns would cut most blocks of weights in two; with many channels the parts are
-# long enough all the same.
+# Narrower bands would cut most blocks of weights in two; with many channels the parts are long enough anyway.
 BAND_COLUMNS, BAND_ENTRIES = 8, 128
-# A longer line is cut so that what a task sums up stays in a core's cache.
+# A longer line is cut so that the sums of a task stay in a core's cache.
 LINE_ENTRIES = 4096
 
 
@@ -97,7 +96,7 @@ class Segments(NamedTuple):
 
 @dataclass(frozen=True)
 class Geometry:
-    """The shape of a locally connected layer of spatial rank 1, 2 or 3.
+    """The geometry of a locally connected layer of spatial rank 1, 2 or 3.
 
     Parameters
     ----------
@@ -114,18 +113,18 @@ class Geometry:
     dilation : int or tuple of int, default 1
         Distance of neighbouring taps inside a window.
     padding : {"valid", "same"} or tuple of (int, int), default "valid"
-        "valid": only windows that lie inside the input. "same": Keras' windows; output o begins at
+        "valid": only windows inside the input. "same": as in Keras; the window of output o begins at
         input ``o * stride - effective // 2``, where ``effective = dilation * (kernel - 1) + 1``. For
-        even kernels and strides this is not the window that TensorFlow's convolutions use. Or how far
-        windows may reach beyond the input before and after, for each dimension, less than `effective`.
+        even kernels and strides this is not the window of TensorFlow's convolutions. Or the padding
+        before and after, for each dimension, less than `effective`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
-        What is read beyond the input, in all dimensions or in each: nothing (such connections do not
-        exist), or the input from its other end on.
+        What is read beyond the input, in all dimensions or in each: nothing (these connections do not
+        exist), or the input from its other end.
 
     Raises
     ------
     TypeError, ValueError
-        For every parameter that is no such thing, and for a kernel larger than its padded input.
+        For an invalid parameter, and for a kernel larger than the padded input.
 
     Examples
     --------
@@ -167,7 +166,7 @@ class Geometry:
         if any(max(pair) >= e for pair, e in zip(self.margins, self.effective_size, strict=True) if max(pair)):
             raise ValueError(
                 f"padding={self.padding!r} is as large as the kernel, which spans {self.effective_size}; some windows "
-                "would read nothing: give less"
+                "would read nothing: use less padding"
             )
         if min(self.output_size) < 1:
             raise ValueError(
@@ -177,7 +176,7 @@ class Geometry:
             )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle by the fields alone; the tables are made again."""
+        """Copy and pickle the fields alone; the tables are computed again."""
         fields = (self.input_size, self.channels, self.filters, self.kernel_size, self.strides)
         return Geometry, (*fields, self.dilation, self.padding, self.padding_mode)
 
@@ -188,14 +187,14 @@ class Geometry:
 
     @cached_property
     def effective_size(self) -> tuple[int, ...]:
-        """Inputs that a window spans in each dimension, the gaps of a dilation included."""
+        """Inputs that a window spans in each dimension, including the gaps of a dilation."""
         return tuple(d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation, strict=True))
 
     @cached_property
     def margins(self) -> tuple[tuple[int, int], ...]:
-        """How far windows reach beyond the input in each dimension, before and after, in units of inputs.
+        """The padding of each dimension, before and after.
 
-        With "same", whose last window the stride decides, what comes after does not matter and is 0.
+        For "same", the padding after does not matter, since the stride determines the last window; it is 0.
         """
         if self.padding == "same":
             return tuple((e // 2, 0) for e in self.effective_size)
@@ -216,7 +215,7 @@ class Geometry:
 
     @cached_property
     def window(self) -> int:
-        """Inputs that a whole window reads: K = product of the kernel size times C."""
+        """Inputs of a whole window: K = product of the kernel size times C."""
         return math.prod(self.kernel_size) * self.channels
 
     @property
@@ -231,7 +230,7 @@ class Geometry:
 
     @cached_property
     def inputs(self) -> int:
-        """Numbers in one sample of the input."""
+        """Elements of one input sample."""
         return math.prod(self.input_size) * self.channels
 
     @cached_property
@@ -242,7 +241,7 @@ class Geometry:
     @cached_property
     def connections(self) -> int:
         """Existing (position, window entry) pairs; each carries F weights."""
-        # Without the tables, which a kernel far larger than its input would make huge.
+        # Without the tables, which may not fit into memory.
         return math.prod(self._connected(dimension) for dimension in range(self.rank)) * self.channels
 
     @property
@@ -293,16 +292,16 @@ class Geometry:
         for band, (left, right) in enumerate(zip(self.band_edges, self.band_edges[1:], strict=False)):
             begin = np.maximum(first_input, left)
             length = np.minimum(first_input + taps, right) - begin
-            kept = length > 0
+            inside = length > 0
             tap = first_tap + begin - first_input
-            band_of = np.full(np.count_nonzero(kept), band)
-            parts.append((band_of, column[kept], begin[kept], tap[kept], length[kept]))
+            band_of = np.full(np.count_nonzero(inside), band)
+            parts.append((band_of, column[inside], begin[inside], tap[inside], length[inside]))
         of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
         return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
 
     @cached_property
     def inverse_map(self) -> tuple[Index, Index, Index]:
-        """Which taps read each column of a line: starts by input column, output column, tap."""
+        """The taps that read each input column of a line: starts by input column, output column, tap."""
         taps = self._taps(-1)
         column, tap = np.nonzero(taps >= 0)
         order = np.argsort(taps[column, tap], kind="stable")
@@ -312,21 +311,21 @@ class Geometry:
 
     @cached_property
     def output_cycle(self) -> int:
-        """The least number by which all output lines that read one input line differ in their remainders.
+        """The least modulus that gives all output lines which read one input line different remainders.
 
-        What is kept of an output line at place ``o % output_cycle`` then overwrites no other that the
-        same input line needs.
+        So output line o can be cached in slot ``o % output_cycle`` without overwriting another one that
+        the same input line needs.
         """
         return _cycle(self.by_input)
 
     @cached_property
     def input_cycle(self) -> int:
-        """The same of the input lines that one output line reads."""
+        """The same for the input lines that one output line reads."""
         return _cycle(self.by_output)
 
     @cached_property
     def input_index(self) -> Index:
-        """Flat index (P, K) of the input that each window entry reads, -1 where there is none."""
+        """Flat index (P, K) of the input that each window entry reads, -1 for none."""
         lines, taps = self._line_table, self._taps(-1)
         i = lines[:, None, :, None, None]
         w = taps[None, :, None, :, None]
@@ -349,12 +348,12 @@ class Geometry:
         Parameters
         ----------
         pattern : (P, F, K) bool, optional
-            Which weights exist; by default all, of a `complete` geometry.
+            Which weights exist; by default all, for a `complete` geometry.
 
         Returns
         -------
         indptr, indices : arrays of int32, or of int64 where int32 would overflow
-            Rows run over (position, filter); the values belong in the order
+            Rows run over (position, filter), and values are in the order of
             ``kernel.transpose(0, 2, 1)[pattern]``.
 
         Examples
@@ -410,12 +409,12 @@ class Geometry:
 
 
 def paddings(value: Any, rank: int) -> Padding:
-    """Return a padding in its normal form.
+    """Return a padding in its canonical form.
 
     Parameters
     ----------
     value : str or pairs
-        "valid", "same", or (before, after) for each dimension; of one dimension a single pair will do.
+        "valid", "same", or (before, after) for each dimension; for one dimension also a single pair.
     rank : int
         Spatial dimensions.
 
@@ -426,7 +425,7 @@ def paddings(value: Any, rank: int) -> Padding:
     Raises
     ------
     TypeError, ValueError
-        If it is no such padding.
+        For any other value.
 
     Examples
     --------
@@ -443,7 +442,7 @@ def paddings(value: Any, rank: int) -> Padding:
     if not isinstance(pairs, list | tuple) or len(pairs) != rank:
         raise ValueError(f"padding={value!r} is not known; give 'valid', 'same', or {rank} pairs (before, after)")
     if not all(isinstance(pair, list | tuple) for pair in pairs):
-        raise TypeError(f"padding={value!r} holds what is no pair; give (before, after) for each dimension")
+        raise TypeError(f"padding must hold a pair (before, after) for each dimension, got {value!r}")
     return tuple((before, after) for before, after in (int_tuple("padding", pair, 2, 0) for pair in pairs))
 
 
@@ -464,7 +463,7 @@ def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
     Raises
     ------
     ValueError
-        If it is no such mode.
+        For any other value.
 
     Examples
     --------
@@ -492,7 +491,7 @@ def _starts(group: Index, groups: int) -> Index:
 
 
 def _read_only(*arrays: Index) -> tuple[Index, ...]:
-    """The arrays as contiguous, read-only int64: one compiled specialisation serves all tables."""
+    """Return arrays as contiguous, read-only int64, so that one compiled specialisation serves all tables."""
     tables = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
     for array in tables:
         array.flags.writeable = False

@@ -1,4 +1,4 @@
-"""Which connections of a layer exist: a boolean array, and how a config holds it."""
+"""Masks of the existing connections: boolean arrays, and their serialization."""
 
 import base64
 import binascii
@@ -20,12 +20,12 @@ __all__ = ["check", "get", "kernel_mask_from", "serialize"]
 
 
 def get(identifier: Any) -> Mask | None:
-    """Return the mask that a layer's argument stands for.
+    """Return the mask for a layer's argument.
 
     Parameters
     ----------
     identifier : bool array, (P, K) or (P, K, F), dict or None
-        A mask, what `serialize` made of one, or None for none.
+        A mask, the result of `serialize`, or None.
 
     Returns
     -------
@@ -35,9 +35,9 @@ def get(identifier: Any) -> Mask | None:
     Raises
     ------
     TypeError
-        If it holds no booleans.
+        If it is not boolean.
     ValueError
-        If it has not two or three axes, or a config is damaged.
+        If it does not have two or three axes, or a config is invalid.
 
     Examples
     --------
@@ -75,7 +75,7 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
     Raises
     ------
     ValueError
-        If it does not.
+        If it does not fit.
 
     Examples
     --------
@@ -85,12 +85,12 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
     Traceback (most recent call last):
     ...
     ValueError: kernel_mask has shape (9, 4); the kernel has shape (4, 9, 2): give (4, 9) or (4, 9, 2);
-        lcnumba.kernel_mask_from makes it of an array of valid inputs
+        lcnumba.kernel_mask_from creates it from an array of valid inputs
     """
     if mask.shape != kernel_shape[: mask.ndim]:
         raise ValueError(
             f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
-            f"{kernel_shape}; lcnumba.kernel_mask_from makes it of an array of valid inputs"
+            f"{kernel_shape}; lcnumba.kernel_mask_from creates it from an array of valid inputs"
         )
 
 
@@ -105,15 +105,15 @@ def kernel_mask_from(
     padding_mode: str | tuple[str, ...] = "zeros",
     channels: int = 1,
 ) -> Mask:
-    """Return the mask of a layer that reads none of some inputs: land in a field of the sea, dead pixels of a detector.
+    """Return the mask of a layer that ignores invalid inputs, such as land in ocean data or dead detector pixels.
 
     Parameters
     ----------
     valid : bool array, (H, W), or (H, W, C) where channels differ
-        Which inputs are to be read; of as many dimensions as the layer has, or one more for the channels.
+        Which inputs are valid; with as many dimensions as the layer, or one more for the channels.
     kernel_size, strides, padding, dilation_rate, padding_mode
-        As of the layer, in channels_last order. An integer `kernel_size` is meant for all axes of `valid`; give a tuple
-        where the last axis is that of channels.
+        As for the layer, in channels_last order. An integer `kernel_size` applies to all axes of `valid`; give a tuple
+        if the last axis is that of channels.
     channels : int, default 1
         Channels of the input, if `valid` is the same for all of them.
 
@@ -125,7 +125,7 @@ def kernel_mask_from(
     Raises
     ------
     TypeError, ValueError
-        If `valid` holds no booleans, or the windows do not fit it.
+        If `valid` is not boolean, or the windows do not fit.
 
     Examples
     --------
@@ -150,7 +150,7 @@ def kernel_mask_from(
     many = integer("channels", channels)
     if values.ndim > rank:
         if many not in (1, values.shape[-1]):
-            raise ValueError(f"channels={channels!r}, and valid has {values.shape[-1]} of them; leave channels out")
+            raise ValueError(f"channels={channels!r}, and valid has {values.shape[-1]}; leave channels out")
         many = 1
     else:
         values = values[..., None]
@@ -170,7 +170,7 @@ def kernel_mask_from(
 
 
 def serialize(mask: Mask | None) -> dict[str, Any] | None:
-    """Return the shape of a mask and its bits, eight in a byte, in base64: what JSON can hold.
+    """Return the shape of a mask and its packed bits in base64, for JSON.
 
     Parameters
     ----------
@@ -199,7 +199,7 @@ def _decoded(config: Mapping[str, Any]) -> Mask:
         bits = np.frombuffer(base64.b64decode(config["bits"], validate=True), np.uint8)
         size = math.prod(shape)
         if len(shape) not in (2, 3) or min(shape) < 0 or bits.size != -(-size // 8):
-            raise ValueError(f"{bits.size} bytes are no mask of shape {shape}")
+            raise ValueError(f"{bits.size} bytes do not match shape {shape}")
         return np.unpackbits(bits, count=size).astype(np.bool_).reshape(shape)
     except (KeyError, TypeError, ValueError, binascii.Error) as error:
-        raise ValueError(f"kernel_mask is no config of a mask: {error}") from error
+        raise ValueError(f"invalid config of kernel_mask: {error}") from error

@@ -163,16 +163,16 @@ def _comparable(config: Any) -> Any:
     return [_comparable(entry) for entry in config] if isinstance(config, list | tuple) else config
 
 
-def _difference(mine: Any, theirs: Any, place: str = "") -> str:
+def _difference(mine: Any, theirs: Any, parent: str = "") -> str:
     """Describe the first difference of two model configs; empty if there is none."""
     layers, others = mine["layers"], theirs["layers"]
     classes = [[entry["class_name"] for entry in entries] for entries in (layers, others)]
     if classes[0] != classes[1]:
         here, there = (f"{len(names)} layers ({_shorten(', '.join(names))})" for names in classes)
-        return f"{place or 'it'} has {here} here and {there} in the file"
+        return f"{parent or 'it'} has {here} here and {there} in the file"
     for number, (layer, other) in enumerate(zip(layers, others, strict=True)):
         own = f"layer {number} ({layer['class_name']} {layer['config'].get('name')!r:.80})"
-        name = f"{own} in {place}" if place else own
+        name = f"{own} in {parent}" if parent else own
         if layer["class_name"] == "Sequential":
             found = _difference(layer["config"], other["config"], name)
             if found:

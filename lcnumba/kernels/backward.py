@@ -90,7 +90,7 @@ def backward(SIZE, VL, VN, TRANSPOSED):
                 x_at = copy
             for begin in range(0, N, batch_tile):
                 count = min(batch_tile, N - begin)
-                # The weights change only after the whole batch has its dx.
+                # The weights are updated after dx of the whole batch is computed.
                 wants_kernel = rule >= GRADIENT and begin + count == N
                 if not wants_dx and not wants_kernel:
                     continue
@@ -215,7 +215,7 @@ def backward_by_inputs(SIZE, VL, VN, TRANSPOSED):
                 x_at = copy
             for begin in range(0, N, batch_tile):
                 count = min(batch_tile, N - begin)
-                # The weights change only after the whole batch has its dx.
+                # The weights are updated after dx of the whole batch is computed.
                 wants_kernel = rule >= GRADIENT and begin + count == N
                 for w in range(left, right):
                     rows = column_segments.shape[2]

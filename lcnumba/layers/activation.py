@@ -40,6 +40,8 @@ class Activation(Stateless):
     (array([[0., 7.]]), None)
     """
 
+    __module__ = "lcnumba"
+
     def __init__(self, activation: Any, *, name: str | None = None) -> None:
         super().__init__(name, "activation")
         self._activation = activations.get(activation)

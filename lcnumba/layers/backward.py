@@ -9,6 +9,7 @@ from lcnumba import regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.layers.parameters import FusedUpdate, Parameters
 from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
+from lcnumba.utils.display import PublicNames
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 
@@ -58,7 +59,7 @@ class Vjp(Protocol):
         ...
 
 
-class Backward:
+class Backward(PublicNames):
     """Derivatives at one forward call.
 
     It refers to that call's input and output without copying them: leave both unchanged until backward has run. It is
@@ -95,6 +96,11 @@ class Backward:
         self._dtype = dtype
         self._vjp = vjp
         self._activity = activity
+
+    def __repr__(self) -> str:
+        """The layer, the shape that it takes, and whether it still belongs to the layer's weights."""
+        changed = "" if self._version == self._parameters.version else "; the weights have changed since forward"
+        return f"<Backward of {self._parameters.owner}: dy {self._shape} {self._dtype}{changed}>"
 
     @property
     def activity_loss(self) -> float:

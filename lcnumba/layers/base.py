@@ -18,6 +18,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.utils import validation
 from lcnumba.utils.arrays import float_dtype, normalise
 from lcnumba.utils.deprecation import Renamed
+from lcnumba.utils.display import PublicNames, parameters_text
 from lcnumba.utils.messages import public, refuse_attribute
 from lcnumba.utils.types import Array, Mask, Shape
 from lcnumba.utils.validation import arguments, boolean, generator, integer
@@ -32,7 +33,7 @@ _SHOWN = (
 )  # fmt: skip
 
 
-class Trainable:
+class Trainable(PublicNames):
     """Base class of layers with a kernel and an optional bias.
 
     A subclass lists its config entries in `_rules`, each with a function that checks a value. Entries can be set until
@@ -97,10 +98,12 @@ class Trainable:
         object.__setattr__(self, name, value)
 
     def __repr__(self) -> str:
-        """Class, name and settings."""
+        """Class, name, shapes, number of parameters and settings."""
         settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items() if key in _SHOWN)
-        shape = f" for input {self.input_shape}" if self._built_input_shape or self._given_input_shape else ""
-        return f"<{type(self).__name__} {self.name!r}{shape}: {settings}>"
+        known = self._built_input_shape or self._given_input_shape
+        shapes = f", {self.input_shape} -> {self.output_shape}" if known else ""
+        count = f", {parameters_text(self.count_params())}" if self.built else ", not built"
+        return f"<{type(self).__name__} {self.name!r}{shapes}{count}: {settings}>"
 
     def __copy__(self) -> Self:
         """Return a deep copy: a shallow one would share the weights but not their shape."""

@@ -53,6 +53,8 @@ class Dense(Trainable):
     array([[3., 0.]], dtype=float32)
     """
 
+    __module__ = "lcnumba"
+
     _default_name = "dense"
     _shape_hint = "; put a Flatten before Dense"
     _memory_hint = "use fewer inputs or fewer units"

@@ -54,6 +54,8 @@ class Dropout(Stateless):
     (True, True)
     """
 
+    __module__ = "lcnumba"
+
     def __init__(self, rate: float, *, seed: int | None = None, name: str | None = None) -> None:
         super().__init__(name, "dropout")
         self._rate = real("rate", rate)

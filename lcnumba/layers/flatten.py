@@ -46,6 +46,8 @@ class Flatten(Stateless):
     ((2, 48), (2, 4, 4, 3))
     """
 
+    __module__ = "lcnumba"
+
     def __init__(self, *, name: str | None = None, data_format: str | None = None) -> None:
         super().__init__(name, "flatten")
         self._data_format = choice(
@@ -156,6 +158,10 @@ class FlattenBackward:
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool, copies: bool) -> None:
         self._x_shape, self._y_shape, self._moved, self._copies = x_shape, y_shape, moved, copies
+
+    def __repr__(self) -> str:
+        """The shape that it takes."""
+        return f"<{type(self).__name__}: dy {self._y_shape}>"
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return dy reshaped to the shape of x, and no gradients."""

@@ -692,6 +692,8 @@ class LocallyConnected2D(LocallyConnected):
     >>> layer.step(grads, lr=0.01)
     """
 
+    __module__ = "lcnumba"
+
     rank = 2
     _default_name = "locally_connected2d"
 
@@ -715,6 +717,8 @@ class LocallyConnected1D(LocallyConnected):
     array([7., 6., 9., 8.], dtype=float32)
     """
 
+    __module__ = "lcnumba"
+
     rank = 1
     _default_name = "locally_connected1d"
 
@@ -733,6 +737,8 @@ class LocallyConnected3D(LocallyConnected):
     >>> lc.LocallyConnected3D(4, (2, 3, 3), padding="same", rng=0)(np.ones((2, 5, 6, 7, 1))).shape
     (2, 5, 6, 7, 4)
     """
+
+    __module__ = "lcnumba"
 
     rank = 3
     _default_name = "locally_connected3d"

@@ -81,7 +81,7 @@ class Parameters:
     """
 
     def __init__(self, owner: str, optimizer: Any) -> None:
-        self._owner = owner  # the layer's name in messages
+        self.owner = owner  # the layer's name in messages
         self.lock = SharedLock()
         self.version = 0
         self._changed_by: int | None = None  # the thread of the last change
@@ -190,7 +190,7 @@ class Parameters:
                 fresh = {name: optimizer.init(self._arrays[name]) for name in states}
             fits = all(_same_structure(states[name], fresh[name]) for name in states)
         if not fits:
-            raise ValueError(f"the optimizer state does not match {optimizer!r} and the weights of {self._owner}")
+            raise ValueError(f"the optimizer state does not match {optimizer!r} and the weights of {self.owner}")
 
         def run() -> None:
             with self.lock.exclusive():
@@ -211,7 +211,7 @@ class Parameters:
         """Raise if the arrays have changed since this version (None: any); the caller holds the lock."""
         if version is not None and version != self.version:
             raise RuntimeError(
-                f"backward belongs to older weights of {self._owner}, which have changed since its forward; "
+                f"backward belongs to older weights of {self.owner}, which have changed since its forward; "
                 "call forward again"
             )
 
@@ -235,7 +235,7 @@ class Parameters:
         def run() -> None:
             with self.lock.exclusive():
                 if {name: array.shape for name, array in self._arrays.items()} != shapes:
-                    raise RuntimeError(f"{self._owner} was rebuilt while its weights were being set; set them again")
+                    raise RuntimeError(f"{self.owner} was rebuilt while its weights were being set; set them again")
                 if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
                     return  # existing pullbacks stay valid
                 self._begin_change()
@@ -260,10 +260,10 @@ class Parameters:
     ) -> dict[str, Array]:
         """The weights by name, cast to `dtype`; raise if a shape does not match."""
         if len(weights) != len(shapes):
-            raise ValueError(f"{len(weights)} weights given; {self._owner} needs {len(shapes)}: {', '.join(shapes)}")
+            raise ValueError(f"{len(weights)} weights given; {self.owner} needs {len(shapes)}: {', '.join(shapes)}")
         for (name, shape), values in zip(shapes.items(), weights, strict=True):
             if values.shape != shape:
-                raise ValueError(f"{name} has shape {values.shape}; {self._owner} needs {shape}")
+                raise ValueError(f"{name} has shape {values.shape}; {self.owner} needs {shape}")
         return {name: normalise(name, values, dtype) for name, values in zip(shapes, weights, strict=True)}
 
     def plan(self, grads: Any, lr: Any, version: int | None = None) -> Callable[[], None]:
@@ -287,7 +287,7 @@ class Parameters:
                 own = own + 1 if self._changed_by == threading.get_ident() else 0
                 if own > 1:
                     raise RuntimeError(
-                        f"{self._owner} was changed during its own step; an optimizer, regularizer or constraint must "
+                        f"{self.owner} was changed during its own step; an optimizer, regularizer or constraint must "
                         "not change its own layer"
                     )
                 step = self._plan(given, lr, version)
@@ -321,7 +321,7 @@ class Parameters:
                     return update(self._arrays["kernel"], None)
                 now = self._optimizer
                 if not optimizers.is_built_in(now):
-                    raise RuntimeError(f"the optimizer of {self._owner} was changed during its step; step again")
+                    raise RuntimeError(f"the optimizer of {self.owner} was changed during its step; step again")
                 if now is not optimizer or self._states is not base:  # another thread has set one
                     states = self._complete_states(now)
                 rule = self._regularization("kernel").extend_rule(now.rule(states["kernel"], rate))
@@ -374,7 +374,7 @@ class Parameters:
         self.require_built("set_flat")
         values, at, new = as_vector(vector), 0, []
         if values.shape != (self.count(),):
-            raise ValueError(f"the vector has shape {values.shape}; {self._owner} needs ({self.count()},)")
+            raise ValueError(f"the vector has shape {values.shape}; {self.owner} needs ({self.count()},)")
         for array, mask in self._with_masks():
             size = array.size if mask is None else int(np.count_nonzero(mask))
             part, at = values[at : at + size], at + size
@@ -433,7 +433,7 @@ class Parameters:
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""
         if not self.built:
-            raise RuntimeError(f"{action} before build: {self._owner} has no weights yet; call it or build it first")
+            raise RuntimeError(f"{action} before build: {self.owner} has no weights yet; call it or build it first")
 
     def _by_name(self, grads: Any) -> dict[str, Array]:
         """The gradients by name as NumPy arrays; raise unless there is one for each parameter."""
@@ -447,7 +447,7 @@ class Parameters:
                 f"({', '.join(names)})"
             )
         if len(grads) != len(names):
-            raise ValueError(f"grads has {len(grads)} arrays; {self._owner} needs {len(names)}: {', '.join(names)}")
+            raise ValueError(f"grads has {len(grads)} arrays; {self.owner} needs {len(names)}: {', '.join(names)}")
         return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:

@@ -10,13 +10,14 @@ from lcnumba.layers.naming import layer_name
 from lcnumba.runtime.memory import require
 from lcnumba.utils.arrays import as_numpy, fresh, normalise
 from lcnumba.utils.deprecation import Renamed
+from lcnumba.utils.display import PublicNames
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape
 
 __all__ = ["Stateless", "StatelessBackward", "as_floats"]
 
 
-class Stateless:
+class Stateless(PublicNames):
     """A layer without weights; the output has the shape of the input unless a subclass overrides it."""
 
     def __init__(self, name: str | None, default: str) -> None:
@@ -74,8 +75,18 @@ class Stateless:
     prepare_unbuild = Renamed("plan_unbuild")
 
     def __repr__(self) -> str:
-        """Class and name."""
-        return f"<{type(self).__name__} {self.name!r}>"
+        """Class, name and settings."""
+        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items() if key != "name")
+        return f"<{type(self).__name__} {self.name!r}: {settings}>"
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments that make an equal layer.
+
+        Returns
+        -------
+        dict
+        """
+        raise NotImplementedError
 
 
 def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
@@ -92,6 +103,10 @@ class StatelessBackward:
 
     def __init__(self, like: Array, vjp: Callable[[Array], Array], cannot_fail: bool) -> None:
         self._shape, self._dtype, self._vjp, self._cannot_fail = like.shape, like.dtype, vjp, cannot_fail
+
+    def __repr__(self) -> str:
+        """The shape that it takes."""
+        return f"<{type(self).__name__}: dy {self._shape} {self._dtype}>"
 
     def __call__(self, dy: Any) -> tuple[Any, None]:
         """Return (dx, None): there are no weights."""

@@ -8,18 +8,23 @@ from lcnumba.protocol import Layer, Pullback, note_step
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.arrays import as_numpy, fresh
 from lcnumba.utils.deprecation import Renamed, plan_method
+from lcnumba.utils.display import PublicNames
 from lcnumba.utils.messages import public
 from lcnumba.utils.validation import learning_rate
 
 __all__ = ["SequentialBackward", "plan_updates"]
 
 
-class SequentialBackward:
+class SequentialBackward(PublicNames):
     """Derivatives at one forward call of a `Sequential`."""
 
     def __init__(self, layers: Sequence[Layer], pullbacks: Sequence[Pullback]) -> None:
         self._layers = layers
         self._pullbacks = pullbacks
+
+    def __repr__(self) -> str:
+        """The layers' pullbacks."""
+        return f"<{type(self).__name__}{''.join(f'{chr(10)}  {pullback!r:.200}' for pullback in self._pullbacks)}>"
 
     @property
     def activity_loss(self) -> float:

@@ -126,7 +126,7 @@ def from_config(kind: Any, config: Mapping[str, Any], layers: Mapping[str, Any] 
             layer = make(settings) if make else found(**settings)
         if "optimizer" in entry:
             layer.optimizer = entry["optimizer"]
-        model.append_unbuilt(layer)
+        model._append_unbuilt(layer)
     return model
 
 
@@ -138,7 +138,7 @@ def weights_plan(model: Any, shape: Shape) -> Iterator[tuple[Any, Shape, list[tu
         elif isinstance(layer, Trainable):
             yield layer, shape, list(layer.weight_shapes(shape).values())
         else:
-            model.build_missing(layer, shape)  # a custom layer must be built to know its weights
+            model._build_missing(layer, shape)  # a custom layer must be built to know its weights
             if hasattr(layer, "get_weights"):
                 yield layer, shape, [np.shape(weight) for weight in layer.get_weights()]
         shape = tuple(layer.compute_output_shape(shape))

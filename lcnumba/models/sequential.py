@@ -28,6 +28,7 @@ from lcnumba.training import data, evaluation, loop, run, step
 from lcnumba.training.config import TrainingConfig, training_config, warn_of_last_activation
 from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
 from lcnumba.utils.deprecation import Renamed, plan_method
+from lcnumba.utils.display import PublicNames, html_table, parameters_text
 from lcnumba.utils.messages import public, public_class, refuse_attribute
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_iterable
@@ -35,8 +36,12 @@ from lcnumba.utils.validation import any_shape, axes_hint, boolean, integer, is_
 __all__ = ["Sequential", "load"]
 
 
+# Columns of the table of layers.
+_TABLE = ("Layer (type)", "Output shape", "Parameters")
+
+
 @public_class
-class Sequential(Container):
+class Sequential(PublicNames, Container):
     """Layers applied in order.
 
     Parameters
@@ -59,6 +64,8 @@ class Sequential(Container):
     >>> model.output_shape
     (None, 28, 28, 32)
     """
+
+    __module__ = "lcnumba"
 
     def __init__(self, layers: Iterable[Layer] = (), name: str | None = None) -> None:
         if not is_iterable(layers) or isinstance(layers, Sequential):
@@ -176,11 +183,11 @@ class Sequential(Container):
             self._append(layer)
             return
         output_shape = _checked_output_shape(layer, shape)
-        self.build_missing(layer, shape)
+        self._build_missing(layer, shape)
         self._append(layer)
         self._input_shape, self._output_shape = self._input_shape or tuple(shape), output_shape
 
-    def append_unbuilt(self, layer: Any) -> None:
+    def _append_unbuilt(self, layer: Any) -> None:
         """Append a layer without building it; for a model that is being created from a config."""
         self._check_layer(layer)
         self._append(layer)
@@ -236,7 +243,7 @@ class Sequential(Container):
             shapes.append(_checked_output_shape(layer, shapes[-1]))
         with self._building.lock, self.unbuilt_on_failure():
             for layer, shape in zip(self._layers, shapes, strict=False):
-                self.build_missing(layer, shape)
+                self._build_missing(layer, shape)
             self._input_shape, self._output_shape = shapes[0], shapes[-1]
 
     @contextmanager
@@ -254,7 +261,7 @@ class Sequential(Container):
                     model._input_shape, model._output_shape, model._built_names = input_shape, output_shape, names
             raise
 
-    def build_missing(self, layer: Any, shape: Shape) -> None:
+    def _build_missing(self, layer: Any, shape: Shape) -> None:
         """Build a layer that has no weights yet."""
         if hasattr(layer, "ensure_built"):
             layer.ensure_built(shape)
@@ -806,12 +813,8 @@ class Sequential(Container):
     @public
     def summary(self, print_fn: Callable[[str], Any] = print) -> None:
         """Print a table of the layers, their output shapes and parameter counts."""
-        rows, shape = [], self.input_shape
-        for layer in self._layers:
-            shape = tuple(layer.compute_output_shape(shape))
-            count = layer.count_params() if hasattr(layer, "count_params") else 0
-            rows.append((f"{layer.name} ({type(layer).__name__})", str(shape), f"{count:,}"))
-        head = ("Layer (type)", "Output shape", "Parameters")
+        rows = self._rows(self.input_shape)
+        head = _TABLE
         widths = [max(map(len, column)) + 2 for column in zip(head, *rows, strict=True)]
         for row in (head, *rows):
             print_fn("".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -926,10 +929,36 @@ class Sequential(Container):
         """
         saving.load_weights(self, path)
 
+    def _rows(self, input_shape: Shape | None) -> list[tuple[str, str, str]]:
+        """The table of layers: name and class, output shape, number of parameters; without shapes if None."""
+        rows, shape, layers = [], input_shape, list[Any](self._layers)
+        for layer in layers:
+            shape = None if shape is None else tuple(layer.compute_output_shape(shape))
+            built = getattr(layer, "built", True) and hasattr(layer, "count_params")
+            count = f"{layer.count_params():,}" if built else "0" if shape is not None else ""
+            rows.append((f"{layer.name} ({type(layer).__name__})", "" if shape is None else str(shape), count))
+        return rows
+
+    def _title(self) -> str:
+        """Name, number of layers, shapes and number of parameters, and what it was compiled with."""
+        number = len(self._layers)
+        parts = [f"{type(self).__name__} {self.name!r}, {number} layer{'s' if number != 1 else ''}"]
+        if self.built:
+            parts += [f"{self.input_shape} -> {self.output_shape}", parameters_text(self.count_params())]
+        elif number:
+            parts.append("not built")
+        if self.training_config.loss is not None:
+            parts.append(f"loss {self.training_config.loss!r}")
+        return ", ".join(parts)
+
     def __repr__(self) -> str:
-        """Name and layers."""
+        """Name, shapes and number of parameters; then a line for each layer."""
         layers = "".join(f"\n  {layer!r}" for layer in self._layers)
-        return f"<{type(self).__name__} {self.name!r}{layers}>"
+        return f"<{self._title()}{layers}>"
+
+    def _repr_html_(self) -> str:
+        """The table of layers."""
+        return html_table(_TABLE, self._rows(self._input_shape), self._title())
 
     def __copy__(self) -> Self:
         """Return a deep copy: a shallow one would share the list of layers."""

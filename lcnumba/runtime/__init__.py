@@ -1,1 +1,1 @@
-"""The process: threads, locks, signals, forks, memory, and who waits for the compiler."""
+"""The process: threads, locks, signals, forks, memory, and notice of compilation."""

@@ -1,7 +1,7 @@
-"""Locks that are free in a forked child, whoever held them in its parent; and that bear calls in the middle of calls.
+"""Locks that are released in a forked child, and that allow reentrant calls.
 
-Python runs handlers of signals, finalizers, callbacks of weak references and of the garbage collector in the middle of
-whatever a thread is at. One that calls a layer must not wait for what its own thread holds.
+Python runs signal handlers, finalizers, and callbacks of weak references and the garbage collector between any two
+instructions of a thread. If they call a layer, they must not wait for a lock that their own thread holds.
 """
 
 import threading
@@ -15,21 +15,20 @@ from lcnumba.runtime.signals import deferred
 
 __all__ = ["Mutex", "SharedLock"]
 
-# Seconds after which a thread that waits looks whether a signal came, or readers did not.
+# Seconds between a waiting thread's checks for pending signals.
 POLL_SECONDS = 0.1
-# Seconds that a writer sleeps while readers that go first come in, which takes them less.
+# Seconds that a writer sleeps between checks while earlier readers acquire their locks.
 SPIN_SECONDS = 1e-4
 
 _locks: weakref.WeakSet["Mutex | SharedLock"] = weakref.WeakSet()
 
 
 class Mutex:
-    """A reentrant lock, `with mutex.lock:`, that is free in a forked child, in a copy and in a pickle.
+    """A reentrant lock, used as `with mutex.lock:`, that is free in forked children, copies and pickles.
 
-    In a child the thread that held it does not exist, and would never let go of it. What that thread had half done is
-    seen there, and by a handler of a signal that comes meanwhile, so only what can be begun again may happen under it.
-    The lock itself stands in the with statement because no interrupt comes between its entering and leaving and those
-    of the block.
+    The child of a fork, and a signal handler, may see the unfinished work of the holder, so only what can be restarted
+    may be done under this lock. The RLock itself is the context manager because an interrupt cannot come between
+    acquiring it and entering the block.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class Mutex:
         _locks.add(self)
 
     def free(self) -> None:
-        """Forget who holds it."""
+        """Release it, whoever holds it."""
         self.lock = threading.RLock()
 
     def __reduce__(self) -> tuple[type["Mutex"], tuple[()]]:
@@ -46,62 +45,62 @@ class Mutex:
 
 
 class SharedLock(AbstractContextManager[None]):
-    """Readers share, a writer excludes, and neither starves the other.
+    """A fair readers-writer lock: shared by readers, exclusive for a writer, starving neither.
 
-    A waiting writer goes before readers that come later; the readers that waited for a writer go before the next one.
+    A waiting writer precedes later readers; readers that waited for one writer precede the next.
 
-    Each thread reads under a reentrant lock of its own, and a writer takes those of all threads. So a reader may read
-    again, as a handler of a signal does that calls a layer in the middle of a call; and nothing is ever half done,
-    since the interpreter enters and leaves such a lock in one go. A thread that reads and asks to write, or that writes
-    and asks for anything, cannot be right, and gets a RuntimeError.
+    Each thread reads under a reentrant lock of its own, and a writer acquires those of all threads. So a reader may
+    read again, as a signal handler that calls a layer during a call does; and an interrupt leaves a consistent state,
+    since the interpreter acquires and releases such a lock atomically. A thread that requests to write while it reads,
+    or requests anything while it writes, would deadlock, and gets a RuntimeError.
 
-    Signals that Python code handles wait for the end of an exclusive block, so that nothing is left half changed. They
-    may come at any moment of a shared one, and while a thread waits.
+    Python's signal handlers run after an exclusive block, so that no change is left unfinished. They may run at any
+    point of a shared block, and while a thread waits.
     """
 
     def __init__(self) -> None:
-        self._writer: int | None = None  # the thread that holds the lock alone
-        self._waiting: dict[int, Any] = {}  # readers that wait, each with the first gate that it found closed
-        self._mine = threading.local()  # the lock of each thread
+        self._writer: int | None = None  # the thread that holds the lock exclusively
+        self._waiting: dict[int, Any] = {}  # waiting readers, each with the first gate it found closed
+        self._mine = threading.local()  # each thread's lock
         self._guard: deferred | None = None  # of the writer
         self.free()
         _locks.add(self)
 
     def free(self) -> None:
-        """Forget all threads but this one."""
+        """Release what threads other than this one hold."""
         self._waiting.clear()
         if self._writer is None or self._writer != threading.get_ident():
             self._writer = None
-            self._alone: Any = threading.RLock()  # of the writer, also while it waits for readers to leave
-            self._gate: Any = None  # of the writer, too: readers that come wait for it
-            self._taken: list[Any] = []  # locks of readers, by the writer
-        self._all: set[weakref.ref[Any]] = set()  # locks of readers
+            self._alone: Any = threading.RLock()  # held by the writer, also while it waits for readers
+            self._gate: Any = None  # a lock held by the writer, on which new readers wait
+            self._taken: list[Any] = []  # readers' locks that the writer holds
+        self._all: set[weakref.ref[Any]] = set()  # readers' locks
         if hasattr(self._mine, "lock"):
             if self._mine.lock._is_owned():
                 self._add(self._mine.lock)
-            else:  # a writer that is not there may have taken it
+            else:  # a writer that does not exist in the child may hold it
                 del self._mine.lock
 
     def shared(self) -> AbstractContextManager[Any]:
-        """Hold the lock together with other readers, in a with statement."""
+        """Return a context manager that holds the lock together with other readers."""
         mine = self._lock_of_this_thread()
-        # From this look at the gate, or the end of `_pass`, to the lock's being entered nothing is called. So the
-        # interpreter changes to no other thread meanwhile. (If it did, this one would wait for more than one writer.)
+        # Nothing is called between this check, or the end of `_pass`, and acquiring the lock, so that threads are
+        # not switched there. (If they were, this thread would only wait for one more writer.)
         if self._gate is not None:
             self._pass(mine)
         return mine
 
     def exclusive(self) -> AbstractContextManager[None]:
-        """Hold the lock alone, in a with statement."""
+        """Return a context manager that holds the lock exclusively."""
         return self
 
     def check(self) -> None:
         """Raise what `exclusive` would raise."""
-        self._refuse_inside(threading.get_ident())
+        self._refuse_while_writing(threading.get_ident())
         if self._alone._is_owned() or self._lock_of_this_thread()._is_owned():
             raise RuntimeError(
-                "a layer was to be built or changed by code that runs in the middle of one of its calls, such as a "
-                "handler of a signal or a finalizer; it may call the layer, but must leave changes to the program"
+                "a layer cannot be built or changed by code that interrupts one of its calls, such as a signal handler "
+                "or a finalizer; such code may only call it"
             )
 
     def __enter__(self) -> None:
@@ -115,7 +114,7 @@ class SharedLock(AbstractContextManager[None]):
             except BaseException:
                 guard.__exit__()
                 raise
-            guard.__exit__()  # whoever handles the signal finds nothing held; if he returns, the waiting begins anew
+            guard.__exit__()  # handlers run while nothing is held; if they return, wait again
 
     def __exit__(self, *_: object) -> None:
         guard, self._guard, self._writer = self._guard, None, None
@@ -132,37 +131,37 @@ class SharedLock(AbstractContextManager[None]):
             return mine
 
     def _add(self, lock: Any) -> None:
-        self._all.add(weakref.ref(lock, self._all.discard))  # it goes with its thread
+        self._all.add(weakref.ref(lock, self._all.discard))  # removed when its thread ends
 
     def _pass(self, mine: Any) -> None:
-        """Wait until the gate is open, or another one is closed than this thread found first."""
+        """Wait until the gate is open, or is that of a later writer."""
         me = threading.get_ident()
-        self._refuse_inside(me)
+        self._refuse_while_writing(me)
         if self._alone._is_owned() or mine._is_owned():
-            return  # what came in the middle cannot wait for what it came in the middle of
+            return  # an interrupting call cannot wait for the call that it interrupts
         try:
             self._wait(me)
         finally:
             if me in self._waiting:
                 del self._waiting[me]
 
-    def _wait(self, me: int) -> None:  # of its own: Python does not cover the last jump of a loop in a try statement
+    def _wait(self, me: int) -> None:  # a method, because the last jump of a loop is outside its try statement
         while (gate := self._gate) is not None and self._waiting.setdefault(me, gate) is gate:
             if gate.acquire(timeout=POLL_SECONDS):
-                gate.release()  # the next one may pass, too
+                gate.release()  # let the next one pass
 
     def _close(self, guard: deferred) -> bool:
-        """Whether this thread has the lock alone now; if not, a signal came that is held back."""
+        """Acquire the lock exclusively; False if a signal is pending."""
         self.check()
         me, alone = threading.get_ident(), self._alone
         while not alone.acquire(timeout=POLL_SECONDS):
-            if guard.came:
+            if guard.pending:
                 return False
         try:
             gate = threading.Lock()
             gate.acquire()
             self._gate = gate
-            if self._let_in(me, gate, guard) and all(self._take(lock, guard) for lock in list(self._all)):
+            if self._wait_for_earlier(me, gate, guard) and all(self._take(lock, guard) for lock in list(self._all)):
                 self._writer = me
         finally:
             if self._writer is None:
@@ -177,32 +176,32 @@ class SharedLock(AbstractContextManager[None]):
             gate.release()
         self._alone.release()
 
-    def _let_in(self, me: int, gate: object, guard: deferred) -> bool:
-        """Wait for readers that have waited for a writer before; False if a signal came."""
+    def _wait_for_earlier(self, me: int, gate: object, guard: deferred) -> bool:
+        """Wait for readers that waited for an earlier writer; False if a signal is pending."""
         end = time.monotonic() + 10 * POLL_SECONDS
         while any(first is not gate for thread, first in list(self._waiting.items()) if thread != me):
-            if guard.came:
+            if guard.pending:
                 return False
-            if time.monotonic() > end:  # an interrupt kept one of them from saying so
+            if time.monotonic() > end:  # an interrupt kept one of them from removing its entry
                 self._waiting.clear()
             time.sleep(SPIN_SECONDS)
         return True
 
     def _take(self, lock: "weakref.ref[Any]", guard: deferred) -> bool:
-        """Wait for a thread to end its reading; False if a signal came."""
+        """Wait until a thread stops reading; False if a signal is pending."""
         while (theirs := lock()) is not None:
             if theirs.acquire(timeout=POLL_SECONDS):
                 self._taken.append(theirs)
                 break
-            if guard.came:
+            if guard.pending:
                 return False
         return True
 
-    def _refuse_inside(self, me: int) -> None:
+    def _refuse_while_writing(self, me: int) -> None:
         if self._writer == me:
             raise RuntimeError(
-                "a layer was used by code that runs while it is being built or changed, in the same thread: an "
-                "initializer must not use the layer it initializes, nor a finalizer or callback the one it comes upon"
+                "a layer cannot be used by the same thread while it is being built or changed: not by its "
+                "initializers, nor by finalizers and callbacks that run meanwhile"
             )
 
     def __reduce__(self) -> tuple[type["SharedLock"], tuple[()]]:
@@ -212,6 +211,6 @@ class SharedLock(AbstractContextManager[None]):
 
 @in_children
 def _free_all() -> None:
-    """Free the locks of a forked child: the threads that held them are not there."""
+    """Release all locks in a forked child: the threads that held them do not exist there."""
     for lock in _locks:
         lock.free()

@@ -1,4 +1,4 @@
-"""How much memory may be asked for: what the machine, the container and the process have left."""
+"""Available memory: what the machine, the container and the process have left."""
 
 import os
 from collections.abc import Iterator
@@ -6,22 +6,22 @@ from pathlib import Path
 
 __all__ = ["SMALL", "available", "processors", "require"]
 
-# Below this size nobody looks: finding out takes longer than such a form or workspace matters.
+# Smaller requests are not checked: reading the limits is not worth the time.
 SMALL = 64 << 20
 
 Limit = tuple[int, str]
 
 
 def available(root: Path = Path("/")) -> Limit | None:
-    """Return how many bytes can be allocated, and what sets that limit; None where the system does not tell.
+    """Return how many bytes can be allocated, and what sets that limit; None if it is not known.
 
-    The least of the machine's free memory, what the control groups of the process have left (versions 1 and 2), and
-    what RLIMIT_AS leaves of its address space. Memory that the system would take from its caches counts as free.
+    The minimum of the machine's free memory, what the control groups of the process have left (versions 1 and 2), and
+    what RLIMIT_AS leaves of the address space. Reclaimable caches count as free.
 
     Parameters
     ----------
     root : Path, optional
-        Where the file system begins, for tests.
+        Root of the file system, for tests.
 
     Examples
     --------
@@ -35,12 +35,12 @@ def available(root: Path = Path("/")) -> Limit | None:
 
 
 def processors(root: Path = Path("/")) -> float | None:
-    """Return how many processors' time control groups allow (versions 1 and 2); None where they set no limit.
+    """Return the number of processors that control groups allow (versions 1 and 2); None without a limit.
 
     Parameters
     ----------
     root : Path, optional
-        Where the file system begins, for tests.
+        Root of the file system, for tests.
 
     Examples
     --------
@@ -60,8 +60,8 @@ def processors(root: Path = Path("/")) -> float | None:
     return min(shares, default=None)
 
 
-def require(size: int, what: str, remedy: str) -> None:
-    """Raise a MemoryError, with what to do instead, if so many bytes are more than can be had.
+def require(size: int, what: str, hint: str) -> None:
+    """Raise a MemoryError, with a hint, if `size` bytes are not available.
 
     Examples
     --------
@@ -72,7 +72,7 @@ def require(size: int, what: str, remedy: str) -> None:
         return
     limit = available()
     if limit is not None and size > limit[0]:
-        raise MemoryError(f"{what} needs {_text(size)}, and {limit[1]} leaves {_text(max(0, limit[0]))}; {remedy}")
+        raise MemoryError(f"{what} needs {_text(size)}, and {limit[1]} leaves {_text(max(0, limit[0]))}; {hint}")
 
 
 def _machine(root: Path) -> Iterator[Limit]:
@@ -82,7 +82,7 @@ def _machine(root: Path) -> Iterator[Limit]:
 
 
 def _groups(root: Path) -> Iterator[Limit]:
-    """What each control group above the process leaves, as far as this container sees them."""
+    """What each control group of the process leaves, as far as they are visible in this container."""
     files = {
         1: ("memory.limit_in_bytes", "memory.usage_in_bytes", ("total_inactive_file", "total_active_file")),
         2: ("memory.max", "memory.current", ("inactive_file", "active_file")),
@@ -96,7 +96,7 @@ def _groups(root: Path) -> Iterator[Limit]:
 
 
 def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
-    """The folders of a controller's groups above the process, from its own to the root, and their version."""
+    """The folders of a controller's groups, from that of the process to the root, and their version."""
     for line in _lines(root / "proc/self/cgroup"):
         _, controllers, path = line.split(":", 2)
         if not controllers:
@@ -115,7 +115,7 @@ def _control_groups(root: Path, controller: str) -> Iterator[tuple[Path, int]]:
 def _address_space(root: Path) -> Iterator[Limit]:
     try:
         import resource
-    except ImportError:  # Windows has no such limits
+    except ImportError:  # Windows
         return
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     pages = _lines(root / "proc/self/statm")
@@ -131,13 +131,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def _table(path: Path, separator: str = ":") -> dict[str, int]:
-    """Lines of a name and a number."""
+    """A file of lines with a name and a number, as a dict."""
     parts = (line.partition(separator) for line in _lines(path))
     return {name: int(rest.split()[0]) for name, _, rest in parts if rest.split()}
 
 
 def _number(path: Path) -> int | None:
-    """What a file holds, if that is a number."""
+    """The number in a file, if it is one."""
     lines = _lines(path)
     return int(lines[0]) if lines and lines[0].isdigit() else None
 

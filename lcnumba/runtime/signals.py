@@ -1,6 +1,6 @@
-"""Signals that wait until what must not be cut in half is done."""
+"""Deferred signals: for code that must not be interrupted."""
 
-import _signal  # type: ignore[import-not-found]  # signal's own make enums of all answers, in thirty times the time
+import _signal  # type: ignore[import-not-found]  # signal's functions take 30 times as long
 import functools
 import signal
 import sys
@@ -19,11 +19,11 @@ _active: "deferred | None" = None  # the outermost block of the main thread
 
 
 class deferred:  # noqa: N801 - it is used like a function
-    """Hold Ctrl-C, and every other signal that Python code handles, back until the block is left.
+    """Defer Ctrl-C, and every other signal with a Python handler, until the end of the block.
 
-    Then whoever handled it before handles it: what a handler raises, or changes by calls of its own, meets nothing
-    half done. Outside the main thread, which alone gets signals, nothing is done; nor to signals that are ignored or
-    handled without Python. A handler that is set within the block stays, and is called at once.
+    Then the handler is called: neither what it raises nor the calls it makes can interrupt the block. Does nothing
+    outside the main thread, the only one that runs handlers, nor to signals that are ignored or handled by C code. A
+    handler that is set within the block stays, and is called at once.
 
     Examples
     --------
@@ -41,9 +41,9 @@ class deferred:  # noqa: N801 - it is used like a function
 
     def __init__(self) -> None:
         self._thread = 0
-        self._seen = 0  # signals that had been held back when this block began
+        self._seen = 0  # pending signals when this block began
         self._outer: deferred | None = None
-        self._holds = False  # else what comes is passed on at once, as in a block that is being entered or left
+        self._defers = False  # False while the block is being entered or left: signals are then passed on at once
         self._previous: dict[int, _Handler] = {}
         self._pending: list[tuple[Any, ...]] = []
 
@@ -53,61 +53,61 @@ class deferred:  # noqa: N801 - it is used like a function
         if self._thread != threading.main_thread().ident:
             return self
         outer = _active
-        if outer is not None:  # it holds everything back already
+        if outer is not None:  # it defers everything already
             self._outer, self._seen = outer, len(outer._pending)
             return self
         try:
-            self._take_over()
-            self._holds, _active = True, self
-        except BaseException:  # of a handler that had not been replaced yet
-            self._give_back()
+            self._replace_handlers()
+            self._defers, _active = True, self
+        except BaseException:  # raised by a handler that was not replaced yet
+            self._restore()
             raise
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._holds:
+        if self._defers:
             try:
-                self._give_back()
+                self._restore()
             finally:  # once for each signal, as the system does
                 self._deliver(list({event[0]: event for event in self._pending}.values()))
 
     @property
-    def came(self) -> bool:
-        """Whether a signal came since the block began, and is held back."""
+    def pending(self) -> bool:
+        """Whether a signal has been deferred since the block began."""
         return len((self._outer or self)._pending) > self._seen
 
     def _note(self, *event: Any) -> None:
-        if self._holds:
+        if self._defers:
             self._pending.append(event)
         else:
             self._previous[event[0]](*event)
 
-    # Loops in methods of their own: Python does not cover the last jump of one that stands in a try statement.
+    # The loops are methods, because the last jump of a loop is outside its try statement.
 
-    def _take_over(self) -> None:
+    def _replace_handlers(self) -> None:
         for number in _NUMBERS:
             handler = _signal.getsignal(number)
             if callable(handler):
                 self._previous[number] = handler
                 _signal.signal(number, self._note)
 
-    def _put_back(self, rest: dict[int, _Handler]) -> None:
+    def _restore_some(self, rest: dict[int, _Handler]) -> None:
         for number, handler in list(rest.items()):
             if _signal.getsignal(number) == self._note:
                 _signal.signal(number, handler)
             del rest[number]
 
-    def _give_back(self) -> None:
-        """Let whoever handled signals before handle them again, all of them, even if one of those raises at once."""
+    def _restore(self) -> None:
+        """Restore all previous handlers, even if one of them raises meanwhile."""
         global _active
         rest, error = dict(self._previous), None
         while rest:
             try:
-                self._holds, _active = False, None
-                self._put_back(rest)
-            except BaseException as found:  # noqa: BLE001 - it is raised below
+                self._defers, _active = False, None
+                self._restore_some(rest)
+            except BaseException as found:  # noqa: BLE001 - raised below
                 error = found
-        self._holds, _active = False, None
+        self._defers, _active = False, None
         if error is not None:
             raise error
 
@@ -120,10 +120,9 @@ class deferred:  # noqa: N801 - it is used like a function
 
 
 def import_whole(function: Callable[[], Any]) -> Callable[[], Any]:
-    """Let a function that imports something and returns it do so as a whole, or not at all, and once.
+    """Cache the result of a function that imports a module, and defer signals meanwhile.
 
-    Signals wait until everything is there: what an interrupt leaves half imported of NumPy, SciPy or Numba cannot be
-    imported again in the same process.
+    NumPy, SciPy and Numba cannot be imported again in the same process after an interrupt left them half imported.
 
     Examples
     --------
@@ -146,15 +145,15 @@ def import_whole(function: Callable[[], Any]) -> Callable[[], Any]:
 
 
 @in_children
-def _leave_blocks() -> None:
-    """Give signals back in a child that is in no block: another thread than the main one has forked it.
+def _restore_in_child() -> None:
+    """Restore the handlers in a child that never leaves the block.
 
-    A worker process of multiprocessing's never comes to the end of a block that it was forked in, either.
+    Such are children forked by another thread than the one in the block, and workers of multiprocessing.
     """
     block = _active
     if block is None:
         return
     if block._thread != threading.get_ident():
-        block._give_back()
+        block._restore()
     elif "multiprocessing.util" in sys.modules:
-        sys.modules["multiprocessing.util"].register_after_fork(block, deferred._give_back)
+        sys.modules["multiprocessing.util"].register_after_fork(block, deferred._restore)

@@ -1,6 +1,6 @@
-"""Material for tests of local layers, the library's own and yours: problems, exact identities, and the slow oracle.
+"""Helpers to test locally connected layers: problems, integer data, exact identities, and a reference implementation.
 
-`lcnumba.testing.reference` computes the layer in plain loops, independently of all else here.
+`lcnumba.testing.reference` computes the layer in plain loops, independently of the rest of the library.
 """
 
 from lcnumba.testing.problems import PROBLEMS, Problem, adjoint_sums, integers, numerical_gradient

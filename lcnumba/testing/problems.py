@@ -1,10 +1,8 @@
-"""Material for tests: a table of problems, integer data, exact identities.
+"""Helpers for tests: a table of problems, integer data, exact identities; also for tests of custom layers.
 
-Useful for the library's own tests and benchmarks, and for those of your own layers.
-
-The layer is linear in its input and in its kernel, so on small integers held as floats every way to
-compute it must give the same numbers bit for bit, as long as no sum of absolute terms reaches 2^24
-(float32). Tolerances are left to activations and losses.
+The layer is linear in its input and in its kernel. So on small integers held as floats all implementations must give
+bitwise equal results, as long as no sum of absolute terms reaches 2^24 (float32). Only activations and losses need
+tolerances.
 """
 
 from dataclasses import dataclass
@@ -24,12 +22,12 @@ LIMIT = 4
 
 @dataclass(frozen=True)
 class Problem:
-    """A layer size and why it is worth a test; `str(problem)` names it.
+    """A layer size, and the case it tests; `str(problem)` is its name.
 
     Attributes
     ----------
     name, why : str
-        A label, and the case that it stands for.
+        A label, and the tested case.
     batch : int
         Samples N.
     input_size : tuple of int
@@ -37,7 +35,7 @@ class Problem:
     channels, filters : int
         C and F.
     kernel_size, strides, dilation : tuple of int
-        Window, steps between windows, steps between taps.
+        Window size, stride between windows, step between taps.
     padding : str or tuple
         "valid", "same", or (before, after) for each dimension.
     padding_mode : str or tuple of str
@@ -73,7 +71,7 @@ class Problem:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What places the windows, as `lcnumba.reference` takes it."""
+        """The parameters of the windows, for `lcnumba.reference`."""
         return {
             "kernel_size": self.kernel_size,
             "strides": self.strides,
@@ -84,28 +82,28 @@ class Problem:
 
     @property
     def geometry(self) -> Geometry:
-        """The geometry."""
+        """The geometry of the layer."""
         return Geometry(self.input_size, self.channels, self.filters, **self.settings)
 
     def data(self, rng: np.random.Generator, dtype: Any = np.float32) -> tuple[Array, Array, Array, Array]:
-        """Return integers held as floats.
+        """Return random integers held as floats.
 
         Parameters
         ----------
         rng : numpy.random.Generator
-            The source of numbers.
+            Random generator.
         dtype : float32 or float64, default float32
             Of the arrays.
 
         Returns
         -------
         x, kernel, bias, dy : arrays, (N, *input, C), (P, K, F), (*output, F) and (N, *output, F)
-            From -4 to 4; the kernel is 0 where no connection exists.
+            Values from -4 to 4; the kernel is 0 where no connection exists.
 
         Raises
         ------
         AssertionError
-            If sums of so many such numbers need not be exact in float32.
+            If sums need not be exact in float32.
         """
         g = self.geometry
         x = integers(rng, (self.batch, *self.input_size, self.channels), dtype)
@@ -119,7 +117,7 @@ class Problem:
 WRAP, FIRST, LAST, LAST_OF_3 = "circular", ("circular", "zeros"), ("zeros", "circular"), ("zeros", "zeros", "circular")
 
 PROBLEMS = (
-    Problem("plain", "the ordinary case", 3, (8, 7), 3, 4, (3, 2), (1, 1)),
+    Problem("plain", "the common case", 3, (8, 7), 3, 4, (3, 2), (1, 1)),
     Problem("stride_tail", "the last columns are read by no window", 2, (9, 10), 2, 3, (2, 3), (2, 3)),
     Problem("stride_over_kernel", "inputs between windows are never read: dx is 0", 2, (9, 8), 2, 3, (2, 1), (4, 3)),
     Problem("strides_differ", "rows and columns must not be swapped", 2, (9, 6), 1, 2, (2, 3), (1, 3)),
@@ -168,7 +166,7 @@ def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.f
     Parameters
     ----------
     rng : numpy.random.Generator
-        The source of numbers.
+        Random generator.
     shape : tuple of int
         Shape of the array.
     dtype : float32 or float64, default float32
@@ -189,16 +187,16 @@ def integers(rng: np.random.Generator, shape: tuple[int, ...], dtype: Any = np.f
 
 
 def adjoint_sums(x: Array, kernel: Array, dy: Array, y: Array, dx: Array, dkernel: Array) -> tuple[float, float, float]:
-    """Return (<dy, y>, <dx, x>, <dkernel, kernel>) of a linear layer without bias: they must be equal.
+    """Return (<dy, y>, <dx, x>, <dkernel, kernel>), which are equal for a linear layer without bias.
 
-    Exact on integers; the sums are taken in float64.
+    Exact on integers; computed in float64.
 
     Parameters
     ----------
     x, kernel, dy : arrays
-        What went in.
+        Inputs of the layer.
     y, dx, dkernel : arrays
-        What came out, of the shapes of dy, x and kernel.
+        Results, of the shapes of dy, x and kernel.
 
     Returns
     -------
@@ -223,16 +221,16 @@ def adjoint_sums(x: Array, kernel: Array, dy: Array, y: Array, dx: Array, dkerne
 
 
 def numerical_gradient(function: Any, at: Array, step: float = 1e-5) -> Array:
-    """Return central differences of a scalar function, element by element.
+    """Return the gradient of a scalar function by central differences.
 
     Parameters
     ----------
     function : callable
-        Takes an array like `at` and returns a number.
+        Takes an array of the shape of `at`, and returns a scalar.
     at : array of float64
-        Where.
+        Where to differentiate.
     step : float, default 1e-5
-        How far to either side.
+        Step of the differences.
 
     Returns
     -------

@@ -1,7 +1,7 @@
-"""The locally connected layer by its definition: slow, obvious, and independent of the rest.
+"""Reference implementation of the locally connected layer, by its definition: slow and obvious.
 
-This is the oracle of the tests. It computes in float64 with plain loops over output positions and
-window taps, and shares no index code with `lcnumba.connectivity.geometry`; only NumPy is imported.
+The tests compare with it. It computes in float64 with plain loops over output positions and window taps, imports only
+NumPy, and shares no index code with `lcnumba.connectivity.geometry`.
 
 Shapes: x (N, *input, C), kernel (P, K, F) with K = (*taps, C), bias and y (N, *output, F).
 """
@@ -20,14 +20,14 @@ Padding = Any  # "valid", "same", or (before, after) for each dimension
 
 
 def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding) -> Ints:
-    """Return the spatial size of the output: the windows of each dimension, counted one by one.
+    """Return the spatial size of the output, by counting the windows of each dimension.
 
     Parameters
     ----------
     input_size : tuple of int
         Spatial size of the input.
     kernel_size, strides, dilation : tuple of int
-        Window, steps between windows, steps between taps, one entry a spatial dimension.
+        Window size, stride between windows, step between taps; one entry for each spatial dimension.
     padding : {"valid", "same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
 
@@ -59,7 +59,7 @@ def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: In
 def _reads(
     input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding, padding_mode: Any
 ) -> Iterator[tuple[Any, int, int, Any]]:
-    """Every existing connection: index of the output, position, tap, and index of the input."""
+    """Yield (index of the output, position, tap, index of the input) for every existing connection."""
     outputs = output_size(input_size, kernel_size, strides, dilation, padding)
     for p, out in enumerate(np.ndindex(*outputs)):
         for t, tap in enumerate(np.ndindex(*kernel_size)):
@@ -103,11 +103,11 @@ def forward(
     bias : array_like, (*output, F), or None
         Bias.
     kernel_size, strides, dilation : tuple of int
-        Window, steps between windows, steps between taps, one entry a spatial dimension.
+        Window size, stride between windows, step between taps; one entry for each spatial dimension.
     padding : {"valid", "same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
-        What windows read beyond the input.
+        Values beyond the input.
 
     Returns
     -------
@@ -153,18 +153,18 @@ def backward(
     kernel : array_like, (P, K, F)
         Weights, K over (*taps, C).
     dy : array_like, (N, *output, F)
-        Derivatives by y.
+        Gradient with respect to y.
     kernel_size, strides, dilation : tuple of int
-        Window, steps between windows, steps between taps, one entry a spatial dimension.
+        Window size, stride between windows, step between taps; one entry for each spatial dimension.
     padding : {"valid", "same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
-        What windows read beyond the input.
+        Values beyond the input.
 
     Returns
     -------
     dx, dkernel, dbias : arrays of float64
-        By x, by the kernel and by a bias (*output, F).
+        With respect to x, the kernel, and a bias of shape (*output, F).
 
     Examples
     --------

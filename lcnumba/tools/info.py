@@ -1,4 +1,4 @@
-"""What the library runs on and with, and what about it is wrong: ``python -m lcnumba info``."""
+"""Configuration and diagnosis of problems: ``python -m lcnumba info``."""
 
 import os
 import platform
@@ -14,44 +14,43 @@ from lcnumba.runtime import memory, threads
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import install
 
-__all__ = ["Environment", "look", "processor", "usable_processors", "versions"]
+__all__ = ["Environment", "collect", "processor", "usable_processors", "versions"]
 
 NEEDED = ("numba", "llvmlite", "numpy", "scipy", "array-api-compat")
 OPTIONAL = ("tbb", "h5py", "matplotlib", "scikit-learn", "tqdm", "torch", "jax")
 
 
 class Environment(NamedTuple):
-    """What was found.
+    """The configuration, and problems with it.
 
     Attributes
     ----------
     facts : dict of str
-        What there is, in the order to print it.
+        The configuration, in order of output.
     warnings : list of str
-        What is wrong, each with its remedy.
+        Problems, each with a hint.
     """
 
     facts: dict[str, str]
     warnings: list[str]
 
 
-def look() -> Environment:
-    """Return versions, processor, threads, memory and compiled code, and what is wrong with any of them.
+def collect() -> Environment:
+    """Return versions, processor, threads, memory and compiled code, and diagnose problems with them.
 
-    Numba's threads begin by it, and one small layer is computed in all implementations, for which kernels are compiled
-    if they are not on disk.
+    Starts Numba's threads and runs a small layer in all implementations, which compiles kernels that are not cached.
 
     Examples
     --------
     >>> from lcnumba.tools import info
-    >>> found = info.look()
+    >>> found = info.collect()
     >>> found.facts["answers"]
     'right'
     """
     right, problem = False, None
     try:
-        right = _answers()  # first, so that compiled code is there to be told of
-    except RuntimeError as error:  # of threads that cannot begin
+        right = _answers_are_right()  # first, so that compiled code exists
+    except RuntimeError as error:  # threads cannot start
         problem = str(error)
     facts = {
         "lcnumba": lcnumba.__version__,
@@ -63,16 +62,16 @@ def look() -> Environment:
         "processors": _processors(),
         "threads": "none" if problem else _threads(),
         "memory": _memory(),
-        "compiled code": _cache(),
-        "settings": " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if _matters(name)) or "none",
+        "compiled code": _compiled_code(),
+        "settings": _settings(),
         "answers": "none" if problem else "right" if right else "WRONG",
     }
-    found = [problem] if problem else list(_warnings_of_threads())
-    return Environment(facts, [*found, *_warnings(facts)])
+    problems = [problem] if problem else list(_thread_warnings())
+    return Environment(facts, [*problems, *_warnings(facts)])
 
 
 def usable_processors() -> int:
-    """Return how many processors this process may use.
+    """Return the number of processors that this process may use.
 
     Examples
     --------
@@ -86,7 +85,7 @@ def usable_processors() -> int:
 
 
 def processor() -> str:
-    """Return the processor's name.
+    """Return the name of the processor.
 
     Examples
     --------
@@ -103,7 +102,7 @@ def processor() -> str:
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed.
+    """Return the versions of the installed packages among `packages`.
 
     Examples
     --------
@@ -130,22 +129,23 @@ def _vectors() -> dict[str, str]:
         from lcnumba.kernels import vectors
 
     length = vectors.host_bytes()
-    way = "register tile" if vectors.TILED else "plain loops"
+    kernels = "register tile" if vectors.TILED else "plain loops"
     return {
         "features": " ".join(vectors.host_features()) or "unknown",
-        "vectors": f"{8 * length} bits, {length // 4} numbers of float32; {way}",
+        "vectors": f"{8 * length} bits, {length // 4} float32 elements; {kernels}",
     }
 
 
 def _processors() -> str:
     allowed = memory.processors()
-    quota = "" if allowed is None else f", time of {allowed:g} by control groups"
+    quota = "" if allowed is None else f", limited to {allowed:g} by control groups"
     return f"{usable_processors()} usable{quota}"
 
 
 def _threads() -> str:
     layer = threads.threading_layer()
-    return f"{threads.count()}, " + (f"Numba's {layer}" if threads.numba_is_safe() else f"Python's for Numba's {layer}")
+    kind = f"Numba's {layer}" if threads.numba_is_safe() else f"Python's instead of Numba's {layer}"
+    return f"{threads.count()}, {kind}"
 
 
 def _memory() -> str:
@@ -153,25 +153,26 @@ def _memory() -> str:
     return "unknown" if found is None else f"{found[0] / 1e9:.1f} GB free by {found[1]}"
 
 
-def _matters(variable: str) -> bool:
-    return variable.startswith(("NUMBA_", "LCNUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_"))
+def _settings() -> str:
+    prefixes = ("NUMBA_", "LCNUMBA_", "OMP_", "GOMP_", "KMP_", "OPENBLAS_", "MKL_")
+    return " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith(prefixes)) or "none"
 
 
 def _cache_folder() -> Path | None:
     with deferred():
         from lcnumba.kernels import update
 
-    stats = getattr(update.apply_all.compiled[0], "stats", None)  # type: ignore[attr-defined]  # none if all is interpreted
+    stats = getattr(update.apply_all.compiled[0], "stats", None)  # type: ignore[attr-defined]  # None without JIT
     return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 
-def _cache() -> str:
+def _compiled_code() -> str:
     with deferred():
         from lcnumba.kernels.disk_cache import is_usable
 
     folder = _cache_folder()
     if folder is None:
-        return "not kept"
+        return "not cached"
     usable = others = size = 0
     for file in folder.glob("*.nb[ic]"):
         try:
@@ -180,14 +181,14 @@ def _cache() -> str:
                 usable += 1
             else:
                 others += 1
-        except OSError:  # another process replaces it
+        except OSError:  # another process has replaced it
             continue
-    rest = f", {others} of other versions or damaged" if others else ""
+    rest = f", {others} damaged or of other versions" if others else ""
     return f"{folder}, {usable} files{rest}, {size / 1e6:.1f} MB"
 
 
-def _answers() -> bool:
-    """Whether a small layer computes on whole numbers what the definition says."""
+def _answers_are_right() -> bool:
+    """Return whether all implementations of a small layer equal the reference on integers."""
     with deferred():
         import numpy as np
 
@@ -221,43 +222,40 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
         from lcnumba.kernels import vectors
 
     if facts["answers"] == "WRONG":
-        yield "answers are wrong: do not use this installation; tell the developers what is above"
+        yield "answers are wrong: do not use this installation, and report the output above"
     if numba.config.DISABLE_JIT:
-        yield "NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
+        yield "NUMBA_DISABLE_JIT is set: kernels are interpreted, which is thousands of times slower; unset it"
     elif not vectors.TILED:
         yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
     if numba.config.BOUNDSCHECK:
         yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
     folder = _cache_folder()
     if folder is None and not numba.config.DISABLE_JIT:
-        yield "compiled code is not kept, so each process compiles anew; set NUMBA_CACHE_DIR to a folder of yours"
+        yield "compiled code is not cached, so each process compiles again; set NUMBA_CACHE_DIR to a folder of yours"
     elif folder is not None and folder.is_dir():
         if not os.access(folder, os.W_OK):
-            yield f"{folder} cannot be written to: what is not there is compiled anew each time; set NUMBA_CACHE_DIR"
+            yield f"{folder} is not writable: each process compiles what is missing there; set NUMBA_CACHE_DIR"
         if os.name == "posix" and folder.stat().st_mode & stat.S_IWOTH:
             yield (
-                f"everybody can write to {folder}, and what lies there is run as code; set NUMBA_CACHE_DIR to a folder "
-                "of yours"
+                f"{folder} is world-writable, and its files are run as code; set NUMBA_CACHE_DIR to a folder of yours"
             )
 
 
-def _warnings_of_threads() -> Iterator[str]:
+def _thread_warnings() -> Iterator[str]:
     layer = threads.threading_layer()
     if layer == "none":
-        yield "no threads can be started: a limit of the system or a container's (ulimit -u, -v, pids) is too low"
+        yield "no threads can be started: a limit of the system or container (ulimit -u, -v, pids) is too low"
     elif layer == "workqueue":
         yield (
-            "Numba has its workqueue threads, which bear no other parallel function at the same time; kernels run on "
-            f"Python's threads instead, which begin more slowly. Give it TBB: {install('threads')}; or the system's "
-            "OpenMP"
+            "Numba's threading layer is workqueue, which does not support concurrent parallel functions; kernels run "
+            f"on Python threads instead, which start more slowly. Install TBB: {install('threads')}; or OpenMP"
         )
     elif not threads.numba_is_safe():
         yield (
-            "kernels run on Python's threads, which begin more slowly than Numba's: those may have begun in a parent "
-            "of this process. Import lcnumba before the first parallel function runs; forked children have no remedy"
+            "kernels run on Python threads, which start more slowly than Numba's: those may have been started in a "
+            "parent process. Import lcnumba before the first parallel function runs; a forked child cannot change this"
         )
     if threads.count() > usable_processors():
         yield (
-            f"{threads.count()} threads share {usable_processors()} processors and wait for each other; set "
-            "NUMBA_NUM_THREADS to fewer"
+            f"{threads.count()} threads share {usable_processors()} processors, which is slow; reduce NUMBA_NUM_THREADS"
         )

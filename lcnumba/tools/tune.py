@@ -1,4 +1,4 @@
-"""Measuring which implementation suits a layer on this machine."""
+"""Measurement of the fastest implementation of a layer on this machine."""
 
 import statistics
 import time
@@ -15,14 +15,14 @@ __all__ = ["Tuning", "tune"]
 
 
 class Tuning(NamedTuple):
-    """What `tune` found.
+    """The result of `tune`.
 
     Attributes
     ----------
     implementation : int
-        The one with the quickest step.
+        The one with the fastest step.
     forward, step : dict of int to float
-        Median seconds of each implementation that was tried.
+        Median seconds of each measured implementation.
 
     Examples
     --------
@@ -37,35 +37,38 @@ class Tuning(NamedTuple):
     step: dict[int, float]
 
 
+Tuning.__module__ = "lcnumba"  # as of all public classes: pickles survive when the file moves
+
+
 @public
 def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> Tuning:
-    """Measure each implementation on a batch, and return the quickest for training.
+    """Measure each implementation on a batch, and return the fastest for training.
 
     Parameters
     ----------
     layer : LocallyConnected1D, 2D or 3D
-        The layer; it is built if need be, and otherwise left alone: copies are measured.
+        The layer; it is built if necessary, and otherwise unchanged: copies are measured.
     x : array
-        A batch of the size to come.
+        A batch of the size used in training.
     seconds : float, default 1
-        How long each implementation's steps are repeated, after a first one that compiles.
+        How long the steps of each implementation are repeated, after a first one that compiles.
     memory : float, default 2**30
-        Bytes; implementations whose form of the weights needs more are not tried.
+        Bytes; implementations that need more for their weights are skipped.
 
     Returns
     -------
     Tuning
-        Make the layer of choice with ``layer.with_implementation(tuning.implementation)``.
+        For ``layer.with_implementation(tuning.implementation)``.
 
     Raises
     ------
     TypeError, ValueError
-        If a parameter is no such thing, or x does not fit the layer.
+        If a parameter is invalid, or x does not fit the layer.
 
     Notes
     -----
-    Measurements differ from machine to machine and from day to day; ``implementation="auto"`` chooses
-    by shapes alone. Each try holds a copy of the weights.
+    Measurements vary by machine and over time; ``implementation="auto"`` chooses by shapes only. Each candidate holds
+    a copy of the weights.
 
     Examples
     --------
@@ -73,7 +76,7 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     >>> import lcnumba as lc
     >>> layer = lc.LocallyConnected2D(2, 3)
     >>> tuning = lc.tune(layer, np.ones((4, 6, 6, 1)), seconds=0)
-    >>> sorted(tuning.step)  # which were tried
+    >>> sorted(tuning.step)  # the measured implementations
     [1, 2, 3]
     >>> best = layer.with_implementation(tuning.implementation)
     """
@@ -81,9 +84,9 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     limit, budget = real("memory", memory), real("seconds", seconds)
     if limit < 0:
-        raise ValueError(f"memory={memory!r} cannot be used; give bytes, at least 0")
+        raise ValueError(f"memory must be a number of bytes of at least 0, got {memory!r}")
     values, _ = as_numpy("x", x)
-    layer._normalised(values)  # builds it, as a call would, and leaves the penalty of its last output
+    layer._normalised(values)  # builds the layer like a call, but keeps the penalty of its last output
     forward, step = {}, {}
     for cost in layer.costs(len(values)):
         if cost.memory > limit:

@@ -1,13 +1,17 @@
 """A call of `fit` as callbacks see it, and the history it returns."""
 
+import html
+import io
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
 
+import lcnumba
 from lcnumba import optimizers
 from lcnumba.callbacks import Callback, Logs
 from lcnumba.formats import checkpoint
@@ -16,14 +20,15 @@ from lcnumba.schedules import Schedule
 from lcnumba.training.config import optimizers_of
 from lcnumba.training.evaluation import RunningMean
 from lcnumba.utils import random_state
+from lcnumba.utils.display import PublicNames, sparkline
 from lcnumba.utils.messages import refuse_attribute, warn
 from lcnumba.utils.validation import generator, learning_rate
 
 __all__ = ["History", "ResumePoint", "Run"]
 
 
-@dataclass
-class History:
+@dataclass(repr=False)
+class History(PublicNames):
     """Loss and metrics of each epoch of a `fit`.
 
     Attributes
@@ -43,16 +48,44 @@ class History:
     ({'loss': [0.5]}, [0])
     """
 
+    __module__ = "lcnumba"
+
     history: dict[str, list[float]] = field(default_factory=dict)
     epoch: list[int] = field(default_factory=list)
 
-    def add(self, epoch: int, logs: Logs) -> None:
-        """Append one epoch."""
+    def add(self, epoch: int, logs: Logs | None = None, *, figures: Logs | None = None) -> None:
+        """Append one epoch; `figures` is a deprecated alias of `logs`."""
+        if figures is not None:
+            warn("History.add(figures=...) is deprecated; use History.add(logs=...)", DeprecationWarning)
+            logs = figures
+        if logs is None:
+            raise TypeError("add() missing required argument 'logs'")
         for name in logs:
             self.history.setdefault(name, [math.nan] * len(self.epoch))
         for name, values in self.history.items():
             values.append(logs.get(name, math.nan))
         self.epoch.append(epoch)
+
+    def __repr__(self) -> str:
+        """The number of epochs, and the first and last value of each metric."""
+        epochs = f"{len(self.epoch)} epoch{'s' if len(self.epoch) != 1 else ''}"
+        metrics = ", ".join(f"{name} {values[0]:.4g} -> {values[-1]:.4g}" for name, values in self._curves())
+        return f"<History: {epochs}{f': {metrics}' if metrics else ''}>"
+
+    def _curves(self) -> list[tuple[str, list[float]]]:
+        return [(name, values) for name, values in self.history.items() if values]
+
+    def _repr_html_(self) -> str:
+        """Curves: a picture, or lines of text without matplotlib."""
+        if self._curves():
+            with suppress(ImportError):
+                figure = lcnumba.plotting.training_curve(self).figure
+                picture = io.StringIO()
+                figure.savefig(picture, format="svg")
+                return picture.getvalue().partition("<svg")[1] + picture.getvalue().partition("<svg")[2]
+        width = max((len(name) for name, _ in self._curves()), default=0)
+        lines = (f"{n:{width}} {sparkline(v)} {v[0]:.4g} -> {v[-1]:.4g}" for n, v in self._curves())
+        return f"<pre>{html.escape(chr(10).join([repr(self), *lines]))}</pre>"
 
 
 class ResumePoint(NamedTuple):

@@ -1,1 +1,1 @@
-"""Single concepts that every room uses, each in a file of its name."""
+"""Utilities used by all rooms, one concept a file."""

@@ -1,4 +1,4 @@
-"""Attributes that are computed when they are first asked for."""
+"""Attributes that are computed on first access."""
 
 from collections.abc import Callable
 from typing import Any, Generic, Self, TypeVar, overload
@@ -8,11 +8,11 @@ __all__ = ["cached_property"]
 Value = TypeVar("Value")
 
 
-class cached_property(Generic[Value]):  # noqa: N801 - it is used like functools' own
-    """As functools' own, without the lock that it has in Python 3.11.
+class cached_property(Generic[Value]):  # noqa: N801 - used like that of functools
+    """`functools.cached_property` without its lock, as it is from Python 3.12 on.
 
-    There one lock serves all instances of a class: threads wait for each other's tables, and a process that is forked
-    meanwhile waits for ever. Here two threads may compute a value twice; both then have the same one.
+    In Python 3.11 one lock serves all instances of a class: threads wait for each other, and a child forked meanwhile
+    waits forever. Here two threads may both compute a value; they then get the same one.
 
     Parameters
     ----------
@@ -50,5 +50,5 @@ class cached_property(Generic[Value]):  # noqa: N801 - it is used like functools
     def __get__(self, instance: object | None, owner: type) -> Self | Value:
         if instance is None:
             return self
-        # Without __set__, the entry is found before this method from now on.
+        # There is no __set__, so this entry takes precedence from now on.
         return instance.__dict__.setdefault(self._name, self._function(instance))

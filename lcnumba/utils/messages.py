@@ -1,4 +1,4 @@
-"""What callers are told: arguments that a call does not have, in other libraries' words too, warnings, and installs."""
+"""Messages: hints for names of other libraries, unexpected arguments, warnings, and how to install extras."""
 
 import difflib
 import functools
@@ -15,18 +15,18 @@ __all__ = ["PUBLIC_WORDS", "install", "missing", "public", "public_class", "refu
 Called = TypeVar("Called", bound=Callable[..., Any])
 Kind = TypeVar("Kind", bound=type)
 
-RATE = "the learning rate is no setting of an optimizer here: give compile(lr=...), fit(lr=...) or step(grads, lr=...)"
+RATE = "the learning rate is not a parameter of the optimizer: give compile(lr=...), fit(lr=...) or step(grads, lr=...)"
 _CLIP = "gradients are clipped by compile(clip_value=...) and compile(clip_norm=...), over all layers together"
 _NO_BAR = "give progress=False for no progress bar"
-_ALL_BATCHES = "arrays are gone through as a whole; steps_per_epoch of fit is for iterables of batches"
+_ALL_BATCHES = "all samples of an array are used; steps_per_epoch of fit is for iterables of batches"
 _STOPPING = "give callbacks=[lcnumba.callbacks.EarlyStopping(...)]"
 _NO_WORKERS = "batches come from an iterable, such as torch's DataLoader, which has workers of its own"
 _TRAINING = "a plain call is inference, and forward(x) is training"
 _DICT = "a dict is always returned"
-_OPTIONAL = "there is no such variant here; an optimizer of your own has init(param) and update(param, grad, state, lr)"
+_OPTIONAL = "this variant is not implemented; a custom optimizer has init(param) and update(param, grad, state, lr)"
 
-# What Keras, scikit-learn and PyTorch call an argument: what it is called here, with a remark where the name alone
-# does not tell; the first of them that the call has is told. None: what is told if it has none of them.
+# For names of arguments in Keras, scikit-learn and PyTorch: the names here, each with a remark if need be, of which the
+# first that the function has is shown. None: shown if it has none of them.
 PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     # learning rates and optimizers
     "learning_rate": {"lr": "", "learning_rate_init": "", None: RATE},
@@ -91,8 +91,8 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     # callbacks
     "restore_best_weights": {"restore_best": "it is True by default"},
     "patience": {"n_iter_no_change": "", "callbacks": _STOPPING},
-    "baseline": {None: "there is none; a callback of your own may stop a training"},
-    "start_from_epoch": {None: "there is none; a callback of your own may stop a training"},
+    "baseline": {None: "not implemented; a custom callback can stop the training"},
+    "start_from_epoch": {None: "not implemented; a custom callback can stop the training"},
     "epsilon": {"min_delta": ""},
     "filepath": {"path": ""},
     "filename": {"path": ""},
@@ -101,19 +101,19 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "save_weights_only": {None: "a checkpoint holds the whole training; lcnumba.load reads the model from it"},
     "save_freq": {"every_batches": "epochs are every, batches every_batches"},
     "period": {"every": ""},
-    "append": {None: "a training that is resumed has the earlier epochs in its log: leave it out"},
+    "append": {None: "the log of a resumed training includes the earlier epochs: leave it out"},
     "sep": {"separator": ""},
     "delimiter": {"separator": ""},
     # files and summaries
     "custom_objects": {"layers": ""},
-    "compile": {None: "compile settings are not in the file: call compile on what is returned"},
-    "overwrite": {None: "an older file is replaced, and as a whole: leave it out"},
+    "compile": {None: "compile settings are not in the file: call compile on the returned model"},
+    "overwrite": {None: "an existing file is replaced atomically: leave it out"},
     "save_format": {None: "the format is lcnumba's; lcnumba.save_keras_weights writes Keras'"},
     "include_optimizer": {None: "settings of optimizers are saved, their state is in checkpoints"},
-    "line_length": {None: "the table is as wide as it must be"},
+    "line_length": {None: "the table is as wide as its contents"},
     # layers
     "training": {None: _TRAINING},
-    "mask": {"kernel_mask": "", None: "layers take no mask; connections that do not exist are kernel_mask"},
+    "mask": {"kernel_mask": "", None: "layers take no mask; kernel_mask removes connections"},
     "out_channels": {"filters": ""},
     "n_filters": {"filters": ""},
     "num_filters": {"filters": ""},
@@ -125,7 +125,7 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "stride": {"strides": ""},
     "dilation": {"dilation_rate": ""},
     "bias": {"use_bias": ""},
-    "groups": {None: "there are none: each filter reads all channels"},
+    "groups": {None: "not implemented: each filter reads all channels"},
     "kernel_init": {"kernel_initializer": ""},
     "init": {"kernel_initializer": ""},
     "W_regularizer": {"kernel_regularizer": ""},
@@ -135,11 +135,11 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "autocast": {None: "inputs are always cast to the layer's dtype: leave it out"},
     "device": {None: "everything is computed on the CPU: leave it out"},
     "p": {"rate": ""},
-    "noise_shape": {None: "each number is dropped by itself"},
+    "noise_shape": {None: "each element is dropped independently"},
     "negative_slope": {"alpha": ""},
     # losses
-    "reduction": {None: "a loss is the mean over the samples and all else that a sample holds"},
-    "label_smoothing": {None: "smooth the targets, which may be rows of probabilities"},
+    "reduction": {None: "a loss is the mean over all elements of all samples"},
+    "label_smoothing": {None: "smooth the targets: they may be probabilities"},
     "ignore_class": {None: "lcnumba.losses.Masked(loss, ignore_class=...) has it"},
     "ignore_index": {"ignore_class": "", None: "lcnumba.losses.Masked(loss, ignore_class=...) has it"},
     "logits": {"from_logits": ""},
@@ -147,11 +147,11 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "n_jobs": {"n_threads": ""},
     "C": {"alpha": "alpha is as in MLPClassifier: about 1 / C"},
     "l2": {"alpha": "", "kernel_regularizer": ""},
-    "max_fun": {None: "there is no solver 'lbfgs' here"},
+    "max_fun": {None: "the solver 'lbfgs' is not implemented"},
 }  # fmt: skip
 
 
-# Attributes of Keras' and PyTorch's models, layers and callbacks that would do nothing here: what does it.
+# Attributes of models, layers and callbacks in Keras and PyTorch that would have no effect here: what to use instead.
 _ATTRIBUTES = {
     "optimizer": "compile(optimizer), or set_optimizer, gives one to all layers",
     "loss": "give it to compile or fit",
@@ -162,7 +162,7 @@ _ATTRIBUTES = {
     "requires_grad": "set trainable",
 }
 
-# Names of Keras', scikit-learn's and PyTorch's that are called otherwise here.
+# Names in Keras, scikit-learn and PyTorch that are different here.
 _NAMES = {
     "ModelCheckpoint": "lcnumba.callbacks.Checkpoint",
     "BackupAndRestore": "lcnumba.callbacks.Checkpoint, with fit(resume=path)",
@@ -179,8 +179,8 @@ _NAMES = {
     "load_model": "lcnumba.load for files of this library, lcnumba.load_keras for Keras'",
     "LocallyConnectedClassifier": "lcnumba.estimators.LocallyConnectedClassifier",
     "LocallyConnectedRegressor": "lcnumba.estimators.LocallyConnectedRegressor",
-    "MaxPooling2D": "docs/training.md has it as a layer of one's own",
-    "MaxPool2D": "docs/training.md has it as a layer of one's own",
+    "MaxPooling2D": "docs/training.md has it as a custom layer",
+    "MaxPool2D": "docs/training.md has it as a custom layer",
     "l1": "lcnumba.regularizers.L1",
     "l2": "lcnumba.regularizers.L2",
     "l1_l2": "lcnumba.regularizers.L1L2",
@@ -192,7 +192,7 @@ _NAMES = {
 
 
 def missing(module: str, name: str) -> AttributeError:
-    """Return the error for a name that a module does not have, with what it is called here if that is known.
+    """Return the error for a name that a module lacks, with the name here if it is one of another library.
 
     Examples
     --------
@@ -206,7 +206,7 @@ def missing(module: str, name: str) -> AttributeError:
 
 
 def refuse_attribute(thing: Any, name: str) -> None:
-    """Raise for an attribute that another library's object has, unless this one's class has it too.
+    """Raise for an attribute of another library's class, unless the class here has it too.
 
     Examples
     --------
@@ -221,22 +221,21 @@ def refuse_attribute(thing: Any, name: str) -> None:
 
 
 def public(function: Called, *, name: str | None = None, method: bool | None = None, note: str = "") -> Called:
-    """Let a function say which of its arguments were wrong, in the words of whoever calls it.
+    """Improve the errors of a function about its arguments: a decorator.
 
-    Unknown names, too many positional arguments, missing ones and those that were given twice are a TypeError that
-    names the class or function that was called, what the argument is called here if another library has it, and the
-    right form.
+    For unknown, missing, duplicate and too many positional arguments, raise a TypeError that names the class or
+    function called, the name here of another library's argument, and the right form.
 
     Parameters
     ----------
     function : callable
-        A function without ``*args`` and ``**kwargs``; an ``__init__`` is told by the class.
+        A function without ``*args`` and ``**kwargs``; for an ``__init__``, messages name the class.
     name : str, optional
-        What messages call it, if not by its own name.
+        Its name in messages, by default its own.
     method : bool, optional
-        Whether the first argument is an object that messages leave out; by default if it is called self.
+        Whether messages leave out the first argument; by default if it is called self.
     note : str
-        What is told besides of too many positional arguments.
+        Appended to the message about too many positional arguments.
 
     Examples
     --------
@@ -269,7 +268,7 @@ def public(function: Called, *, name: str | None = None, method: bool | None = N
             refuse(args, kwargs)
         return function(*args, **kwargs)
 
-    # Of the module of the function: doctest passes over functions with globals of another one.
+    # With the function's globals: doctest skips functions whose globals are another module's.
     wrapper: Any = types.FunctionType(
         call.__code__,
         function.__globals__,
@@ -281,7 +280,7 @@ def public(function: Called, *, name: str | None = None, method: bool | None = N
 
 
 def public_class(kind: Kind | None = None, *, note: str = "") -> Any:
-    """Let the constructor of a class say what was wrong with its arguments: a class decorator.
+    """Improve the errors of a constructor about its arguments: a class decorator.
 
     Examples
     --------
@@ -308,7 +307,7 @@ def _refuse(
     name: str, method: bool, positional: tuple[str, ...], rest: tuple[str, ...], needed: tuple[str, ...], note: str,
     args: tuple[Any, ...], kwargs: dict[str, Any],
 ) -> None:  # fmt: skip
-    """Raise what is wrong with the arguments of a call."""
+    """Raise the error for the arguments of a call."""
     if name in ("__init__", "__call__") and args:
         name = f"{type(args[0]).__name__}{'' if name == '__init__' else ' instance'}"
     names = (*positional, *rest)[1 if method else 0 :]
@@ -316,7 +315,7 @@ def _refuse(
         if word not in names:
             kind = type(args[0]) if method and args else None
             raise TypeError(
-                f"{name}() got an unexpected keyword argument '{word}' ({value!r:.80}): {_remedy(word, names, kind)}"
+                f"{name}() got an unexpected keyword argument '{word}' ({value!r:.80}): {_hint(word, names, kind)}"
             )
     if len(args) > len(positional):
         first = args[len(positional)]
@@ -335,8 +334,8 @@ def _refuse(
     raise TypeError(f"{name}() missing required argument {', '.join(map(repr, missing))}; give {name}({form})")
 
 
-def _remedy(word: str, names: tuple[str, ...], kind: type | None) -> str:
-    """What to give in place of an argument that there is not; `kind` is the class of a method."""
+def _hint(word: str, names: tuple[str, ...], kind: type | None) -> str:
+    """What to use instead of an unexpected argument; `kind` is the class of a method."""
     here = PUBLIC_WORDS.get(word, {})
     for argument, remark in here.items():
         if argument in names:
@@ -359,7 +358,7 @@ def _constructs(kind: type, word: str) -> bool:
 
 
 def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
-    """Warn the caller: of the line outside of this package that led here.
+    """Issue a warning for the caller's line, the innermost one outside of this package.
 
     Examples
     --------
@@ -378,7 +377,7 @@ def warn(message: str, category: type[Warning] = RuntimeWarning) -> None:
 
 
 def install(extra: str) -> str:
-    """How to install what an extra brings, from an index or from a checkout.
+    """How to install an extra, from an index or from a checkout.
 
     Examples
     --------

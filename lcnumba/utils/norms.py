@@ -1,4 +1,4 @@
-"""Euclidean norms of numbers that may be as large, or as small, as their type holds: scaled before they are squared."""
+"""Euclidean norms without overflow and underflow: numbers are scaled before they are squared if need be."""
 
 import string
 from collections.abc import Iterable, Sequence
@@ -11,14 +11,14 @@ from lcnumba.utils.types import Array
 __all__ = ["norm_of_all", "norms_over"]
 
 
-# Numbers at a time: no square as large as the arrays is made.
+# Numbers squared at a time, to limit the memory.
 BLOCK = 1 << 15
-# Sums of squares below this have lost digits of numbers whose square is no normal number.
+# Smaller sums of squares have lost digits, since squares are subnormal.
 LEAST = 2.0**-960
 
 
 def norms_over(values: Array, axes: Iterable[int]) -> Array:
-    """Return the norms over some axes, which stay with length 1, in float64.
+    """Return the norms over some axes, which are kept with length 1, in float64.
 
     Examples
     --------
@@ -68,7 +68,7 @@ def norm_of_all(arrays: Sequence[Array]) -> tuple[float, float]:
 
 
 def _power_of_two(largest: Any) -> Any:
-    """The power of two at or below a number, by which dividing loses nothing."""
+    """The largest power of two not above a number; dividing by it is exact."""
     return np.ldexp(1.0, np.frexp(largest)[1] - 1)
 
 

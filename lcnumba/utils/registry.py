@@ -11,21 +11,21 @@ __all__ = ["build", "config_of"]
 def build(
     kind: str, table: Mapping[str, Any], identifier: Any, renamed: Mapping[str, str | None] = MappingProxyType({})
 ) -> Any:
-    """Return the object that a string or a config dict stands for; anything else unchanged.
+    """Return the object for a name or a config dict; anything else unchanged.
 
-    Nothing is ever imported: a name that the table does not hold is an error.
+    Nothing is imported: a name that is not in the table is an error.
 
     Parameters
     ----------
     kind : str
-        What messages call it: "activation", "optimizer", ....
+        Its name in messages: "activation", "optimizer", ....
     table : mapping of str to callable
-        What makes each object, by snake_case name or by the very name.
+        The constructors, by snake_case name or by the exact name.
     identifier : str, dict or object
         A name, or a config as Keras writes it, now or formerly: ``{"class_name": name, "config": {...}}`` with
         anything beside, ``{"class_name": "function", "config": name}``.
     renamed : mapping of str to str or None
-        What entries of a config are called here; those of None are left out.
+        Names of config entries here; entries renamed to None are dropped.
     """
     if isinstance(identifier, str):
         return _find(kind, table, identifier)()
@@ -34,21 +34,21 @@ def build(
         if name == "function" and isinstance(config, str):
             return _find(kind, table, config)()
         if not isinstance(name, str) or not isinstance(config, Mapping):
-            raise TypeError(f"{kind}={identifier!r} is no config; give 'class_name' and 'config'")
+            raise TypeError(f"{kind} must be a config with 'class_name' and 'config', got {identifier!r}")
         make = _find(kind, table, name)
         config = {renamed.get(entry, entry): value for entry, value in config.items()}
         config.pop(None, None)
         try:
             return make(**config)
         except TypeError as error:
-            raise TypeError(f"{kind}={identifier!r} cannot be made: {error}") from error
+            raise TypeError(f"cannot create {kind} from {identifier!r}: {error}") from error
     if isinstance(identifier, type):
         raise TypeError(f"{kind}={identifier!r} is a class; give an instance, {identifier.__name__}(...)")
     return identifier
 
 
 def config_of(instance: Any) -> dict[str, Any]:
-    """The config dict from which `build` makes an equal object."""
+    """Return the config dict from which `build` creates an equal object."""
     return {"class_name": type(instance).__name__, "config": instance.get_config()}
 
 

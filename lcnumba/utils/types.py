@@ -1,4 +1,4 @@
-"""Types that annotations everywhere use."""
+"""Common types for annotations."""
 
 from typing import Any
 
@@ -9,5 +9,5 @@ __all__ = ["Array", "Mask", "Shape"]
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
-# A size an axis, None where it is not known: that of the batch.
+# None where the size is not known: of the batch.
 Shape = tuple[int | None, ...]

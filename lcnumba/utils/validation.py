@@ -1,4 +1,4 @@
-"""Checks of single values at the public edge: each names the parameter, its value and the rule."""
+"""Checks of single arguments: each error names the parameter, its value and the rule."""
 
 import math
 import operator
@@ -27,7 +27,7 @@ __all__ = [
     "sample_shape",
 ]
 
-# Larger integers are a slip.
+# Larger integers are taken for mistakes.
 MAXIMUM = 2**40
 # Of sizes in one dimension, so that index arithmetic stays within 64 bits.
 MAX_SIZE = 2**31
@@ -36,8 +36,7 @@ MAX_SIZE = 2**31
 def integer(name: str, value: Any, minimum: int = 1, maximum: int = MAXIMUM) -> int:
     """Return `value` as an int in [minimum, maximum].
 
-    Any integral type passes (NumPy's too); a bool or a float does not, since both are more
-    often a slip than an intention.
+    Any integral type passes (NumPy's too); a bool or a float does not, as it is more often a mistake than intended.
     """
     try:
         if isinstance(value, bool | np.bool_):
@@ -66,16 +65,16 @@ def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, 
 
 
 def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int | None, ...]:
-    """Return a shape, the batch (or None) first, of fully defined samples.
+    """Return a shape, the batch (or None) first, that is fully defined otherwise.
 
     Parameters
     ----------
     shape : tuple or list
-        What the caller gave.
+        The caller's shape.
     axes : tuple of str
-        What messages call its entries.
+        Names of its entries, for messages.
     hint : str
-        What else messages say of a wrong number of entries.
+        Appended to messages about the number of entries.
     """
     _entries(shape, axes, hint)
     batch = None if shape[0] is None else integer("input_shape", shape[0], 0)
@@ -89,19 +88,19 @@ def sample_shape(shape: Any, axes: tuple[str, ...]) -> tuple[int | None, ...]:
 
 
 def axes_hint(name: str, shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> str:
-    """Return what messages say of an array of another shape than is wanted, if it holds the same in another order.
+    """Return a hint for messages if an array has the right entries in another order or shape.
 
     Parameters
     ----------
     name : str
-        What the array is called.
+        Name of the array.
     shape, wanted : tuple of int
-        What it has, and what it should have, the batch (of any size) first.
+        Its shape, and the required one, the batch (of any size) first.
 
     Returns
     -------
     str
-        Text to append, with the call that makes the one of the other; empty if there is none.
+        Text to append, with the call that converts it; empty if there is none.
 
     Examples
     --------
@@ -160,12 +159,12 @@ def any_shape(shape: Any) -> tuple[int | None, ...]:
 
 
 def is_iterable(value: Any) -> bool:
-    """Whether something can be gone through, and is no text; an array without dimensions only says so."""
+    """Whether something is iterable and not a string; 0-d arrays, which have ``__iter__`` but raise, are not."""
     return isinstance(value, Iterable) and not isinstance(value, str | bytes) and getattr(value, "ndim", 1) > 0
 
 
 def choice(name: str, value: Any, options: Iterable[Any]) -> Any:
-    """Return `value` if it is one of `options`; strings are compared in lower case."""
+    """Return the one of `options` that equals `value`; case does not matter."""
     options = tuple(options)
     wanted = value.lower() if isinstance(value, str) else value
     for option in options:
@@ -183,7 +182,7 @@ def boolean(name: str, value: Any) -> bool:
 
 def real(name: str, value: Any) -> float:
     """Return `value`, a finite real number, as a float."""
-    # A time span counts as an integer with NumPy.
+    # NumPy registers timedelta64 as an integer.
     if isinstance(value, bool | np.bool_ | np.timedelta64) or not isinstance(value, Real):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a finite number")
     try:
@@ -191,7 +190,7 @@ def real(name: str, value: Any) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"{name}={value!r} cannot be used; give a finite number")
+        raise ValueError(f"{name} must be finite, got {value!r}")
     return number
 
 
@@ -199,21 +198,19 @@ def learning_rate(value: Any, dtype: Any = np.float64, name: str = "lr") -> floa
     """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
     rate = real(name, value)
     if rate < 0 or rate > float(np.finfo(dtype).max):
-        raise ValueError(
-            f"{name}={value!r} cannot be used; give a number of at least 0 that is finite in {np.dtype(dtype)}"
-        )
+        raise ValueError(f"{name} must be at least 0 and finite in {np.dtype(dtype)}, got {value!r}")
     return rate
 
 
 def arguments(config: Any) -> dict[str, Any]:
     """Return a config, a mapping of arguments by name, as a dict."""
     if not isinstance(config, Mapping) or not all(isinstance(name, str) for name in config):
-        raise TypeError(f"config={config!r} is no config; give a dict of arguments by name, as get_config returns it")
+        raise TypeError(f"config must be a dict of keyword arguments, as returned by get_config, got {config!r}")
     return dict(config)
 
 
 def file_path(value: Any, name: str = "path") -> Path:
-    """Return a path of a file; an error for what no file can be called."""
+    """Return the path of a file; an error if no file can have that name."""
     if not isinstance(value, str | os.PathLike) or not isinstance(text := os.fspath(value), str):
         raise TypeError(f"{name}={value!r} is a {type(value).__name__}; give a str or a pathlib.Path")
     if not text:
@@ -223,13 +220,13 @@ def file_path(value: Any, name: str = "path") -> Path:
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise ValueError(f"{name}={value!r} holds characters that no file's name can have; give another one")
+        raise ValueError(f"{name}={value!r} contains characters that are not allowed in file names")
     return Path(text)
 
 
 def generator(rng: Any) -> np.random.Generator:
-    """Return the random generator that `rng` (None, a seed or a Generator) stands for."""
+    """Return a random generator for `rng`: None, a seed or a Generator."""
     try:
         return np.random.default_rng(rng)
     except (TypeError, ValueError) as error:
-        raise type(error)(f"rng={rng!r} is no source of numbers; give None, a seed or a Generator: {error}") from None
+        raise type(error)(f"rng must be None, a seed or a Generator, got {rng!r}: {error}") from None

@@ -283,7 +283,7 @@ def test_bad_parameters(changes, error, message):
 @pytest.mark.parametrize(
     ("padding", "rank", "error", "message"),
     [
-        (((1, 1), 1), 2, TypeError, "holds what is no pair"),
+        (((1, 1), 1), 2, TypeError, r"padding must hold a pair \(before, after\) for each dimension, got"),
         (((1, 1), 1), 1, ValueError, "give 'valid', 'same', or 1 pairs"),
         ((), 1, ValueError, r"padding=\(\) has 0 entries"),
     ],

@@ -1,13 +1,13 @@
-"""Save small models with tf_keras in all of its formats, as test data, with what they predict.
+"""Save small tf_keras models in all formats, with their predictions, as test data.
 
-Run in an environment of its own, from this folder:
+Run in a separate environment, from this folder:
 
     pip install tensorflow-cpu==2.21.0 tf-keras==2.21.0
     python make_keras_files.py
 
-Each model is saved as ``NAME.h5`` (model), ``NAME.keras``, ``NAME.weights.h5`` and ``NAME_weights.h5`` (the
-first format of weights); inputs and predictions are in predictions.npz. Models that are not read as a whole follow: one
-within another, one of a class of its own, which is saved in three of the ways, and one with a softmax over the width.
+Each model is saved as ``NAME.h5`` (model), ``NAME.keras``, ``NAME.weights.h5`` and ``NAME_weights.h5`` (legacy
+weights); inputs and predictions are in predictions.npz. Three models cannot be loaded, only their layers: a nested one,
+one of a custom class, which is saved in three formats, and one with a softmax over the width.
 """
 
 import os
@@ -23,7 +23,7 @@ FOLDER = pathlib.Path(__file__).parent / "keras"
 
 
 def local(rank, *arguments, **settings):
-    """A locally connected layer whose weights are not all small."""
+    """A locally connected layer with random weights and biases."""
     cls = {1: layers.LocallyConnected1D, 2: layers.LocallyConnected2D}[rank]
     return cls(*arguments, kernel_initializer="random_normal", bias_initializer="random_normal", **settings)
 
@@ -49,7 +49,7 @@ MODELS = {
 
 
 class Own(tf_keras.Model):
-    """A model of a class of its own, which holds layers by attributes and in a list."""
+    """A model of a custom class, with layers as attributes and in a list."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Own(tf_keras.Model):
 
 
 def others() -> None:
-    """Write the files of models that are not read as a whole."""
+    """Write the files of models that cannot be loaded as a whole."""
     inner = [local(1, 2, 3, input_shape=(8, 1), name="sub"), layers.ReLU(), local(1, 1, 2, name="sub2")]
     parts = [tf_keras.Sequential(inner, name="inner"), layers.Flatten(), layers.Dense(1, name="out")]
     nested = tf_keras.Sequential(parts, name="outer")

@@ -1,6 +1,6 @@
-"""Record what tf_keras' LocallyConnected2D computes, as golden data for the tests.
+"""Record results of tf_keras' LocallyConnected2D as golden data for the tests.
 
-Run in an environment of its own, from this folder:
+Run in a separate environment, from this folder:
 
     pip install tensorflow-cpu==2.21.0 tf-keras==2.21.0
     python make_keras_golden.py

@@ -298,7 +298,7 @@ def test_invalid_checkpoints_change_nothing(change, data, tmp_path):
     write_changed(tmp_path / "run.npz", tmp_path / "bad.npz", CHANGES[change])
     before = model.get_weights()
     stopping = EarlyStopping("loss")
-    with pytest.raises(ValueError, match=r"cannot resume from '.*bad\.npz': "):
+    with pytest.raises(ValueError, match=r"cannot resume from '.*bad\.npz': |bad\.npz' holds a model and no training"):
         model.fit(x, y, epochs=3, callbacks=[stopping], resume=tmp_path / "bad.npz", progress=False)
     if change == "best":  # found by the callback, after all other checks
         return
@@ -657,6 +657,6 @@ def test_saving_at_other_moments_is_refused(data, tmp_path):
 @pytest.mark.slow
 def test_a_killed_training_resumes(tmp_path):
     """At three moments; the script `killed_training.py` takes more."""
-    figures = killed_training.run(tmp_path, kills=3, seed=0)
-    assert figures["kills"] == figures["readable"] == 3
-    assert figures["equal"]
+    results = killed_training.run(tmp_path, kills=3, seed=0)
+    assert results["kills"] == results["readable"] == 3
+    assert results["equal"]

@@ -219,7 +219,7 @@ def test_a_checkpoint_is_not_replaced_by_a_mistyped_resume(tmp_path):
             seen.append(run)
 
     with pytest.raises(
-        ValueError, match=r"resume='.*rum.npz' does not exist, and Checkpoint\('.*run.npz'\), which does"
+        ValueError, match=r"resume='.*rum.npz' does not exist, so .* overwrite Checkpoint\('.*run.npz'\), which does"
     ):
         train(Begins(), Checkpoint(path), model=model, resume=typo)
     assert path.read_bytes() == content
@@ -242,7 +242,7 @@ def test_replacing_a_checkpoint_is_logged(tmp_path, caplog):
     assert not caplog.records
     train(Checkpoint(path))
     assert [record.levelname for record in caplog.records] == ["WARNING"]
-    assert f"{path} is there, and is replaced by this training; fit(resume=...) would go on" in caplog.text
+    assert f"{path} exists and will be overwritten; fit(resume=...) would resume from it" in caplog.text
     caplog.clear()
     train(Checkpoint(path), resume=path, epochs=2)
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
@@ -278,7 +278,7 @@ def test_a_warning_as_error_is_raised_before_the_file_is_written(tmp_path):
 
 @pytest.mark.parametrize("name", ["best_{epoch:02d}.npz", "{val_loss:.2f}.npz", "{epoch}"])
 def test_templates_of_file_names_are_refused(name):
-    with pytest.raises(ValueError, match=r"which Keras fills in; here one file is kept, .* without braces"):
+    with pytest.raises(ValueError, match=r"must not have placeholders in braces, got .*: a single file is written"):
         Checkpoint(name)
 
 
@@ -353,7 +353,7 @@ def test_weights_that_are_not_saved_are_a_warning(clip, tmp_path):
         train(Checkpoint(tmp_path / "m.npz"), EarlyStopping("loss", patience=9), model=model, epochs=3)
     messages = sorted(str(warning.message) for warning in caught)
     assert [text.partition(" the weights of")[0] for text in messages] == [
-        "restore_best of EarlyStopping does not bring back", "the checkpoint does not hold",
+        "restore_best of EarlyStopping does not restore", "the checkpoint does not contain",
     ]  # fmt: skip
     for save in (model.save, model.save_weights):
         with pytest.warns(UserWarning, match="the file does not contain " + lost):
@@ -422,7 +422,7 @@ def test_what_the_command_line_cannot_convert(tmp_path, capsys):
     model.save(tmp_path / "own.npz")
     lc.save_keras_weights(net(), tmp_path / "only.weights.h5")
     for source, target, text in (
-        ("own.npz", "out.h5", "a class cannot be given on the command line: call lcnumba.load(path, layers=...)"),
+        ("own.npz", "out.h5", "the command line supports no custom classes: call lcnumba.load(path, layers=...)"),
         (
             "only.weights.h5",
             "out.npz",

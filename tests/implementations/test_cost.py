@@ -95,7 +95,7 @@ def test_tune_measures_what_fits_in_memory_and_changes_nothing(rng):
     for a, b in zip(before, layer.weights, strict=True):
         np.testing.assert_array_equal(a, b)
     assert set(lc.tune(layer, x, seconds=0, memory=0).step) == {1}
-    with pytest.raises(ValueError, match="memory=-1 cannot be used"):
+    with pytest.raises(ValueError, match="memory must be a number of bytes of at least 0, got -1"):
         lc.tune(layer, x, memory=-1)
     with pytest.raises(TypeError, match="layer is a Dense"):
         lc.tune(lc.Dense(2), x)

@@ -1,4 +1,4 @@
-"""Compare this library's training with tf_keras': the same network, data and settings, epoch by epoch.
+"""Compare training with tf_keras: the same network, data and settings, epoch by epoch.
 
 In an environment of its own, with this library installed:
 
@@ -22,7 +22,7 @@ import tf_keras
 import lcnumba as lc
 
 TOLERANCE = 1e-7
-# Rates and coefficients that float32 holds; a small epsilon would make much of the rounding of gradients near 0.
+# Rates and coefficients are exact in float32; a small epsilon would amplify the rounding of gradients near 0.
 RATE, EPSILON = 0.0625, 2.0**-10
 LOSSES = {
     "mse": (lambda: "mse", lambda: "mse", "numbers", None),
@@ -64,7 +64,7 @@ CLIP_NAMES = {"clip_value": "clipvalue", "clip_norm": "global_clipnorm"}
 
 
 def networks(activation, regularized):
-    """The same network here and there, with the same weights."""
+    """Return the same network in both libraries, with equal weights."""
     penalty = "l2" if regularized else None
     mine = lc.Sequential(
         [
@@ -88,20 +88,20 @@ def networks(activation, regularized):
 
 
 def targets(kind, rng, n):
-    """Targets of a kind."""
+    """Return targets of a kind."""
     labels = rng.integers(0, 3, n)
     return {"numbers": rng.standard_normal((n, 3)), "binary": rng.integers(0, 2, (n, 3)).astype(float),
             "labels": labels, "one-hot": np.eye(3)[labels]}[kind]  # fmt: skip
 
 
 def difference(a, b):
-    """The largest difference, relative to the largest magnitude."""
+    """Return the largest difference, relative to the largest magnitude."""
     a, b = np.asarray(a, float), np.asarray(b, float)
     return float(np.max(np.abs(a - b)) / max(1e-12, np.max(np.abs(b))))
 
 
 def compare(loss, optimizer, clip, weighting, regularized):
-    """The largest difference of a training here and there."""
+    """Return the largest difference between the two trainings."""
     rng = np.random.default_rng(3)
     my_loss, their_loss, kind, activation = LOSSES[loss]
     my_optimizer, their_optimizer = OPTIMIZERS[optimizer]

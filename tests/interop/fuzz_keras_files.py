@@ -1,8 +1,8 @@
-"""Throw damaged files at the readers of Keras' files: ``python tests/interop/fuzz_keras_files.py --minutes 10``.
+"""Fuzzing of the readers of Keras files: ``python tests/interop/fuzz_keras_files.py --minutes 10``.
 
-Worker processes change bytes, runs of bytes and pieces of the test data at random and read the result, as a
-model, into a model, and layer by layer. Anything but a model or a `KerasFileError` is a failure: another
-exception, a process that dies or hangs, more than 1 GB of memory. Failures are kept in the folder that is printed.
+Worker processes damage the test data at random and read the result, as a model, into a model, and as a layer. Anything
+but a model or a `KerasFileError` is a failure: another exception, a process that crashes or hangs, more than 1 GB of
+memory. The printed folder has the failures.
 """
 
 import argparse
@@ -19,11 +19,11 @@ from lcnumba.bridges.keras2 import files
 from lcnumba.bridges.keras2.files import KerasFileError
 
 FOLDER = Path(__file__).resolve().parents[1] / "data" / "keras"
-BATCH, LIMIT, PATIENCE = 100, 1 << 30, 600
+BATCH, MAX_MEMORY, TIMEOUT = 100, 1 << 30, 600
 
 
 def damaged(rng, content, other):
-    """A copy with a few things wrong."""
+    """Return a copy with random damage."""
     data = bytearray(content)
     for _ in range(rng.choice((1, 1, 2, 4, 16))):
         at = rng.randrange(len(data))
@@ -49,7 +49,7 @@ def damaged(rng, content, other):
 
 def work(seed, folder):
     """Read a batch of damaged files."""
-    files.TIMEOUT = 5  # what makes the HDF5 library hang shall not take all the time
+    files.TIMEOUT = 5  # a file on which the HDF5 library hangs shall not take long
     rng = random.Random(seed)
     contents = {path: path.read_bytes() for path in sorted(FOLDER.iterdir()) if path.suffix in (".h5", ".keras")}
     model = lc.load_keras(FOLDER / "digits.h5")
@@ -69,13 +69,13 @@ def work(seed, folder):
         file.unlink()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
-    assert children < LIMIT, f"{children} bytes of a child"
-    assert peak - used < LIMIT, f"{peak - used} bytes"
+    assert children < MAX_MEMORY, f"{children} bytes of a child"
+    assert peak - used < MAX_MEMORY, f"{peak - used} bytes"
     print(read, peak - used)
 
 
 def main():
-    """Run workers until the time is over; return 0 if none failed."""
+    """Run workers until the time is up; return 0 if none failed."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seed", type=int, default=0)
@@ -89,7 +89,7 @@ def main():
         seed = given.seed + batches
         try:
             command = [sys.executable, __file__, "--worker", str(seed), folder]
-            done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+            done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
             if done.returncode:
                 failures += 1
                 print(f"seed {seed} ended with {done.returncode}: {done.stderr[-800:]}")
@@ -101,8 +101,8 @@ def main():
             print(f"seed {seed} hangs")
         batches += 1
     print(
-        f"{batches * BATCH} damaged files, each read in three ways: {read} readings succeeded all the same, {failures} "
-        f"batches failed; at most {worst / 1e6:.0f} MB more memory. What failed is in {folder}"
+        f"{batches * BATCH} damaged files, each read in three ways: {read} were read without an error, {failures} "
+        f"batches failed; at most {worst / 1e6:.0f} MB of additional memory. Failures are in {folder}"
     )
     return int(failures > 0)
 

@@ -17,7 +17,7 @@ NUMBERS = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC"), 3: ("NDHWC", "
 
 
 def compare(rng):
-    """Compare one configuration in all implementations; return whether there was one."""
+    """Compare one configuration in all implementations; return whether it is valid."""
     rank = int(rng.integers(1, 4))
 
     def numbers(low, high):
@@ -39,7 +39,7 @@ def compare(rng):
         y, backward = layer.forward(x)
         dy = rng.integers(-4, 5, y.shape).astype(np.float32)
         dx, grads = backward(dy)
-        # JAX orders a window's entries by channel first.
+        # JAX orders the elements of a window by channel first.
         taps = int(np.prod(kernel))
         window = layer.kernel.reshape(*y.shape[1:-1], taps, channels, filters)
         rhs = np.moveaxis(window, -2, -3).reshape(*y.shape[1:-1], taps * channels, filters)

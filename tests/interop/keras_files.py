@@ -1,4 +1,4 @@
-"""Check with tf_keras that it reads the weights written here, in both formats, and predicts the same.
+"""Check that tf_keras loads the weights saved here, in both formats, and makes the same predictions.
 
 In an environment with this library, h5py and tf_keras: ``python tests/interop/keras_files.py``.
 """
@@ -19,7 +19,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "data" / "keras"
 
 
 def main():
-    """Compare predictions; return 0 if all are the same to 1e-5."""
+    """Compare predictions; return 0 if all are equal to 1e-5."""
     worst, rng = 0.0, np.random.default_rng(0)
     for name in ("digits", "genes", "first_axis"):
         mine, keras = lc.load_keras(FOLDER / f"{name}.keras"), tf_keras.models.load_model(FOLDER / f"{name}.keras")

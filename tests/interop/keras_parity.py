@@ -1,4 +1,4 @@
-"""Compare this library with tf_keras, layer against layer, over generated configurations.
+"""Compare layers with tf_keras over generated configurations.
 
 In an environment of its own, with this library installed:
 
@@ -47,8 +47,8 @@ INITIALIZERS = (
     {"class_name": "VarianceScaling", "config": {"scale": 0.5, "mode": "fan_avg", "distribution": "uniform"}},
     {"class_name": "VarianceScaling", "config": UNTRUNCATED},
 )  # fmt: skip
-# Keras rounds these settings to float32 in part, even in float64: such as float32 holds. A small epsilon would make
-# much of the rounding of gradients that are nearly 0.
+# Keras rounds some of these settings to float32, even in float64, so they are exact in float32. A small epsilon would
+# amplify the rounding of gradients near 0.
 RATE, EPSILON = 0.0625, 2.0**-10
 OPTIMIZERS = (
     ("sgd", lambda: tf_keras.optimizers.SGD(RATE)),
@@ -58,13 +58,13 @@ OPTIMIZERS = (
         lc.Adam(beta_1=0.875, beta_2=0.96875, epsilon=EPSILON),
         lambda: tf_keras.optimizers.Adam(RATE, 0.875, 0.96875, EPSILON),
     ),
-    # The formula of TensorFlow 2.3; the present RMSprop adds epsilon below the root.
+    # The formula of TensorFlow 2.3; later ones add epsilon under the root.
     (lc.RMSprop(rho=0.875, epsilon=EPSILON), lambda: tf_keras.optimizers.legacy.RMSprop(RATE, 0.875, epsilon=EPSILON)),
 )
 
 
 def pick(rng, options):
-    """Draw one of the options, whatever it is."""
+    """Draw one of the options, of any type."""
     return options[rng.integers(len(options))]
 
 
@@ -88,7 +88,7 @@ def configuration(rng):
         settings["kernel_initializer"] = "he_normal"  # Keras' sparse storage has one axis
     if data_format == "channels_first" and settings["activation"] in ("softmax", "log_softmax"):
         settings["activation"] = "tanh"  # Keras normalises over the width
-    if implementation == 1:  # elsewhere Keras means another storage
+    if implementation == 1:  # with others, Keras' axes are those of another storage
         settings |= {"kernel_regularizer": pick(rng, REGULARIZERS), "kernel_constraint": pick(rng, CONSTRAINTS)}
         settings["bias_regularizer"] = pick(rng, REGULARIZERS)
         if data_format == "channels_last":
@@ -98,7 +98,7 @@ def configuration(rng):
 
 
 class Keras:
-    """A layer of Keras whose weights are seen as ours."""
+    """A Keras layer with its weights in the canonical layout."""
 
     def __init__(self, rank, settings, shape, dtype, geometry):
         cls = {1: tf_keras.layers.LocallyConnected1D, 2: tf_keras.layers.LocallyConnected2D}[rank]
@@ -107,19 +107,19 @@ class Keras:
         self.geometry, self.form = geometry, (settings["implementation"], settings["data_format"])
 
     def ours(self, arrays):
-        """Kernel and bias, or gradients of them, in the canonical form."""
+        """Return kernel and bias, or their gradients, in the canonical layout."""
         kernel, *bias = arrays
         found = [layouts.kernel_from_keras(np.asarray(kernel), self.geometry, *self.form)]
         return found + [layouts.bias_from_keras(np.asarray(b), self.geometry, self.form[1]) for b in bias]
 
     def set(self, kernel, *bias):
-        """Take canonical weights."""
+        """Set canonical weights."""
         values = [layouts.kernel_to_keras(kernel, self.geometry, *self.form)]
         self.layer.set_weights(values + [layouts.bias_to_keras(b, self.geometry, self.form[1]) for b in bias])
 
 
 def compare(rng, dtype, problems, golden):
-    """Compare one configuration; append to `problems` what differs, and to `golden` what Keras computed."""
+    """Compare one configuration; append differences to `problems`, and the results of Keras to `golden`."""
     rank, settings, shape = configuration(rng)
     optimizer, make_optimizer = pick(rng, OPTIMIZERS)
     cls = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D}[rank]
@@ -130,7 +130,7 @@ def compare(rng, dtype, problems, golden):
         try:
             Keras(rank, settings, shape, dtype, None)
         except ValueError:
-            return 0  # both refuse
+            return 0  # both raise
         problems.append((settings, shape, f"refused here alone: {error}"))
         return 0
     keras = Keras(rank, settings, shape, dtype, mine._geometry)
@@ -156,7 +156,7 @@ def compare(rng, dtype, problems, golden):
         x, label = rng.standard_normal(shape).astype(dtype), f"step {step}"
         y, backward = mine.forward(x)
         if np.max(np.abs(y), initial=0) > 1e3:
-            break  # an exponential that runs away makes much of any rounding
+            break  # a diverging exponential amplifies any rounding
         dy = (rng.standard_normal(y.shape) * 0.5).astype(dtype)
         given = tf.Variable(x)
         with tf.GradientTape() as tape:
@@ -236,7 +236,7 @@ def initial_values(problems):
 
 
 def write(path, golden):
-    """Write what was recorded: arrays by number, what, and step, and a table of configurations."""
+    """Write the recorded arrays, by number, name and step, and the table of configurations."""
     arrays = {}
     for number, (_, record) in enumerate(golden):
         arrays |= {f"{number}_weight_{n}": weight for n, weight in enumerate(record["weights"])}

@@ -43,7 +43,7 @@ def pandas_table(pandas, array):
     return kinds[array.ndim](array) if array.ndim in kinds else array
 
 
-# For each library that is welcome: how its arrays are made, the class of results, and the address of their memory.
+# Supported libraries: how their arrays are made, the class of results, and the address of their memory.
 WELCOME = {
     "torch": (lambda torch, a: torch.from_numpy(a.copy()), lambda torch: torch.Tensor, lambda a: a.data_ptr()),
     "jax": (lambda jax, a: jax.numpy.asarray(a), lambda jax: jax.Array, lambda a: a.unsafe_buffer_pointer()),
@@ -58,7 +58,7 @@ def address(array):
 
 
 def own_dtypes(name, module, dtype):
-    """Within which a library keeps float64."""
+    """A context in which a library keeps float64."""
     return module.enable_x64(True) if name == "jax" and dtype == "float64" else nullcontext()
 
 
@@ -146,7 +146,7 @@ def test_forms_of_pandas_and_xarray():
     np.testing.assert_array_equal(one(wrapped), one(x))
 
 
-# What is refused: by library, how it is made of a NumPy array, and the remedy that the message must name.
+# Refused arrays: by library, how they are made from a NumPy array, and the hint in the message.
 REFUSED = {
     "gradient": (
         "torch",
@@ -207,12 +207,12 @@ def sharded(jax, array):
 @pytest.mark.parametrize("entrance", ENTRANCES)
 @pytest.mark.filterwarnings("ignore::UserWarning:torch")
 def test_every_entrance_refuses_with_a_remedy(entrance, kind, request):
-    name, make, remedy = REFUSED[kind]
+    name, make, hint = REFUSED[kind]
     module = request.getfixturevalue(name) if name in ("torch", "jax") else library(name)
     if kind in ("dask", "xarray of dask") and entrance in LAZY:
         check(Call(entrance, lambda a: make(module, a)), plain(entrance, "float32"), np.ndarray)  # read piece by piece
         return
-    with pytest.raises(TypeError, match=remedy):
+    with pytest.raises(TypeError, match=hint):
         Call(entrance, lambda a: make(module, a))
 
 
@@ -261,7 +261,7 @@ def test_sparse_arrays_keys_and_deleted_arrays_of_jax_are_refused(jax):
     for refuses in (layer(), network().predict):
         with pytest.raises(TypeError, match=r"x is a jax BCOO; make it dense with \.todense\(\)"):
             refuses(sparse)
-    with pytest.raises(TypeError, match=r"no array of numbers: .*key_data"):
+    with pytest.raises(TypeError, match=r", not an array of numbers: .*key_data"):
         layer()(jax.random.key(0))
     x = jax.numpy.asarray(X) + 1
     x.delete()
@@ -274,12 +274,12 @@ def test_tables_with_gaps_or_text_are_refused():
     table = pandas.DataFrame(X.reshape(2, -1)).astype("Float32")
     table.iloc[0, 0] = pandas.NA
     for given in (table, table.astype(str), table.fillna(0).astype({1: bool})):
-        with pytest.raises(TypeError, match="x is a DataFrame that is no array of numbers"):
+        with pytest.raises(TypeError, match="x is a DataFrame, not an array of numbers"):
             lc.Dense(2)(given)
 
 
 def test_results_stay_on_the_device_of_the_input(torch):
-    """Also where the library would put new arrays elsewhere."""
+    """Also if the library's default device is another one."""
     x = torch.from_numpy(X.copy())
     with torch.device("meta"):
         y, backward = layer().forward(x)
@@ -292,7 +292,7 @@ def test_results_stay_on_the_device_of_jax(jax):
     first, second = jax.devices()[:2]
     for device in (first, second):
         assert layer()(jax.device_put(X, device)).devices() == {device}
-    free = layer()(jax.numpy.asarray(X))  # not committed: it goes along with what was put somewhere
+    free = layer()(jax.numpy.asarray(X))  # uncommitted: it moves to the device of committed arrays
     assert (free + jax.device_put(1.0, second)).devices() == {second}
 
 
@@ -356,7 +356,7 @@ def test_both_work_in_one_process_in_either_order(order, name):
 
 
 def test_the_page_about_torch_runs():
-    """As written; and the gradients that autograd hands on are those of differences."""
+    """The blocks of the page run, and the gradients of autograd equal finite differences."""
     torch = library("torch")
     page = Path(__file__).resolve().parents[2] / "docs" / "torch.md"
     [code] = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)

@@ -90,7 +90,7 @@ def test_circular_padding_equals_wrapping_the_input(rng):
     [
         ({"padding": "causal"}, "padding='causal' is not known"),
         ({"padding": ((1, 1),)}, r"padding=\(\(1, 1\),\) is not known; give .* 2 pairs"),
-        ({"padding": (1, 1)}, "holds what is no pair"),
+        ({"padding": (1, 1)}, r"padding must hold a pair \(before, after\) for each dimension, got"),
         ({"padding": ((1, -1), (0, 0))}, "padding=-1 is too small"),
         ({"padding": ((1, 1, 1), (0, 0))}, "has 3 entries"),
         ({"padding": ((3, 0), (0, 0))}, "is as large as the kernel, which spans"),
@@ -103,9 +103,9 @@ def test_circular_padding_equals_wrapping_the_input(rng):
         ({"bias_sharing": "none"}, "bias_sharing='none' is not known; give one of 'position', 'filter'"),
         ({"kernel_mask": np.ones(3, bool)}, r"give \(P, K\), or \(P, K, F\)"),
         ({"kernel_mask": np.ones((3, 3))}, "kernel_mask has dtype float64; give booleans"),
-        ({"kernel_mask": {"shape": [3, 3], "bits": "!"}}, "is no config of a mask"),
-        ({"kernel_mask": {"shape": [3, 10**12], "bits": "AAAA"}}, "is no config of a mask"),
-        ({"kernel_mask": {"shape": [-8, -1], "bits": "AA=="}}, "is no config of a mask"),
+        ({"kernel_mask": {"shape": [3, 3], "bits": "!"}}, "invalid config of kernel_mask"),
+        ({"kernel_mask": {"shape": [3, 10**12], "bits": "AAAA"}}, "invalid config of kernel_mask"),
+        ({"kernel_mask": {"shape": [-8, -1], "bits": "AA=="}}, "invalid config of kernel_mask"),
     ],
 )
 def test_invalid_parameters(settings, match):

@@ -78,7 +78,7 @@ def test_flatten():
     assert layer(x[:0]).shape == (0, 12)
     assert layer.count_params() == 0
     assert layer.get_weights() == []
-    assert repr(layer) == f"<Flatten {layer.name!r}>"
+    assert repr(layer) == f"<Flatten {layer.name!r}: data_format='channels_last'>"
     layer.set_weights([])
     with pytest.raises(ValueError, match="Flatten has none"):
         layer.set_weights([x])

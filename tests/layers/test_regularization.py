@@ -57,7 +57,7 @@ def test_penalties_of_large_arrays_need_no_memory_of_their_size(monkeypatch):
         (constraints.get, "nope", ValueError, "give one of"),
         (constraints.get, 3, TypeError, "constraint must be .* or a callable .*, got 3"),
         (constraints.get, "radial_constraint", ValueError, "each position has its own kernel"),
-        (constraints.get, {"class_name": "MaxNorm", "config": {"wide": 1}}, TypeError, "cannot be made"),
+        (constraints.get, {"class_name": "MaxNorm", "config": {"wide": 1}}, TypeError, "cannot create constraint from"),
     ],
 )
 def test_invalid_identifiers(get, identifier, error, match):
@@ -70,8 +70,8 @@ def test_settings_are_checked():
         (lambda: regularizers.L1(-1), "l1 must be >= 0, got -1"),
         (lambda: constraints.MaxNorm(-1), "max_value must be >= 0, got -1"),
         (lambda: constraints.MinMaxNorm(2, 1), "min_value must be <= max_value, got 2 and 1"),
-        (lambda: regularizers.L2(np.nan), "l2=nan"),
-    ):  # fmt: skip
+        (lambda: regularizers.L2(np.nan), "l2 must be finite, got nan"),
+    ):
         with pytest.raises(ValueError, match=match):
             make()
     layer = lc.LocallyConnected2D(2, 2, bias_constraint=constraints.UnitNorm(axis=3))

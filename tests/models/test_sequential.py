@@ -470,7 +470,7 @@ def test_an_initializer_that_uses_its_model_raises():
         ({"layers": "Dense"}, "layers='Dense' of the config is a str"),
         ({"layers": [3]}, "layers of the config holds 3"),
         ({"layers": [{"config": {}}]}, "layers of the config holds"),
-        ({"layers": [{"class_name": "Dense"}]}, "config=None is no config"),
+        ({"layers": [{"class_name": "Dense"}]}, "config must be a dict of keyword arguments, .*, got None"),
         ({"layers": [], "build_input_shape": 3}, "input_shape=3 must be a tuple"),
     ],
 )

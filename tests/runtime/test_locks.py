@@ -691,7 +691,7 @@ def test_who_reads_may_read_again_and_not_write():
             time.sleep(0.001)
         with lock.shared():
             done.append("read again")
-        with pytest.raises(RuntimeError, match="in the middle of one of its calls"), lock.exclusive():
+        with pytest.raises(RuntimeError, match="code that interrupts one of its calls"), lock.exclusive():
             pass
         time.sleep(0.05)
         assert done == ["read again"]

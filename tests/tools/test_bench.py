@@ -1,4 +1,4 @@
-"""The benchmark's answers and form; never its times."""
+"""The results and output of the benchmark, not its times."""
 
 import json
 
@@ -20,7 +20,7 @@ def test_rows_are_complete(implementation, dtype, capsys, tmp_path):
     for row in rows:
         assert 0 < row["low"] <= row["median"] <= row["high"]
         assert row["repeats"] == 5
-    # Only connections that exist count: 36 positions, 9 entries, 8 filters, 128 samples.
+    # Counts existing connections: 36 positions, 9 elements of a window, 8 filters, 128 samples.
     forward, _, step = rows
     assert forward["gflops"] * forward["median"] * 1e9 == pytest.approx(2 * 128 * 36 * 9 * 8)
     assert step["gflops"] * step["median"] * 1e9 == pytest.approx(3 * 2 * 128 * 36 * 9 * 8)
@@ -38,10 +38,10 @@ def test_clipped_connections_do_not_count():
     assert forward.gflops * forward.median * 1e9 == pytest.approx(2 * 2 * connections * 3)
 
 
-def test_wrong_answers_are_not_timed(monkeypatch):
-    real = Loops.backward
-    monkeypatch.setattr(Loops, "backward", lambda *a, **s: tuple(np.abs(part) for part in real(*a, **s)))
-    with pytest.raises(ArithmeticError, match="implementation 1 gives wrong answers on digits"):
+def test_wrong_results_are_not_timed(monkeypatch):
+    real = Loops.gradients
+    monkeypatch.setattr(Loops, "gradients", lambda *a, **s: tuple(np.abs(part) for part in real(*a, **s)))
+    with pytest.raises(ArithmeticError, match="implementation 1 gives wrong results on digits"):
         bench.measure(bench.WORKLOADS["digits"], seconds=0)
 
 
@@ -53,7 +53,7 @@ def test_every_workload_is_a_layer():
         ).connections
 
 
-def test_a_size_of_ones_own(capsys):
+def test_a_custom_size(capsys):
     size = ["--input", "6", "5", "2", "--filters", "3", "--kernel", "2", "3", "--batch", "4", "--strides", "1", "2"]
     assert command_line.main(["bench", *size, "--padding", "same", "--seconds", "0", "--implementation", "1", "3"]) == 0
     assert capsys.readouterr().out.count("own") == 6
@@ -66,12 +66,12 @@ def test_a_size_of_ones_own(capsys):
         (["--workload", "digits", "--input", "4", "4", "1"], "give either"),
         (["--workload", "nope"], "invalid choice: 'nope'"),
         (["--input", "2", "2", "1"], r"kernel_size=(3, 3) does not fit input (2, 2)"),
-        (["--input", "0", "2", "1"], "'0' is no integer of at least 1"),
+        (["--input", "0", "2", "1"], "'0' is not an integer of at least 1"),
         (["--workload", "digits", "--threads", "100000"], "number of threads must be between"),
         (["--workload", "digits", "--seconds", "0", "--json", "/dev/null/x"], "Not a directory"),
     ],
 )
-def test_wrong_values_end_with_a_message_and_code_2(arguments, message, capsys):
+def test_invalid_arguments_are_errors_with_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         command_line.main(["bench", *arguments])
     assert error.value.code == 2

@@ -1,4 +1,4 @@
-"""The command line, and the main job on scikit-learn's 8 x 8 digits."""
+"""The command ``train``, on scikit-learn's 8 x 8 digits."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ from lcnumba import __main__ as command_line
 from lcnumba.tools import demo
 
 
-def test_it_trains_saves_and_draws(tmp_path, capsys):
+def test_train_saves_and_plots(tmp_path, capsys):
     folder = tmp_path / "out" / "deep"
     assert command_line.main(["train", "--data", "digits", "--epochs", "15", "--output", str(folder)]) == 0
     out = capsys.readouterr().out
@@ -39,7 +39,7 @@ def test_implementations_give_the_same_losses(tmp_path, capsys):
     assert losses[0][-1] < losses[0][0]
 
 
-def test_mnist_is_split_into_4000_and_1000_with_equal_shares():
+def test_mnist_is_a_stratified_split_of_4000_and_1000():
     (x, y), (x_test, y_test) = demo.load_data("mnist")
     assert x.shape == (4000, 28, 28, 1)
     assert x_test.shape == (1000, 28, 28, 1)
@@ -53,17 +53,17 @@ def test_mnist_is_split_into_4000_and_1000_with_equal_shares():
     ("arguments", "message"),
     [
         (["--data", "cifar"], "--data: invalid choice: 'cifar'"),
-        (["--epochs", "0"], "--epochs: '0' is no integer of at least 1"),
-        (["--epochs", "many"], "--epochs: 'many' is no integer"),
-        (["--batch-size", "-3"], "--batch-size: '-3' is no integer of at least 1"),
+        (["--epochs", "0"], "--epochs: '0' is not an integer of at least 1"),
+        (["--epochs", "many"], "--epochs: 'many' is not an integer"),
+        (["--batch-size", "-3"], "--batch-size: '-3' is not an integer of at least 1"),
         (["--implementation", "4"], "--implementation: invalid choice: "),
         (["--optimizer", "lbfgs"], "--optimizer: invalid choice: 'lbfgs'"),
-        (["--seed", "-1"], "--seed: '-1' is no integer of at least 0"),
+        (["--seed", "-1"], "--seed: '-1' is not an integer of at least 0"),
         (["--nope"], "unrecognized arguments: --nope"),
         (["--output", "/dev/null/x"], "argument --output: "),
     ],
 )
-def test_wrong_values_end_with_a_message_and_code_2(arguments, message, capsys):
+def test_invalid_arguments_are_errors_with_code_2(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
         command_line.main(["train", *arguments])
     assert error.value.code == 2

@@ -1,4 +1,4 @@
-"""What ``python -m lcnumba info`` tells."""
+"""The output of ``python -m lcnumba info``."""
 
 import os
 import subprocess
@@ -14,24 +14,24 @@ from lcnumba.tools import info
 
 
 @pytest.fixture(autouse=True)
-def usual(monkeypatch):
-    """Whatever threads this process has."""
+def safe_threads(monkeypatch):
+    """Make the output independent of the threading layer of this process."""
     monkeypatch.setattr(threads, "threading_layer", lambda: "omp")
     monkeypatch.setattr(threads, "numba_is_safe", lambda: True)
 
 
 def warnings():
-    return " | ".join(info.look().warnings)
+    return " | ".join(info.collect().warnings)
 
 
-def test_it_tells_what_there_is(capsys, monkeypatch):
+def test_the_configuration_is_printed(capsys, monkeypatch):
     monkeypatch.setenv("NUMBA_FANCY", "1")
     assert command_line.main(["info"]) == 0
-    told = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "warning" not in line)
-    assert set(told) >= {"numba", "llvmlite", "numpy", "scipy", "array-api-compat", "Python", "threads", "memory"}
-    assert told["answers"] == "right"
-    assert f"{8 * vectors.host_bytes()} bits" in told["vectors"]
-    assert "NUMBA_FANCY=1" in told["settings"]
+    facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "warning" not in line)
+    assert set(facts) >= {"numba", "llvmlite", "numpy", "scipy", "array-api-compat", "Python", "threads", "memory"}
+    assert facts["answers"] == "right"
+    assert f"{8 * vectors.host_bytes()} bits" in facts["vectors"]
+    assert "NUMBA_FANCY=1" in facts["settings"]
 
 
 def test_wrong_answers_are_a_failure(capsys, monkeypatch):
@@ -41,16 +41,16 @@ def test_wrong_answers_are_a_failure(capsys, monkeypatch):
 
 
 def test_answers_are_compared_with_the_definition(monkeypatch):
-    assert info._answers()
+    assert info._answers_are_right()
     monkeypatch.setattr("lcnumba.testing.reference.forward", lambda *_, **__: 0)
-    assert not info._answers()
+    assert not info._answers_are_right()
 
 
-def test_it_tells_why_there_are_no_answers(capsys, monkeypatch):
+def test_an_error_of_the_threads_is_a_warning(capsys, monkeypatch):
     def refuse(*_):
         raise RuntimeError("Numba cannot load the threading layer 'tbb', ...")
 
-    monkeypatch.setattr(info, "_answers", refuse)
+    monkeypatch.setattr(info, "_answers_are_right", refuse)
     assert command_line.main(["info"]) == 1
     out = capsys.readouterr().out
     assert "warning: Numba cannot load the threading layer 'tbb', ..." in out
@@ -58,12 +58,12 @@ def test_it_tells_why_there_are_no_answers(capsys, monkeypatch):
     assert "do not use" not in out
 
 
-def test_it_tells_that_nothing_is_compiled(tmp_path):
+def test_a_disabled_jit_is_a_warning(tmp_path):
     command = [sys.executable, "-P", "-m", "lcnumba", "info"]
     environ = os.environ | {"NUMBA_DISABLE_JIT": "1"}
     found = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=240, check=True)
     assert [line for line in found.stdout.splitlines() if line.startswith("warning")] == [
-        "warning: NUMBA_DISABLE_JIT is set: everything is computed by Python, thousands of times slower; unset it"
+        "warning: NUMBA_DISABLE_JIT is set: kernels are interpreted, which is thousands of times slower; unset it"
     ]
 
 
@@ -75,21 +75,21 @@ def test_it_tells_that_nothing_is_compiled(tmp_path):
         (lambda m: m.setattr(vectors, "TILED", False), "LCNUMBA_TILE=0 is set"),
         (lambda m: m.setattr(threads, "threading_layer", lambda: "workqueue"), "lcnumba[threads]"),
         (lambda m: m.setattr(threads, "threading_layer", lambda: "none"), "no threads can be started"),
-        (lambda m: m.setattr(threads, "numba_is_safe", lambda: False), "kernels run on Python's threads"),
+        (lambda m: m.setattr(threads, "numba_is_safe", lambda: False), "kernels run on Python threads, which start"),
         (lambda m: m.setattr(threads, "count", lambda: 10_000), "10000 threads share"),
         (lambda m: m.setattr(info, "_cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
     ],
 )
-def test_what_is_wrong_is_said(change, words, monkeypatch):
-    monkeypatch.setattr(info, "_answers", lambda: True)
+def test_problems_are_warnings(change, words, monkeypatch):
+    monkeypatch.setattr(info, "_answers_are_right", lambda: True)
     assert words not in warnings()
     change(monkeypatch)
     assert words in warnings()
 
 
-def test_the_folder_of_compiled_code(tmp_path, monkeypatch):
-    info._answers()  # so that there is something
-    monkeypatch.setattr(info, "_answers", lambda: True)
+def test_the_cache_folder(tmp_path, monkeypatch):
+    info._answers_are_right()  # compiles
+    monkeypatch.setattr(info, "_answers_are_right", lambda: True)
     folder = info._cache_folder()
     good = next(file for file in folder.glob("*.nbi") if is_usable(file))
     monkeypatch.setattr(info, "_cache_folder", lambda: tmp_path)
@@ -98,18 +98,18 @@ def test_the_folder_of_compiled_code(tmp_path, monkeypatch):
     (tmp_path / "b.nbc").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     (tmp_path / "c.py").touch()
     (tmp_path / "d.nbi").symlink_to(tmp_path / "nowhere")  # as if another process had just replaced it
-    found = info.look()
-    assert "1 files, 1 of other versions or damaged" in found.facts["compiled code"]
+    found = info.collect()
+    assert "1 files, 1 damaged or of other versions" in found.facts["compiled code"]
     assert str(tmp_path) not in " ".join(found.warnings)
     tmp_path.chmod(0o777)
-    assert f"everybody can write to {tmp_path}" in warnings()
+    assert f"{tmp_path} is world-writable" in warnings()
     tmp_path.chmod(0o700)
     monkeypatch.setattr("os.access", lambda *_: False)
-    assert f"{tmp_path} cannot be written to" in warnings()
+    assert f"{tmp_path} is not writable" in warnings()
 
 
-def test_quotas_are_told(monkeypatch):
+def test_quotas_are_printed(monkeypatch):
     monkeypatch.setattr(memory, "processors", lambda: 1.5)
-    assert info._processors().endswith(", time of 1.5 by control groups")
+    assert info._processors().endswith(", limited to 1.5 by control groups")
     monkeypatch.setattr(memory, "available", lambda: None)
     assert info._memory() == "unknown"

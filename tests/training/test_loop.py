@@ -114,7 +114,7 @@ def test_progress_without_tqdm_is_a_line_an_epoch(data, capsys, monkeypatch):
         ({"epochs": -1}, ValueError, "epochs=-1"),
         ({"epochs": 1.5}, TypeError, "epochs=1.5"),
         ({"batch_size": 0}, ValueError, "batch_size=0"),
-        ({"lr": np.nan}, ValueError, "lr=nan"),
+        ({"lr": np.nan}, ValueError, "lr must be finite, got nan"),
         ({"metrics": ["nope"]}, ValueError, "metric='nope'"),
         ({"y": np.full(90, 3)}, ValueError, r"labels y must be in \[0, 2\], got 3 to 3"),
         ({"x": np.zeros((90, 4, 5, 1))}, ValueError, "x has shape"),
@@ -561,7 +561,7 @@ def test_penalties_that_dominate_the_loss_are_a_warning(rng):
         if not dominate:
             net.fit(x, x, **settings)
             continue
-        with pytest.warns(RuntimeWarning, match="penalties are .* in the first epoch, and the loss without") as caught:
+        with pytest.warns(RuntimeWarning, match="penalties are .* in the first epoch, but the loss without") as caught:
             net.fit(x, x, **settings)
         assert len(caught) == 1
 
@@ -694,7 +694,7 @@ def test_figures_that_are_nan_or_unknown_to_auto_are_told(data):
     def r2(y_true, y_pred):
         return 1.0
 
-    with pytest.raises(ValueError, match=r"mode='auto' does not tell whether a larger 'r2' is better; give mode='max'"):
+    with pytest.raises(ValueError, match=r"mode='auto' does not know the direction of monitor='r2'; give mode='max'"):
         net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2")], progress=False)
     net.fit(x, y, metrics=[r2], callbacks=[lc.callbacks.EarlyStopping("r2", mode="max")], progress=False)
 

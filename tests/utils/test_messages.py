@@ -26,7 +26,7 @@ class Stopping(lc.callbacks.EarlyStopping):
 # What is called, with which wrong argument, and what it is called here.
 WORDS = [
     (lc.Adam, {"learning_rate": 0.01}, r"^Adam\(\) got an unexpected .*compile\(lr=\.\.\.\), fit\(lr=.* step\(grads"),
-    (lc.SGD, {"lr": 0.1}, r"^SGD\(\) got .*'lr' \(0\.1\): the learning rate is no setting of an optimizer here"),
+    (lc.SGD, {"lr": 0.1}, r"^SGD\(\) got .*'lr' \(0\.1\): the learning rate is not a parameter of the optimizer"),
     (lc.SGD, {"decay": 0.1}, r"ExponentialDecay"),
     (lc.Adam, {"clipnorm": 1.0}, r"compile\(clip_value=\.\.\.\) and compile\(clip_norm="),
     (lc.Adam, {"betas": (0.9, 0.99)}, r"give beta_1 and beta_2"),
@@ -63,14 +63,14 @@ METHODS = [
     ("fit", {"x": X, "y": Y, "learning_rate": 1}, "called lr here"),
     ("fit", {"x": X, "y": Y, "workers": 2}, "DataLoader"),
     ("fit", {"x": X, "y": Y, "patience": 2}, "EarlyStopping"),
-    ("fit", {"x": X, "y": Y, "validation_steps": 2}, "gone through as a whole"),
+    ("fit", {"x": X, "y": Y, "validation_steps": 2}, "all samples of an array are used"),
     ("fit", {"x": X, "y": Y, "optimizer": "adam"}, r"compile\(optimizer\)"),
     ("evaluate", {"x": X, "y": Y, "verbose": 0}, "nothing is printed here"),
     ("evaluate", {"x": X, "y": Y, "return_dict": True}, "a dict is always returned"),
     ("predict", {"x": X, "verbose": 0}, r"^predict\(\) .*nothing is printed here"),
     ("train_on_batch", {"x": X, "y": Y, "return_dict": True}, "a dict is always returned"),
     ("save", {"path": "a.npz", "overwrite": True}, "an older file is replaced"),
-    ("summary", {"line_length": 80}, "as wide as it must be"),
+    ("summary", {"line_length": 80}, "as wide as its contents"),
     ("__call__", {"x": X, "training": True}, r"^Sequential instance\(\) .*forward\(x\) is training"),
     ("step", {"grads": [], "learning_rate": 1}, "called lr here"),
 ]
@@ -140,7 +140,7 @@ def test_the_class_that_was_called_is_told():
 
 
 def test_optimizers_in_configs_of_keras():
-    with pytest.raises(TypeError, match="the learning rate is no setting of an optimizer here"):
+    with pytest.raises(TypeError, match="the learning rate is not a parameter of the optimizer"):
         lc.optimizers.get({"class_name": "Adam", "config": {"learning_rate": 0.001}})
 
 

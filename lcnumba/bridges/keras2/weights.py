@@ -123,7 +123,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
         return [kernel, *bias]
     warn_softmax_axis([layer])
     geometry = _geometry(layer, layer.input_shape)
-    wanted = _own_implementation(layer) if implementation is None else integer("implementation", implementation)
+    wanted = _default_implementation(layer) if implementation is None else integer("implementation", implementation)
     number = choice("implementation", wanted, (1, 2, 3))
     if number == 1 and layer.padding == "same":
         raise ValueError("Keras has no implementation 1 with padding='same'; give implementation=2 or 3")
@@ -244,7 +244,7 @@ def resolve_data_format(layer: Any, data_format: str | None) -> str:
     return resolved
 
 
-def _own_implementation(layer: Any) -> int:
+def _default_implementation(layer: Any) -> int:
     return layer.implementation if isinstance(layer.implementation, int) else 1
 
 

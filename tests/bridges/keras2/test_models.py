@@ -177,7 +177,7 @@ def test_the_same_layer_has_the_same_numbers_in_all_formats():
         (
             "nested.weights.h5",
             "sequential",
-            "'sequential' is a model; give one of its layers sequential/locally_connected1d, ",
+            "'sequential' is a model; give one of its layers sequential/locally_conn",
         ),
         ("nested.keras", "nope", "there is no layer 'nope'; its layers are out, inner/sub, inner/sub2$"),
         (
@@ -276,9 +276,7 @@ def test_weights_for_a_softmax_over_the_width_are_a_warning(tmp_path):
         lambda: lc.import_weights(layer, lc.load_keras_weights(FOLDER / "width.keras", "wide")),
         lambda: lc.save_keras_weights(model, tmp_path / "w.h5"),
     ):  # fmt: skip
-        with pytest.warns(
-            UserWarning, match="with channels_first is over the width in Keras, but over the channels in"
-        ):
+        with pytest.warns(UserWarning, match="channels_first is over the width in Keras, but over the channels in"):
             action()
 
 
@@ -298,7 +296,10 @@ DIFFERENT = {
         first_settings(activation={"class_name": "Softmax", "config": {"axis": -1}}, data_format="channels_first"),
         "over the width",
     ),
-    "Softmax of an axis": (first_settings(activation={"class_name": "Softmax", "config": {"axis": 1}}), "axis=1"),
+    "Softmax of an axis": (
+        first_settings(activation={"class_name": "Softmax", "config": {"axis": 1}}),
+        r"axis of softmax must be -1, .*, got 1",
+    ),
     "mixed precision": (
         first_settings(dtype={"class_name": "Policy", "config": {"name": "mixed_float16"}}),
         "has dtype 'mixed_float16'; must be float32 or float64",
@@ -307,7 +308,7 @@ DIFFERENT = {
     "half activation": (lambda entries: entries[-1]["config"].update(dtype="bfloat16"), "has dtype 'bfloat16'"),
     "noise_shape": (
         lambda entries: entries[2]["config"].update(noise_shape=[1]),
-        "has noise_shape, which Dropout does not support",
+        "has noise_shape, which",
     ),
     "Dense on a grid": (lambda entries: entries.pop(4), r"is a Dense on inputs of shape \(None, 4, 3, 2\)"),
     "custom class": (
@@ -665,7 +666,7 @@ BROKEN = {
     ),
     "huge input": (
         config_changed(lambda entries: shaped_input(entries, [None, 10**5, 10**5, 2])),
-        "too small for|has shape",
+        r"input_shape=\d+ is too large",
     ),
     "no input": (config_changed(lambda entries: shaped_input(entries, [])), "cannot be read|entries"),
     "negative input": (
@@ -774,7 +775,7 @@ def test_a_frozen_program_does_not_run_itself(monkeypatch):
     monkeypatch.setattr(files.subprocess, "run", lambda *_, **__: pytest.fail("it was run"))
     with pytest.raises(
         KerasFileError,
-        match="a frozen program cannot start the Python process that reads it; run 'python -m lcnumba convert",
+        match=r"a frozen program cannot start the Python .*; run 'python -m lcnumba convert",
     ):
         lc.load_keras(FOLDER / "digits.keras")
 

@@ -1,4 +1,4 @@
-"""Every number of generated configurations equals what tf_keras recorded; `interop/keras_parity.py` makes the file."""
+"""Results of generated configurations equal those of tf_keras, recorded by `interop/keras_parity.py`."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 CLASSES = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D}
 
 
-def made(case, **changes):
+def make_layer(case, **changes):
     optimizer = case["optimizer"]
     if not isinstance(optimizer, str):
         optimizer = getattr(lc, optimizer[0])(**optimizer[1])
@@ -30,8 +30,8 @@ def close(actual, expected, dtype):
 
 @pytest.mark.parametrize("implementation", [1, 2, 3])
 @pytest.mark.parametrize("number", range(len(TABLE["cases"])))
-def test_three_steps_are_those_of_keras(number, implementation):
-    """Whatever implementation Keras computed with, and whatever ours does."""
+def test_three_steps_equal_those_of_keras(number, implementation):
+    """For all implementations in Keras and here."""
     case = TABLE["cases"][number]
     dtype, stored = case["dtype"], case["settings"]["implementation"]
 
@@ -39,7 +39,7 @@ def test_three_steps_are_those_of_keras(number, implementation):
         names = (f"{number}_{step}weight_{n}" for n in range(2))
         return [GOLDEN[name] for name in names if name in GOLDEN]
 
-    layer = made(case, implementation=implementation)
+    layer = make_layer(case, implementation=implementation)
     step = 0
     while f"{number}_{step}_x" in GOLDEN:
         x, dy, y, dx, losses = (GOLDEN[f"{number}_{step}_{name}"] for name in ("x", "dy", "y", "dx", "losses"))
@@ -52,8 +52,8 @@ def test_three_steps_are_those_of_keras(number, implementation):
         close(backward.step(dy, lr=TABLE["rate"]), dx, dtype)
         expected = weights(f"{step}_")
         exported = lc.export_weights(layer, stored)
-        # The dense form holds anything where no connection exists.
-        twin = made(case)
+        # Elements of the dense layout without a connection are arbitrary.
+        twin = make_layer(case)
         twin.build(x.shape)
         lc.import_weights(twin, expected)
         for a, b in zip(layer.get_weights(), twin.get_weights(), strict=True):
