@@ -80,7 +80,7 @@ class Stateless(PublicNames):
         return f"<{type(self).__name__} {self.name!r}: {settings}>"
 
     def get_config(self) -> dict[str, Any]:
-        """Return the arguments that make an equal layer.
+        """Return the constructor arguments of an equal layer.
 
         Returns
         -------

@@ -676,7 +676,7 @@ BROKEN = {
     "unknown setting": (config_changed(lambda entries: entries[1]["config"].update(foo=1)), "foo"),
     "name twice": (
         config_changed(lambda entries: entries[3]["config"].update(name="first")),
-        "is in the model already",
+        "is already in the model",
     ),
     "no layers": (config_changed(lambda entries: entries.clear()), "has no input shape|has weights of"),
 }
