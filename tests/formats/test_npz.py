@@ -157,7 +157,7 @@ def rewritten(path, change):
         (lambda a, d: d["model"]["layers"][0].update(class_name="os.system"), "layer class 'os.system' is not known"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(foo=1), "holds no config.*foo"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=7), "has shape"),
-        (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**12), "has shape"),
+        (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**12), "input_shape=10+ is too large"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(filters=10**30), "too large"),
         (lambda a, d: d["model"]["layers"][0]["config"].update(kernel_regularizer="nope"), "not known"),
         (lambda a, d: d["model"]["layers"].append({"class_name": "Flatten", "config": {"name": "dense"}}), "already"),
