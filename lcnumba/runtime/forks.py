@@ -20,6 +20,8 @@ __all__ = ["guard", "in_children"]
 # Seconds that a fork waits at most: three times what importing Numba (2) and compiling a kernel (3) take, for a busy
 # machine. The bound ends a deadlock, where the other thread waits for a lock that the forking one holds.
 TIMEOUT = 15.0
+# Seconds without an import after which the other threads are taken to have finished: one import follows another.
+PAUSE = 0.1
 
 # What the library computes with; Numba imports parts of NumPy when it compiles.
 _PACKAGES = ("lcnumba", "llvmlite", "numba", "numpy", "scipy")
@@ -65,7 +67,12 @@ def _wait_for_others() -> None:
     _held.locks = []
     end = time.monotonic() + TIMEOUT
     own = set(_modules_of_this_thread())
-    while not own.issuperset(_modules_being_imported()) and time.monotonic() < end:
+    last = -PAUSE  # no wait if no import is in progress
+    while (now := time.monotonic()) < end:
+        if not own.issuperset(_modules_being_imported()):
+            last = now
+        elif now - last >= PAUSE:
+            break
         time.sleep(0.001)
     for lock in _compiler_locks():
         if lock.acquire(timeout=max(0, end - time.monotonic())):
