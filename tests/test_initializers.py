@@ -182,7 +182,7 @@ def test_settings_are_plain_numbers():
 
 def test_an_initializer_that_uses_its_layer_is_an_error_and_no_deadlock():
     layer = lc.LocallyConnected2D(2, 3, kernel_initializer=lambda *_: layer.get_weights())
-    with pytest.raises(RuntimeError, match="while it is being built or changed: not by initializers"):
+    with pytest.raises(RuntimeError, match="while it is being built or changed: not by its initializers"):
         layer(np.ones((1, 6, 6, 1)))
     assert not layer.built
 
