@@ -459,7 +459,7 @@ def test_an_initializer_that_uses_its_model_raises():
     model = lc.Sequential()
     model.add(lc.Dense(3))
     model.add(lc.Dense(3, kernel_initializer=lambda *_: model(np.ones((1, 2)))))
-    with pytest.raises(RuntimeError, match="while it is being built or changed: not by initializers"):
+    with pytest.raises(RuntimeError, match="while it is being built or changed: not by its initializers"):
         model(np.ones((1, 2)))
 
 
