@@ -236,7 +236,7 @@ def test_a_refused_checkpoint_builds_no_model(tmp_path):
     x, y = np.ones((8, 3)), np.ones((8, 1))
 
     class Stop(lc.callbacks.Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             run.stop()
 
     def fit(model, size, *callbacks):

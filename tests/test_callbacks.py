@@ -95,7 +95,7 @@ def test_the_table_is_complete_at_any_time(tmp_path):
     path, seen = tmp_path / "log.csv", []
 
     class Look(Callback):
-        def after_epoch(self, run, figures):
+        def after_epoch(self, run, logs):
             seen.append(path.read_text())
 
     _, history = run([3, 2, 1], CSVLogger(path), Look(), metrics=["mae"])
@@ -194,7 +194,7 @@ def test_callbacks_are_closed_whatever_happens():
     seen = []
 
     class Fails(Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             raise RuntimeError("mine")
 
         def on_train_end(self, run):
@@ -219,7 +219,7 @@ def test_callbacks_are_closed_whatever_happens():
 
 def test_stop_ends_the_training_after_the_batch():
     class Stop(Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             if run.step == 3:
                 run.stop()
 
@@ -230,10 +230,10 @@ def test_stop_ends_the_training_after_the_batch():
 
 def test_a_callback_may_set_the_rate_and_read_it():
     class Set(Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             run.lr = 0.25
 
-        def on_epoch_end(self, run, figures):
+        def on_epoch_end(self, run, logs):
             assert run.lr == 0.25
             with pytest.raises(ValueError, match=r"lr must be at least 0 .*, got -1"):
                 run.lr = -1
@@ -264,7 +264,7 @@ def test_bars_and_lines(capsys, monkeypatch):
     assert [(bar.n, bar.total, bar.desc) for bar in made] == [(2, 2, "epoch 1/2"), (2, 2, "epoch 2/2")]
 
     class Fails(Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             raise RuntimeError("mine")
 
     with pytest.raises(RuntimeError, match="mine"):

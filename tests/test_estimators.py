@@ -191,9 +191,9 @@ def test_rates(digits, monkeypatch):
     rates = []
     before = estimators._Monitor.on_epoch_end
 
-    def on_epoch_end(self, run, figures):
+    def on_epoch_end(self, run, logs):
         rates.append(run.lr)
-        before(self, run, figures)
+        before(self, run, logs)
 
     monkeypatch.setattr(estimators._Monitor, "on_epoch_end", on_epoch_end)
     classifier(max_iter=3, learning_rate="invscaling", learning_rate_init=0.5, solver="sgd").fit(X, y)
@@ -479,9 +479,9 @@ def test_what_interrupts_a_fit_leaves_the_estimator_as_it_was(error, digits, mon
     before, drawn, network, curve = whole(model), random.get_state(), model.model_, model.loss_curve_
     epochs = []
 
-    def on_epoch_end(self, run, figures):
-        epochs.append(figures)
-        follow(self, run, figures)
+    def on_epoch_end(self, run, logs):
+        epochs.append(logs)
+        follow(self, run, logs)
         if len(epochs) == 2:
             raise error
 

@@ -73,7 +73,7 @@ def test_an_epoch_that_was_broken_off_keeps_what_has_been_collected(rng, tmp_pat
     y = (x[:, :1] > 0.3).astype(np.float32)
 
     class Stop(lc.callbacks.Callback):
-        def after_batch(self, run, figures):
+        def after_batch(self, run, logs):
             if run.step == 8:
                 run.stop()
 

@@ -40,7 +40,7 @@ class Crash(Callback):
     def __init__(self, after):
         self.left = after
 
-    def after_batch(self, run, figures):
+    def after_batch(self, run, logs):
         self.left -= 1
         if not self.left:
             raise RuntimeError("crash")
@@ -508,7 +508,7 @@ def test_a_stop_before_the_last_epoch_is_not_saved(data, tmp_path):
     path = tmp_path / "run.npz"
 
     class Stop(Callback):
-        def on_epoch_end(self, run, figures):
+        def on_epoch_end(self, run, logs):
             run.stop()
 
     settings = {"epochs": 3, "progress": False, "resume": path}
@@ -525,7 +525,7 @@ def test_training_stopped_within_an_epoch_resumes_there(moment, every, data, tmp
         def __init__(self, step):
             self.step = step
 
-    def stop(self, run, figures):
+    def stop(self, run, logs):
         if run.step == self.step:
             run.stop()
 

@@ -12,7 +12,7 @@ from lcnumba.runtime import compilation
 class WhileItCompiles(lc.callbacks.Callback):
     """Let a kernel be compiled, or seem so, within the first batch."""
 
-    def before_step(self, run, figures):
+    def before_step(self, run, logs):
         if not run.step:
             compilation.started("forward")
             compilation.finished("forward")
@@ -102,7 +102,7 @@ def test_a_line_says_so_without_tqdm(monkeypatch, capsys):
 
 def test_nobody_listens_after_an_error():
     class Fails(lc.callbacks.Callback):
-        def before_step(self, run, figures):
+        def before_step(self, run, logs):
             raise OSError("no")
 
     with pytest.raises(OSError, match="no"):

@@ -267,7 +267,7 @@ def test_accumulated_batches_are_one_large_batch(data):
     seen = []
 
     class Count(Callback):
-        def on_batch_end(self, run, figures):
+        def on_batch_end(self, run, logs):
             seen.append((run.batch, run.step, run.between_steps))
 
     one.fit(x, y, batch_size=20, shuffle=False, progress=False, callbacks=[Count()], epochs=2)
@@ -377,7 +377,7 @@ class Interrupt(Callback):
     def __init__(self, batch):
         self.batch = batch
 
-    def before_step(self, run, figures):
+    def before_step(self, run, logs):
         if run.epoch == 1 and run.batch == self.batch:
             signal.raise_signal(signal.SIGINT)
 

@@ -231,11 +231,11 @@ def test_attributes_that_would_do_nothing_are_refused(name, value, hint):
 
 def test_callbacks_in_keras_words_are_told_the_words_here():
     class Stops(lc.callbacks.Callback):
-        def on_epoch_end(self, run, figures):
+        def on_epoch_end(self, run, logs):
             run.stop_training = True
 
     class Asks(lc.callbacks.Callback):
-        def on_epoch_end(self, run, figures):
+        def on_epoch_end(self, run, logs):
             self.model.stop_training = True
 
     with pytest.raises(AttributeError, match=r"Run has no attribute stop_training: a callback calls run\.stop\(\)"):
