@@ -72,7 +72,7 @@ MINUTES = 1
 stress: .venv/interop/ready ## Everything at once on each threading layer, for MINUTES each
 	.venv/interop/bin/python -m bench.stress --minutes $(MINUTES)
 
-lint: .venv/lint/ready ## Rules, format and types: ruff and mypy
+lint: .venv/lint/ready ## Rules, format, types and words: ruff, mypy, tests/words.py
 	.venv/lint/bin/ruff check
 	.venv/lint/bin/ruff format --check
 	.venv/lint/bin/mypy

@@ -10,6 +10,7 @@ from lcnumba import activations
 from lcnumba.layers.activation import Activation
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2D
+from lcnumba.layers.tree import flat_layers
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.run import History
@@ -437,11 +438,7 @@ def _layers(model: Any) -> list[Any]:
     """Return the layers of a model, with nested models expanded; or the layer itself."""
     if not isinstance(model, LocallyConnected | Sequential):
         raise TypeError(f"model is a {type(model).__name__}; give a Sequential or a locally connected layer")
-    return _leaves(model)
-
-
-def _leaves(layer: Any) -> list[Any]:
-    return [leaf for inner in layer.layers for leaf in _leaves(inner)] if isinstance(layer, Sequential) else [layer]
+    return list(flat_layers(model))
 
 
 def _index(name: str, value: Any, size: int) -> int:

@@ -9,21 +9,30 @@ import lcnumba as lc
 from lcnumba import callbacks, optimizers
 from lcnumba.training.run import Run
 
+GRADS = np.ones((3, 2), np.float32), np.ones(2, np.float32)
+STATE = np.random.default_rng(0).bit_generator.state
+
 
 def built():
+    """A layer with weights, one without, a model of both, and their pullbacks."""
     model = lc.Sequential([lc.Dense(2, input_shape=(3,)), lc.Dropout(0.5, seed=0)])
-    return model[0], model[1], model
+    x = np.ones((1, 3), np.float32)
+    return model[0], model[1], model, model[0].forward(x)[1], model.forward(x)[1]
 
 
 # Index of the object, old name, new name, arguments, and the class in the warning.
 METHODS = [
-    (0, "prepare_step", "plan_update", ((np.ones((3, 2), np.float32), np.ones(2, np.float32)), 0.5), "Dense"),
+    (0, "prepare_step", "plan_update", (GRADS, 0.5), "Dense"),
     (0, "prepare_weights", "plan_weights", ([np.ones((3, 2)), np.ones(2)],), "Dense"),
     (0, "prepare_flat", "plan_flat", (np.ones(8),), "Dense"),
     (0, "prepare_training_state", "plan_training_state", ({},), "Dense"),
     (0, "prepare_unbuild", "plan_unbuild", (), "Dense"),
     (1, "prepare_unbuild", "plan_unbuild", (), "Dropout"),
     (2, "prepare_training_state", "plan_training_state", ([{}, None],), "Sequential"),
+    (1, "prepare_training_state", "plan_training_state", (STATE,), "Dropout"),
+    (2, "prepare_step", "plan_update", ([GRADS, None], 0.5), "Sequential"),
+    (3, "prepare_step", "plan_update", (GRADS, 0.5), "Backward"),
+    (4, "prepare_step", "plan_update", ([GRADS, None], 0.5), "SequentialBackward"),
 ]
 
 
@@ -80,12 +89,40 @@ def test_custom_layers_may_have_the_old_methods():
     layer = Wrapped()
     model = lc.Sequential([layer])
     _, backward = model.forward(np.ones((1, 2)))
-    with pytest.warns(DeprecationWarning, match=r"Wrapped\.prepare_step is deprecated; name the method plan_update"):
+    message = r"Wrapped\.prepare_step is deprecated; name the method plan_update"
+    with pytest.warns(DeprecationWarning, match=message) as caught:
         backward.step(np.ones((1, 1)), lr=1.0)
+    assert [warning.filename for warning in caught] == [__file__]
     np.testing.assert_array_equal(layer.inner.kernel, np.zeros((2, 1)))
     with pytest.warns(DeprecationWarning, match=r"prepare_training_state is deprecated; name the method plan_training"):
         model.plan_training_state(model.get_training_state())()
     assert set(layer.calls) == {"step", "state"}
+
+
+def test_an_override_by_the_old_name_counts():
+    """It may call super(), by the old name."""
+    with pytest.warns(DeprecationWarning, match=r"^Halved\.prepare_step is deprecated; name the method plan_update$"):
+
+        class Halved(lc.Dense):
+            def prepare_step(self, grads, lr):
+                with pytest.warns(DeprecationWarning, match=r"^Halved\.prepare_step is deprecated; use plan_update$"):
+                    return super().prepare_step(grads, lr / 2)
+
+    layer = Halved(1, kernel_initializer="ones", use_bias=False)
+    _, backward = layer.forward(np.ones((1, 2)))
+    _, grads = backward(np.ones((1, 1)))
+    layer.step(grads, lr=1.0)
+    np.testing.assert_array_equal(layer.kernel, np.full((2, 1), 0.5))
+
+
+def test_names_of_the_module_of_training():
+    from lcnumba import training
+
+    for name in ("Run", "History"):
+        with pytest.warns(DeprecationWarning, match=f"use lcnumba.training.run.{name}"):
+            assert getattr(training, name).__name__ == name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        training.nothing  # noqa: B018
 
 
 def test_cost():
@@ -113,6 +150,7 @@ RUN = Run(MODEL, 1, 1, 0.1, ["loss", "mae"])
     [
         (MODEL, "recipe", "training_config"),
         (RUN, "names", "metric_names"),
+        (lc.Sequential().training_config, "plain", "allows_fused_step"),
         (lc.SGD, "usual_rate", "default_lr"),
         (lc.AdamW(), "usual_rate", "default_lr"),
         (lc.RMSprop, "usual_rate", "default_lr"),

@@ -31,16 +31,11 @@ class Implementation(Protocol):
         The maximal number of threads; None: as many as Numba.
     out
         The array for the result; by default a new one.
-
-    Attributes
-    ----------
-    supports_fused : bool
-        Whether `fused_update` avoids the gradient array; if not, it must not be called.
     """
 
     @property
     def supports_fused(self) -> bool:
-        """Whether `fused_update` avoids the gradient array."""
+        """Whether `fused_update` avoids the gradient array; if not, it must not be called."""
         ...
 
     def apply(

@@ -280,10 +280,10 @@ class Loops:
         workspace = (plan.ranges, zeros, xs, packed, dyt, cache_keys)
         kinds = (size, plan.VL, VN, plan.transposed)
         if plan.by_inputs:
-            inverse_map = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
+            column_segments = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
             tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, batch_tile)
             tiled_backward.backward_by_inputs(*kinds)(
-                *arrays, *tables, *changed, *workspace, inverse_map, dxt, gradient, lines, threads=threads
+                *arrays, *tables, *changed, *workspace, column_segments, dxt, gradient, lines, threads=threads
             )
         else:
             tables = (*g.bands, g.band_edges, *sizes, batch_tile, plan.k_block)

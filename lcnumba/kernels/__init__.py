@@ -18,4 +18,4 @@ Backward mirrors forward: x, kernel, bias, y / dx, dkernel, dbias, dy.
 
 from lcnumba.runtime import forks
 
-forks.guard()  # every file here imports Numba or llvmlite
+forks.guard()  # nearly every file here imports Numba or llvmlite

@@ -1,4 +1,4 @@
-"""Gradients of blocks of weights, stored or applied, and helpers that forward and backward share."""
+"""The gradient of a block of weights, stored or applied by an optimizer's formula; and packing for backward."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""The only module that configures Numba: compilation, disk cache, threads."""
+"""How kernels are compiled and run: their options, the disk cache, tasks on threads."""
 
 import functools
 import logging

@@ -9,6 +9,7 @@ from lcnumba import regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.layers.parameters import FusedUpdate, Parameters
 from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.display import PublicNames
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
@@ -43,18 +44,21 @@ class Vjp(Protocol):
     ----------
     cannot_fail : bool
         Whether no user code, which may raise, is involved.
+    supports_fused : bool
+        Whether `fused_update` can apply a rule; without, it computes dx alone, for weights that are not trainable.
     """
 
     cannot_fail: bool
+    supports_fused: bool
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         """Return dx and the gradients; raise if the weights have changed since the call."""
         ...
 
-    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
+    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]]:
         """Return ``update(kernel, rule)`` for `Parameters.plan_fused`, and the gradients of the other weights.
 
-        The function returns dx, or None without `wants_dx`, and cannot fail. None if the layer has no fused update.
+        The function returns dx, or None without `wants_dx`, and cannot fail.
         """
         ...
 
@@ -180,32 +184,41 @@ class Backward(PublicNames):
         array([[  0.5,   0. ],
                [ -9. , -14. ]], dtype=float32)
         """
-        return self._run(self._parameters.plan_fused(lr, self._version), dy, lr, wants_dx)
+        return self._run(self._plan_fused(lr), dy, lr, wants_dx)
 
     def plan_step(self, lr: float) -> Callable[[Any, bool], Any] | None:
         """Check a step before dy is known; return a function ``(dy, wants_dx) -> dx`` that runs it and cannot fail.
 
         None if user code (optimizer, activation, regularizer, constraint), which may raise, is involved.
         """
-        planned = self._parameters.plan_fused(lr, self._version)
+        self._parameters.check(lr, self._version)
         penalty = self._activity is None or self._activity.cannot_fail
-        if planned is None or not (penalty and self._vjp.cannot_fail):
+        if not (penalty and self._vjp.cannot_fail and self._parameters.supports_fused):
             return None
+        planned = self._plan_fused(lr)
         return lambda dy, wants_dx: self._run(planned, dy, lr, wants_dx)
+
+    prepare_step = Renamed("plan_update")
 
     def plan_update(self, grads: Gradients, lr: float) -> Callable[[], None]:
         """Check a step from the gradients of this call; return a function that runs it."""
         return self._parameters.plan(grads, lr, self._version)
 
+    def _plan_fused(self, lr: float) -> Callable[..., Any] | None:
+        """Plan a step that is fused, or of dx alone; None if the gradients must be computed first."""
+        if self._vjp.supports_fused or not self._parameters.trainable:
+            return self._parameters.plan_fused(lr, self._version)
+        self._parameters.check(lr, self._version)
+        return None
+
     def _run(self, planned: Callable[..., Any] | None, dy: Any, lr: float, wants_dx: bool) -> Any:
-        """Run the step, fused if that was planned and the layer supports it."""
+        """Run the step, fused if that was planned."""
         values, like = self._prepared_dy(dy)
-        fused = None if planned is None else self._vjp.fused_update(values, wants_dx)
-        if planned is None or fused is None:
+        if planned is None:
             dx, grads = self._vjp.gradients(values)
             self.plan_update(grads, lr)()
         else:
-            dx = planned(*fused)
+            dx = planned(*self._vjp.fused_update(values, wants_dx))
         return like(dx) if wants_dx else None
 
     def _prepared_dy(self, dy: Any) -> tuple[Array, Callable[[Array], Any]]:

@@ -6,8 +6,10 @@ import numpy as np
 
 from lcnumba import activations, initializers
 from lcnumba.gradients import Gradients
+from lcnumba.kernels.rules import Rule
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, regularization_config
+from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public, public_class
@@ -237,7 +239,7 @@ class _Vjp:
 
     def __init__(self, layer: Dense, x: Array, saved: Array, version: int) -> None:
         self._layer, self._x, self._saved, self._version = layer, x, saved, version
-        self.cannot_fail = activations.is_built_in(layer.activation)
+        self.cannot_fail, self.supports_fused = activations.is_built_in(layer.activation), False
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer
@@ -247,5 +249,11 @@ class _Vjp:
             dx = dz @ layer._parameters["kernel"].T
         return dx, Gradients(self._x.T @ dz, np.sum(dz, axis=0) if layer.use_bias else None)
 
-    def fused_update(self, dy: Array, wants_dx: bool) -> None:
-        """Return None: BLAS computes the whole gradient, whose size is uncritical here."""
+    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]]:
+        dz = activations.vjp(self._layer.activation, dy, self._saved) if wants_dx else None
+
+        def update(kernel: Array, rule: Rule | None) -> Array | None:
+            assert rule is None, "BLAS computes the gradient, which is no larger than the weights"
+            return None if dz is None else dz @ kernel.T
+
+        return update, {}

@@ -10,6 +10,7 @@ from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_la
 from lcnumba.layers.stateless import Stateless
 from lcnumba.utils import keras_config
 from lcnumba.utils.arrays import as_numpy, fresh
+from lcnumba.utils.display import PublicNames
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Shape
 from lcnumba.utils.validation import any_shape, choice
@@ -153,7 +154,7 @@ class Flatten(Stateless):
         return {"name": self.name, "data_format": self._data_format}
 
 
-class FlattenBackward:
+class FlattenBackward(PublicNames):
     """The pullback of a Flatten: it restores the shape."""
 
     def __init__(self, x_shape: tuple[int, ...], y_shape: tuple[int, ...], moved: bool, copies: bool) -> None:

@@ -539,6 +539,7 @@ class _Vjp:
         self._saved = saved
         self._flat = (len(x), geometry.positions, geometry.filters)
         self.cannot_fail = activations.is_built_in(layer.activation)
+        self.supports_fused = layer._implementation.supports_fused
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer, threads = self._layer, self._layer.n_threads
@@ -551,10 +552,8 @@ class _Vjp:
             )
         return layer._from_channels_last(dx.reshape(self._x_shape)), Gradients(dkernel, self._dbias(dz, y))
 
-    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]] | None:
+    def fused_update(self, dy: Array, wants_dx: bool) -> tuple[FusedUpdate, dict[str, Array]]:
         layer, implementation = self._layer, self._layer._implementation
-        if not implementation.supports_fused:
-            return None
         dz, y = self._through_activation(dy)
         dbias = self._dbias(dz, y)
         # Allocated before the weights change.

@@ -73,6 +73,23 @@ class _Step:
     values: dict[str, Array] | None  # new arrays computed by user code, if there is any
 
 
+# The user code that each thread is running.
+_user_code = threading.local()
+
+
+class _UserCode:
+    """While this thread runs user code of a layer: whether the thread changes the layer meanwhile."""
+
+    def __init__(self, parameters: "Parameters") -> None:
+        self.parameters, self.changed = parameters, False
+
+    def __enter__(self) -> None:
+        _user_code.__dict__.setdefault("running", []).append(self)
+
+    def __exit__(self, *_: object) -> None:
+        _user_code.running.remove(self)
+
+
 class Parameters:
     """Named arrays, their optimizer and its state, guarded by a lock and counted by a version.
 
@@ -84,7 +101,6 @@ class Parameters:
         self.owner = owner  # the layer's name in messages
         self.lock = SharedLock()
         self.version = 0
-        self._changed_by: int | None = None  # the thread of the last change
         self.trainable = True
         self.threads: int | None = None  # used by updates; None: as many as Numba
         self._arrays: dict[str, Array] = {}
@@ -107,6 +123,7 @@ class Parameters:
     def optimizer(self, identifier: Any) -> None:
         optimizer = optimizers.get(identifier)
         with self.lock.exclusive():
+            self._note_change()
             self._optimizer, self._states = optimizer, {}
 
     def fill(
@@ -174,6 +191,7 @@ class Parameters:
     def set_optimizer_state(self, optimizer: optimizers.Optimizer, states: dict[str, Any]) -> None:
         """Set optimizer and state to those of a `snapshot` of parameters of the same shapes."""
         with self.lock.exclusive():
+            self._note_change()
             self._optimizer, self._states = optimizer, states
 
     def states(self) -> dict[str, Any]:
@@ -194,6 +212,7 @@ class Parameters:
 
         def run() -> None:
             with self.lock.exclusive():
+                self._note_change()
                 self._states = {name: _own_arrays(state) for name, state in states.items()}
 
         return run
@@ -280,17 +299,9 @@ class Parameters:
         planned = self._plan(given, lr, version)
 
         def run() -> None:
-            step, own = planned, 0
+            step = planned
             while step is not None and not self._apply(step):
-                # Another thread, or a signal handler of this one, has changed the parameters since. If this thread has
-                # done so twice in a row, the user code itself changes them on every call.
-                own = own + 1 if self._changed_by == threading.get_ident() else 0
-                if own > 1:
-                    raise RuntimeError(
-                        f"{self.owner} was changed during its own step; an optimizer, regularizer or constraint must "
-                        "not change its own layer"
-                    )
-                step = self._plan(given, lr, version)
+                step = self._plan(given, lr, version)  # another thread has changed the parameters since
 
         return run
 
@@ -308,16 +319,17 @@ class Parameters:
             rate, optimizer, base = self._checked_lr(lr), self._optimizer, self._states
             if not (self.supports_fused and optimizers.is_built_in(optimizer)):
                 return None
-            # Allocate all memory and compile all code before anything changes.
-            states = self._complete_states(optimizer) if self.trainable else {}
-            for name in self._arrays.keys() - {"kernel"}:
-                optimizers.prepare(self._arrays[name], self.threads)
+            trainable, states = self.trainable, {}
+            if trainable:  # allocate all memory and compile all code before anything changes
+                states = self._complete_states(optimizer)
+                for name in self._arrays.keys() - {"kernel"}:
+                    optimizers.prepare(self._arrays[name], self.threads)
 
         def run(update: FusedUpdate, others: Mapping[str, Array]) -> Any:
             nonlocal states
             with self.lock.exclusive():
                 self.check_version(version)
-                if not self.trainable:
+                if not trainable:
                     return update(self._arrays["kernel"], None)
                 now = self._optimizer
                 if not optimizers.is_built_in(now):
@@ -355,7 +367,13 @@ class Parameters:
     def _begin_change(self) -> None:
         """Record that the arrays are about to change; the caller holds the exclusive lock."""
         self.version += 1
-        self._changed_by = threading.get_ident()
+        self._note_change()
+
+    def _note_change(self) -> None:
+        """Tell the user code that this thread is running, if any, that arrays, optimizer or states change."""
+        for running in getattr(_user_code, "running", ()):
+            if running.parameters is self:
+                running.changed = True
 
     @property
     def supports_fused(self) -> bool:
@@ -451,7 +469,24 @@ class Parameters:
         return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
     def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
-        """Check a step against the current parameters; None if they are not trainable."""
+        """Check a step against the current parameters; None if they are not trainable.
+
+        User code that changes its own layer would do so in every plan. A handler of a signal or a finalizer may come
+        in its midst once, so it is an error only if it happens twice.
+        """
+        for _ in range(2):
+            running = _UserCode(self)
+            with running:
+                step = self._checked_step(given, lr, version)
+            if not running.changed:
+                return step
+        raise RuntimeError(
+            f"{self.owner} was changed during its own step; an optimizer, regularizer or constraint must not change "
+            "its own layer"
+        )
+
+    def _checked_step(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
+        """Check a step, running user code on copies; None if the parameters are not trainable."""
         self.lock.check()
         with self.lock.shared():
             self.check_version(version)

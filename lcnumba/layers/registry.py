@@ -57,6 +57,8 @@ def register_layer(cls: Any = None, /, *, keras: KerasSettings | None = None) ->
     """
 
     def registered(cls: Class) -> Class:
+        if cls.__name__ in _layers:
+            raise ValueError(f"a layer named {cls.__name__} is registered already")
         _layers[cls.__name__] = cls
         if keras is not None:
             _keras[cls.__name__] = keras

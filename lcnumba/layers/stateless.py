@@ -98,7 +98,7 @@ def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:
     return values, like
 
 
-class StatelessBackward:
+class StatelessBackward(PublicNames):
     """The pullback of a layer without weights."""
 
     def __init__(self, like: Array, vjp: Callable[[Array], Array], cannot_fail: bool) -> None:

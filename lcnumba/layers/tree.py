@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Container", "leaves", "models", "walk"]
+__all__ = ["Container", "flat_layers", "is_model", "leaves", "models", "walk"]
 
 
 class Container:
@@ -13,6 +13,15 @@ class Container:
     def layers(self) -> tuple[Any, ...]:
         """The layers, in order."""
         raise NotImplementedError
+
+
+def is_model(layer: Any, custom: bool = False) -> bool:
+    """Whether a layer is made of layers that are walked into; `custom`: also a user's class that has `layers`.
+
+    A custom layer of layers has weights, files and steps of its own, so that a model treats it as one layer. But its
+    layers' optimizers and random numbers are those of the model, too.
+    """
+    return isinstance(layer, Container) or (custom and hasattr(layer, "layers") and hasattr(layer, "get_weights"))
 
 
 def walk(layer: Any, *trees: Any) -> Iterator[tuple[Any, ...]]:
@@ -38,15 +47,29 @@ def walk(layer: Any, *trees: Any) -> Iterator[tuple[Any, ...]]:
     >>> [(layer.name, number) for layer, number in walk(model, [[1], 2])]
     [('flat', 1), ('scores', 2)]
     """
-    if not isinstance(layer, Container):
+    if not is_model(layer):
         yield layer, *trees
         return
     for entries in zip(layer.layers, *trees, strict=True):
         yield from walk(*entries)
 
 
+def flat_layers(layer: Any) -> Iterator[Any]:
+    """Yield the layers of a model that are not models, including those of inner models; of a layer, itself.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba.layers.tree import flat_layers
+    >>> inner = lc.Sequential([lc.Flatten(name="flat")])
+    >>> [layer.name for layer in flat_layers(lc.Sequential([inner, lc.Dense(2, name="scores")]))]
+    ['flat', 'scores']
+    """
+    return (leaf for (leaf,) in walk(layer))
+
+
 def leaves(model: Any) -> Iterator[Any]:
-    """Yield the layers of a model that are not models, including those of inner models.
+    """Yield what `flat_layers` does, and in place of a custom layer of layers those that it is made of.
 
     Examples
     --------
@@ -56,7 +79,11 @@ def leaves(model: Any) -> Iterator[Any]:
     >>> [layer.name for layer in leaves(lc.Sequential([inner, lc.Dense(2, name="scores")]))]
     ['flat', 'scores']
     """
-    return (layer for (layer,) in walk(model))
+    for layer in model.layers:
+        if is_model(layer, custom=True):
+            yield from leaves(layer)
+        else:
+            yield layer
 
 
 def models(model: Container) -> Iterator[Any]:

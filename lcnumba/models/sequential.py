@@ -17,7 +17,7 @@ from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
 from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import as_vector
-from lcnumba.layers.tree import Container, leaves, models, walk
+from lcnumba.layers.tree import Container, flat_layers, models, walk
 from lcnumba.models import saving
 from lcnumba.models.backward import SequentialBackward, plan_updates
 from lcnumba.protocol import Layer, Pullback
@@ -114,12 +114,12 @@ class Sequential(PublicNames, Container):
     @property
     def trainable(self) -> bool:
         """Whether `step` changes the weights of all layers; setting it sets it for all layers, also in inner models."""
-        return all(getattr(layer, "trainable", True) for layer in leaves(self))
+        return all(getattr(layer, "trainable", True) for layer in flat_layers(self))
 
     @trainable.setter
     def trainable(self, value: bool) -> None:
         boolean("trainable", value)
-        layers = list(leaves(self))
+        layers = list(flat_layers(self))
         for layer in layers:
             if not hasattr(layer, "trainable") and saving.weights_of(layer):
                 raise TypeError(f"layer {layer.name!r} has weights but no trainable attribute; add one to its class")
@@ -209,7 +209,7 @@ class Sequential(PublicNames, Container):
             raise ValueError(f"{layer.name!r} contains {self.name!r}; a model cannot contain itself")
         if self._nested:
             raise RuntimeError(f"{self.name!r} is part of another model; add layers to it before that")
-        shared = {id(leaf) for leaf in leaves(self)} & {id(leaf) for leaf in leaves(layer)}
+        shared = {id(leaf) for leaf in flat_layers(self)} & {id(leaf) for leaf in flat_layers(layer)}
         if shared:
             raise ValueError(
                 f"{layer.name!r} is or contains a layer that is already in the model; weights cannot be shared"
@@ -249,7 +249,7 @@ class Sequential(PublicNames, Container):
     @contextmanager
     def unbuilt_on_failure(self) -> Iterator[None]:
         """If the block fails, unbuild the built-in layers that it has built."""
-        undo = [plan() for leaf in leaves(self) if (plan := plan_method(leaf, "unbuild")) and not leaf.built]
+        undo = [plan() for leaf in flat_layers(self) if (plan := plan_method(leaf, "unbuild")) and not leaf.built]
         shapes = [(m, m._input_shape, m._output_shape, set(m._built_names)) for m in models(self)]
         try:
             yield
@@ -350,7 +350,7 @@ class Sequential(PublicNames, Container):
     def set_optimizer(self, optimizer: Any) -> None:
         """Set the optimizer, a name or an object, of every layer that has one; its state is reset."""
         found = optimizers.get(optimizer)
-        layers = [leaf for leaf in leaves(self) if hasattr(leaf, "optimizer")]
+        layers = [leaf for leaf in flat_layers(self) if hasattr(leaf, "optimizer")]
         # Custom layers may refuse it, so they come before any built-in layer has lost its state.
         others = [leaf for leaf in layers if not isinstance(leaf, Trainable)]
         with deferred():
@@ -690,7 +690,7 @@ class Sequential(PublicNames, Container):
         # Copy arrays that alias weights of the model: they would change while layers are set one by one.
         own, given = self.live_weights(), [as_numpy(f"weights[{n}]", w)[0] for n, w in enumerate(weights)]
         weights = [w.copy() if any(np.may_share_memory(w, mine) for mine in own) else w for w in given]
-        layers = list(leaves(self))
+        layers = list(flat_layers(self))
         counts = [len(leaf.weights) if isinstance(leaf, Trainable) else len(saving.weights_of(leaf)) for leaf in layers]
         if len(weights) != sum(counts):
             raise ValueError(f"{len(weights)} weights given; {self.name!r} has {sum(counts)}")
@@ -708,7 +708,9 @@ class Sequential(PublicNames, Container):
 
     def live_weights(self) -> list[Array]:
         """Return the weights of all layers, in order; those of built-in layers as read-only views."""
-        own = (layer.weights if isinstance(layer, Trainable) else saving.weights_of(layer) for layer in leaves(self))
+        own = (
+            layer.weights if isinstance(layer, Trainable) else saving.weights_of(layer) for layer in flat_layers(self)
+        )
         return [weight for weights in own for weight in weights]
 
     def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
@@ -781,7 +783,7 @@ class Sequential(PublicNames, Container):
         gradient : (get_flat().size,) float64
             With respect to the weights of the trainable layers.
         """
-        random = [layer.name for layer in leaves(self) if isinstance(layer, Dropout) and layer.rate]
+        random = [layer.name for layer in flat_layers(self) if isinstance(layer, Dropout) and layer.rate]
         if random:
             raise ValueError(f"the loss would be random with {', '.join(random)}; remove Dropout layers or set rate=0")
         value, grads = step.value_and_gradients(self, x, y, loss)
@@ -791,7 +793,7 @@ class Sequential(PublicNames, Container):
 
     def _trainable_leaves(self) -> list[Trainable]:
         """The trainable layers; raise if a custom layer has weights."""
-        layers = list(leaves(self))
+        layers = list(flat_layers(self))
         for layer in layers:
             if not isinstance(layer, Trainable) and hasattr(layer, "get_weights") and layer.get_weights():
                 raise TypeError(f"layer {layer.name!r} has weights but no get_flat; only built-in layers can be used")
@@ -799,7 +801,7 @@ class Sequential(PublicNames, Container):
 
     def penalties(self) -> float:
         """Return the sum of the penalties of all layers' weights."""
-        return sum(sum(leaf.penalties()) for leaf in leaves(self) if isinstance(leaf, Trainable))
+        return sum(sum(leaf.penalties()) for leaf in flat_layers(self) if isinstance(leaf, Trainable))
 
     @property
     def losses(self) -> list[float]:

@@ -87,7 +87,7 @@ def _release() -> None:
 
 def _modules_being_imported() -> Iterator[str]:
     for name, module in list(sys.modules.items()):
-        if name.startswith(_PACKAGES) and getattr(getattr(module, "__spec__", None), "_initializing", False):
+        if name.partition(".")[0] in _PACKAGES and getattr(getattr(module, "__spec__", None), "_initializing", False):
             yield name
 
 

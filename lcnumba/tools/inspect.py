@@ -9,8 +9,7 @@ from lcnumba.bridges.keras2.config import HINT, layer_entries, model_from_config
 from lcnumba.bridges.keras2.files import KerasFile
 from lcnumba.bridges.keras2.names import printable, read_entries
 from lcnumba.formats import contents, npz
-from lcnumba.layers.dense import Dense
-from lcnumba.layers.locally_connected import LocallyConnected
+from lcnumba.layers.base import Trainable
 from lcnumba.models.saving import from_config
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
@@ -86,7 +85,7 @@ def _describe_layers(entries: Any, model: Sequential | None, shape: Shape, withi
         name = str(entry["config"].get("name"))
         sizes = ""
         if layer is not None:
-            weights = list(layer.weight_shapes(shape).values()) if isinstance(layer, LocallyConnected | Dense) else []
+            weights = list(layer.weight_shapes(shape).values()) if isinstance(layer, Trainable) else []
             output = tuple(layer.compute_output_shape(shape))
             count = f", {sum(math.prod(size) for size in weights):,} weights {weights}" if weights else ""
             sizes = f": output {output}{count}"

@@ -1,1 +1,15 @@
 """The training loop of `Sequential.fit`, and what it consists of."""
+
+from typing import Any
+
+from lcnumba.utils.messages import missing, warn
+
+
+def __getattr__(name: str) -> Any:
+    # Names that docstrings of version 0.1.0 gave to what callbacks receive.
+    if name not in ("History", "Run"):
+        raise missing(__name__, name)
+    from lcnumba.training import run
+
+    warn(f"lcnumba.training.{name} is deprecated; use lcnumba.training.run.{name}", DeprecationWarning)
+    return getattr(run, name)

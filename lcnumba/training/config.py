@@ -11,6 +11,7 @@ from lcnumba.layers.flatten import Flatten
 from lcnumba.metrics import Metric, binary_accuracy
 from lcnumba.metrics import get as get_metrics
 from lcnumba.protocol import Model, leaves
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.messages import warn
 from lcnumba.utils.validation import integer, learning_rate, real
 
@@ -91,6 +92,8 @@ class TrainingConfig:
     def clip_norm(self) -> float | None:
         """Limit of the gradients' global norm; None if there is none."""
         return self._limit(ClipByNorm)
+
+    plain = Renamed("allows_fused_step")
 
     def _limit(self, kind: type[ClipByValue] | type[ClipByNorm]) -> float | None:
         return next((transform.limit for transform in self.gradient_transforms if isinstance(transform, kind)), None)

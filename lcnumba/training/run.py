@@ -20,6 +20,7 @@ from lcnumba.schedules import Schedule
 from lcnumba.training.config import optimizers_of
 from lcnumba.training.evaluation import RunningMean
 from lcnumba.utils import random_state
+from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.display import PublicNames, sparkline
 from lcnumba.utils.messages import refuse_attribute, warn
 from lcnumba.utils.validation import generator, learning_rate
@@ -82,7 +83,7 @@ class History(PublicNames):
                 figure = lcnumba.plotting.training_curve(self).figure
                 picture = io.StringIO()
                 figure.savefig(picture, format="svg")
-                return picture.getvalue().partition("<svg")[1] + picture.getvalue().partition("<svg")[2]
+                return picture.getvalue()[picture.getvalue().index("<svg") :]
         width = max((len(name) for name, _ in self._curves()), default=0)
         lines = (f"{n:{width}} {sparkline(v)} {v[0]:.4g} -> {v[-1]:.4g}" for n, v in self._curves())
         return f"<pre>{html.escape(chr(10).join([repr(self), *lines]))}</pre>"
@@ -107,7 +108,7 @@ class ResumePoint(NamedTuple):
     rng_state: Any
 
 
-class Run:
+class Run(PublicNames):
     """One call of `fit`, as callbacks see it.
 
     Attributes
@@ -186,11 +187,13 @@ class Run:
     def lr(self, value: float) -> None:
         self._lr_override = learning_rate(value)
 
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Deprecated alias of `metric_names`."""
-        warn("Run.names is deprecated; use Run.metric_names", DeprecationWarning)
-        return self.metric_names
+    names = Renamed("metric_names")
+
+    def __repr__(self) -> str:
+        """How far the training is."""
+        return (
+            f"<Run: epoch {self.epoch} of {self.epochs}, batch {self.batch} of {self.batches or '?'}, step {self.step}>"
+        )
 
     def stop(self, finished: bool = False) -> None:
         """End the training after this batch; before its step, if that has not been made.

@@ -11,6 +11,7 @@ import numpy as np
 from lcnumba import gradients
 from lcnumba.callbacks import Logs
 from lcnumba.layers.dropout import Dropout
+from lcnumba.layers.tree import is_model
 from lcnumba.protocol import Model, leaves
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.config import TrainingConfig, completed, overridden, warn_of_last_activation
@@ -179,6 +180,6 @@ def value_and_gradients(model: Model, x: Any, y: Any, loss: Any) -> tuple[float,
 def _of_trainable(model: Model, grads: Sequence[Any]) -> list[Any]:
     """The gradients with None in place of those of frozen layers, which do not count towards a norm."""
     return [
-        _of_trainable(layer, grad) if hasattr(layer, "layers") else grad if getattr(layer, "trainable", True) else None
+        _of_trainable(layer, grad) if is_model(layer) else grad if getattr(layer, "trainable", True) else None
         for layer, grad in zip(model.layers, grads, strict=True)
     ]

@@ -1,9 +1,10 @@
 """Deprecated aliases of renamed attributes and methods."""
 
-import warnings
 from typing import Any
 
-__all__ = ["Renamed", "plan_method"]
+from lcnumba.utils.messages import warn
+
+__all__ = ["Renamed", "RenamedMethods", "plan_method"]
 
 
 class Renamed:
@@ -30,23 +31,42 @@ class Renamed:
     """
 
     def __init__(self, new: str) -> None:
-        self._new = new
+        self.new = new
 
     def __set_name__(self, owner: type, name: str) -> None:
-        self._old = name
+        self._owner, self._old = owner, name
 
     def __get__(self, instance: Any, owner: type) -> Any:
         if instance is None:  # accessed on the class, as documentation tools do
             return self
         self._warn(owner)
-        return getattr(instance, self._new)
+        if self.is_overridden(owner):  # by the old name, whose method calls super()
+            return getattr(self._owner, self.new).__get__(instance, owner)
+        return getattr(instance, self.new)
 
     def __set__(self, instance: Any, value: Any) -> None:
         self._warn(type(instance))
-        setattr(instance, self._new, value)
+        setattr(instance, self.new, value)
+
+    def is_overridden(self, owner: type) -> bool:
+        """Whether a subclass defines the old name itself."""
+        return any(self._old in vars(cls) for cls in owner.__mro__[: owner.__mro__.index(self._owner)])
 
     def _warn(self, owner: type) -> None:
-        warnings.warn(f"{owner.__name__}.{self._old} is deprecated; use {self._new}", DeprecationWarning, stacklevel=3)
+        warn(f"{owner.__name__}.{self._old} is deprecated; use {self.new}", DeprecationWarning)
+
+
+class RenamedMethods:
+    """Base of classes whose renamed methods a subclass may override by the old name."""
+
+    def __init_subclass__(cls) -> None:
+        """Let an override by the old name count, and warn."""
+        super().__init_subclass__()
+        for old, method in list(vars(cls).items()):
+            alias = next((vars(base)[old] for base in cls.__mro__[1:] if old in vars(base)), None)
+            if isinstance(alias, Renamed) and not isinstance(method, Renamed) and alias.new not in vars(cls):
+                warn(f"{cls.__name__}.{old} is deprecated; name the method {alias.new}", DeprecationWarning)
+                setattr(cls, alias.new, method)
 
 
 def plan_method(thing: Any, what: str, old: str | None = None) -> Any:
@@ -73,5 +93,5 @@ def plan_method(thing: Any, what: str, old: str | None = None) -> Any:
     found = getattr(thing, f"plan_{what}", None)
     if found is None and (found := getattr(thing, old or f"prepare_{what}", None)) is not None:
         name = f"{type(thing).__name__}.{old or f'prepare_{what}'}"
-        warnings.warn(f"{name} is deprecated; name the method plan_{what}", DeprecationWarning, stacklevel=3)
+        warn(f"{name} is deprecated; name the method plan_{what}", DeprecationWarning)
     return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from lcnumba.utils.deprecation import Renamed
+from lcnumba.utils.deprecation import Renamed, RenamedMethods
 
 __all__ = ["PublicNames", "array_text", "html_table", "parameters_text", "sparkline"]
 
@@ -16,7 +16,7 @@ _BLOCKS = "▁▂▃▄▅▆▇█"
 MOST_CHARACTERS = 60
 
 
-class PublicNames:
+class PublicNames(RenamedMethods):
     """Base of classes whose instances show public names alone in `dir` and tab completion, and no deprecated ones.
 
     Examples

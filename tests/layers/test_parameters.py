@@ -1,5 +1,8 @@
 """Weights as one vector, for generic optimizers such as those of SciPy."""
 
+import copy
+import threading
+
 import numpy as np
 import pytest
 
@@ -100,3 +103,92 @@ def test_vectors_of_wrong_type_change_nothing(vector, rng):
 def test_get_flat_before_build_raises():
     with pytest.raises(RuntimeError, match="get_flat before build"):
         lc.Sequential([lc.Dense(2)]).get_flat()
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_a_plan_decides_whether_weights_are_trainable(trainable):
+    """Also of layers without a fused update."""
+    model = lc.Sequential([lc.LocallyConnected1D(2, 2, input_shape=(4, 1)), lc.Flatten(), lc.Dense(1)])
+    twin = copy.deepcopy(model)
+    model.trainable = twin.trainable = trainable
+    x = np.arange(8.0, dtype=np.float32).reshape(2, 4, 1)
+    run = model.forward(x)[1].plan_step(0.5)
+    model.trainable = not trainable
+    run(np.ones((2, 1), np.float32), False)
+    twin.forward(x)[1].step(np.ones((2, 1), np.float32), 0.5)
+    if trainable:  # of Dense, the gradients are planned for as it runs
+        np.testing.assert_array_equal(model[0].kernel, twin[0].kernel)
+    else:
+        for mine, other in zip(model.get_weights(), twin.get_weights(), strict=True):
+            np.testing.assert_array_equal(mine, other)
+
+
+class SetsItself:
+    """An optimizer that replaces itself at each update."""
+
+    def init(self, param):
+        return {}
+
+    def update(self, param, grad, state, lr):
+        self.layer.optimizer = self
+
+
+def test_an_optimizer_that_replaces_itself_is_an_error_in_any_thread():
+    layer = lc.Dense(1, optimizer=(optimizer := SetsItself()))
+    optimizer.layer = layer
+    _, backward = layer.forward(np.ones((1, 2)))
+    _, grads = backward(np.ones((1, 1)))
+    errors = []
+
+    def step():
+        try:
+            layer.step(grads, lr=1.0)
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    step()
+    thread = threading.Thread(target=step)
+    thread.start()
+    thread.join(30)
+    assert len(errors) == 2
+    assert all("must not change its own layer" in error for error in errors)
+
+
+def test_another_thread_may_set_the_optimizer_while_a_step_is_planned():
+    """The step is planned again, and no user code is to blame."""
+
+    class Waits:
+        def __init__(self):
+            self.calls = 0
+
+        def init(self, param):
+            return {}
+
+        def update(self, param, grad, state, lr):
+            self.calls += 1
+            if self.calls <= 2:
+                other = threading.Thread(target=setattr, args=(layer, "optimizer", self))
+                other.start()
+                other.join(30)
+            param -= lr * grad
+
+    layer = lc.Dense(1, optimizer=(optimizer := Waits()), kernel_initializer="ones", use_bias=False)
+    _, backward = layer.forward(np.ones((1, 2)))
+    layer.step(backward(np.ones((1, 1)))[1], lr=0.5)
+    np.testing.assert_array_equal(layer.kernel, np.full((2, 1), 0.5))
+    assert optimizer.calls == 3
+
+
+def test_the_first_step_makes_its_states_once():
+    made, init = [], lc.Adam.init
+
+    def counted(self, param):
+        made.append(param.shape)
+        return init(self, param)
+
+    layer = lc.Dense(2, optimizer="adam")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(lc.Adam, "init", counted)
+        _, backward = layer.forward(np.ones((1, 3)))
+        backward.step(np.ones((1, 2)), lr=0.1)
+    assert made == [(3, 2), (2,)]
