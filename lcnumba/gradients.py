@@ -1,6 +1,6 @@
-"""Gradients of a model: accumulation, global norm and clipping.
+"""Containers of gradients of a model: accumulation, global norm and clipping.
 
-All functions take what a pullback returns beside dx: `Gradients`, arrays, None for layers without weights, and nested
+All functions take what a pullback returns besides dx: `Gradients`, arrays, None for layers without weights, and nested
 lists, tuples and dicts of these, as returned by a `Sequential` and by custom layers.
 """
 

@@ -1,4 +1,7 @@
-"""Implementation 1: Numba kernels over lines, without another layout of the weights or a patch matrix."""
+"""Implementation 1: Numba kernels over lines, without another layout of the weights or a patch matrix.
+
+The kernels are in `kernels/forward.py` and `kernels/backward.py`, and without register tiles in `kernels/plain.py`.
+"""
 
 import math
 from typing import Any, NamedTuple

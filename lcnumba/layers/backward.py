@@ -1,4 +1,8 @@
-"""The pullback that a training forward returns."""
+"""The pullback that a training forward returns.
+
+`Backward` checks dy and plans steps; the layer's own `Vjp` computes gradients, and `Parameters` (`layers/parameters.py`)
+changes the weights.
+"""
 
 from collections.abc import Callable
 from typing import Any, Protocol

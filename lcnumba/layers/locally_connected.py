@@ -1,4 +1,9 @@
-"""The locally connected layer: a convolution whose weights are not shared between positions."""
+"""The locally connected layer: a convolution whose weights are not shared between positions.
+
+`LocallyConnected` is the layer, `_Vjp` its gradients and fused step. Both are computed by an implementation, which
+`implementations/create.py` makes: by default `implementations/loop.py`, over `kernels/forward.py` and
+`kernels/backward.py`.
+"""
 
 import copy
 import math

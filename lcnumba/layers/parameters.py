@@ -1,4 +1,4 @@
-"""The parameters of one layer, their updates, and the lock that guards them."""
+"""The parameters of one layer, the lock that guards them, and the only place where a step changes them."""
 
 import copy
 import threading

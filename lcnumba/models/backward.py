@@ -1,4 +1,4 @@
-"""The pullback of a model, and the step of all its layers or none."""
+"""The pullback of a model, and the step of all its layers or none; each layer's is in `layers/backward.py`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial

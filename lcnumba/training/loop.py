@@ -1,4 +1,4 @@
-"""The loop over epochs and batches, and how an interrupted training resumes."""
+"""The loop over epochs and batches, each a step of `training/step.py`; and how an interrupted training resumes."""
 
 import logging
 import math

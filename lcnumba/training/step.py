@@ -1,4 +1,4 @@
-"""Training steps on single batches."""
+"""Training steps on single batches: forward, loss, and the step of `models/backward.py`."""
 
 import dataclasses
 import math
