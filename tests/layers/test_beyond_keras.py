@@ -335,7 +335,7 @@ def test_masks_of_valid_inputs_of_other_ranks():
 def test_bad_masks_of_valid_inputs(valid, arguments, message):
     with pytest.raises((TypeError, ValueError), match=message):
         lc.kernel_mask_from(valid, *arguments)
-    with pytest.raises(ValueError, match="channels=3, and valid has 2 of them"):
+    with pytest.raises(ValueError, match="channels=3, and valid has 2; leave channels out"):
         lc.kernel_mask_from(np.ones((3, 3, 2), bool), (2, 2), channels=3)
 
 
@@ -349,5 +349,5 @@ def test_circular_padding_that_has_no_effect_is_told():
 
 def test_a_mask_of_the_inputs_is_told_how_to_become_one_of_the_kernel():
     layer = lc.LocallyConnected2D(1, 3, kernel_mask=np.ones((5, 6), bool))
-    with pytest.raises(ValueError, match=r"give \(12, 9\) or \(12, 9, 1\); lcnumba\.kernel_mask_from makes it"):
+    with pytest.raises(ValueError, match=r"give \(12, 9\) or \(12, 9, 1\); lcnumba\.kernel_mask_from creates it"):
         layer.build((None, 5, 6, 1))

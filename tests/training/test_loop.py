@@ -129,7 +129,7 @@ def test_progress_without_tqdm_is_a_line_an_epoch(data, capsys, monkeypatch):
             ({"loss": lambda a, b, it=it: it}, TypeError, r"loss <function .*> returned .*; return a pair")
             for it in (None, 3, (1.0,), ("a", 0), (None, 0), (np.ones(3), 0))
         ),
-        ({"rng": "x"}, TypeError, "rng='x'"),
+        ({"rng": "x"}, TypeError, "rng must be None, a seed or a Generator, got 'x'"),
     ],
 )
 def test_bad_settings_change_nothing(change, error, message, data):
@@ -331,8 +331,11 @@ def test_rates_by_step(data):
     np.testing.assert_array_equal(one.get_weights()[0], other.get_weights()[0])
     net = model()
     before = net.get_weights()
-    for bad, error in ((lambda step: None, TypeError), (lambda step: -1.0, ValueError)):
-        with pytest.raises(error, match="lr="):
+    for bad, error, message in (
+        (lambda step: None, TypeError, "lr=None is a NoneType"),
+        (lambda step: -1.0, ValueError, r"lr must be at least 0 .*, got -1\.0"),
+    ):
+        with pytest.raises(error, match=message):
             net.fit(*data, loss="softmax_cross_entropy", lr=bad, progress=False)
     np.testing.assert_array_equal(before[0], net.get_weights()[0])
 
