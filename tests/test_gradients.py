@@ -88,7 +88,7 @@ def test_what_is_not_finite_stays_visible():
 @pytest.mark.parametrize("limit", [0, -1, math.nan])
 @pytest.mark.parametrize("clip", [gradients.clip_by_norm, gradients.clip_by_value])
 def test_bad_limits(clip, limit):
-    with pytest.raises(ValueError, match=f"limit={limit}"):
+    with pytest.raises(ValueError, match="limit must be finite, got nan" if math.isnan(limit) else f"limit={limit}"):
         clip(tree(), limit)
 
 
@@ -151,7 +151,7 @@ def test_sums_take_what_they_say():
         mean.add([np.array(numbers)], 1)
     np.testing.assert_array_equal(mean.take()[0], [1.5, 3])
     for weight in (0, -2, float("nan"), None):
-        with pytest.raises((ValueError, TypeError), match="weight="):
+        with pytest.raises((ValueError, TypeError), match=r"weight=(0|-2|None)|weight must be finite, got nan"):
             mean.add([np.ones(2)], weight)
     for wrong in ("ab", 3):
         with pytest.raises(TypeError, match="cannot be accumulated or clipped"):
