@@ -187,7 +187,10 @@ def test_a_custom_gradient_is_held_to_its_contract(make):
             dy *= 2
             return dy
 
-    for activation, message in ((Flat(), r"return shape \(1, 2"), (Writes(), "read-only")):
+    for activation, message in (
+        (Flat(), r"not \(1, 2(, 2, 2)?\); return an array of the same shape"),
+        (Writes(), "read-only"),
+    ):
         layer = make(activation)
         y, backward = layer.forward(np.ones((1, 3) if isinstance(layer, lc.Dense) else (1, 3, 3, 1)))
         dy = np.ones_like(y)
@@ -220,7 +223,9 @@ def test_a_custom_activation_is_held_to_its_shape():
             return z.sum(axis=-1)
 
     layer = lc.LocallyConnected2D(2, 2, activation=Sum())
-    with pytest.raises(ValueError, match=r"has shape \(1, 2, 2\); return shape \(1, 2, 2, 2\)"):
+    with pytest.raises(
+        ValueError, match=r"has shape \(1, 2, 2\), not \(1, 2, 2, 2\); return an array of the same shape"
+    ):
         layer(np.ones((1, 3, 3, 1)))
 
 

@@ -1,7 +1,7 @@
 """The pullback that a training forward returns.
 
-`Backward` checks dy and plans steps; the layer's own `Vjp` computes gradients, and `Parameters` (`layers/parameters.py`)
-changes the weights.
+`Backward` checks dy and plans steps; the layer's own `Vjp` computes gradients, and `Parameters`
+(`layers/parameters.py`) changes the weights.
 """
 
 from collections.abc import Callable

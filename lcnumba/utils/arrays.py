@@ -197,7 +197,7 @@ def like_model(what: str, result: Any, model: Array) -> Array:
         raise TypeError(f"{what} is complex; return real numbers")
     values = np.asarray(result, dtype=model.dtype)
     if values.shape != model.shape:
-        raise ValueError(f"{what} has shape {values.shape}; return shape {model.shape}")
+        raise ValueError(f"{what} has shape {values.shape}, not {model.shape}; return an array of the same shape")
     return values
 
 

@@ -146,7 +146,8 @@ def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
         raise ValueError(
             f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
         )
-    return tuple(integer("input_shape", size, 1, MAX_SIZE) for size in sizes)
+    maximum = MAX_SIZE if len(sizes) > 1 else MAXIMUM  # without spatial dimensions there are features alone
+    return tuple(integer("input_shape", size, 1, maximum) for size in sizes)
 
 
 def any_shape(shape: Any) -> tuple[int | None, ...]:

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+import lcnumba as lc
 from lcnumba.connectivity.geometry import BAND_COLUMNS, TASKS, Geometry, paddings
 from lcnumba.runtime import memory
 from lcnumba.testing import PROBLEMS, reference
@@ -296,3 +297,15 @@ def test_paddings_that_are_no_pairs(padding, rank, error, message):
 def test_any_integral_type_is_welcome():
     g = Geometry((np.int64(6), 5), np.uint8(2), 3, np.int32(3), strides=[1, np.int16(2)], padding="SAME")
     assert g == Geometry((6, 5), 2, 3, (3, 3), (1, 2), (1, 1), "same")
+
+
+def test_a_layer_names_its_own_parameter_for_a_size_that_is_too_large():
+    for settings, name in (
+        ({"input_shape": (5, 2**31 + 1, 1)}, "input_shape"),
+        ({"kernel_size": (1, 2**31 + 1)}, "kernel_size"),
+        ({"strides": 2**31 + 1}, "strides"),
+        ({"dilation_rate": 2**31 + 1}, "dilation_rate"),
+    ):
+        with pytest.raises(ValueError, match=f"{name}=2147483649 is too large; give an integer of at most 2147483648"):
+            lc.LocallyConnected2D(**{"filters": 1, "kernel_size": 1} | settings)
+    assert lc.Dense(1).compute_output_shape((None, 2**31 + 1)) == (None, 1)  # features are no spatial dimension
