@@ -1,6 +1,6 @@
 """Optimizers, with Keras' formulas.
 
-An optimizer holds hyperparameters only; its state, a dict of arrays, is stored beside each parameter. Any object
+An optimizer holds hyperparameters only; its state, a dict of arrays, is stored with each parameter. Any object
 with `init` and `update` can be used; it is run on copies, so that nothing has changed if it fails.
 """
 

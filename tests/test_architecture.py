@@ -74,6 +74,24 @@ def test_dependencies_point_one_way(path):
             assert FLOOR_OF[room(name)] < FLOOR_OF[mine], f"{module(path)} imports {name}"
 
 
+def test_few_files_use_the_lazy_names_of_the_package():
+    """They could import anything, against the order of floors; each has its reason."""
+    reasons = {
+        "__main__": "the top floor",
+        "layers.registry": "layers are imported by their public names",
+        "tools.bench": "its version", "tools.info": "its version and folder",
+        "training.run": "a history draws itself by lcnumba.plotting",
+        "utils.messages": "what is called otherwise in other libraries is looked up among the public names",
+    }  # fmt: skip
+    found = {
+        module(path)
+        for path in FILES
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Import) and "lcnumba" in [alias.name for alias in node.names]
+    }
+    assert found == set(reasons)
+
+
 def test_files_of_a_room_import_each_other_in_one_direction():
     depends = {name: {other for other in imports(path) if other in BY_NAME} for name, path in BY_NAME.items()}
     done = set()

@@ -238,7 +238,7 @@ class Run(PublicNames):
         checkpoint.check(self.model, self._progress(ResumePoint(0, 0, RunningMean(), state)))
 
     def _progress(self, point: ResumePoint) -> dict[str, Any]:
-        """What a checkpoint stores beside the model."""
+        """What a checkpoint stores in addition to the model."""
         epoch, batch, mean, rng_state = point
         return {
             "epoch": epoch, "batch": batch, "samples": mean.samples, "sums": mean.sums, "kept": mean.collected(),

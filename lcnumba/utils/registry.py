@@ -23,7 +23,7 @@ def build(
         The constructors, by snake_case name or by the exact name.
     identifier : str, dict or object
         A name, or a config as Keras writes it, now or formerly: ``{"class_name": name, "config": {...}}`` with
-        anything beside, ``{"class_name": "function", "config": name}``.
+        other entries, ``{"class_name": "function", "config": name}``.
     renamed : mapping of str to str or None
         Names of config entries here; entries renamed to None are dropped.
     """

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 
@@ -153,3 +154,10 @@ def test_a_fork_does_not_wait_for_ever(tmp_path):
         thread.join()
     """
     assert answers(tmp_path, code) == ("0\n", "")
+
+
+def test_the_bound_is_that_of_the_page():
+    from lcnumba.runtime import forks
+
+    page = Path(__file__).parents[2] / "docs" / "reliability.md"
+    assert f"seconds in a first call, and {forks.TIMEOUT:.0f} at most" in " ".join(page.read_text().split())
