@@ -64,7 +64,9 @@ class RenamedMethods:
         super().__init_subclass__()
         for old, method in list(vars(cls).items()):
             alias = next((vars(base)[old] for base in cls.__mro__[1:] if old in vars(base)), None)
-            if isinstance(alias, Renamed) and not isinstance(method, Renamed) and alias.new not in vars(cls):
+            if not isinstance(alias, Renamed) or not (callable(method) and callable(getattr(cls, alias.new, None))):
+                continue
+            if alias.new not in vars(cls):
                 warn(f"{cls.__name__}.{old} is deprecated; name the method {alias.new}", DeprecationWarning)
                 setattr(cls, alias.new, method)
 
