@@ -24,7 +24,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 import lcnumba as lc
+from lcnumba import optimizers
 from lcnumba.connectivity.geometry import Geometry
+from lcnumba.layers.registry import layer_class
 from lcnumba.runtime import memory as memory_
 from lcnumba.testing import integers, reference
 
@@ -409,6 +411,12 @@ SUBJECTS = {
     ),
 }  # fmt: skip
 LAYERS = ("LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D", "Dense")
+
+
+def test_all_layers_and_optimizers_are_among_the_subjects():
+    found = {name for name in lc.__all__ if layer_class(name) is not None}
+    assert found
+    assert found | {type(optimizers.get(name)).__name__ for name in optimizers._BY_NAME} <= set(SUBJECTS)
 
 
 def try_out(what, settings):
