@@ -1,6 +1,8 @@
 """Activations and their gradients: those of Keras by name, and any object that implements both.
 
 Definitions, also at kinks, are Keras'. Softmax and log-softmax are over the last axis, the channels.
+
+A new built-in one is a direct subclass of `_BuiltIn` here, in `_BY_NAME` and `__all__`.
 """
 
 import functools
@@ -110,9 +112,9 @@ class Activation(Protocol):
 
 
 class _BuiltIn:
-    """Base class of the built-in activations."""
+    """Base class of the built-in activations, which are its direct subclasses."""
 
-    uses_input = False
+    uses_input = False  # whether `gradient` takes z instead of y
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y, of the shape and dtype of z; in `out` if given, which may be z itself."""

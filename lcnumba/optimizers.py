@@ -2,6 +2,9 @@
 
 An optimizer holds hyperparameters only; its state, a dict of arrays, is stored with each parameter. Any object
 with `init` and `update` can be used; it is run on copies, so that nothing has changed if it fails.
+
+A new built-in one is a class here, in `BuiltIn` and `_BY_NAME`, and in the public names; a new formula is in
+`kernels/rules.py` and `kernels/update.py`, too.
 """
 
 import math

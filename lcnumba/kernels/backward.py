@@ -1,5 +1,7 @@
 """Backward by lines on register tiles; the tables come from `lcnumba.connectivity.geometry`.
 
+The gradient of one block of weights is in `block.py`.
+
 Each factory here makes the kernel for one dtype and vector length (`lcnumba.kernels.vectors`). Shapes are
 runtime arguments, so that few kernels are compiled.
 """
