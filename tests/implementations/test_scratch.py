@@ -80,7 +80,8 @@ TRAINING = """
     labels = np.zeros(4, int)
     settings = {"activation": "relu", "optimizer": "adam", "n_threads": 2, "rng": 0}
     layers = [lc.LocallyConnected2D(8, 3, input_shape=x.shape[1:], implementation=i, **settings) for i in (1, 2, 3)]
-    model = lc.Sequential([lc.LocallyConnected2D(8, 3, rng=0), lc.Flatten(), lc.Dense(5, rng=0)])
+    model = lc.Sequential([lc.LocallyConnected2D(8, 3, rng=0), lc.Flatten(),
+                           lc.Dense(5, activation="softmax", rng=0)])
     model.compile(optimizer="adam", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
     for _ in range(100):
         step()
