@@ -195,9 +195,9 @@ class Backward(PublicNames):
 
         None if user code (optimizer, activation, regularizer, constraint), which may raise, is involved.
         """
-        self._parameters.check(lr, self._version)
         penalty = self._activity is None or self._activity.cannot_fail
         if not (penalty and self._vjp.cannot_fail and self._parameters.supports_fused):
+            self._parameters.check(lr, self._version)
             return None
         planned = self._plan_fused(lr)
         return lambda dy, wants_dx: self._run(planned, dy, lr, wants_dx)
@@ -209,7 +209,7 @@ class Backward(PublicNames):
         return self._parameters.plan(grads, lr, self._version)
 
     def _plan_fused(self, lr: float) -> Callable[..., Any] | None:
-        """Plan a step that is fused, or of dx alone; None if the gradients must be computed first."""
+        """Check a step, and plan it if it is fused or of dx alone; None if the gradients must be computed first."""
         if self._vjp.supports_fused or not self._parameters.trainable:
             return self._parameters.plan_fused(lr, self._version)
         self._parameters.check(lr, self._version)

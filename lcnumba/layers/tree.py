@@ -90,5 +90,5 @@ def models(model: Container) -> Iterator[Any]:
     """Yield a model and all its inner models."""
     yield model
     for layer in model.layers:
-        if isinstance(layer, Container):
+        if is_model(layer):
             yield from models(layer)

@@ -20,6 +20,7 @@ __all__ = [
     "ClipByValue",
     "TrainingConfig",
     "completed",
+    "config_of_call",
     "optimizers_of",
     "overridden",
     "training_config",
@@ -167,6 +168,17 @@ def overridden(config: TrainingConfig, loss: Any, metrics: Iterable[Any] | None,
     if lr is not None:
         changes["lr"] = lr if callable(lr) else learning_rate(lr)
     return dataclasses.replace(config, **changes)
+
+
+def config_of_call(model: Model, loss: Any, metrics: Iterable[Any] | None, lr: Any = None) -> TrainingConfig:
+    """The model's config, completed, with the arguments of a call that are not None in place of its own.
+
+    Warns if a loss that is given does not fit the model's last activation; `compile` has warned of its own.
+    """
+    config = completed(model, overridden(model.training_config, loss, metrics, lr))
+    if loss is not None:
+        warn_of_last_activation(model, config)
+    return config
 
 
 def completed(model: Model, config: TrainingConfig) -> TrainingConfig:

@@ -9,7 +9,7 @@ from lcnumba import losses
 from lcnumba.callbacks import Logs
 from lcnumba.metrics import Metric, needs_all_samples
 from lcnumba.protocol import Model
-from lcnumba.training.config import TrainingConfig, completed, overridden, warn_of_last_activation
+from lcnumba.training.config import TrainingConfig, config_of_call
 from lcnumba.training.data import Batch
 from lcnumba.training.inputs import Data, dataset
 from lcnumba.utils.arrays import read_only
@@ -95,9 +95,7 @@ def evaluate(
     batch_size: int = 256,
 ) -> Logs:
     """Loss and metrics of a model on data; `lcnumba.Sequential.evaluate` documents the arguments."""
-    config = completed(model, overridden(model.training_config, loss, metrics, None))
-    if loss is not None:
-        warn_of_last_activation(model, config)
+    config = config_of_call(model, loss, metrics)
     size = integer("batch_size", batch_size)
     data = dataset(model, config, x, y, sample_weight, size, None)
     return evaluate_batches(model, data, config, warn_of_loss=True)

@@ -12,7 +12,7 @@ from lcnumba.callbacks import Callback, Checkpoint, Progress, format_logs
 from lcnumba.formats import checkpoint, contents
 from lcnumba.protocol import Model
 from lcnumba.runtime.signals import deferred
-from lcnumba.training.config import completed, overridden, warn_of_last_activation
+from lcnumba.training.config import config_of_call
 from lcnumba.training.data import Batches, Samples
 from lcnumba.training.evaluation import RunningMean, evaluate_batches
 from lcnumba.training.inputs import Data, class_weighting, data_and_validation
@@ -59,9 +59,7 @@ def fit(
         raise ValueError("initial_epoch and resume cannot be combined: the checkpoint has its own epoch")
     size = integer("batch_size", batch_size)
     shuffle = choice("shuffle", shuffle, (True, False, "batch"))
-    config = completed(model, overridden(model.training_config, loss, metrics, lr))
-    if loss is not None:
-        warn_of_last_activation(model, config)
+    config = config_of_call(model, loss, metrics, lr)
     weigh = class_weighting(config, class_weight)
     callbacks = _checked_callbacks(callbacks, boolean("progress", progress))
     data, validation = data_and_validation(

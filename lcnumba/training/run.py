@@ -78,14 +78,15 @@ class History(PublicNames):
 
     def _repr_html_(self) -> str:
         """Curves: a picture, or lines of text without matplotlib."""
-        if self._curves():
+        curves = self._curves()
+        if curves:
             with suppress(ImportError):
-                figure = lcnumba.plotting.training_curve(self).figure
                 picture = io.StringIO()
-                figure.savefig(picture, format="svg")
-                return picture.getvalue()[picture.getvalue().index("<svg") :]
-        width = max((len(name) for name, _ in self._curves()), default=0)
-        lines = (f"{n:{width}} {sparkline(v)} {v[0]:.4g} -> {v[-1]:.4g}" for n, v in self._curves())
+                lcnumba.plotting.training_curve(self).figure.savefig(picture, format="svg")
+                text = picture.getvalue()
+                return text[text.index("<svg") :]
+        width = max((len(name) for name, _ in curves), default=0)
+        lines = (f"{n:{width}} {sparkline(v)} {v[0]:.4g} -> {v[-1]:.4g}" for n, v in curves)
         return f"<pre>{html.escape(chr(10).join([repr(self), *lines]))}</pre>"
 
 

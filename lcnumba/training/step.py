@@ -14,7 +14,7 @@ from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.tree import is_model
 from lcnumba.protocol import Model, leaves
 from lcnumba.runtime.signals import deferred
-from lcnumba.training.config import TrainingConfig, completed, overridden, warn_of_last_activation
+from lcnumba.training.config import TrainingConfig, completed, config_of_call, overridden
 from lcnumba.training.data import Batch
 from lcnumba.training.evaluation import BatchResult, loss_and_metrics
 from lcnumba.training.inputs import class_weighting, dataset
@@ -127,9 +127,7 @@ def train_on_batch(
     lr: Any = None,
 ) -> Logs:
     """Step a model once; `lcnumba.Sequential.train_on_batch` documents the arguments."""
-    config = completed(model, overridden(model.training_config, loss, metrics, lr))
-    if loss is not None:
-        warn_of_last_activation(model, config)
+    config = config_of_call(model, loss, metrics, lr)
     if y is None:
         raise TypeError("y is missing; pass one target per sample of x")
     data = dataset(model, config, x, y, sample_weight, None, None)
