@@ -926,7 +926,8 @@ def _takes_weights(scorer: Any) -> bool:
     if hasattr(scorer, "_accept_sample_weight"):
         return bool(scorer._accept_sample_weight())
     try:
-        parameters = inspect.signature(scorer).parameters
+        # scikit-learn 1.6 has no such method, and its scorers pass all that they are given to their metric.
+        parameters = inspect.signature(getattr(scorer, "_score_func", scorer)).parameters
     except (TypeError, ValueError):  # compiled functions may have no signature
         return False
     return "sample_weight" in parameters or any(p.kind is p.VAR_KEYWORD for p in parameters.values())
