@@ -172,7 +172,7 @@ class Loops:
         must be transposed, at about three elements per cycle; products take half a cycle.
         """
         g, F, VN = self._geometry, self._geometry.filters, vectors.for_batch(N, size)
-        if not VN or 2 * F * size > vectors.host_bytes():
+        if not VN or 2 * F * size > vectors.vector_bytes():
             return 0
         batch_tile = (
             min(-(-N // VN), TRANSPOSED_LINES_BYTES // (g.input_cycle * g.input_size[-1] * g.channels * size * VN)) * VN
@@ -311,7 +311,7 @@ class Loops:
         k_block = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
         # Few filters leave lanes idle; vectors along the inputs fill them if there are enough.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
-        transposed = VN > 0 and 2 * F * size <= vectors.host_bytes() <= rows * size
+        transposed = VN > 0 and 2 * F * size <= vectors.vector_bytes() <= rows * size
         VL = vectors.for_filters(rows if transposed else F, size)
         # An odd number of cache lines, so that a column of all rows does not map to a few cache sets.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size

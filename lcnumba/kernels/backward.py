@@ -15,7 +15,7 @@ from lcnumba.kernels.jit import array_at, next_task, specialised, tasks
 from lcnumba.kernels.movement import pack, transpose
 from lcnumba.kernels.rules import GRADIENT, SGD
 from lcnumba.kernels.tile import NEXT_A, SEGMENT, dots, multiply
-from lcnumba.kernels.vectors import host_bytes
+from lcnumba.kernels.vectors import vector_bytes
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10
@@ -33,7 +33,7 @@ def backward(SIZE, VL, VN, TRANSPOSED):
     number = np.float32 if SIZE == 4 else np.float64
     one, no_clamp, mode, prefetch_samples = number(1), number(-np.inf), NEXT_A, PREFETCH_SAMPLES
     apply_block_gradient = block_gradient_transposed(SIZE, VL) if TRANSPOSED else block_gradient(SIZE, VL)
-    lanes, pack_position = host_bytes() // SIZE, pack_dy(SIZE, VN)
+    lanes, pack_position = vector_bytes() // SIZE, pack_dy(SIZE, VN)
 
     def backward(
         worker, counter, x, kernel, dy, y, row_start, row_tap, row_line,
@@ -174,7 +174,7 @@ def backward_by_inputs(SIZE, VL, VN, TRANSPOSED):
     number = np.float32 if SIZE == 4 else np.float64
     one, no_clamp, mode, prefetch_samples = number(1), number(-np.inf), NEXT_A, PREFETCH_SAMPLES
     apply_block_gradient = block_gradient_transposed(SIZE, VL) if TRANSPOSED else block_gradient(SIZE, VL)
-    lanes, pack_position = host_bytes() // SIZE, pack_dy(SIZE, VN)
+    lanes, pack_position = vector_bytes() // SIZE, pack_dy(SIZE, VN)
 
     def backward_by_inputs(
         worker, counter, x, kernel, dy, y, row_start, row_tap, row_line, read_start, read_column, read_tap,

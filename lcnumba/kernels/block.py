@@ -9,7 +9,7 @@ from lcnumba.kernels.jit import array_at, compiled, specialised
 from lcnumba.kernels.movement import pack, transpose
 from lcnumba.kernels.rules import GRADIENT, N_HYPERPARAMETERS, SGD
 from lcnumba.kernels.tile import NEXT_A, SEGMENT, multiply
-from lcnumba.kernels.vectors import host_bytes
+from lcnumba.kernels.vectors import vector_bytes
 
 # Rows of a block whose gradient is computed and applied at a time: a multiple of the largest tile heights and of a
 # vector.
@@ -55,7 +55,7 @@ def apply_at(SIZE):
 @functools.cache
 def pack_dy(SIZE, VN):
     """Make the function that packs dy of a position, and transposes it."""
-    lanes, clear = host_bytes() // SIZE, zero_padding_lanes(SIZE, VN or 1)
+    lanes, clear = vector_bytes() // SIZE, zero_padding_lanes(SIZE, VN or 1)
 
     def pack_dy(dy, y, y_bytes, packed, row_bytes, first_sample, begin, count, transposed, tile_bytes, F):
         """Pack dy of the samples from `first_sample`, and transpose `count` samples from `begin`.

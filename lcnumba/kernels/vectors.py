@@ -1,7 +1,8 @@
-"""Vector lengths for the host CPU and a shape.
+"""Vector lengths for a shape and the CPU that Numba generates code for.
 
-They depend on the CPU's features, not its name, which a virtual machine may change. An unsuitable length is slower
-but correct.
+That is the host, or what NUMBA_CPU_NAME and NUMBA_CPU_FEATURES ask for: an older one that all nodes of a cluster have
+in common, for instance. The lengths follow the code that LLVM generates for it, not its name, which a virtual
+machine may change. An unsuitable length is slower but correct.
 """
 
 import functools
@@ -9,36 +10,61 @@ import os
 
 import llvmlite.binding as llvm
 import numba
+from numba.core.codegen import get_host_cpu_features
 
-__all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_bytes", "host_features"]
+__all__ = ["REGISTERS", "TILED", "for_batch", "for_filters", "host_features", "target", "vector_bytes"]
 
 # Every supported CPU has vectors of 128 bits (SSE2, NEON).
 LEAST_BYTES = 16
 
-
-@functools.cache
-def _features() -> dict[str, bool]:
-    try:
-        return dict(llvm.get_host_cpu_features())
-    except RuntimeError:  # LLVM does not support it on this system
-        return {}
+# Adds vectors of 512 bits, which LLVM splits into registers of the target.
+_PROBE = """
+define <16 x float> @add(<16 x float> %a, <16 x float> %b) {
+  %sum = fadd <16 x float> %a, %b
+  ret <16 x float> %sum
+}
+"""
 
 
 def host_features() -> list[str]:
     """The relevant features of the host CPU."""
-    return [name for name in ("sse2", "avx", "avx2", "fma", "avx512f", "avx512vl", "neon") if _features().get(name)]
+    try:
+        features = dict(llvm.get_host_cpu_features())
+    except RuntimeError:  # LLVM does not support it on this system
+        return []
+    return [name for name in ("sse2", "avx", "avx2", "fma", "avx512f", "avx512vl", "neon") if features.get(name)]
 
 
-def host_bytes() -> int:
-    """Bytes of the host's vectors: 64 with AVX-512, 32 with AVX, otherwise 16."""
-    features = _features()
-    if features.get("avx512f"):
-        return 64
-    return 32 if features.get("avx") else LEAST_BYTES
+def target() -> str:
+    """The CPU that code is generated for, "host" unless Numba's settings name another one."""
+    settings = (numba.config.CPU_NAME, numba.config.CPU_FEATURES)
+    return " ".join(setting for setting in settings if setting) or "host"
 
 
-# Number of vector registers: AVX-512 and Arm have 32, older x86 has 16.
-REGISTERS = 16 if "sse2" in _features() and not _features().get("avx512vl") else 32
+@functools.cache
+def _registers() -> tuple[int, int]:
+    """The bytes of a vector register of the target, and how many there are: x86 has 16 below AVX-512, others 32."""
+    cpu, features = numba.config.CPU_NAME, numba.config.CPU_FEATURES
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    machine = llvm.Target.from_default_triple().create_target_machine(
+        cpu=llvm.get_host_cpu_name() if cpu is None else cpu,
+        features=get_host_cpu_features() if features is None else features,
+    )
+    code = machine.emit_assembly(llvm.parse_assembly(_PROBE))
+    if "zmm" in code:
+        return 64, 32
+    if "ymm" in code:
+        return 32, 16
+    return LEAST_BYTES, 16 if "xmm" in code else 32
+
+
+def vector_bytes() -> int:
+    """Bytes of the target's vectors: 64 with AVX-512, 32 with AVX, otherwise 16."""
+    return _registers()[0]
+
+
+REGISTERS = _registers()[1]
 
 # Whether the tuned kernels are used. Intrinsics need compilation.
 TILED = os.environ.get("LCNUMBA_TILE", "1") != "0" and not numba.config.DISABLE_JIT
@@ -58,7 +84,7 @@ def for_batch(batch: int, size: int) -> int:
 
 
 def _fitting(n: int, size: int) -> int:
-    length = host_bytes() // size
+    length = vector_bytes() // size
     while length * size > LEAST_BYTES and n <= length // 2:
         length //= 2
     return length

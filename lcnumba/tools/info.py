@@ -128,10 +128,11 @@ def _vectors() -> dict[str, str]:
     with deferred():
         from lcnumba.kernels import vectors
 
-    length = vectors.host_bytes()
+    length = vectors.vector_bytes()
     kernels = "register tile" if vectors.TILED else "plain loops"
     return {
         "features": " ".join(vectors.host_features()) or "unknown",
+        "target": vectors.target(),
         "vectors": f"{8 * length} bits, {length // 4} float32 elements; {kernels}",
     }
 

@@ -208,7 +208,7 @@ def test_dots_of_all_sizes(size, lanes, rng):
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
 @pytest.mark.parametrize("width", [16, 32, 64])
 def test_layers_with_all_vector_lengths(width, dtype, rng, monkeypatch):
-    monkeypatch.setattr(vectors, "host_bytes", lambda: width)
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: width)
     for filters in (16, 19, 70):
         problem = Problem("width", "", 33, (5, 6), 3, filters, (2, 3), (1, 2), "same")
         check_against_reference(problem, 1, dtype, rng)
@@ -307,7 +307,7 @@ def test_forward_by_batch_agrees(problem, dtype, rng, monkeypatch):
 
 
 def test_few_filters_and_many_samples_use_vectors_along_the_batch(monkeypatch):
-    monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: 64)
 
     def samples(filters, batch, kernel_size=3, input_size=(28, 28), channels=1):
         return Loops(Geometry(input_size, channels, filters, kernel_size))._batch_tile(batch, 4)
@@ -357,8 +357,8 @@ def test_large_batches_are_split_into_batch_tiles(batch, by_columns, room, rng, 
 
 
 def test_vector_lengths(monkeypatch):
-    monkeypatch.setattr(vectors, "host_bytes", lambda: 64)
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: 64)
     assert [vectors.for_filters(f, 4) for f in (1, 4, 5, 8, 9, 16, 100)] == [4, 4, 8, 8, 16, 16, 16]
     assert [vectors.for_batch(n, 8) for n in (0, 1, 2, 3, 4, 5, 100)] == [0, 0, 0, 4, 4, 8, 8]
-    monkeypatch.setattr(vectors, "host_bytes", lambda: 16)
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: 16)
     assert [vectors.for_filters(f, 8) for f in (1, 2, 100)] == [2, 2, 2]

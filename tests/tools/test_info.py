@@ -30,7 +30,7 @@ def test_the_configuration_is_printed(capsys, monkeypatch):
     facts = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines() if "warning" not in line)
     assert set(facts) >= {"numba", "llvmlite", "numpy", "scipy", "array-api-compat", "Python", "threads", "memory"}
     assert facts["answers"] == "right"
-    assert f"{8 * vectors.host_bytes()} bits" in facts["vectors"]
+    assert f"{8 * vectors.vector_bytes()} bits" in facts["vectors"]
     assert "NUMBA_FANCY=1" in facts["settings"]
 
 
