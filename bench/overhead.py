@@ -7,11 +7,10 @@ alternately.
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from array import array
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
-
-import numpy as np
 
 from bench.case import Case
 from bench.data import make
@@ -24,7 +23,8 @@ __all__ = ["SMALL", "calls", "measure"]
 SMALL = ("digits", "bindsnet")
 _ROUNDS = 2000
 
-Launch = tuple[Callable[..., None], tuple[Any, ...]]
+# A kernel, its record, the values replaced in it, and the arrays whose addresses they are.
+Launch = tuple[Any, "array[int]", dict[str, int], list[Any]]
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -66,30 +66,33 @@ def calls(fields: dict[str, Any], rounds: int = _ROUNDS) -> dict[str, list[float
 
 @contextlib.contextmanager
 def _recorded() -> Iterator[list[Launch]]:
-    """Record all kernel launches in the context."""
-    from lcnumba.kernels import backward, forward, update
+    """Record all kernel launches in the context, and what their records hold addresses of."""
+    from lcnumba.implementations import loop
+    from lcnumba.kernels import records, update
+    from lcnumba.kernels.jit import Kernel
 
     launches: list[Launch] = []
+    alive: list[Any] = []
 
-    def recording(launch: Any) -> Callable[..., None]:
-        def run(*arguments: Any, threads: int) -> None:
-            assert threads == 1, "only kernels in the calling thread can be replayed"
-            launches.append((launch.compiled[0], arguments))
-            launch(*arguments, threads=threads)
+    def recording(kernel: Kernel, record: "array[int]", values: dict[str, int], threads: int) -> None:
+        assert threads == 1, "only kernels in the calling thread can be replayed"
+        launches.append((kernel, record, values, alive))
+        launch(kernel, record, values, threads)
 
-        return run
+    def keeping(array: Any) -> int:
+        alive.append(array)
+        return address(array)
 
-    with contextlib.ExitStack() as stack:
-        makers = [(forward, "forward"), (forward, "forward_by_batch"), (backward, "backward")]
-        for module, name in [*makers, (backward, "backward_by_inputs")]:
-            maker = getattr(module, name)
-            made = mock.patch.object(module, name, lambda *kind, maker=maker: recording(maker(*kind)))
-            stack.enter_context(made)
-        for module, name in ((backward, "backward_bias"), (update, "apply_all")):
-            stack.enter_context(mock.patch.object(module, name, recording(getattr(module, name))))
+    launch, address = Kernel.launch, records.address
+    with (
+        mock.patch.object(Kernel, "launch", recording),
+        mock.patch.object(records, "address", keeping),
+        mock.patch.object(loop, "address", keeping),
+        mock.patch.object(update, "address", keeping),
+    ):
         yield launches
 
 
 def _replay(launches: list[Launch]) -> None:
-    for compiled, arguments in launches:
-        compiled(0, np.zeros((1, 1), np.int64), *arguments)
+    for kernel, record, values, _ in launches:
+        kernel.launch(record, values, 1)

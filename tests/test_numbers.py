@@ -573,10 +573,10 @@ def test_sparse_product_reads_values_beyond_2_31(ordered):
     if ordered:
         order[-6:] = BEYOND + 3 - np.arange(6)
     dense, out = np.array([[1, 2], [10, 20], [100, 200]], np.float32), np.empty((2, 2), np.float32)
-    frozen = [a[...] for a in (indptr, indices, order, values, dense)]
-    for array in frozen:
-        array.setflags(write=False)
-    sparse_product(*frozen, 1, out, threads=1)
+    sparse_product(4, 8)(
+        indptr=indptr, indices=indices, order=order, n_order=len(order), data=values, dense=dense, dense_rows=3, rows=2,
+        N=2, task_rows=1, out=out, threads=1,
+    )  # fmt: skip
     sums = np.array([6 + 50 + 400, 300 + 20 + 1] if ordered else [1 + 20 + 300, 400 + 50 + 6])
     np.testing.assert_array_equal(out, sums[:, None] * [1, 2])
 

@@ -370,7 +370,7 @@ class Geometry:
         rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
         if pattern is None:
             indptr[1:] = np.arange(1, len(indptr), dtype=np.int64) * self.window
-            return indptr, rows.reshape(-1)
+            return indptr, np.ascontiguousarray(rows.reshape(-1))  # with one filter it is a view
         np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
         return indptr, rows[pattern]
 

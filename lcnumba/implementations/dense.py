@@ -13,7 +13,6 @@ from lcnumba.kernels import vectors
 from lcnumba.kernels.dense import spread
 from lcnumba.kernels.rules import workers
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import read_only
 from lcnumba.utils.types import Array
 
 __all__ = ["DenseMatrix"]
@@ -75,7 +74,10 @@ class DenseMatrix(MatrixImplementation):
                 )  # fmt: skip
             matrix = np.zeros(shape, kernel.dtype) if old is None else old
             positions_per_task = -(-g.positions // TASKS)
-            spread(read_only(kernel), g.input_index, positions_per_task, matrix, threads=workers(kernel.size, threads))
+            spread(kernel.itemsize)(
+                kernel=kernel, index=g.input_index, matrix=matrix, inputs=g.inputs, P=g.positions, K=g.window,
+                F=g.filters, task_positions=positions_per_task, threads=workers(kernel.size, threads),
+            )  # fmt: skip
             return matrix
 
         return self._cache.get(version, fill)

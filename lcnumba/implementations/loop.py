@@ -4,6 +4,7 @@ The kernels are in `kernels/forward.py` and `kernels/backward.py`, and without r
 """
 
 import math
+from array import array
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,10 +15,11 @@ from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import block as tiled_block
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import plain, update, vectors
+from lcnumba.kernels.jit import Kernel
+from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, address, bits
 from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 
@@ -44,6 +46,11 @@ CACHED_DY_BYTES = 1 << 22
 BAND_BYTES = 1 << 20
 
 
+# The record of a bias gradient before its values are known.
+_NO_BIAS = tiled_backward.BACKWARD_BIAS.pack(dict.fromkeys(tiled_backward.BACKWARD_BIAS.names[2:], 0))
+# The lower_clamp without ReLU.
+_NO_CLAMP = bits(-math.inf)
+
 _NO_GRADIENT, _GRADIENT = Rule(NO_GRADIENT, (), ()), Rule(GRADIENT, (), ())
 
 
@@ -52,16 +59,12 @@ class _Plan(NamedTuple):
 
     Attributes
     ----------
-    VL, VN : int
-        Vector lengths for the kernel's gradient, and along the batch for dx, or 0.
-    transposed : bool
-        Whether VL vectors run along the inputs rather than along the filters.
+    VN : int
+        Vector length along the batch for dx, or 0.
     batch_tile : int
         Samples whose dx is accumulated at once, a multiple of VN.
     by_inputs : bool
         Whether dx is accumulated by input columns rather than by blocks.
-    k_block : int
-        Rows of a block of the kernel that are processed at once.
     blocks : int
         The most blocks that read one input column.
     cached : int
@@ -70,19 +73,22 @@ class _Plan(NamedTuple):
         Elements of the longest band of an input line; and the row stride of its packed copy, or 0 without one.
     ranges : array of int64
         Segments over the batch, as `lcnumba.kernels.backward.backward` takes them.
+    kernel : Kernel
+        The kernel of these vectors.
+    record : array of int64
+        Its record, without the arrays and scalars of a call.
     """
 
-    VL: int
     VN: int
-    transposed: bool
     batch_tile: int
     by_inputs: bool
-    k_block: int
     blocks: int
     cached: int
     entries: int
     row: int
     ranges: Array
+    kernel: Kernel
+    record: "array[int]"
 
 
 class _ForwardPlan(NamedTuple):
@@ -90,20 +96,20 @@ class _ForwardPlan(NamedTuple):
 
     Attributes
     ----------
-    lanes : int
-        Vector length, along the batch if there is a batch tile, else along the filters.
     batch_tile : int
         Samples that are processed at once with vectors along the batch; 0 for vectors along the filters.
-    width : int
-        Filters per task.
-    k_block : int
-        Window entries that are accumulated at a time.
+    most_segments : int
+        The most segments that one call of the register tile takes.
+    kernel : Kernel
+        The kernel of these vectors.
+    record : array of int64
+        Its record, without the arrays and scalars of a call.
     """
 
-    lanes: int
     batch_tile: int
-    width: int
-    k_block: int
+    most_segments: int
+    kernel: Kernel
+    record: "array[int]"
 
 
 class Loops:
@@ -115,11 +121,42 @@ class Loops:
         self._plans: dict[tuple[int, int, bool], _Plan] = {}
         self._forward_plans: dict[tuple[int, int], _ForwardPlan] = {}
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Plans hold addresses of this geometry's tables: neither a copy nor another process may use them.
+        return Loops, (self._geometry,)
+
     @cached_property
-    def _forward_tables(self) -> tuple[Any, ...]:
+    def _sizes(self) -> dict[str, int]:
+        """The sizes that all records hold."""
+        g = self._geometry
+        return {
+            "P": g.positions, "K": g.window, "F": g.filters, "LI": g.input_lines, "OW": g.output_size[-1],
+            "line": g.input_size[-1] * g.channels, "C": g.channels, "KW": g.kernel_size[-1],
+        }  # fmt: skip
+
+    @cached_property
+    def _output_tables(self) -> dict[str, Any]:
+        """What forward reads of the geometry."""
         g, columns = self._geometry, self._geometry.columns
-        positions_per_task = -(-g.positions // TASKS)
-        return (*g.by_output, columns.start, *columns[2:], g.channels, g.kernel_size[-1], positions_per_task)
+        return {
+            **dict(zip(ROWS.split(), g.by_output, strict=True)),
+            **dict(zip(COLUMNS.split(), (columns.start, *columns[2:]), strict=True)),
+            "LO": len(g.by_output.start) - 1, "task_positions": -(-g.positions // TASKS),
+        }  # fmt: skip
+
+    @cached_property
+    def _input_tables(self) -> dict[str, Any]:
+        """What backward reads of the geometry."""
+        g = self._geometry
+        return {
+            **dict(zip(ROWS.split(), g.by_input, strict=True)),
+            "edges": g.band_edges,
+            "n_bands": len(g.band_edges) - 1,
+        }
+
+    @cached_property
+    def _bands(self) -> dict[str, Any]:
+        return dict(zip(BANDS.split()[:-1], self._geometry.bands, strict=True))
 
     @property
     def supports_fused(self) -> bool:
@@ -135,24 +172,26 @@ class Loops:
         y = aligned((len(x), g.positions, g.filters), dtype) if out is None else out
         threads = workers(len(x) * self._work, threads)
         if not vectors.TILED:
-            bias = np.empty((0, 0), dtype) if bias is None else bias
-            plain.forward(self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables, y, threads=threads)
+            bias = np.empty((0, g.filters), dtype) if bias is None else bias
+            plain.forward(size)(
+                **self._sizes, **self._output_tables, x=x, kernel=kernel, bias=bias, bias_rows=len(bias), y=y, N=len(x),
+                threads=threads,
+            )  # fmt: skip
             return np.maximum(y, 0, out=y) if relu else y
         plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
-        segments = np.empty((threads, math.prod(g.kernel_size) + 1, SEGMENT), np.int64)
+        segments = np.empty((threads, plan.most_segments, SEGMENT), np.int64)
         bias = np.zeros((1, g.filters), dtype) if bias is None else bias
-        clamp = dtype.type(0 if relu else -np.inf)
-        arrays = (self._lines(x), read_only(kernel), read_only(bias), *self._forward_tables)
+        bias_step = bias.nbytes // g.positions if len(bias) == g.positions else 0
+        changing = {
+            "x": address(x), "kernel": address(kernel), "bias": address(bias), "bias_step": bias_step, "y": address(y),
+            "segments": address(segments), "lower_clamp": 0 if relu else _NO_CLAMP,
+        }  # fmt: skip
         if plan.batch_tile:
             cached, line = g.input_cycle, g.input_size[-1] * g.channels
             xt, yt = scratch(dtype, (threads, cached, line, plan.batch_tile), (threads, g.filters, plan.batch_tile))
             cache_keys = np.full((threads, cached), -1, np.int64)
-            kernel_of_shape = tiled_forward.forward_by_batch(size, plan.lanes)
-            kernel_of_shape(*arrays, plan.batch_tile, clamp, segments, xt, cache_keys, yt, y, threads=threads)
-        else:
-            tiled_forward.forward(size, plan.lanes)(
-                *arrays, plan.width, plan.k_block, clamp, segments, y, threads=threads
-            )
+            changing.update(xt=address(xt), yt=address(yt), cache_keys=address(cache_keys))
+        plan.kernel.launch(plan.record, changing, threads)
         return y
 
     def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
@@ -163,7 +202,18 @@ class Loops:
         parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
         width = -(-g.filters // (lanes * parts)) * lanes
         k_block = max(1, min(g.window, K_BLOCK_BYTES // (min(width, g.filters) * size)))
-        return _store_plan(self._forward_plans, (N, size), _ForwardPlan(lanes, batch_tile, width, k_block))
+        most_segments = math.prod(g.kernel_size) + 1
+        if batch_tile:
+            kernel = tiled_forward.forward_by_batch(size, lanes)
+            values = {"batch_tile": batch_tile, "cached_lines": g.input_cycle, "xt": 0, "yt": 0, "cache_keys": 0}
+        else:
+            kernel, values = tiled_forward.forward(size, lanes), {"width": width, "k_block": k_block}
+        later = dict.fromkeys(("x", "kernel", "bias", "bias_step", "y", "segments", "lower_clamp"), 0)
+        record = kernel.fields.pack(
+            {**later, **values, **self._sizes, **self._output_tables, "N": N, "most_segments": most_segments}
+        )
+        plan = _ForwardPlan(batch_tile, most_segments, kernel, record)
+        return _store_plan(self._forward_plans, (N, size), plan)
 
     def _batch_tile(self, N: int, size: int) -> int:
         """Samples per tile of forward with vectors along the batch; 0 for vectors along the filters.
@@ -249,50 +299,51 @@ class Loops:
         N, F, wants_dx = len(x), g.filters, dx is not None
         if not N:
             return
-        lines = np.empty((0, 0, 0), dtype) if dx is None else self._as_lines(dx)
-        sizes = (g.channels, g.kernel_size[-1], g.output_size[-1])
         threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
-            dy = read_only(dy if y is None else np.where(y > 0, dy, dtype.type(0)))
+            dy = dy if y is None else np.where(y > 0, dy, dtype.type(0))
+            values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy}
             if dx is not None:
-                bands = (*g.by_input, *g.bands, g.band_edges)
-                plain.backward_input(read_only(kernel), dy, *bands, *sizes, lines, threads=threads)
+                plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
             if rule.number == GRADIENT:
-                plain.backward_kernel(self._lines(x), dy, *g.by_input, *g.bands, *sizes, target, threads=threads)
+                plain.backward_kernel(size)(**values, x=x, kernel=0, result=target, threads=threads)
             return
         plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
         VN, batch_tile, cached = plan.VN, plan.batch_tile, plan.cached
         transposes = VN > 0 and wants_dx
-        empty = np.empty(0, dtype)
-        states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-        hyper = rule.packed(dtype)
-        arrays = (self._lines(x), read_only(kernel), read_only(dy), read_only(_or_empty(y, dtype)), *g.by_input)
-        changed = (rule.number, target.reshape(-1), *states, hyper)
         # With one position dy itself, which may be large, has the layout of the packed copy.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
-        xs, packed, dyt, dxt, gradient = scratch(
+        packs_x = plan.row > 0 and rule.number >= GRADIENT
+        xs, packed, dyt, dxt, gradient, zeros = scratch(
             dtype,
-            (threads, N if rule.number >= GRADIENT else 0, plan.row),
+            (threads, N if packs_x else 0, plan.row),
             (threads, cached, 0 if in_place else N * F),
             (threads, cached if transposes else 0, F, batch_tile),
             (threads, plan.entries if transposes else 0, batch_tile),
             (threads, 2 * tiled_block.ROW_TILE * F),
+            (max(F, batch_tile, tiled_block.ROW_TILE),),
         )
-        cache_keys = np.full((threads, cached), -1, np.int64)
-        zeros = np.zeros(max(F, batch_tile, tiled_block.ROW_TILE), dtype)
-        workspace = (plan.ranges, zeros, xs, packed, dyt, cache_keys)
-        kinds = (size, plan.VL, VN, plan.transposed)
+        zeros.fill(0)
+        hyper, cache_keys = rule.packed(dtype), np.full((threads, cached), -1, np.int64)
+        changing = {
+            "x": address(x), "kernel": address(kernel), "dy": address(dy), "target": address(target),
+            "rule": rule.number, "hyper": address(hyper), "zeros": address(zeros), "dyt": address(dyt),
+            "dxt": address(dxt), "gradient": address(gradient), "cache_keys": address(cache_keys),
+        }  # fmt: skip
+        if y is not None:
+            changing["y"] = address(y)
+        if dx is not None:
+            changing["dx"] = address(dx)
+        if packs_x:
+            changing["packed_x"] = address(xs)
+        if not in_place:
+            changing["packed_dy"] = address(packed)
+        for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
+            changing[name] = address(state)
         if plan.by_inputs:
             column_segments = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            tables: tuple[Any, ...] = (*g.inverse_map, g.band_edges, *sizes, batch_tile)
-            tiled_backward.backward_by_inputs(*kinds)(
-                *arrays, *tables, *changed, *workspace, column_segments, dxt, gradient, lines, threads=threads
-            )
-        else:
-            tables = (*g.bands, g.band_edges, *sizes, batch_tile, plan.k_block)
-            tiled_backward.backward(*kinds)(
-                *arrays, *tables, *changed, *workspace, dxt, gradient, lines, threads=threads
-            )
+            changing["column_segments"] = address(column_segments)
+        plan.kernel.launch(plan.record, changing, threads)
 
     def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
         """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
@@ -318,26 +369,31 @@ class Loops:
         row = row if N * row * size <= BAND_BYTES else 0
         ranges = np.array([[0, 0, n, 0] for n in (F, tiled_block.BATCH, N % tiled_block.BATCH, N)], np.int64)
         cached = cached if dy_fits else 1
-        plan = _Plan(VL, VN, transposed, batch_tile, by_inputs, k_block, blocks, cached, entries, row, ranges)
+        values: dict[str, Any] = {
+            **self._sizes, **self._input_tables, "N": N, "batch_tile": batch_tile, "ranges": ranges,
+            "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if VN and wants_dx else 0,
+        }  # fmt: skip
+        if by_inputs:
+            kernel = tiled_backward.backward_by_inputs(size, VL, VN, transposed)
+            values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
+            values["most_blocks"] = blocks
+        else:
+            kernel = tiled_backward.backward(size, VL, VN, transposed)
+            values |= {**self._bands, "row_block": k_block}
+        later = dict.fromkeys(set(kernel.fields.names[2:]) - values.keys(), 0)
+        record = kernel.fields.pack({**later, **values})
+        plan = _Plan(VN, batch_tile, by_inputs, blocks, cached, entries, row, ranges, kernel, record)
         return _store_plan(self._plans, (N, size, wants_dx), plan)
-
-    def _lines(self, x: Array) -> Array:
-        """X as read-only (N, LI, W*C)."""
-        return read_only(self._as_lines(x))
-
-    def _as_lines(self, x: Array) -> Array:
-        g = self._geometry
-        return x.reshape(len(x), g.input_lines, g.input_size[-1] * g.channels)
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
     """Return the sum of dy (N, P, F) over the batch, (P, F); for y see `Implementation`."""
     dbias = np.empty(dy.shape[1:], dy.dtype)
-    rows = (len(dy), dbias.size)
-    y = np.empty((0, 0), dy.dtype) if y is None else y.reshape(rows)
-    tiled_backward.backward_bias(
-        read_only(dy.reshape(rows)), read_only(y), dbias.reshape(-1), threads=workers(dy.size, threads)
-    )
+    values = {
+        "dy": address(dy), "y": 0 if y is None else address(y), "N": len(dy), "entries": dbias.size,
+        "dbias": address(dbias),
+    }  # fmt: skip
+    tiled_backward.backward_bias(dy.itemsize).launch(_NO_BIAS, values, workers(dy.size, threads))
     return dbias
 
 
@@ -347,7 +403,3 @@ def _store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
         plans.clear()
     plans[key] = plan
     return plan
-
-
-def _or_empty(y: Array | None, dtype: np.dtype) -> Array:
-    return np.empty((0, 0, 0), dtype) if y is None else y

@@ -10,7 +10,6 @@ from lcnumba.implementations.scratch import aligned
 from lcnumba.kernels.rules import workers
 from lcnumba.kernels.sparse import product
 from lcnumba.runtime.memory import require
-from lcnumba.utils.arrays import read_only
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array, Mask
 
@@ -114,9 +113,9 @@ def _transposed_copy(array: Array, out: Array | None = None) -> Array:
 def _product(indptr: Array, indices: Array, order: Array, data: Array, x: Array, threads: int | None) -> Array:
     """The product of a sparse matrix, with values data[order], and x.T."""
     out = aligned((len(indptr) - 1, len(x)), x.dtype)
-    pattern = (read_only(indptr), read_only(indices), read_only(order), read_only(data))
-    rows_per_task = -(-len(out) // TASKS)
-    product(
-        *pattern, read_only(_transposed_copy(x)), rows_per_task, out, threads=workers(len(x) * len(indices), threads)
-    )
+    dense, work = _transposed_copy(x), len(x) * len(indices)
+    product(x.itemsize, indices.itemsize)(
+        indptr=indptr, indices=indices, order=order, n_order=len(order), data=data, dense=dense, dense_rows=len(dense),
+        rows=len(out), N=len(x), task_rows=-(-len(out) // TASKS), out=out, threads=workers(work, threads),
+    )  # fmt: skip
     return out

@@ -1,8 +1,8 @@
 """Numba kernels: loops over contiguous arrays, without validation.
 
-A kernel takes C-contiguous arrays and scalars and writes to preallocated arrays. It allocates nothing, raises
-nothing and takes no strings. Input arrays are passed as read-only views (`lcnumba.utils.arrays.read_only`), so that
-one specialisation per dtype is enough. The work is split into tasks by shapes alone, each output element is
+A kernel takes the address of a record (`records.py`), which holds the addresses of C-contiguous arrays, their sizes and
+scalars, and writes to preallocated arrays. It allocates nothing and raises nothing. All kernels have one signature, and
+one function runs them on threads. The work is split into tasks by shapes alone, each output element is
 written by exactly one task, and no sum is split among tasks: results depend neither on which worker computes
 a task nor on the number of threads. Below a fixed amount of work a kernel runs in the calling thread.
 

@@ -5,8 +5,9 @@ import functools
 import numpy as np
 
 from lcnumba.kernels import update
-from lcnumba.kernels.jit import array_at, compiled, specialised
+from lcnumba.kernels.jit import compiled, specialised
 from lcnumba.kernels.movement import pack, transpose
+from lcnumba.kernels.records import array_at
 from lcnumba.kernels.rules import GRADIENT, N_HYPERPARAMETERS, SGD
 from lcnumba.kernels.tile import NEXT_A, SEGMENT, multiply
 from lcnumba.kernels.vectors import vector_bytes

@@ -1,14 +1,15 @@
 """Elementwise losses of differences: the sum of the terms and the gradient in one pass over memory."""
 
+import functools
 from typing import Any
 
 import numba
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import next_task, tasks
+from lcnumba.kernels.jit import Kernel, next_task, specialised
+from lcnumba.kernels.records import Fields, array_at, reader
 from lcnumba.kernels.rules import ABSOLUTE, SQUARED, workers
-from lcnumba.utils.arrays import read_only
 
 __all__ = ["run"]
 
@@ -39,31 +40,44 @@ def _loss_and_gradient(kind, delta, factor, one, t, p, gradient):
     return total
 
 
-@tasks
-def difference_loss(worker, counter, kind, delta, scale, one, weights, width, t, p, gradient, sums):
-    """Process flat targets and predictions, TASK_SIZE elements per task, and write each task's weighted sum to `sums`.
+LOSS = Fields("kind t p gradient size weights n_weights width sums n_sums", "delta scale")
+read = reader(LOSS)
 
-    Each `width` consecutive elements share one weight; width 0 means no weights. All scalars have the dtype of p
-    (Numba promotes float32 times an integer to float64).
-    """
-    size = len(p)
-    task = next_task(counter, worker, len(sums))
-    while task >= 0:
-        begin = task * TASK_SIZE
-        end = min(size, begin + TASK_SIZE)
-        total = 0.0
-        while begin < end:
-            stop, weight = end, one
-            if width:
-                sample = begin // width
-                stop, weight = min(end, (sample + 1) * width), weights[sample]
-            loss = _loss_and_gradient(
-                kind, delta, scale * weight, one, t[begin:stop], p[begin:stop], gradient[begin:stop]
-            )  # fmt: skip
-            total += weight * loss
-            begin = stop
-        sums[task] = total
-        task = next_task(counter, worker, len(sums))
+
+@functools.cache
+def difference_loss(SIZE):
+    """Make the kernel for elements of SIZE bytes."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def difference_loss(worker, record):
+        """Process flat t and p, TASK_SIZE elements per task, and write each task's weighted sum to `sums`.
+
+        Each `width` consecutive elements share one weight; width 0 means no weights. All scalars have the dtype of p
+        (Numba promotes float32 times an integer to float64).
+        """
+        r = read(record)
+        size, one, delta, scale = r.size, number(1), number(r.delta), number(r.scale)
+        t, p, gradient = array_at(r.t, size, number), array_at(r.p, size, number), array_at(r.gradient, size, number)
+        weights, sums = array_at(r.weights, r.n_weights, number), array_at(r.sums, r.n_sums, np.float64)
+        task = next_task(r.counter, r.workers, worker, len(sums))
+        while task >= 0:
+            begin = task * TASK_SIZE
+            end = min(size, begin + TASK_SIZE)
+            total = 0.0
+            while begin < end:
+                stop, weight = end, one
+                if r.width:
+                    sample = begin // r.width
+                    stop, weight = min(end, (sample + 1) * r.width), weights[sample]
+                loss = _loss_and_gradient(
+                    r.kind, delta, scale * weight, one, t[begin:stop], p[begin:stop], gradient[begin:stop]
+                )  # fmt: skip
+                total += weight * loss
+                begin = stop
+            sums[task] = total
+            task = next_task(r.counter, r.workers, worker, len(sums))
+
+    return Kernel(specialised(difference_loss, SIZE), LOSS)
 
 
 def run(
@@ -82,9 +96,10 @@ def run(
     count = max(1, p.size)
     sample_weights = np.empty(0, p.dtype) if weights is None else weights.astype(p.dtype)
     width = 0 if weights is None else max(1, p.size // max(1, weights.size))
-    flat = (np.ascontiguousarray(array).reshape(-1) for array in (t, p))
-    difference_loss(
-        kind, number(delta), number(1 / count), number(1), read_only(sample_weights), width,
-        *(read_only(array) for array in flat), gradient.reshape(-1), sums, threads=workers(WORK * p.size, None),
+    t, p = np.ascontiguousarray(t), np.ascontiguousarray(p)
+    difference_loss(p.itemsize)(
+        kind=kind, t=t, p=p, gradient=gradient, size=p.size, weights=sample_weights, n_weights=sample_weights.size,
+        width=width, sums=sums, n_sums=len(sums), delta=number(delta), scale=number(1 / count),
+        threads=workers(WORK * p.size, None),
     )  # fmt: skip
     return float(np.sum(sums)) / count, gradient

@@ -2,63 +2,78 @@
 
 import functools
 import logging
+from array import array
 from collections.abc import Callable
 from types import FunctionType
 from typing import Any
 
 import numba
-import numpy as np
-from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils, event
+from numba.core import event
 from numba.extending import intrinsic
 
 from lcnumba.kernels.disk_cache import LLVM_BYTES, Cache
+from lcnumba.kernels.records import Fields, fetch_and_add, int_at
 from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
-__all__ = ["LLVM_BYTES", "array_at", "compiled", "next_task", "specialised", "tasks"]
+__all__ = ["LLVM_BYTES", "Kernel", "compiled", "kernel", "next_task", "specialised"]
 
 # nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
 # since a kernel must not raise. No fastmath: it would break NaN and inf.
 _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 
-# Array elements between the counters of two workers, so that they do not share a cache line.
-PADDING = 16
+# Bytes between the counters of two workers, so that they do not share a cache line.
+COUNTER_BYTES = 128
 
 
-def tasks(function: Callable[..., None]) -> Callable[..., None]:
-    """Compile a kernel: a function ``f(worker, counter, ...)`` that gets its tasks from `next_task`.
+class Kernel:
+    """A kernel: a function ``f(worker, address of its record)`` that gets its tasks from `next_task`.
 
-    Returns ``launch(..., threads)``, which runs the function in that many workers in parallel. A worker starts
-    with its own share of the tasks, in order, so that neighbouring tasks, which read the same lines, run on one
-    core; then it steals tasks of other workers, so that a slow core delays no other. A task computes the same
-    result on every worker. Each worker has scratch memory of its own. A single worker runs in the calling
-    thread: synchronising threads costs more than a small kernel, and far more on busy cores.
+    A launch runs the function in so many workers in parallel. A worker starts with its own share of the tasks, in
+    order, so that neighbouring tasks, which read the same lines, run on one core; then it steals tasks of other
+    workers, so that a slow core delays no other. A task computes the same result on every worker. Each worker has
+    scratch memory of its own. A single worker runs in the calling thread: synchronising threads costs more than a
+    small kernel, and far more on busy cores.
     """
-    single = compiled(function)
-    threaded = compiled(_renamed(_run_workers, f"{function.__name__}_threads"), parallel=True)
-    addresses: dict[tuple[Any, ...], int] = {}
 
-    @functools.wraps(function)
-    def launch(*arguments: Any, threads: int) -> None:
-        counter = np.zeros((threads, PADDING), np.int64)
+    def __init__(self, function: Callable[[int, int], None], fields: Fields) -> None:
+        self.fields = fields
+        self.compiled = compiled(function)
+        self._address = 0
+
+    def __call__(self, *, threads: int, **values: Any) -> None:
+        """Run with a record of these values, while the caller keeps the arrays alive."""
+        self.launch(self.fields.pack(values), {}, threads)
+
+    def launch(self, record: "array[int]", values: dict[str, int], threads: int) -> None:
+        """Run with a copy of a record, with some of its values replaced."""
+        begin, index = len(record), self.fields.index
+        record = record + _counters(threads)
+        address = record.buffer_info()[0]
+        record[0], record[1] = address + 8 * begin, threads
+        for name, value in values.items():
+            record[index[name]] = value
         if threads == 1 or numba.config.DISABLE_JIT:
-            single(0, counter, *arguments)
-            return
-        if not numba_is_safe():
-            run_on_python_threads(single, threads, counter, *arguments)
-            return
-        kinds = tuple([getattr(argument, "dtype", None) for argument in arguments])
-        address = addresses.get(kinds)
-        if address is None:
-            address = addresses[kinds] = _address(single, (0, counter, *arguments))
-        threaded(threads, address, counter, *arguments)
+            self.compiled(0, address)
+        elif numba_is_safe():
+            if not self._address:
+                self._address = _address(self.compiled)
+            _drive(threads, self._address, address)
+        else:
+            run_on_python_threads(self.compiled, threads, address)
 
-    launch.compiled = (single, threaded)  # type: ignore[attr-defined]  # to inspect the compiled code
-    return launch
+
+@functools.cache
+def _counters(workers: int) -> "array[int]":
+    return array("q", bytes(COUNTER_BYTES * workers))
+
+
+def kernel(fields: Fields) -> Callable[[Callable[[int, int], None]], Kernel]:
+    """Compile a function as a kernel that takes such records."""
+    return lambda function: Kernel(function, fields)
 
 
 def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:
@@ -90,76 +105,54 @@ def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
-def _run_workers(workers, address, *arguments):
+def _run_workers(workers, kernel, record):
     for worker in prange(0, workers):
-        _call(address, worker, *arguments)
+        _call(kernel, worker, record)
 
 
 @intrinsic
-def _call(typingctx, address, worker, *arguments):
-    """Call a compiled kernel by its address: otherwise Numba would compile it again into the caller."""
+def _call(_, kernel, worker, record):
+    """Call a compiled kernel by its address, so that this code is compiled once for all of them."""
+    kinds = (types.int64, types.int64)
 
     def codegen(context, builder, signature, values):
-        kinds = (signature.args[1], *signature.args[2])
-        kernel = context.call_conv.get_function_type(types.none, kinds).as_pointer()
-        rest = cgutils.unpack_tuple(builder, values[2])
-        pointer = builder.inttoptr(values[0], kernel)
-        context.call_conv.call_function(builder, pointer, types.none, kinds, [values[1], *rest])
+        function = context.call_conv.get_function_type(types.none, kinds).as_pointer()
+        pointer = builder.inttoptr(values[0], function)
+        context.call_conv.call_function(builder, pointer, types.none, kinds, values[1:])
         return context.get_dummy_value()
 
-    return types.none(address, worker, types.StarArgTuple(arguments)), codegen
+    return types.none(types.int64, *kinds), codegen
 
 
-def _address(dispatcher: Any, arguments: tuple[Any, ...]) -> int:
-    """The address of a kernel's machine code for arguments of these types."""
-    kinds = tuple(numba.typeof(argument) for argument in arguments)
+def _address(dispatcher: Any) -> int:
+    """The address of a kernel's machine code."""
+    kinds = (types.int64, types.int64)
     _uninterrupted(dispatcher.compile)(kinds)
     result = dispatcher.overloads[kinds]
     return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
 
 
-@intrinsic
-def _fetch_and_add(_, address):
-    def codegen(context, builder, signature, arguments):
-        pointer = builder.inttoptr(arguments[0], ir.IntType(64).as_pointer())
-        return builder.atomic_rmw("add", pointer, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(types.intp), codegen
+_drive = compiled(_run_workers, parallel=True)
 
 
-@intrinsic
-def _pointer(_, address):
-    def codegen(context, builder, signature, arguments):
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
+def next_task(counter, workers, worker, tasks):
+    """Return an untaken task in [0, tasks), from the worker's own share first; or -1 if all are taken.
 
-    return types.voidptr(types.intp), codegen
-
-
-@numba.njit(**_OPTIONS)
-def array_at(address, shape, dtype):
-    """The array at an address, without reference counting: passing it on costs nothing."""
-    return numba.carray(_pointer(address), shape, dtype)
-
-
-def next_task(counter, worker, tasks):
-    """Return an untaken task in [0, tasks), from the worker's own share first; or -1 if all are taken."""
-    workers = len(counter)
+    `counter` and `workers` are the first fields of a record.
+    """
     for distance in range(workers):
         owner = (worker + distance) % workers
         begin, end = owner * tasks // workers, (owner + 1) * tasks // workers
-        if counter[owner, 0] < end - begin:
-            task = begin + _fetch_and_add(counter.ctypes.data + owner * PADDING * 8)
+        taken = counter + owner * COUNTER_BYTES
+        if int_at(taken) < end - begin:
+            task = begin + fetch_and_add(taken)
             if task < end:
                 return task
     return -1
 
 
-def _next_task_interpreted(counter, worker, tasks):
-    counter[0, 0] += 1
-    return counter[0, 0] - 1 if counter[0, 0] <= tasks else -1
-
-
-next_task = _next_task_interpreted if numba.config.DISABLE_JIT else numba.njit(**_OPTIONS)(next_task)
+if not numba.config.DISABLE_JIT:
+    next_task = numba.njit(**_OPTIONS)(next_task)
 
 
 def specialised(function: Callable[..., Any], *constants: int) -> Callable[..., Any]:

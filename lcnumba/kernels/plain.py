@@ -1,108 +1,142 @@
 """Forward and backward by lines as plain loops: the reference for the tuned kernels.
 
-They are also used where the register tile is not available: with LCNUMBA_TILE=0, and without compilation.
+They are also used where the register tile is not available: with LCNUMBA_TILE=0, and without compilation. Each factory
+here makes the kernel for elements of SIZE bytes; the fields of the records are those of `forward.py` and `backward.py`.
 """
 
-from lcnumba.kernels.jit import next_task, tasks
+import functools
+
+import numpy as np
+
+from lcnumba.kernels.jit import Kernel, next_task, specialised
+from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, reader, tables_3, tables_4
+
+FORWARD = Fields(f"x kernel bias bias_rows y N P K F LI LO OW line C KW task_positions {ROWS} {COLUMNS}")
+BACKWARD = Fields(f"x kernel dy result N P K F LI OW line C KW n_bands {ROWS} {BANDS}")
+
+read_forward, read_backward = reader(FORWARD), reader(BACKWARD)
 
 
-@tasks
-def forward(
-    worker, counter, x, kernel, bias, row_start, row_tap, row_line, col_start, col_input, col_tap, col_taps,
-    C, KW, task_positions, y,
-):  # fmt: skip
-    """Compute y, `task_positions` positions per task; each W[p] is read once for the whole batch.
+@functools.cache
+def forward(SIZE):
+    """Make the forward kernel."""
+    number = np.float32 if SIZE == 4 else np.float64
 
-    x (N, LI, W*C), kernel (P, K, F), bias (P, F) or (1, F) or (0, 0), y (N, P, F); `row_*` are the triples
-    by output line, `col_*` the segments by output column.
-    """
-    N, P, F = y.shape
-    OW = len(col_start) - 1
-    total = -(-P // task_positions)
-    task = next_task(counter, worker, total)
-    while task >= 0:
-        for p in range(task * task_positions, min(P, (task + 1) * task_positions)):
-            o = p // OW
-            j = p - o * OW
-            own = p if len(bias) == P else 0
+    def forward(worker, record):
+        """Compute y, `task_positions` positions per task; each W[p] is read once for the whole batch.
+
+        x (N, LI, W*C), kernel (P, K, F), bias (bias_rows, F) with 0, 1 or P rows, y (N, P, F); `row_*` are the triples
+        by output line, `col_*` the segments by output column.
+        """
+        r = read_forward(record)
+        N, P, F, OW, C = r.N, r.P, r.F, r.OW, r.C
+        x, y = array_at(r.x, (N, r.LI, r.line), number), array_at(r.y, (N, P, F), number)
+        kernel, bias = array_at(r.kernel, (P, r.K, F), number), array_at(r.bias, (r.bias_rows, F), number)
+        row_start, row_tap, row_line = tables_3(r.LO, r.row_start, r.row_tap, r.row_line)
+        col_start, col_input, col_tap, col_taps = tables_4(OW, r.col_start, r.col_input, r.col_tap, r.col_taps)
+        total = -(-P // r.task_positions)
+        task = next_task(r.counter, r.workers, worker, total)
+        while task >= 0:
+            for p in range(task * r.task_positions, min(P, (task + 1) * r.task_positions)):
+                o = p // OW
+                j = p - o * OW
+                own = p if len(bias) == P else 0
+                for n in range(N):
+                    for f in range(F):
+                        y[n, p, f] = bias[own, f] if len(bias) else 0
+                    for row in range(row_start[o], row_start[o + 1]):
+                        i = row_line[row]
+                        for col in range(col_start[j], col_start[j + 1]):
+                            at = col_input[col] * C
+                            k = (row_tap[row] * r.KW + col_tap[col]) * C
+                            for entry in range(col_taps[col] * C):
+                                value = x[n, i, at + entry]
+                                for f in range(F):
+                                    y[n, p, f] += value * kernel[p, k + entry, f]
+            task = next_task(r.counter, r.workers, worker, total)
+
+    return Kernel(specialised(forward, SIZE), FORWARD)
+
+
+@functools.cache
+def backward_input(SIZE):
+    """Make the kernel for dx."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def backward_input(worker, record):
+        """Compute dx (result), one task per band of each input line.
+
+        kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
+        split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables.
+        """
+        r = read_backward(record)
+        N, P, F, C, bands = r.N, r.P, r.F, r.C, r.n_bands
+        kernel, dy = array_at(r.kernel, (P, r.K, F), number), array_at(r.dy, (N, P, F), number)
+        dx = array_at(r.result, (N, r.LI, r.line), number)
+        row_start, row_tap, row_line = tables_3(r.LI, r.row_start, r.row_tap, r.row_line)
+        band_start, band_column, band_input = tables_3(bands, r.band_start, r.band_column, r.band_input)
+        _, band_tap, band_taps = tables_3(bands, r.band_start, r.band_tap, r.band_taps)
+        edges = array_at(r.edges, bands + 1, np.int64)
+        total = r.LI * bands
+        task = next_task(r.counter, r.workers, worker, total)
+        while task >= 0:
+            i = task // bands
+            band = task - i * bands
             for n in range(N):
-                for f in range(F):
-                    y[n, p, f] = bias[own, f] if len(bias) else 0
-                for row in range(row_start[o], row_start[o + 1]):
-                    i = row_line[row]
-                    for col in range(col_start[j], col_start[j + 1]):
-                        at = col_input[col] * C
-                        k = (row_tap[row] * KW + col_tap[col]) * C
-                        for entry in range(col_taps[col] * C):
+                for at in range(edges[band] * C, edges[band + 1] * C):
+                    dx[n, i, at] = 0
+            for row in range(row_start[i], row_start[i + 1]):
+                for col in range(band_start[band], band_start[band + 1]):
+                    p = row_line[row] * r.OW + band_column[col]
+                    at = band_input[col] * C
+                    k = (row_tap[row] * r.KW + band_tap[col]) * C
+                    for n in range(N):
+                        for entry in range(band_taps[col] * C):
+                            value = dx[n, i, at + entry]
+                            for f in range(F):
+                                value += kernel[p, k + entry, f] * dy[n, p, f]
+                            dx[n, i, at + entry] = value
+            task = next_task(r.counter, r.workers, worker, total)
+
+    return Kernel(specialised(backward_input, SIZE), BACKWARD)
+
+
+@functools.cache
+def backward_kernel(SIZE):
+    """Make the kernel for dkernel."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def backward_kernel(worker, record):
+        """Compute dkernel (result), one task per band of each input line: no other task writes its blocks.
+
+        x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), written only at existing connections; the tables are those of
+        `backward_input`.
+        """
+        r = read_backward(record)
+        N, P, F, C, bands = r.N, r.P, r.F, r.C, r.n_bands
+        x, dy = array_at(r.x, (N, r.LI, r.line), number), array_at(r.dy, (N, P, F), number)
+        dkernel = array_at(r.result, (P, r.K, F), number)
+        row_start, row_tap, row_line = tables_3(r.LI, r.row_start, r.row_tap, r.row_line)
+        band_start, band_column, band_input = tables_3(bands, r.band_start, r.band_column, r.band_input)
+        _, band_tap, band_taps = tables_3(bands, r.band_start, r.band_tap, r.band_taps)
+        total = r.LI * bands
+        task = next_task(r.counter, r.workers, worker, total)
+        while task >= 0:
+            i = task // bands
+            band = task - i * bands
+            for row in range(row_start[i], row_start[i + 1]):
+                for col in range(band_start[band], band_start[band + 1]):
+                    p = row_line[row] * r.OW + band_column[col]
+                    at = band_input[col] * C
+                    k = (row_tap[row] * r.KW + band_tap[col]) * C
+                    for entry in range(band_taps[col] * C):
+                        for f in range(F):
+                            dkernel[p, k + entry, f] = 0
+                    for n in range(N):
+                        for entry in range(band_taps[col] * C):
                             value = x[n, i, at + entry]
                             for f in range(F):
-                                y[n, p, f] += value * kernel[p, k + entry, f]
-        task = next_task(counter, worker, total)
+                                dkernel[p, k + entry, f] += value * dy[n, p, f]
+            task = next_task(r.counter, r.workers, worker, total)
 
-
-@tasks
-def backward_input(
-    worker, counter, kernel, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
-    edges, C, KW, OW, dx,
-):  # fmt: skip
-    """Compute dx, one task per band of each input line.
-
-    kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
-    split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables.
-    """
-    N, _, F = dy.shape
-    bands = len(band_start) - 1
-    total = dx.shape[1] * bands
-    task = next_task(counter, worker, total)
-    while task >= 0:
-        i = task // bands
-        band = task - i * bands
-        for n in range(N):
-            for at in range(edges[band] * C, edges[band + 1] * C):
-                dx[n, i, at] = 0
-        for row in range(row_start[i], row_start[i + 1]):
-            for col in range(band_start[band], band_start[band + 1]):
-                p = row_line[row] * OW + band_column[col]
-                at = band_input[col] * C
-                k = (row_tap[row] * KW + band_tap[col]) * C
-                for n in range(N):
-                    for entry in range(band_taps[col] * C):
-                        value = dx[n, i, at + entry]
-                        for f in range(F):
-                            value += kernel[p, k + entry, f] * dy[n, p, f]
-                        dx[n, i, at + entry] = value
-        task = next_task(counter, worker, total)
-
-
-@tasks
-def backward_kernel(
-    worker, counter, x, dy, row_start, row_tap, row_line, band_start, band_column, band_input, band_tap, band_taps,
-    C, KW, OW, dkernel,
-):  # fmt: skip
-    """Compute dkernel, one task per band of each input line: no other task writes its blocks.
-
-    x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), written only at existing connections; the tables are those of
-    `backward_input`.
-    """
-    N, LI, _ = x.shape
-    F = dy.shape[2]
-    bands = len(band_start) - 1
-    total = LI * bands
-    task = next_task(counter, worker, total)
-    while task >= 0:
-        i = task // bands
-        band = task - i * bands
-        for row in range(row_start[i], row_start[i + 1]):
-            for col in range(band_start[band], band_start[band + 1]):
-                p = row_line[row] * OW + band_column[col]
-                at = band_input[col] * C
-                k = (row_tap[row] * KW + band_tap[col]) * C
-                for entry in range(band_taps[col] * C):
-                    for f in range(F):
-                        dkernel[p, k + entry, f] = 0
-                for n in range(N):
-                    for entry in range(band_taps[col] * C):
-                        value = x[n, i, at + entry]
-                        for f in range(F):
-                            dkernel[p, k + entry, f] += value * dy[n, p, f]
-        task = next_task(counter, worker, total)
+    return Kernel(specialised(backward_kernel, SIZE), BACKWARD)

@@ -5,9 +5,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import next_task, tasks
+from lcnumba.kernels.jit import kernel, next_task
+from lcnumba.kernels.records import Fields, array_at, reader
 from lcnumba.kernels.rules import workers
-from lcnumba.utils.arrays import read_only
 
 __all__ = ["take"]
 
@@ -15,20 +15,27 @@ TASK_BYTES = 1 << 16  # bytes per task
 MIN_SAMPLE_BYTES = 1 << 13  # sample size from which threads are faster than NumPy
 
 
-@tasks
-def copy(worker, counter, source, indices, parts, out):
-    """Copy the rows source[indices], bytes, each split into `parts` tasks."""
-    size = source.shape[1]
-    total = len(indices) * parts
-    task = next_task(counter, worker, total)
+COPY = Fields("source rows size indices n parts out")
+read = reader(COPY)
+
+
+@kernel(COPY)
+def copy(worker, record):
+    """Copy the rows source[indices], `size` bytes each, split into `parts` tasks; indices (n) are int64."""
+    r = read(record)
+    size, parts = r.size, r.parts
+    source, out = array_at(r.source, (r.rows, size), np.uint8), array_at(r.out, (r.n, size), np.uint8)
+    indices = array_at(r.indices, r.n, np.int64)
+    total = r.n * parts
+    task = next_task(r.counter, r.workers, worker, total)
     while task >= 0:
         row, part = task // parts, task % parts
         begin, end = part * size // parts, (part + 1) * size // parts
         # Slices, not source[i, e]: indices that may be negative prevent vectorization.
-        read, written = source[indices[row], begin:end], out[row, begin:end]
-        for e in range(len(written)):
-            written[e] = read[e]
-        task = next_task(counter, worker, total)
+        loaded, stored = source[indices[row], begin:end], out[row, begin:end]
+        for e in range(len(stored)):
+            stored[e] = loaded[e]
+        task = next_task(r.counter, r.workers, worker, total)
 
 
 def take(source: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArray[Any]:
@@ -38,6 +45,8 @@ def take(source: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArray[Any
     if threads == 1 or size < MIN_SAMPLE_BYTES or not source.flags.c_contiguous:
         return source[indices]
     out = np.empty((len(indices), *source.shape[1:]), source.dtype)
-    rows, copies = (array.reshape(len(array), -1).view(np.uint8) for array in (source, out))
-    copy(read_only(rows), read_only(indices.astype(np.int64)), max(1, size // TASK_BYTES), copies, threads=threads)
+    copy(
+        source=source, rows=len(source), size=size, indices=np.ascontiguousarray(indices, np.int64), n=len(indices),
+        parts=max(1, size // TASK_BYTES), out=out, threads=threads,
+    )  # fmt: skip
     return out

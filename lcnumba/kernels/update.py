@@ -13,10 +13,21 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import next_task, tasks
-from lcnumba.kernels.rules import L1, L2, MOMENTUM, NESTEROV, NON_NEGATIVE, RMSPROP, SGD, SGD_REGULARIZED, Rule
+from lcnumba.kernels.jit import Kernel, next_task, specialised
+from lcnumba.kernels.records import Fields, address, array_at, reader
+from lcnumba.kernels.rules import (
+    L1,
+    L2,
+    MOMENTUM,
+    N_HYPERPARAMETERS,
+    NESTEROV,
+    NON_NEGATIVE,
+    RMSPROP,
+    SGD,
+    SGD_REGULARIZED,
+    Rule,
+)
 from lcnumba.runtime.threads import count
-from lcnumba.utils.arrays import read_only
 
 TASK_SIZE = 1 << 15  # elements per task, 128 KiB of float32; a single task runs without threads
 
@@ -70,26 +81,51 @@ def apply(rule, p, grad, m, v, hyper):
             p[e] = max(p[e], 0)
 
 
-@tasks
-def apply_all(worker, counter, rule, param, grad, state_1, state_2, hyper):
-    """Update a whole flat param, TASK_SIZE elements per task."""
-    size = len(param)
-    total = -(-size // TASK_SIZE)
-    task = next_task(counter, worker, total)
-    while task >= 0:
-        end = min(size, (task + 1) * TASK_SIZE)
-        begin = task * TASK_SIZE
-        apply(rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], hyper)
-        task = next_task(counter, worker, total)
+UPDATE = Fields("rule param grad size state_1 state_1_size state_2 state_2_size hyper")
+read = reader(UPDATE)
+_EMPTY = UPDATE.pack(dict.fromkeys(UPDATE.names[2:], 0))
+
+
+@functools.cache
+def apply_all(SIZE):
+    """Make the kernel for elements of SIZE bytes."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def apply_all(worker, record):
+        """Update a whole flat param, TASK_SIZE elements per task; unused states have size 0."""
+        r = read(record)
+        param, grad = array_at(r.param, r.size, number), array_at(r.grad, r.size, number)
+        state_1, state_2 = array_at(r.state_1, r.state_1_size, number), array_at(r.state_2, r.state_2_size, number)
+        hyper = array_at(r.hyper, N_HYPERPARAMETERS, number)
+        total = -(-r.size // TASK_SIZE)
+        task = next_task(r.counter, r.workers, worker, total)
+        while task >= 0:
+            begin, end = task * TASK_SIZE, min(r.size, (task + 1) * TASK_SIZE)
+            apply(r.rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], hyper)
+            task = next_task(r.counter, r.workers, worker, total)
+
+    return Kernel(specialised(apply_all, SIZE), UPDATE)
 
 
 def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int | None = None) -> None:
     """Update a C-contiguous parameter and the rule's states in place; all have the same shape and dtype."""
-    empty = np.empty(0, param.dtype)
-    states = [*(state.reshape(-1) for state in rule.states), empty, empty][:2]
-    hyper = rule.packed(param.dtype)
-    workers = _workers(param, threads)
-    apply_all(rule.number, param.reshape(-1), read_only(grad.reshape(-1)), *states, hyper, threads=workers)
+    if not param.flags.c_contiguous:
+        raise ValueError("param must be C-contiguous, since the kernel takes its address")
+    _launch(rule, param, np.ascontiguousarray(grad), _workers(param, threads))
+
+
+def _launch(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int) -> None:
+    hyper, size = rule.packed(param.dtype), param.size
+    values = {
+        "rule": rule.number,
+        "param": address(param),
+        "grad": address(grad),
+        "size": size,
+        "hyper": address(hyper),
+    }
+    for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
+        values[name], values[f"{name}_size"] = address(state), size
+    apply_all(param.itemsize).launch(_EMPTY, values, threads)
 
 
 def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
@@ -100,7 +136,7 @@ def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
 @functools.cache
 def _compile(dtype: np.dtype[Any], workers: int) -> None:
     empty = np.empty(0, dtype)
-    apply_all(SGD, empty, read_only(empty), empty, empty, empty, threads=workers)
+    _launch(Rule(SGD, (), ()), empty, empty, workers)
 
 
 def _workers(param: npt.NDArray[Any], threads: int | None) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 import lcnumba
 
-# Runs the smallest kernel with one and two threads, and prints the cache hits and misses.
+# Runs the smallest kernel with one and two threads, and prints the cache hits and misses of it and of the driver.
 STEP = """
     import logging
     import numpy as np
@@ -24,13 +24,13 @@ STEP = """
     update.run(Rule(1, (), (0.5,)), param, np.ones_like(param), 2)
     assert (param == 0.5).all()
     update.run(Rule(1, (), (0.5,)), param[:10], param[:10].copy())
-    stats = [dispatcher.stats for dispatcher in update.apply_all.compiled]
+    stats = [update.apply_all(4).compiled.stats, jit._drive.stats]
     print(*(sum(part.values()) for s in stats for part in (s.cache_hits, s.cache_misses)))
 """
 
 
 def step(folder, package=None, before="", **environment):
-    """(hits, misses) of the serial and of the threaded kernel, in a separate process."""
+    """(hits, misses) of the kernel and of what runs it on threads, in a separate process."""
     path = {} if package is None else {"PYTHONPATH": str(package)}
     result = subprocess.run(
         [sys.executable, "-P", "-c", textwrap.dedent(STEP).format(before=before)],
@@ -47,7 +47,9 @@ LOADED = ((1, 0), (1, 0))
 
 
 def files(folder, suffix):
-    return sorted(path for path in Path(folder).rglob(f"*{suffix}") if "apply_all" in path.name)
+    return sorted(
+        path for path in Path(folder).rglob(f"*{suffix}") if "apply_all" in path.name or "_run_workers" in path.name
+    )
 
 
 def test_a_second_process_loads_the_code_of_the_first(tmp_path):

@@ -1,0 +1,105 @@
+"""Records: both sides of a kernel's arguments follow from one definition."""
+
+import copy
+import gc
+import pickle
+
+import numba
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.kernels.jit import Kernel
+from lcnumba.kernels.records import Fields, address, array_at, reader
+
+FIELDS = Fields("first second third", "share")
+read = reader(FIELDS)
+jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")
+
+
+def test_a_kernel_reads_what_was_packed():
+    def told(worker, record):
+        r = read(record)
+        out = array_at(r.third, (2, 3), np.float64)
+        out[0, 0], out[0, 1], out[0, 2] = r.first, r.second, r.share
+        out[1, 0], out[1, 1], out[1, 2] = r.workers, worker, len(out)
+
+    out = np.zeros((2, 3))
+    Kernel(told, FIELDS)(first=-7, second=1 << 40, third=out, share=-np.inf, threads=1)
+    assert out.tolist() == [[-7, 1 << 40, -np.inf], [1, 0, 2]]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"first": 1, "second": 2, "third": 3}, r"missing \['share'\], unknown \[\]"),
+        ({"first": 1, "second": 2, "third": 3, "share": 0.5, "more": 1}, r"missing \[\], unknown \['more'\]"),
+    ],
+)
+def test_a_field_on_one_side_only_is_an_error(values, message):
+    with pytest.raises(TypeError, match=message):
+        FIELDS.pack(values)
+
+
+@jitted
+def test_a_field_that_only_the_kernel_knows_is_an_error():
+    @numba.njit
+    def reads(record):
+        return read(record).fourth
+
+    with pytest.raises((numba.TypingError, KeyError), match="fourth"):
+        reads(0)
+
+
+def test_a_launch_leaves_the_record_as_it_was():
+    def told(worker, record):
+        r = read(record)
+        array_at(r.third, 1, np.int64)[0] = r.first + r.second
+
+    kernel, out = Kernel(told, FIELDS), np.zeros(1, np.int64)
+    record = FIELDS.pack({"first": 1, "second": 2, "third": out, "share": 0})
+    before = record[:]
+    kernel.launch(record, {"second": 5}, 1)
+    assert out[0] == 6
+    assert record == before
+    with pytest.raises(KeyError, match="fourth"):
+        kernel.launch(record, {"fourth": 1}, 1)
+
+
+def test_addresses():
+    whole = np.zeros((4, 5))
+    frozen = whole.view()
+    frozen.flags.writeable = False
+    for array in (whole, whole[1:], whole[2, 3:], frozen, np.empty(0), np.zeros(())):
+        assert address(array) == array.ctypes.data
+
+
+def test_arrays_that_are_not_contiguous_are_refused():
+    with pytest.raises(ValueError, match="third must be C-contiguous"):
+        FIELDS.slot("third", np.zeros((4, 4))[:, ::2])
+
+
+def test_names_of_fields_differ():
+    with pytest.raises(ValueError, match="must differ"):
+        Fields("first second first")
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copied_layer_makes_records_of_its_own(copied):
+    """Those of the original hold addresses of its tables."""
+    layer = lc.LocallyConnected2D(2, (2, 3), padding="same", kernel_initializer="ones", input_shape=(5, 6, 3))
+    x = np.ones((4, 5, 6, 3), np.float32)
+    expected = layer(x)
+    layer.forward(x)[1](np.ones_like(expected))
+    implementation = layer._implementation
+    other = copied(implementation)
+    assert implementation._plans
+    assert implementation._forward_plans
+    assert not other._plans
+    assert not other._forward_plans
+    twin = copied(layer)
+    del layer, implementation
+    gc.collect()
+    y, backward = twin.forward(x)
+    np.testing.assert_array_equal(y, expected)
+    assert backward(np.ones_like(y))[0].sum() == y.sum(), "both count the connections"
