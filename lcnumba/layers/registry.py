@@ -1,4 +1,8 @@
-"""The layers by class name, as in files and configs."""
+"""The layers by class name, as in files and configs.
+
+A new layer with weights is a file of its own in this folder, like `dense.py`: a class on those of `base.py`, decorated
+with `register_layer`, and its public name in `lcnumba/__init__.py`.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar, overload
