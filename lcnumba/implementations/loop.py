@@ -47,7 +47,7 @@ BAND_BYTES = 1 << 20
 
 
 # The record of a bias gradient before its values are known.
-_NO_BIAS = tiled_backward.BACKWARD_BIAS.pack(dict.fromkeys(tiled_backward.BACKWARD_BIAS.names[2:], 0))
+_NO_BIAS = tiled_backward.BACKWARD_BIAS.template({})
 # The lower_clamp without ReLU.
 _NO_CLAMP = bits(-math.inf)
 
@@ -380,8 +380,7 @@ class Loops:
         else:
             kernel = tiled_backward.backward(size, VL, VN, transposed)
             values |= {**self._bands, "row_block": k_block}
-        later = dict.fromkeys(set(kernel.fields.names[2:]) - values.keys(), 0)
-        record = kernel.fields.pack({**later, **values})
+        record = kernel.fields.template(values)
         plan = _Plan(VN, batch_tile, by_inputs, blocks, cached, entries, row, ranges, kernel, record)
         return _store_plan(self._plans, (N, size, wants_dx), plan)
 

@@ -18,7 +18,7 @@ from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
-__all__ = ["LLVM_BYTES", "Kernel", "compiled", "kernel", "next_task", "specialised"]
+__all__ = ["LLVM_BYTES", "Kernel", "compiled", "next_task", "specialised"]
 
 # nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
 # since a kernel must not raise. No fastmath: it would break NaN and inf.
@@ -69,11 +69,6 @@ class Kernel:
 @functools.cache
 def _counters(workers: int) -> "array[int]":
     return array("q", bytes(COUNTER_BYTES * workers))
-
-
-def kernel(fields: Fields) -> Callable[[Callable[[int, int], None]], Kernel]:
-    """Compile a function as a kernel that takes such records."""
-    return lambda function: Kernel(function, fields)
 
 
 def compiled(function: Callable[..., Any], parallel: bool = False) -> Callable[..., Any]:

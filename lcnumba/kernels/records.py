@@ -107,6 +107,10 @@ class Fields:
             record[self.index[name]] = self.slot(name, value)
         return record
 
+    def template(self, values: dict[str, Any]) -> "array[int]":
+        """A record with these values, and 0 in the other fields, which launches replace where they are used."""
+        return self.pack({**dict.fromkeys(self.names[2:], 0), **values})
+
     def slot(self, name: str, value: Any) -> int:
         """A value as the 64-bit integer that holds it."""
         if isinstance(value, np.ndarray):

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import kernel, next_task
+from lcnumba.kernels.jit import Kernel, next_task
 from lcnumba.kernels.records import Fields, array_at, reader
 from lcnumba.kernels.rules import workers
 
@@ -19,8 +19,7 @@ COPY = Fields("source rows size indices n parts out")
 read = reader(COPY)
 
 
-@kernel(COPY)
-def copy(worker, record):
+def _copy(worker, record):
     """Copy the rows source[indices], `size` bytes each, split into `parts` tasks; indices (n) are int64."""
     r = read(record)
     size, parts = r.size, r.parts
@@ -36,6 +35,9 @@ def copy(worker, record):
         for e in range(len(stored)):
             stored[e] = loaded[e]
         task = next_task(r.counter, r.workers, worker, total)
+
+
+copy = Kernel(_copy, COPY)
 
 
 def take(source: npt.NDArray[Any], indices: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -83,7 +83,7 @@ def apply(rule, p, grad, m, v, hyper):
 
 UPDATE = Fields("rule param grad size state_1 state_1_size state_2 state_2_size hyper")
 read = reader(UPDATE)
-_EMPTY = UPDATE.pack(dict.fromkeys(UPDATE.names[2:], 0))
+_EMPTY = UPDATE.template({})
 
 
 @functools.cache
