@@ -12,9 +12,8 @@ import numpy as np
 from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
-from lcnumba.kernels import block as tiled_block
 from lcnumba.kernels import forward as tiled_forward
-from lcnumba.kernels import plain, update, vectors
+from lcnumba.kernels import plain, update, vectors, weight_gradient
 from lcnumba.kernels.jit import Kernel
 from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, address, bits
 from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
@@ -320,8 +319,8 @@ class Loops:
             (threads, cached, 0 if in_place else N * F),
             (threads, cached if transposes else 0, F, batch_tile),
             (threads, plan.entries if transposes else 0, batch_tile),
-            (threads, 2 * tiled_block.ROW_TILE * F),
-            (max(F, batch_tile, tiled_block.ROW_TILE),),
+            (threads, 2 * weight_gradient.ROW_TILE * F),
+            (max(F, batch_tile, weight_gradient.ROW_TILE),),
         )
         zeros.fill(0)
         hyper, cache_keys = rule.packed(dtype), np.full((threads, cached), -1, np.int64)
@@ -359,7 +358,7 @@ class Loops:
         dy_fits = cached * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
         pays_off = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and dy_fits and pays_off
-        k_block = tiled_block.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (tiled_block.ROW_TILE * F * size))
+        k_block = weight_gradient.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (weight_gradient.ROW_TILE * F * size))
         # Few filters leave lanes idle; vectors along the inputs fill them if there are enough.
         rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
         transposed = VN > 0 and 2 * F * size <= vectors.vector_bytes() <= rows * size
@@ -367,7 +366,7 @@ class Loops:
         # An odd number of cache lines, so that a column of all rows does not map to a few cache sets.
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
-        ranges = np.array([[0, 0, n, 0] for n in (F, tiled_block.BATCH, N % tiled_block.BATCH, N)], np.int64)
+        ranges = np.array([[0, 0, n, 0] for n in (F, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64)
         cached = cached if dy_fits else 1
         values: dict[str, Any] = {
             **self._sizes, **self._input_tables, "N": N, "batch_tile": batch_tile, "ranges": ranges,

@@ -1,6 +1,7 @@
-"""Backward by lines on register tiles; the tables come from `lcnumba.connectivity.geometry`.
+"""Backward by lines on register tiles: which blocks of weights, in which order, and dx.
 
-The gradient of one block of weights is in `block.py`.
+The gradient of each block, stored or applied to the weights, is computed in `weight_gradient.py`. The tables come from
+`lcnumba.connectivity.geometry`.
 
 Each factory here makes the kernel for one dtype and vector length (`lcnumba.kernels.vectors`). Shapes are
 runtime arguments, so that few kernels are compiled.
@@ -10,13 +11,13 @@ import functools
 
 import numpy as np
 
-from lcnumba.kernels.block import ROW_TILE, block_gradient, block_gradient_transposed, pack_dy
 from lcnumba.kernels.jit import Kernel, next_task, specialised
 from lcnumba.kernels.movement import pack, transpose
 from lcnumba.kernels.records import BANDS, ROWS, Fields, array_at, reader, tables_3
 from lcnumba.kernels.rules import GRADIENT, SGD
 from lcnumba.kernels.tile import NEXT_A, SEGMENT, dots, multiply
 from lcnumba.kernels.vectors import vector_bytes
+from lcnumba.kernels.weight_gradient import ROW_TILE, block_gradient, block_gradient_transposed, pack_dy
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10

@@ -8,9 +8,8 @@ import functools
 
 import numpy as np
 
-from lcnumba.kernels.block import zero_padding_lanes
 from lcnumba.kernels.jit import Kernel, next_task, specialised
-from lcnumba.kernels.movement import transpose
+from lcnumba.kernels.movement import transpose, zero_padding_lanes
 from lcnumba.kernels.records import COLUMNS, ROWS, Fields, array_at, reader, tables_3, tables_4
 from lcnumba.kernels.tile import B_ROWS, NEXT_A, PANEL, SEGMENT, multiply
 

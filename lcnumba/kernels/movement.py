@@ -1,13 +1,18 @@
 """Copies through vector registers: transposing and packing."""
 
+import functools
+
+import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from lcnumba.kernels.emit import I32, I64, Emitter, const, loop
+from lcnumba.kernels.jit import compiled, specialised
+from lcnumba.kernels.records import array_at
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["pack", "transpose"]
+__all__ = ["pack", "transpose", "zero_padding_lanes"]
 
 # Sizes of the square blocks that `transpose` transposes in registers, in descending order.
 BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
@@ -143,3 +148,22 @@ def pack(typingctx, SIZE, VL, source, relu_mask, source_row, target, target_row,
         return context.get_dummy_value()
 
     return signature, codegen
+
+
+@functools.cache
+def zero_padding_lanes(SIZE, VN):
+    """Make the function that zeros the padding lanes of transposed rows, in vectors of VN samples.
+
+    Results of these lanes are discarded, but uninitialised memory may hold subnormal numbers, which make products
+    many times slower.
+    """
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def zero_padding_lanes(transposed, row_bytes, rows, count):
+        lanes = -(-count // VN) * VN - count
+        for r in range(rows if lanes else 0):
+            padding = array_at(transposed + r * row_bytes + count * SIZE, lanes, number)
+            for n in range(lanes):
+                padding[n] = 0
+
+    return compiled(specialised(zero_padding_lanes, SIZE, VN))

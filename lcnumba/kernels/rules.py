@@ -38,8 +38,8 @@ LINE_BYTES = 64
 
 # What the backward kernel does with a gradient: nothing, store it, or update the weights by the formula of that
 # name in `lcnumba.kernels.update`. Only SGD needs no gradient in memory; SGD_REGULARIZED is the same formula with a
-# penalty or constraint. Numbers above SGD are formulas that need it (`block.py`): a new one is appended, and has two
-# states and N_SCALARS scalars at most.
+# penalty or constraint. Numbers above SGD are formulas that need it (`weight_gradient.py`): a new one is appended, and
+# has two states and N_SCALARS scalars at most.
 NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP, SGD_REGULARIZED = range(-1, 7)
 
 # Loss of a difference: squared, absolute, or Huber (half the square up to delta, linear beyond).

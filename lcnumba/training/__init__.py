@@ -1,4 +1,4 @@
-"""The training loop of `Sequential.fit`, and what it consists of."""
+"""The training loop of `Sequential.fit` (`loop.py`), a step on one batch (`step.py`), and what they need."""
 
 from typing import Any
 

@@ -1,4 +1,10 @@
-"""The loop over epochs and batches, each a step of `training/step.py`; and how an interrupted training resumes."""
+"""`fit`: the loop over epochs and batches, and how an interrupted training resumes.
+
+From `fit` to a weight's change: `Sequential.fit` calls `fit` here, which calls `Stepper` (`training/step.py`) for each
+batch; that calls `models/backward.py` for all layers, which calls `layers/backward.py` for each, and that
+`layers/parameters.py`, where an optimizer changes the weights: by the formulas in `kernels/update.py`, which
+`kernels/backward.py` applies too.
+"""
 
 import logging
 import math

@@ -1,4 +1,4 @@
-"""A call of `fit` as callbacks see it, and the history it returns."""
+"""What a call of `fit` (`training/loop.py`) holds: the history it returns, and the run that callbacks see."""
 
 import html
 import io

@@ -1,4 +1,8 @@
-"""Training steps on single batches: forward, loss, and the step of `models/backward.py`."""
+"""Training steps on single batches: forward, loss, and the step of all layers.
+
+`training/loop.py` calls it for each batch; the weights change in what it calls, `models/backward.py` and so on down to
+`kernels/update.py`.
+"""
 
 import dataclasses
 import math

@@ -1,4 +1,7 @@
-"""The gradient of a block of weights, stored or applied by an optimizer's formula; and packing for backward."""
+"""The gradient of the kernel (the weights), one block at a time, stored or applied by an optimizer's formula.
+
+`backward.py` calls it for each block. Here too: how dy is packed for it.
+"""
 
 import functools
 
@@ -6,7 +9,7 @@ import numpy as np
 
 from lcnumba.kernels import update
 from lcnumba.kernels.jit import compiled, specialised
-from lcnumba.kernels.movement import pack, transpose
+from lcnumba.kernels.movement import pack, transpose, zero_padding_lanes
 from lcnumba.kernels.records import array_at
 from lcnumba.kernels.rules import GRADIENT, N_HYPERPARAMETERS, SGD
 from lcnumba.kernels.tile import NEXT_A, SEGMENT, multiply
@@ -17,25 +20,6 @@ from lcnumba.kernels.vectors import vector_bytes
 ROW_TILE = 48
 # Samples over which a block's gradient is summed at a time: their x and dy fit in L1.
 BATCH = 64
-
-
-@functools.cache
-def zero_padding_lanes(SIZE, VN):
-    """Make the function that zeros the padding lanes of transposed rows, in vectors of VN samples.
-
-    Results of these lanes are discarded, but uninitialised memory may hold subnormal numbers, which make products
-    many times slower.
-    """
-    number = np.float32 if SIZE == 4 else np.float64
-
-    def zero_padding_lanes(transposed, row_bytes, rows, count):
-        lanes = -(-count // VN) * VN - count
-        for r in range(rows if lanes else 0):
-            padding = array_at(transposed + r * row_bytes + count * SIZE, lanes, number)
-            for n in range(lanes):
-                padding[n] = 0
-
-    return compiled(specialised(zero_padding_lanes, SIZE, VN))
 
 
 @functools.cache
