@@ -3,8 +3,9 @@
 An optimizer holds hyperparameters only; its state, a dict of arrays, is stored with each parameter. Any object
 with `init` and `update` can be used; it is run on copies, so that nothing has changed if it fails.
 
-A new built-in one is a class here, in `BuiltIn` and `_BY_NAME`, and in the public names; a new formula is in
-`kernels/rules.py` and `kernels/update.py`, too.
+A new built-in one is a class here with `default_lr`, `init`, `rule`, `advance`, `update` and `get_config`, in `BuiltIn`
+and `_BY_NAME`, and a public name in `lcnumba/__init__.py`. A new formula is a number in `kernels/rules.py` and a branch
+in `kernels/update.py`.
 """
 
 import math

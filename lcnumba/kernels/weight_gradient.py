@@ -1,6 +1,7 @@
 """The gradient of the kernel (the weights), one block at a time, stored or applied by an optimizer's formula.
 
 `backward.py` calls it for each block. Here too: how dy is packed for it.
+`plain.py` has the same without register tiles.
 """
 
 import functools

@@ -1,7 +1,6 @@
 """The layers, one per file, and their base classes.
 
-A layer with weights derives from `Trainable` in `base.py`, as `dense.py` does, one without from the base class in
-`stateless.py`; both are decorated with `register_layer`.
+`registry.py` says how one is added.
 """
 
 from typing import Any

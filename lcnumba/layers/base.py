@@ -1,6 +1,6 @@
 """Base class of layers with parameters: build, step, and the attributes of Keras' layers.
 
-A new layer is a file in this folder, as `dense.py` is, with `@register_layer`, and a public name of the package.
+`registry.py` says how a layer is added.
 """
 
 import copy

@@ -1,4 +1,4 @@
-"""The parameters of one layer, the lock that guards them, and the only place where a step changes them."""
+"""The parameters of one layer, the lock that guards them, and the only place that lets a step change them."""
 
 import copy
 import threading

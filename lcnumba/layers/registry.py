@@ -1,7 +1,8 @@
 """The layers by class name, as in files and configs.
 
-A new layer with weights is a file of its own in this folder, like `dense.py`: a class on those of `base.py`, decorated
-with `register_layer`, and its public name in `lcnumba/__init__.py`.
+A new layer with a kernel and perhaps a bias is a file of its own in this folder, like `dense.py`: a subclass of
+`Trainable` (`base.py`), decorated with `register_layer`, and its public name in `lcnumba/__init__.py`. One without
+weights derives from the base class in `stateless.py`.
 """
 
 from collections.abc import Callable

@@ -2,8 +2,9 @@
 
 From `fit` to a weight's change: `Sequential.fit` calls `fit` here, which calls `Stepper` (`training/step.py`) for each
 batch; that calls `models/backward.py` for all layers, which calls `layers/backward.py` for each, and that
-`layers/parameters.py`, where an optimizer changes the weights: by the formulas in `kernels/update.py`, which
-`kernels/backward.py` applies too.
+`layers/parameters.py`, which holds the lock. The kernel of a locally connected layer changes as its gradient is
+computed: `layers/locally_connected.py`, `implementations/loop.py`, `kernels/backward.py`, `kernels/weight_gradient.py`.
+A bias, a dense layer, and all weights if gradients are clipped or accumulated, change in `kernels/update.py`.
 """
 
 import logging

@@ -1,7 +1,6 @@
 """Training steps on single batches: forward, loss, and the step of all layers.
 
-`training/loop.py` calls it for each batch; the weights change in what it calls, `models/backward.py` and so on down to
-`kernels/update.py`.
+`training/loop.py` calls it for each batch, and says where the weights change from here on.
 """
 
 import dataclasses
