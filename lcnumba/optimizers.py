@@ -4,8 +4,8 @@ An optimizer holds hyperparameters only; its state, a dict of arrays, is stored 
 with `init` and `update` can be used; it is run on copies, so that nothing has changed if it fails.
 
 A new built-in one is a class here with `default_lr`, `init`, `rule`, `advance`, `update` and `get_config`, in `BuiltIn`
-and `_BY_NAME`, and a public name in `lcnumba/__init__.py`. A new formula is a number in `kernels/rules.py` and a branch
-in `kernels/update.py`.
+and `_BY_NAME`, and a public name in `lcnumba/__init__.py`. A new formula is the tuple of its scalars in
+`kernels/rules.py` and a function in `kernels/update.py`.
 """
 
 import math
@@ -15,8 +15,15 @@ from typing import Any, ClassVar, Protocol, TypeGuard
 
 import numpy as np
 
-from lcnumba.kernels import rules
-from lcnumba.kernels.rules import Rule
+from lcnumba.kernels.rules import (
+    AdamScalars,
+    MomentumScalars,
+    NesterovScalars,
+    RMSpropScalars,
+    Rule,
+    Scalars,
+    SGDScalars,
+)
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
@@ -107,8 +114,13 @@ class SGD:
     def rule(self, state: State, lr: float) -> Rule:
         """Return the update rule of the next step."""
         if not self.momentum:
-            return Rule(rules.SGD, (), (lr,))
-        return Rule(rules.NESTEROV if self.nesterov else rules.MOMENTUM, (state["velocity"],), (lr, self.momentum))
+            return Rule(SGDScalars(lr))
+        return Rule(self._scalars(lr, self.momentum), (state["velocity"],))  # type: ignore[call-arg]
+
+    @property
+    def _scalars(self) -> type[Scalars]:
+        """The type of the scalars of `rule`."""
+        return (NesterovScalars if self.nesterov else MomentumScalars) if self.momentum else SGDScalars
 
     def advance(self, state: State) -> None:
         """Count a step; there is no step count to update."""
@@ -167,8 +179,16 @@ class Adam:
         """Return the update rule of the next step."""
         t = int(state["t"]) + 1
         corrected = lr * math.sqrt(1 - self.beta_2**t) / (1 - self.beta_1**t)
-        rates = (self.beta_1, self.beta_2, 1 - self.beta_1, 1 - self.beta_2, self.epsilon)
-        return Rule(rules.ADAM, (state["m"], state["v"]), (corrected, *rates, self._decayed(lr)))
+        scalars = AdamScalars(
+            corrected, self.beta_1, self.beta_2, one_minus_beta_1=1 - self.beta_1, one_minus_beta_2=1 - self.beta_2,
+            epsilon=self.epsilon, decay=self._decayed(lr),
+        )  # fmt: skip
+        return Rule(scalars, (state["m"], state["v"]))
+
+    @property
+    def _scalars(self) -> type[Scalars]:
+        """The type of the scalars of `rule`."""
+        return AdamScalars
 
     def _decayed(self, lr: float) -> float:
         """The factor of the parameter that a step subtracts in addition."""
@@ -265,7 +285,12 @@ class RMSprop:
 
     def rule(self, state: State, lr: float) -> Rule:
         """Return the update rule of the next step."""
-        return Rule(rules.RMSPROP, (state["v"],), (lr, self.rho, 1 - self.rho, self.epsilon))
+        return Rule(RMSpropScalars(lr, self.rho, 1 - self.rho, self.epsilon), (state["v"],))
+
+    @property
+    def _scalars(self) -> type[Scalars]:
+        """The type of the scalars of `rule`."""
+        return RMSpropScalars
 
     def advance(self, state: State) -> None:
         """Count a step; there is no step count to update."""
@@ -358,8 +383,8 @@ def run(
     optimizer.advance(state)
 
 
-def prepare(param: Array, threads: int | None = None) -> None:
-    """Compile what `run` needs, so that it cannot run out of memory while compiling.
+def prepare(param: Array, threads: int | None = None, optimizer: BuiltIn | None = None) -> None:
+    """Compile what `run` with this optimizer (None: SGD) needs, so that it cannot run out of memory while compiling.
 
     Examples
     --------
@@ -367,7 +392,7 @@ def prepare(param: Array, threads: int | None = None) -> None:
     >>> import lcnumba as lc
     >>> lc.optimizers.prepare(np.ones(2), threads=1)
     """
-    _update().prepare(param, threads)
+    _update().prepare((optimizer or SGD())._scalars, param, threads)
 
 
 @import_whole

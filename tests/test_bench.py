@@ -469,7 +469,7 @@ def test_overhead_of_calls():
         y, backward = layer.forward(np.ones((1, 5, 5, 1), np.float32))
         backward.step(y, 0.1)
     kernels = [kernel.compiled.py_func.__name__.partition("_4")[0] for kernel, *_ in launches]
-    assert kernels == ["forward", "backward_bias", "backward", "apply_all"]
+    assert kernels == ["forward", "backward_bias", "backward", "update_whole"]
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="requires /proc")

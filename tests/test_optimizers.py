@@ -1,11 +1,13 @@
 import json
 import math
+import typing
 
 import numpy as np
 import pytest
 
 import lcnumba as lc
 from lcnumba import SGD, Adam, AdamW, RMSprop, optimizers
+from lcnumba.kernels import rules, update
 
 # Also run with every index checked, and interpreted instead of compiled.
 pytestmark = pytest.mark.kernels
@@ -85,6 +87,32 @@ def test_penalties_are_gradients_and_bounds_come_last(optimizer, nonnegative):
     assert plain.min() < 0 < plain.max()
     for name in state:
         np.testing.assert_array_equal(state[name], plain_state[name])
+
+
+@pytest.mark.parametrize("optimizer", [optimizer for optimizer, _ in CASES], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_states_of_dead_weights_become_zero_and_not_subnormal(optimizer, dtype):
+    """Rounding keeps subnormal numbers from decaying, and they make steps many times slower; NaN stays NaN."""
+    param, gradient, tiny = np.ones(19, dtype), np.ones(19, dtype), np.finfo(dtype).tiny
+    state = optimizer.init(param)
+    for array in state.values():
+        if array.ndim:
+            array[:] = 4 * tiny
+    for _ in range(60):
+        optimizer.update(param, gradient * 0, state, 1e-3)
+        for array in state.values():
+            assert not (array.ndim and ((array != 0) & (np.abs(array) < tiny)).any())
+    gradient[3] = np.nan
+    optimizer.update(param, gradient, state, 1e-3)
+    for array in (param, *state.values()):
+        assert not array.ndim or np.isnan(array).nonzero()[0].tolist() == [3]
+
+
+def test_every_tuple_of_scalars_has_a_formula():
+    assert set(typing.get_args(rules.Scalars)) == set(update.FORMULAS)
+    for optimizer, _ in CASES:
+        state = optimizer.init(np.ones(2))
+        assert type(optimizer.rule(state, 0.5).scalars) in update.FORMULAS
 
 
 def test_sgd_is_exact_and_needs_no_state():

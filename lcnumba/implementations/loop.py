@@ -13,10 +13,10 @@ from lcnumba.connectivity.geometry import TASKS, Geometry
 from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
-from lcnumba.kernels import plain, update, vectors, weight_gradient
+from lcnumba.kernels import microkernels, plain, update, vectors, weight_gradient
 from lcnumba.kernels.jit import Kernel
-from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, address, bits
-from lcnumba.kernels.rules import GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
+from lcnumba.kernels.records import BANDS, COLUMNS, NO_CLAMP, ROWS, address, bits
+from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
@@ -29,6 +29,9 @@ PLANS = 32
 
 # Bytes of a k-block of the kernel, which stays in the L2 cache while all rows of x are processed.
 K_BLOCK_BYTES = 1 << 17
+# Samples, and bytes of the weights of a position, from which it pays to pack them into panels: then a column of a
+# panel, one cache line of each row, does not fit in L1 if rows are 256 or 512 bytes apart.
+PACKED_BATCH, PACKED_BYTES = 8, 1 << 15
 # Bytes of the transposed lines of x in forward; the batch tile is as many samples as fit.
 TRANSPOSED_LINES_BYTES = 1 << 20
 # Bytes of the transposed dx of a task, and of the transposed dy of a position; the batch tile fits both.
@@ -47,10 +50,6 @@ BAND_BYTES = 1 << 20
 
 # The record of a bias gradient before its values are known.
 _NO_BIAS = tiled_backward.BACKWARD_BIAS.template({})
-# The lower_clamp without ReLU.
-_NO_CLAMP = bits(-math.inf)
-
-_NO_GRADIENT, _GRADIENT = Rule(NO_GRADIENT, (), ()), Rule(GRADIENT, (), ())
 
 
 class _Plan(NamedTuple):
@@ -99,6 +98,8 @@ class _ForwardPlan(NamedTuple):
         Samples that are processed at once with vectors along the batch; 0 for vectors along the filters.
     most_segments : int
         The most segments that one call of the register tile takes.
+    panels : int
+        Elements of W that each worker packs into panels at a time; 0 if W is read in place.
     kernel : Kernel
         The kernel of these vectors.
     record : array of int64
@@ -107,6 +108,7 @@ class _ForwardPlan(NamedTuple):
 
     batch_tile: int
     most_segments: int
+    panels: int
     kernel: Kernel
     record: "array[int]"
 
@@ -183,13 +185,20 @@ class Loops:
         bias_step = bias.nbytes // g.positions if len(bias) == g.positions else 0
         changing = {
             "x": address(x), "kernel": address(kernel), "bias": address(bias), "bias_step": bias_step, "y": address(y),
-            "segments": address(segments), "lower_clamp": 0 if relu else _NO_CLAMP,
+            "segments": address(segments), "lower_clamp": 0 if relu else NO_CLAMP,
         }  # fmt: skip
+        if plan.panels:
+            (panels,) = scratch(dtype, (threads, plan.panels))
+            changing["panels"] = address(panels)
         if plan.batch_tile:
             cached, line = g.input_cycle, g.input_size[-1] * g.channels
-            xt, yt = scratch(dtype, (threads, cached, line, plan.batch_tile), (threads, g.filters, plan.batch_tile))
+            xt, yt, ones = scratch(
+                dtype, (threads, cached, line, plan.batch_tile), (threads, g.filters, plan.batch_tile),
+                (2, plan.batch_tile),
+            )  # fmt: skip
+            ones[0], ones[1] = 1, 0
             cache_keys = np.full((threads, cached), -1, np.int64)
-            changing.update(xt=address(xt), yt=address(yt), cache_keys=address(cache_keys))
+            changing.update(xt=address(xt), yt=address(yt), ones=address(ones), cache_keys=address(cache_keys))
         plan.kernel.launch(plan.record, changing, threads)
         return y
 
@@ -201,17 +210,26 @@ class Loops:
         parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
         width = -(-g.filters // (lanes * parts)) * lanes
         k_block = max(1, min(g.window, K_BLOCK_BYTES // (min(width, g.filters) * size)))
-        most_segments = math.prod(g.kernel_size) + 1
+        most_segments, panels = math.prod(g.kernel_size) + 1, 0
+        values: dict[str, Any] = {
+            **self._sizes, **self._output_tables, "size": size, "N": N, "most_segments": most_segments,
+            "multiply": microkernels.multiply(size, lanes), "panel_bytes": PANEL * lanes * size,
+        }  # fmt: skip
         if batch_tile:
-            kernel = tiled_forward.forward_by_batch(size, lanes)
-            values = {"batch_tile": batch_tile, "cached_lines": g.input_cycle, "xt": 0, "yt": 0, "cache_keys": 0}
+            kernel = tiled_forward.forward_by_batch()
+            values |= {
+                "VN": lanes, "transpose": microkernels.transpose(size), "batch_tile": batch_tile,
+                "cached_lines": g.input_cycle,
+            }  # fmt: skip
         else:
-            kernel, values = tiled_forward.forward(size, lanes), {"width": width, "k_block": k_block}
-        later = dict.fromkeys(("x", "kernel", "bias", "bias_step", "y", "segments", "lower_clamp"), 0)
-        record = kernel.fields.pack(
-            {**later, **values, **self._sizes, **self._output_tables, "N": N, "most_segments": most_segments}
-        )
-        plan = _ForwardPlan(batch_tile, most_segments, kernel, record)
+            kernel = tiled_forward.forward()
+            values |= {"width": width, "k_block": k_block}
+            columns = min(width, g.filters)
+            if N >= PACKED_BATCH and columns > PANEL * lanes and k_block * columns * size > PACKED_BYTES:
+                panels = -(-columns // (PANEL * lanes)) * PANEL * lanes * k_block
+                values["pack_panels"] = microkernels.pack_panels(size, lanes)
+        record = kernel.fields.template(values)
+        plan = _ForwardPlan(batch_tile, most_segments, panels, kernel, record)
         return _store_plan(self._forward_plans, (N, size), plan)
 
     def _batch_tile(self, N: int, size: int) -> int:
@@ -236,8 +254,8 @@ class Loops:
     ) -> Array:  # fmt: skip
         """Return dx (N, LI*W*C); see `Implementation`."""
         dx = aligned((len(dy), self._geometry.inputs), dy.dtype) if out is None else out
-        # Without a gradient neither x is read nor the target written.
-        self._run(dx, kernel, dy, y, _NO_GRADIENT, kernel, dx, threads)
+        # Without a gradient x is not read.
+        self._run(dx, kernel, dy, y, None, None, dx, threads)
         return dx
 
     def weight_gradient(
@@ -246,7 +264,7 @@ class Loops:
         """Return dkernel (P, K, F); see `Implementation`."""
         dkernel = self._gradient_array(len(x), dy.dtype) if out is None else self._zeroed(len(x), out)
         # Without dx the kernel is not read.
-        self._run(x, dkernel, dy, y, _GRADIENT, dkernel, None, threads)
+        self._run(x, dkernel, dy, y, None, dkernel, None, threads)
         return dkernel
 
     def gradients(
@@ -257,7 +275,7 @@ class Loops:
         dx, dkernel = out
         dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._zeroed(len(x), dkernel)
         dx = aligned(x.shape, x.dtype) if dx is None else dx
-        self._run(x, kernel, dy, y, _GRADIENT, dkernel, dx, threads)
+        self._run(x, kernel, dy, y, None, dkernel, dx, threads)
         return dx, dkernel
 
     def fused_update(
@@ -290,10 +308,13 @@ class Loops:
         return dkernel
 
     def _run(
-        self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule, target: Array, dx: Array | None,
-        threads: int | None,
+        self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
+        dx: Array | None, threads: int | None,
     ) -> None:  # fmt: skip
-        """Compute dx, unless it is None, and apply the rule: store the gradient in target, or update target with it."""
+        """Compute dx, unless it is None, and the gradient, unless target is None.
+
+        Without a rule the gradient is stored in target; with one target is updated by it.
+        """
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         N, F, wants_dx = len(x), g.filters, dx is not None
         if not N:
@@ -304,7 +325,7 @@ class Loops:
             values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy}
             if dx is not None:
                 plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
-            if rule.number == GRADIENT:
+            if target is not None:
                 plain.backward_kernel(size)(**values, x=x, kernel=0, result=target, threads=threads)
             return
         plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
@@ -312,7 +333,7 @@ class Loops:
         transposes = VN > 0 and wants_dx
         # With one position dy itself, which may be large, has the layout of the packed copy.
         in_place = g.positions == 1 and y is None and not plan.by_inputs
-        packs_x = plan.row > 0 and rule.number >= GRADIENT
+        packs_x = plan.row > 0 and target is not None
         xs, packed, dyt, dxt, gradient, zeros = scratch(
             dtype,
             (threads, N if packs_x else 0, plan.row),
@@ -323,12 +344,22 @@ class Loops:
             (max(F, batch_tile, weight_gradient.ROW_TILE),),
         )
         zeros.fill(0)
-        hyper, cache_keys = rule.packed(dtype), np.full((threads, cached), -1, np.int64)
+        cache_keys = np.full((threads, cached), -1, np.int64)
         changing = {
-            "x": address(x), "kernel": address(kernel), "dy": address(dy), "target": address(target),
-            "rule": rule.number, "hyper": address(hyper), "zeros": address(zeros), "dyt": address(dyt),
-            "dxt": address(dxt), "gradient": address(gradient), "cache_keys": address(cache_keys),
+            "x": address(x), "kernel": address(kernel), "dy": address(dy), "zeros": address(zeros),
+            "dyt": address(dyt), "dxt": address(dxt), "gradient": address(gradient),
+            "cache_keys": address(cache_keys), "rule": NO_GRADIENT if target is None else GRADIENT,
         }  # fmt: skip
+        if target is not None:
+            changing["target"] = address(target)
+        if rule is not None:
+            scalars = update.scalars_of(rule)
+            changing |= {
+                "rule": FACTOR if rule.is_factor else FORMULA, "factor": bits(-rule.scalars.lr),
+                "formula": update.formula(rule, size), "scalars": scalars.buffer_info()[0],
+            }  # fmt: skip
+            for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
+                changing[name] = address(state)
         if y is not None:
             changing["y"] = address(y)
         if dx is not None:
@@ -337,8 +368,6 @@ class Loops:
             changing["packed_x"] = address(xs)
         if not in_place:
             changing["packed_dy"] = address(packed)
-        for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
-            changing[name] = address(state)
         if plan.by_inputs:
             column_segments = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
             changing["column_segments"] = address(column_segments)
@@ -369,15 +398,23 @@ class Loops:
         ranges = np.array([[0, 0, n, 0] for n in (F, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64)
         cached = cached if dy_fits else 1
         values: dict[str, Any] = {
-            **self._sizes, **self._input_tables, "N": N, "batch_tile": batch_tile, "ranges": ranges,
-            "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if VN and wants_dx else 0,
+            **self._sizes, **self._input_tables, "size": size, "N": N, "VN": VN, "batch_tile": batch_tile,
+            "ranges": ranges, "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if VN and wants_dx else 0,
+            "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
+            "transpose": microkernels.transpose(size), "pack": microkernels.pack(size),
         }  # fmt: skip
+        if VN:
+            values |= {"multiply_dx": microkernels.multiply(size, VN), "panel_bytes_dx": PANEL * VN * size}
+        else:
+            values["dots"] = microkernels.dots(size, VL)
+        block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
+        values["block_gradient"] = block()
         if by_inputs:
-            kernel = tiled_backward.backward_by_inputs(size, VL, VN, transposed)
+            kernel = tiled_backward.backward_by_inputs()
             values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
             values["most_blocks"] = blocks
         else:
-            kernel = tiled_backward.backward(size, VL, VN, transposed)
+            kernel = tiled_backward.backward()
             values |= {**self._bands, "row_block": k_block}
         record = kernel.fields.template(values)
         plan = _Plan(VN, batch_tile, by_inputs, blocks, cached, entries, row, ranges, kernel, record)

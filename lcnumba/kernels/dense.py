@@ -8,7 +8,7 @@ from lcnumba.kernels.jit import Kernel, next_task, specialised
 from lcnumba.kernels.records import Fields, array_at, reader
 
 SPREAD = Fields("kernel index matrix inputs P K F task_positions")
-read = reader(SPREAD)
+read = reader(SPREAD.dtype)
 
 
 @functools.cache

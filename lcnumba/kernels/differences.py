@@ -41,7 +41,7 @@ def _loss_and_gradient(kind, delta, factor, one, t, p, gradient):
 
 
 LOSS = Fields("kind t p gradient size weights n_weights width sums n_sums", "delta scale")
-read = reader(LOSS)
+read = reader(LOSS.dtype)
 
 
 @functools.cache

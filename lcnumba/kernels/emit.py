@@ -33,6 +33,11 @@ class Emitter:
         # fmuladd, not fma: on a CPU without FMA it becomes a product and a sum, not a library call.
         return self.call(b, f"llvm.fmuladd.{self.suffix}", self.vector, [x, y, z])
 
+    def from_bits(self, b, bits):
+        """The float64 number of these bits, converted to the type."""
+        number = b.bitcast(bits, ir.DoubleType())
+        return number if self.size == 8 else b.fptrunc(number, self.number)
+
     def splat(self, b, scalar, kind=None):
         """A vector that repeats a scalar."""
         kind = kind or self.vector

@@ -9,7 +9,7 @@ from typing import Any
 
 import numba
 from numba import prange, types
-from numba.core import event
+from numba.core import cgutils, event
 from numba.extending import intrinsic
 
 from lcnumba.kernels.disk_cache import LLVM_BYTES, Cache
@@ -18,7 +18,7 @@ from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
-__all__ = ["LLVM_BYTES", "Kernel", "compiled", "next_task", "specialised"]
+__all__ = ["LLVM_BYTES", "Kernel", "call", "code_address", "compiled", "next_task", "specialised"]
 
 # nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
 # since a kernel must not raise. No fastmath: it would break NaN and inf.
@@ -60,7 +60,7 @@ class Kernel:
             self.compiled(0, address)
         elif numba_is_safe():
             if not self._address:
-                self._address = _address(self.compiled)
+                self._address = code_address(self.compiled, 2)
             _drive(threads, self._address, address)
         else:
             run_on_python_threads(self.compiled, threads, address)
@@ -100,31 +100,49 @@ def _uninterrupted(function: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+if numba.config.DISABLE_JIT:
+    _functions: dict[int, Callable[..., None]] = {}
+
+    def code_address(function: Any, arguments: int) -> int:
+        """A number that stands for a function in `call`."""
+        _functions[id(function)] = function
+        return id(function)
+
+    def call(address, *arguments):
+        """Call the function that the number stands for."""
+        _functions[address](*arguments)
+
+else:
+
+    def code_address(function: Any, arguments: int) -> int:
+        """The address of the machine code of a compiled function of so many integers that returns nothing."""
+        kinds = (types.int64,) * arguments
+        if kinds not in function.overloads:
+            _uninterrupted(function.compile)(kinds)
+        result = function.overloads[kinds]
+        return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+
+    @intrinsic
+    def call(_, address, *arguments):
+        """Call a function of integers at an address: the code that calls is compiled once for all that it may call."""
+        kinds = (types.int64,) * len(arguments)
+
+        def codegen(context, builder, signature, values):
+            function = context.call_conv.get_function_type(types.none, kinds).as_pointer()
+            pointer = builder.inttoptr(values[0], function)
+            given = [
+                context.cast(builder, value, kind, types.int64)
+                for value, kind in zip(cgutils.unpack_tuple(builder, values[1]), signature.args[1], strict=True)
+            ]
+            context.call_conv.call_function(builder, pointer, types.none, kinds, given)
+            return context.get_dummy_value()
+
+        return types.none(types.int64, types.StarArgTuple.from_types(arguments)), codegen
+
+
 def _run_workers(workers, kernel, record):
     for worker in prange(0, workers):
-        _call(kernel, worker, record)
-
-
-@intrinsic
-def _call(_, kernel, worker, record):
-    """Call a compiled kernel by its address, so that this code is compiled once for all of them."""
-    kinds = (types.int64, types.int64)
-
-    def codegen(context, builder, signature, values):
-        function = context.call_conv.get_function_type(types.none, kinds).as_pointer()
-        pointer = builder.inttoptr(values[0], function)
-        context.call_conv.call_function(builder, pointer, types.none, kinds, values[1:])
-        return context.get_dummy_value()
-
-    return types.none(types.int64, *kinds), codegen
-
-
-def _address(dispatcher: Any) -> int:
-    """The address of a kernel's machine code."""
-    kinds = (types.int64, types.int64)
-    _uninterrupted(dispatcher.compile)(kinds)
-    result = dispatcher.overloads[kinds]
-    return int(result.library.get_pointer_to_function(result.fndesc.llvm_func_name))
+        call(kernel, worker, record)
 
 
 _drive = compiled(_run_workers, parallel=True)

@@ -1,18 +1,16 @@
 """Copies through vector registers: transposing and packing."""
 
-import functools
-
 import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from lcnumba.kernels.emit import I32, I64, Emitter, const, loop
-from lcnumba.kernels.jit import compiled, specialised
-from lcnumba.kernels.records import array_at
-from lcnumba.kernels.vectors import REGISTERS
+from lcnumba.kernels.records import array_at, jitted
+from lcnumba.kernels.tile import PANEL
+from lcnumba.kernels.vectors import REGISTERS, vector_bytes
 
-__all__ = ["pack", "transpose", "zero_padding_lanes"]
+__all__ = ["clear", "pack", "pack_panels", "transpose"]
 
 # Sizes of the square blocks that `transpose` transposes in registers, in descending order.
 BLOCKS = (16, 8, 1) if REGISTERS == 32 else (8, 1)
@@ -99,15 +97,16 @@ def emit_transpose(module, size, blocks):
 
 
 @intrinsic(prefer_literal=True)
-def pack(typingctx, SIZE, VL, source, relu_mask, source_row, target, target_row, rows, cols, prefetch_offset):
+def pack(typingctx, SIZE, source, relu_mask, source_row, target, target_row, rows, cols, prefetch_offset):
     """target[r, c] = source[r, c], or 0 where relu_mask[r, c] > 0 does not hold.
 
     `relu_mask` is the address of the ReLU's output, with the row stride of source, or 0 for no mask. The row strides
     in bytes are `source_row` and `target_row`. Addresses `prefetch_offset` bytes further on are prefetched: hardware
     prefetchers do not follow short rows with a large stride.
     """
-    size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 8)
+    size = SIZE.literal_value
+    lanes = vector_bytes() // size
+    signature = types.void(SIZE, *[types.intp] * 8)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
@@ -140,30 +139,72 @@ def pack(typingctx, SIZE, VL, source, relu_mask, source_row, target, target_row,
 
             return e.function("pack_masked" if masked else "pack", [I64] * 8, body)
 
-        with b.if_else(b.icmp_signed("!=", arguments[3], const(0))) as (masked, unmasked):
+        with b.if_else(b.icmp_signed("!=", arguments[2], const(0))) as (masked, unmasked):
             with masked:
-                b.call(emit_pack(True), arguments[2:])
+                b.call(emit_pack(True), arguments[1:])
             with unmasked:
-                b.call(emit_pack(False), arguments[2:])
+                b.call(emit_pack(False), arguments[1:])
         return context.get_dummy_value()
 
     return signature, codegen
 
 
-@functools.cache
-def zero_padding_lanes(SIZE, VN):
-    """Make the function that zeros the padding lanes of transposed rows, in vectors of VN samples.
+@jitted
+def clear(rows_at, row_bytes, rows, count):
+    """Set the first `count` bytes of each row to 0.
 
-    Results of these lanes are discarded, but uninitialised memory may hold subnormal numbers, which make products
-    many times slower.
+    That is for the padding lanes of transposed rows. Results of these lanes are discarded, but uninitialised memory may
+    hold subnormal numbers, which make products many times slower.
     """
-    number = np.float32 if SIZE == 4 else np.float64
+    for r in range(rows if count else 0):
+        array_at(rows_at + r * row_bytes, count, np.uint8)[:] = 0
 
-    def zero_padding_lanes(transposed, row_bytes, rows, count):
-        lanes = -(-count // VN) * VN - count
-        for r in range(rows if lanes else 0):
-            padding = array_at(transposed + r * row_bytes + count * SIZE, lanes, number)
-            for n in range(lanes):
-                padding[n] = 0
 
-    return compiled(specialised(zero_padding_lanes, SIZE, VN))
+@intrinsic(prefer_literal=True)
+def pack_panels(typingctx, SIZE, VL, source, source_row, rows, cols, target, panel):
+    """Copy a matrix into panels of PANEL vectors of columns, as `lcnumba.kernels.tile.multiply` reads them.
+
+    Row r of the panel j is at ``target + j * panel + r * (bytes of PANEL vectors)``. `source_row` is the row stride of
+    the source in bytes. Rows are read from front to back, so that hardware prefetchers follow.
+    """
+    size, lanes = SIZE.literal_value, VL.literal_value
+    signature = types.void(SIZE, VL, *[types.intp] * 6)
+
+    def codegen(context, b, signature, arguments):
+        e = Emitter(b.module, size, lanes)
+        width = size * lanes
+
+        def body(b, source, source_row, rows, cols, target, panel):
+            whole, left = b.sdiv(cols, const(lanes)), b.srem(cols, const(lanes))
+            panels, vectors = b.sdiv(whole, const(PANEL)), b.srem(whole, const(PANEL))
+            mask = e.first_lanes(b, left)
+
+            def copy_row(r, _):
+                at, to = b.add(source, b.mul(r, source_row)), b.add(target, b.mul(r, const(PANEL * width)))
+
+                def copy_panel(j, _):
+                    first, second = b.add(at, b.mul(j, const(PANEL * width))), b.add(to, b.mul(j, panel))
+                    found = [e.load(b, b.add(first, const(width * v))) for v in range(PANEL)]
+                    for v, vector in enumerate(found):
+                        e.store(b, vector, b.add(second, const(width * v)))
+                    return []
+
+                loop(b, panels, [], copy_panel)
+                first, second = b.add(at, b.mul(panels, const(PANEL * width))), b.add(to, b.mul(panels, panel))
+
+                def copy_vector(v, _):
+                    e.store(b, e.load(b, b.add(first, b.mul(v, const(width)))), b.add(second, b.mul(v, const(width))))
+                    return []
+
+                loop(b, vectors, [], copy_vector)
+                with b.if_then(b.icmp_signed(">", left, const(0))):
+                    done = b.mul(vectors, const(width))
+                    e.store(b, e.load(b, b.add(first, done), mask), b.add(second, done), mask)
+                return []
+
+            loop(b, rows, [], copy_row)
+
+        b.call(e.function("pack_panels", [I64] * 6, body), arguments[2:])
+        return context.get_dummy_value()
+
+    return signature, codegen

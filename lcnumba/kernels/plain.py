@@ -14,7 +14,7 @@ from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, read
 FORWARD = Fields(f"x kernel bias bias_rows y N P K F LI LO OW line C KW task_positions {ROWS} {COLUMNS}")
 BACKWARD = Fields(f"x kernel dy result N P K F LI OW line C KW n_bands {ROWS} {BANDS}")
 
-read_forward, read_backward = reader(FORWARD), reader(BACKWARD)
+read_forward, read_backward = reader(FORWARD.dtype), reader(BACKWARD.dtype)
 
 
 @functools.cache

@@ -7,6 +7,7 @@ further fields, from which the kernel makes them again with `array_at`.
 """
 
 import ctypes
+import math
 import struct
 import sys
 from array import array
@@ -25,6 +26,8 @@ from numba.np.arrayobj import make_array, populate_array
 __all__ = [
     "BANDS",
     "COLUMNS",
+    "NO_CLAMP",
+    "ONE",
     "ROWS",
     "Fields",
     "address",
@@ -127,17 +130,21 @@ def bits(value: float) -> int:
     return int(_INT.unpack(_FLOAT.pack(value))[0])
 
 
+# Numbers as the register tile takes them: a factor of 1, and the lower clamp of no ReLU.
+ONE, NO_CLAMP = bits(1.0), bits(-math.inf)
+
+
 # Functions that kernels call; they are compiled with each process that compiles a kernel.
 jitted = numba.njit(nogil=True, error_model="numpy")
 
 
-def reader(fields: Fields) -> Callable[[int], Any]:
+def reader(dtype: np.dtype[Any]) -> Callable[[int], Any]:
     """The function by which kernels read the record at an address: a field is an attribute of what it returns."""
     if numba.config.DISABLE_JIT:
         return lambda address: SimpleNamespace(
-            **dict(zip(fields.names, _memory(address, 1, fields.dtype)[0].tolist(), strict=True))
+            **dict(zip(dtype.names or (), _memory(address, 1, dtype)[0].tolist(), strict=True))
         )
-    kind = numba.from_dtype(fields.dtype)
+    kind = numba.from_dtype(dtype)
 
     @intrinsic
     def read(_, address):

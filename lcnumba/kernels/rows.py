@@ -16,7 +16,7 @@ MIN_SAMPLE_BYTES = 1 << 13  # sample size from which threads are faster than Num
 
 
 COPY = Fields("source rows size indices n parts out")
-read = reader(COPY)
+read = reader(COPY.dtype)
 
 
 def _copy(worker, record):

@@ -2,30 +2,27 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 
 from lcnumba.runtime.threads import count
 
 __all__ = [
     "ABSOLUTE",
-    "ADAM",
+    "FACTOR",
+    "FORMULA",
     "GRADIENT",
     "HUBER",
-    "L1",
-    "L2",
     "LINE_BYTES",
-    "MOMENTUM",
-    "NESTEROV",
-    "NON_NEGATIVE",
     "NO_GRADIENT",
-    "N_HYPERPARAMETERS",
-    "RMSPROP",
     "SERIAL_WORK",
-    "SGD",
-    "SGD_REGULARIZED",
     "SQUARED",
+    "AdamScalars",
+    "MomentumScalars",
+    "NesterovScalars",
+    "RMSpropScalars",
     "Rule",
+    "SGDScalars",
+    "Scalars",
     "workers",
 ]
 
@@ -36,57 +33,93 @@ SERIAL_WORK = 1 << 20
 # covers.
 LINE_BYTES = 64
 
-# What the backward kernel does with a gradient: nothing, store it, or update the weights by the formula of that
-# name in `lcnumba.kernels.update`. Only SGD needs no gradient in memory; SGD_REGULARIZED is the same formula with a
-# penalty or constraint. Numbers above SGD are formulas that need it (`weight_gradient.py`): a new one is appended, and
-# has two states and N_SCALARS scalars at most.
-NO_GRADIENT, GRADIENT, SGD, MOMENTUM, NESTEROV, ADAM, RMSPROP, SGD_REGULARIZED = range(-1, 7)
+# What the backward kernel does with a gradient: nothing, store it, subtract its multiple from the weights as it is
+# computed (plain SGD, which needs no gradient in memory), or update the weights by a formula of
+# `lcnumba.kernels.update`.
+NO_GRADIENT, GRADIENT, FACTOR, FORMULA = range(-1, 3)
 
 # Loss of a difference: squared, absolute, or Huber (half the square up to delta, linear beyond).
 SQUARED, ABSOLUTE, HUBER = range(3)
 
-# The most scalars of any formula. The penalty factors and the non-negativity flag follow them.
-N_SCALARS = 7
-L1, L2, NON_NEGATIVE = range(N_SCALARS, N_SCALARS + 3)
-N_HYPERPARAMETERS = N_SCALARS + 3
+
+class SGDScalars(NamedTuple):
+    """The scalars of SGD without momentum."""
+
+    lr: float
+
+
+class MomentumScalars(NamedTuple):
+    """The scalars of SGD with momentum; its state is the velocity."""
+
+    lr: float
+    momentum: float
+
+
+class NesterovScalars(NamedTuple):
+    """The scalars of SGD with Nesterov momentum; its state is the velocity."""
+
+    lr: float
+    momentum: float
+
+
+class AdamScalars(NamedTuple):
+    """The scalars of Adam and AdamW; the states are the first and the second moment.
+
+    `lr` includes the bias correction, `decay` is the weight decay times the learning rate. Differences from 1 are
+    computed in float64.
+    """
+
+    lr: float
+    beta_1: float
+    beta_2: float
+    one_minus_beta_1: float
+    one_minus_beta_2: float
+    epsilon: float
+    decay: float
+
+
+class RMSpropScalars(NamedTuple):
+    """The scalars of RMSprop; its state is the mean square."""
+
+    lr: float
+    rho: float
+    one_minus_rho: float
+    epsilon: float
+
+
+# A formula is chosen by the type of its scalars.
+Scalars = SGDScalars | MomentumScalars | NesterovScalars | AdamScalars | RMSpropScalars
 
 
 class Rule(NamedTuple):
-    """One optimizer's update formula with its states and hyperparameters.
+    """One optimizer's update formula with its states and scalars.
 
     Attributes
     ----------
-    number : int
-        The formula, one of the constants of this module.
+    scalars : Scalars
+        The learning rate and the other scalars; their type is the formula.
     states : tuple of arrays
-        The optimizer's state arrays, of the parameter's shape.
-    hyperparameters : tuple of float
-        The learning rate and the other scalars of the formula.
+        The optimizer's state arrays, two at most, of the parameter's shape.
     l1, l2 : float
         Factors of the penalty l1 |w| + l2 w^2, whose gradient is added to that of the loss.
     non_negative : bool
         Whether weights are clipped at 0 after the update.
     """
 
-    number: int
-    states: tuple[npt.NDArray[Any], ...]
-    hyperparameters: tuple[float, ...]
+    scalars: Scalars
+    states: tuple[npt.NDArray[Any], ...] = ()
     l1: float = 0.0
     l2: float = 0.0
     non_negative: bool = False
 
     def regularized(self, l1: float, l2: float, non_negative: bool) -> "Rule":
         """Return the rule with the penalty and constraint replaced."""
-        regularized = bool(l1 or l2 or non_negative)
-        number = SGD_REGULARIZED if regularized and self.number == SGD else self.number
-        return self._replace(number=number, l1=l1, l2=l2, non_negative=non_negative)
+        return self._replace(l1=l1, l2=l2, non_negative=non_negative)
 
-    def packed(self, dtype: np.dtype[Any]) -> npt.NDArray[Any]:
-        """Return all scalars in one array of the weights' dtype, the form that kernels take."""
-        packed = np.zeros(N_HYPERPARAMETERS, dtype)
-        packed[: len(self.hyperparameters)] = self.hyperparameters
-        packed[L1], packed[L2], packed[NON_NEGATIVE] = self.l1, 2 * self.l2, self.non_negative
-        return packed
+    @property
+    def is_factor(self) -> bool:
+        """Whether the update subtracts a multiple of the gradient and does nothing else."""
+        return type(self.scalars) is SGDScalars and not (self.l1 or self.l2 or self.non_negative)
 
 
 def workers(work: int, threads: int | None) -> int:

@@ -8,7 +8,7 @@ from lcnumba.kernels.jit import Kernel, next_task, specialised
 from lcnumba.kernels.records import Fields, array_at, reader
 
 PRODUCT = Fields("indptr indices order n_order data dense dense_rows rows N task_rows out")
-read = reader(PRODUCT)
+read = reader(PRODUCT.dtype)
 
 
 @functools.cache

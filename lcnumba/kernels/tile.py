@@ -19,7 +19,7 @@ from lcnumba.kernels.emit import I32, I64, Emitter, const, loop, loop_some
 from lcnumba.kernels.rules import LINE_BYTES
 from lcnumba.kernels.vectors import REGISTERS
 
-__all__ = ["B_ROWS", "NEXT_A", "PANEL", "SEGMENT", "dots", "multiply"]
+__all__ = ["PANEL", "SEGMENT", "dots", "multiply"]
 
 # Tile heights MR for each number of vectors NV, by the number of vector registers: the largest first, then those for
 # the remaining rows. 24 sums, the row of B and a broadcast fill 32 registers; 12 sums fill 16. Few heights keep
@@ -39,8 +39,6 @@ GROUP = 3
 DOTS_PREFETCH_ROWS = 32
 # Fields of a segment; see `multiply`.
 SEGMENT = 4
-# What `multiply` prefetches: later columns of B, or the block that will be A in the next call.
-B_ROWS, NEXT_A = 1, 2
 
 
 class Operands(NamedTuple):
@@ -51,6 +49,7 @@ class Operands(NamedTuple):
     a_k: Any
     b: Any
     b_k: Any
+    b_panel: Any
     segments: Any
     count: Any
     c: Any
@@ -62,9 +61,12 @@ class Operands(NamedTuple):
     prefetch: Any
     prefetch_row: Any
     prefetch_k: Any
+    prefetch_row_k: Any
+    factor: Any
+    lower_clamp: Any
 
 
-def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp, mode):
+def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp):
     """One tile: rows `row` to `row + MR` by NV vectors of columns, the last vector masked."""
     width = e.size * e.lanes
     masks = [None] * (NV - 1) + [mask]
@@ -73,23 +75,24 @@ def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp, mode):
     groups = [b.add(a, b.mul(o.a_row, const(r))) for r in range(0, MR, GROUP)]
     unroll = 1 if MR * NV >= IN_FLIGHT else 1 << (IN_FLIGHT // (MR * NV)).bit_length() - 1
     sums = [e.zero] * (MR * NV * unroll)
+    prefetch_k = b.add(o.prefetch_k, b.mul(o.prefetch_row_k, const(MR)))
+    # The tiles of a panel share the prefetching of what lies below its columns.
+    prefetched = -(-max(e.size * MR, width * NV // MR) // LINE_BYTES)
+    # Short rows of B share cache lines.
+    rows_per_line = max(1, LINE_BYTES // (width * NV))
 
     def steps(number, prefetch):
         def body(k, carried):
             at_a, at_b, acc = carried[: len(groups)], carried[len(groups)], carried[len(groups) + 1 :]
             at_a = [e.opaque(b, at) for at in at_a]
             new = list(acc)
-            if mode == NEXT_A:
-                lines = -(-MR * e.size * number // LINE_BYTES)
-                at = b.add(prefetch, b.mul(k, b.mul(o.prefetch_k, const(MR * number))))
-                for n in range(lines):
-                    e.prefetch(b, b.add(at, const(LINE_BYTES * n)), 2)
+            ahead = b.add(prefetch, b.mul(k, b.mul(prefetch_k, const(number))))
             for u in range(number):
+                for n in range(0 if u % rows_per_line else prefetched):
+                    e.prefetch(b, b.add(ahead, const(LINE_BYTES * n)), 2)
+                ahead = b.add(ahead, prefetch_k)
                 ap, bp = [b.add(at, b.mul(o.a_k, const(u))) for at in at_a], b.add(at_b, b.mul(o.b_k, const(u)))
                 vectors = [e.load(b, b.add(bp, const(width * j)), masks[j]) for j in range(NV)]
-                if mode == B_ROWS:
-                    for j in range(0, width * NV, LINE_BYTES):
-                        e.prefetch(b, b.add(b.add(bp, o.prefetch), const(j)), 3)
                 for r in range(MR):
                     at = ap[r // GROUP]
                     if r % GROUP:
@@ -129,76 +132,77 @@ def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp, mode):
         at, init = b.add(at, o.c_row), b.add(init, o.init_row)
 
 
-def panel(e, NV, masked, mode):
+def panel(e, NV, masked):
     """The function of all rows by NV vectors of columns; if masked, `cols` is the number of valid lanes."""
 
     def body(b, *arguments):
-        o = Operands(*arguments[:-2])
+        o = Operands(*arguments)
         mask = e.first_lanes(b, o.cols) if masked else None
-        factor, lower_clamp = (e.splat(b, scalar) for scalar in arguments[-2:])
+        factor, lower_clamp = (e.splat(b, e.from_bits(b, scalar)) for scalar in (o.factor, o.lower_clamp))
         done = const(0)
         for MR in ROWS[NV]:
             times = b.sdiv(b.sub(o.rows, done), const(MR))
 
             def rows(_, carried, MR=MR):
-                tile(e, b, o, MR, NV, mask, carried[0], factor, lower_clamp, mode)
+                tile(e, b, o, MR, NV, mask, carried[0], factor, lower_clamp)
                 return [b.add(carried[0], const(MR))]
 
             (done,) = loop(b, times, [done], rows)
 
-    arguments = [I64] * len(Operands._fields) + [e.number] * 2
-    return e.function(f"panel{NV}{'masked' if masked else ''}.{mode}", arguments, body)
+    return e.function(f"panel{NV}{'masked' if masked else ''}", [I64] * len(Operands._fields), body)
 
 
 @intrinsic(prefer_literal=True)
 def multiply(
-    typingctx, SIZE, VL, PREFETCH, a, a_row, a_k, b, b_k, segments, count, c, c_row, init, init_row, rows, cols,
-    prefetch, prefetch_row, prefetch_k, factor, lower_clamp,
+    typingctx, SIZE, VL, a, a_row, a_k, b, b_k, b_panel, segments, count, c, c_row, init, init_row, rows, cols,
+    prefetch, prefetch_row, prefetch_k, prefetch_row_k, factor, lower_clamp,
 ):  # fmt: skip
     """C[r, v] = max(lower_clamp, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
 
-    ``A[r, k]`` is at ``a + offset_a(s) + r * a_row + k * a_k``; row k of B, contiguous, at ``b + offset_b(s) + k *
-    b_k``; rows of C and init, contiguous, at ``c + r * c_row`` and ``init + r * init_row``. `segments` is the address
-    of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_prefetch). `lower_clamp` is 0 for ReLU and -inf
-    otherwise; NaN is propagated. PREFETCH selects what is prefetched: with B_ROWS the next columns of B and, at the
-    last columns, those `prefetch` bytes after the first; with NEXT_A the block at ``prefetch + offset_prefetch(s)``
-    with row stride `prefetch_row`, `prefetch_k` bytes of each row per step.
+    ``A[r, k]`` is at ``a + offset_a(s) + r * a_row + k * a_k``; rows of C and init, contiguous, at ``c + r * c_row``
+    and ``init + r * init_row``. B lies in panels of PANEL vectors of columns: row k of the panel j, contiguous, is at
+    ``b + offset_b(s) + j * b_panel + k * b_k``; with ``b_panel`` the bytes of those vectors, whole rows are contiguous.
+    `segments` is the address of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_prefetch). `factor` and
+    `lower_clamp` are the bits of float64 numbers; the clamp is 0 for ReLU and -inf otherwise; NaN is propagated.
+
+    A tile of `h` rows from row r of the panel j prefetches, at step k of a segment, ``prefetch + offset_prefetch(s) +
+    j * (bytes of a row of the panel) + r * prefetch_row + k * (prefetch_k + h * prefetch_row_k)``.
     """
-    size, lanes, mode = (literal.literal_value for literal in (SIZE, VL, PREFETCH))
-    number = types.float32 if size == 4 else types.float64
-    signature = types.void(SIZE, VL, PREFETCH, *[types.intp] * 16, number, number)
+    size, lanes = SIZE.literal_value, VL.literal_value
+    signature = types.void(SIZE, VL, *[types.intp] * len(Operands._fields))
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        o, scalars = Operands(*arguments[3:-2]), arguments[-2:]
-        width = const(size * lanes)
+        o, width = Operands(*arguments[2:]), const(size * lanes)
 
-        # A panel prefetches the rows of B of the next panel, the last one those at `prefetch`.
-        def run(NV, masked, at, cols):
-            prefetch = o.prefetch
-            if mode == B_ROWS:
-                end = b.add(b.udiv(at, const(size)), const(NV * lanes))
-                prefetch = b.select(b.icmp_signed(">=", end, o.cols), b.sub(o.prefetch, at), const(NV * size * lanes))
+        def run(NV, masked, first, b_at, cols):
+            """Run a panel whose first column is `first` bytes from the first of all, in B at `b_at`."""
             shifted = o._replace(
-                b=b.add(o.b, at), c=b.add(o.c, at), init=b.add(o.init, at), cols=cols, prefetch=prefetch
+                b=b_at, c=b.add(o.c, first), init=b.add(o.init, first), cols=cols, prefetch=b.add(o.prefetch, first)
             )
-            b.call(panel(e, NV, masked, mode), [*shifted, *scalars])
+            b.call(panel(e, NV, masked), list(shifted))
 
         def full(i, _):
-            run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), o.cols)
+            run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), b.add(o.b, b.mul(i, o.b_panel)), o.cols)
             return []
 
         vectors = b.sdiv(o.cols, const(lanes))
         panels = b.sdiv(vectors, const(PANEL))
         loop(b, panels, [], full)
-        done, NV = b.mul(panels, const(PANEL)), PANEL // 2
+        # The rest is less than a panel, and its rows are contiguous.
+        begin, b_at = b.mul(panels, const(PANEL)), b.add(o.b, b.mul(panels, o.b_panel))
+        done, NV = begin, PANEL // 2
+
+        def rest(NV, masked, done, cols):
+            run(NV, masked, b.mul(done, width), b.add(b_at, b.mul(b.sub(done, begin), width)), cols)
+
         while NV:
             with b.if_then(b.icmp_signed("!=", b.and_(vectors, const(NV)), const(0))):
-                run(NV, False, b.mul(done, width), o.cols)
+                rest(NV, False, done, o.cols)
             done, NV = b.add(done, b.and_(vectors, const(NV))), NV // 2
         left = b.srem(o.cols, const(lanes))
         with b.if_then(b.icmp_signed(">", left, const(0))):
-            run(1, True, b.mul(vectors, width), left)
+            rest(1, True, vectors, left)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -208,18 +212,17 @@ def multiply(
 def dots(typingctx, SIZE, VL, a, a_row, vector, c, rows, cols, next_block, x, factor):
     """c[r] += sum over v of A[r, v] vector[v]; then A[r, v] += factor * x[r] * vector[v] if x is not 0.
 
-    All arguments but factor, a_row and counts are addresses; `a_row` is the row stride of A. Rows are prefetched,
-    at the end of A those of `next_block`, which has the same stride.
+    All arguments but a_row, counts and factor are addresses; `a_row` is the row stride of A, factor the bits of a
+    float64 number. Rows are prefetched, at the end of A those of `next_block`, which has the same stride.
     """
     size, lanes = SIZE.literal_value, VL.literal_value
-    signature = types.void(SIZE, VL, *[types.intp] * 8, types.float32 if size == 4 else types.float64)
+    signature = types.void(SIZE, VL, *[types.intp] * 9)
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        kinds = [*[I64] * 8, e.number]
 
         def function_of(name, updates):
-            return e.function(name, kinds, lambda b, *rest: emit_dots(e, b, updates, *rest))
+            return e.function(name, [I64] * 9, lambda b, *rest: emit_dots(e, b, updates, *rest))
 
         with b.if_else(b.icmp_signed("!=", arguments[-2], const(0))) as (updates_a, only_dots):
             with updates_a:
@@ -236,7 +239,7 @@ def emit_dots(e, b, updates, a, a_row, vector, c, rows, cols, next_block, x, fac
     whole, left = b.sdiv(cols, const(e.lanes)), b.srem(cols, const(e.lanes))
     mask = e.first_lanes(b, left)
     edge = b.mul(whole, width)
-    factor = e.splat(b, factor)
+    factor = e.splat(b, e.from_bits(b, factor))
 
     def over_columns(carried, visit):
         """Visit the full vectors of a row, then the remainder under the mask."""

@@ -1,110 +1,214 @@
-"""The update formulas of the optimizers, applied to slices of a flat parameter.
+"""The update formulas of the optimizers, applied to a slice of a flat parameter.
 
-The backward kernel calls `apply` for a few rows of weights in cache; `apply_all` updates whole arrays. Every
-formula includes the penalties and the elementwise constraint. State arrays have the shape of the parameter; those
-that a formula does not use are empty. Hyperparameters have the parameter's dtype (a Python float would promote
-float32 to float64).
+The backward kernel calls a formula for a few rows of weights in cache; `run` updates whole arrays. Every formula
+includes the penalties and the elementwise constraint. The formulas take addresses, and scalars in float64, which they
+convert to the parameter's dtype: Python floats would promote float32 to float64.
 """
 
 import functools
+from array import array
+from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import Kernel, next_task, specialised
-from lcnumba.kernels.records import Fields, address, array_at, reader
+from lcnumba.kernels.jit import Kernel, call, code_address, compiled, next_task, specialised
+from lcnumba.kernels.records import Fields, address, array_at, jitted, reader
 from lcnumba.kernels.rules import (
-    L1,
-    L2,
-    MOMENTUM,
-    N_HYPERPARAMETERS,
-    NESTEROV,
-    NON_NEGATIVE,
-    RMSPROP,
-    SGD,
-    SGD_REGULARIZED,
+    AdamScalars,
+    MomentumScalars,
+    NesterovScalars,
+    RMSpropScalars,
     Rule,
+    Scalars,
+    SGDScalars,
 )
 from lcnumba.runtime.threads import count
 
+__all__ = ["FORMULAS", "formula", "prepare", "run", "scalars_of"]
+
 TASK_SIZE = 1 << 15  # elements per task, 128 KiB of float32; a single task runs without threads
 
+# The formulas by the type of their scalars: the functions that compile them for elements of SIZE bytes, and return the
+# address of the code.
+FORMULAS: dict[type[Scalars], Callable[[int], int]] = {}
+# The scalars that follow those of every formula; `l2` is twice the factor.
+PENALTY = ("l1", "l2", "non_negative")
+# The signature of a formula: the addresses of the scalars, of the parameter, the gradient and two states, and how many
+# elements they have. A state that the formula does not use has the address 0.
+ARGUMENTS = 6
 
-@numba.njit(error_model="numpy", nogil=True)
-def _regularized_gradient(p, grad, e, regularized, hyper):
-    """The gradient of loss and penalty. The branch does not depend on e: LLVM hoists it out of the loop."""
-    if not regularized:
-        return grad[e]
-    zero = hyper[0] * 0
-    sign = hyper[L1] if p[e] > 0 else -hyper[L1] if p[e] < 0 else zero
-    return grad[e] + sign + hyper[L2] * p[e]
+
+def _formula_of(scalars: type[Scalars]) -> Callable[[Any], Callable[[int], int]]:
+    """Decorate a function of SIZE and of the reader of the scalars that makes a formula."""
+
+    def registered(make: Callable[[int, Any], Any]) -> Callable[[int], int]:
+        read = reader(np.dtype([(name, np.float64) for name in (*scalars._fields, *PENALTY)]))
+
+        @functools.cache
+        def made(SIZE: int) -> int:
+            return code_address(compiled(specialised(make(SIZE, read), SIZE)), ARGUMENTS)
+
+        FORMULAS[scalars] = made
+        return made
+
+    return registered
 
 
-@numba.njit(error_model="numpy", nogil=True)
-def apply(rule, p, grad, m, v, hyper):
-    """Update a slice p of a parameter, and the same slices m and v of its states, by the gradient.
+@jitted
+def total_gradient(p, gradient, l1, l2):
+    """The gradient of loss and penalty. The branch does not depend on p: LLVM hoists it out of the loop."""
+    if l1 == 0 and l2 == 0:
+        return gradient
+    sign = l1 if p > 0 else -l1 if p < 0 else l1 * 0
+    return gradient + sign + l2 * p
 
-    m is the velocity (MOMENTUM, NESTEROV), the first moment (ADAM) or the mean square (RMSPROP), v the second
-    moment. hyper is (lr, ...), then the momentum (MOMENTUM, NESTEROV); or beta_1, beta_2, 1 - beta_1, 1 - beta_2,
-    epsilon, weight decay times lr (ADAM, whose lr includes the bias correction); or rho, 1 - rho, epsilon (RMSPROP).
-    At L1, L2 and NON_NEGATIVE it holds l1, 2 * l2 and whether to clip the parameter at 0.
-    """
-    lr = hyper[0]
-    regularized = hyper[L1] != 0 or hyper[L2] != 0
-    if rule in (SGD, SGD_REGULARIZED):
-        for e in range(len(grad)):
-            p[e] -= lr * _regularized_gradient(p, grad, e, regularized, hyper)
-    elif rule == MOMENTUM:
-        for e in range(len(grad)):
-            m[e] = hyper[1] * m[e] - lr * _regularized_gradient(p, grad, e, regularized, hyper)
-            p[e] += m[e]
-    elif rule == NESTEROV:
-        for e in range(len(grad)):
-            change = lr * _regularized_gradient(p, grad, e, regularized, hyper)
-            m[e] = hyper[1] * m[e] - change
-            p[e] += hyper[1] * m[e] - change
-    elif rule == RMSPROP:
-        for e in range(len(grad)):
-            gradient = _regularized_gradient(p, grad, e, regularized, hyper)
-            m[e] = hyper[1] * m[e] + hyper[2] * gradient * gradient
-            p[e] -= lr * gradient / (np.sqrt(m[e]) + hyper[3])
-    else:
-        for e in range(len(grad)):
-            gradient = _regularized_gradient(p, grad, e, regularized, hyper)
-            m[e] = hyper[1] * m[e] + hyper[3] * gradient
-            v[e] = hyper[2] * v[e] + hyper[4] * gradient * gradient
-            p[e] -= hyper[6] * p[e] + lr * m[e] / (np.sqrt(v[e]) + hyper[5])
-    if hyper[NON_NEGATIVE] != 0:
+
+@jitted
+def clip(p, non_negative):
+    """Clip p at 0 if asked to; NaN stays NaN."""
+    if non_negative != 0:
         for e in range(len(p)):
             p[e] = max(p[e], 0)
 
 
-UPDATE = Fields("rule param grad size state_1 state_1_size state_2 state_2_size hyper")
-read = reader(UPDATE)
+@jitted
+def flushed(value, least):
+    """The value, or 0 if it is smaller than the smallest normal number: NaN stays NaN.
+
+    The moments of a weight whose gradient has become 0, as behind a dead ReLU, decay until they are subnormal, and
+    there they stay, because products are rounded. Computing with subnormal numbers takes a hundred times longer.
+    """
+    return value * 0 if abs(value) < least else value
+
+
+@_formula_of(SGDScalars)
+def sgd(SIZE, read):
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def sgd(scalars, param, gradient, _1, _2, size):
+        r = read(scalars)
+        lr, l1, l2 = number(r.lr), number(r.l1), number(r.l2)
+        p, grad = array_at(param, size, number), array_at(gradient, size, number)
+        for e in range(size):
+            p[e] -= lr * total_gradient(p[e], grad[e], l1, l2)
+        clip(p, r.non_negative)
+
+    return sgd
+
+
+@_formula_of(MomentumScalars)
+def momentum(SIZE, read):
+    number = np.float32 if SIZE == 4 else np.float64
+    least = number(np.finfo(number).tiny)
+
+    def momentum(scalars, param, gradient, velocity, _, size):
+        r = read(scalars)
+        lr, momentum, l1, l2 = number(r.lr), number(r.momentum), number(r.l1), number(r.l2)
+        p, grad, v = array_at(param, size, number), array_at(gradient, size, number), array_at(velocity, size, number)
+        for e in range(size):
+            v[e] = flushed(momentum * v[e] - lr * total_gradient(p[e], grad[e], l1, l2), least)
+            p[e] += v[e]
+        clip(p, r.non_negative)
+
+    return momentum
+
+
+@_formula_of(NesterovScalars)
+def nesterov(SIZE, read):
+    number = np.float32 if SIZE == 4 else np.float64
+    least = number(np.finfo(number).tiny)
+
+    def nesterov(scalars, param, gradient, velocity, _, size):
+        r = read(scalars)
+        lr, momentum, l1, l2 = number(r.lr), number(r.momentum), number(r.l1), number(r.l2)
+        p, grad, v = array_at(param, size, number), array_at(gradient, size, number), array_at(velocity, size, number)
+        for e in range(size):
+            change = lr * total_gradient(p[e], grad[e], l1, l2)
+            v[e] = flushed(momentum * v[e] - change, least)
+            p[e] += momentum * v[e] - change
+        clip(p, r.non_negative)
+
+    return nesterov
+
+
+@_formula_of(AdamScalars)
+def adam(SIZE, read):
+    number = np.float32 if SIZE == 4 else np.float64
+    least = number(np.finfo(number).tiny)
+
+    def adam(scalars, param, gradient, first, second, size):
+        r = read(scalars)
+        lr, epsilon, decay, l1, l2 = number(r.lr), number(r.epsilon), number(r.decay), number(r.l1), number(r.l2)
+        beta_1, beta_2 = number(r.beta_1), number(r.beta_2)
+        rest_1, rest_2 = number(r.one_minus_beta_1), number(r.one_minus_beta_2)
+        p, grad = array_at(param, size, number), array_at(gradient, size, number)
+        m, v = array_at(first, size, number), array_at(second, size, number)
+        for e in range(size):
+            g = total_gradient(p[e], grad[e], l1, l2)
+            m[e] = flushed(beta_1 * m[e] + rest_1 * g, least)
+            v[e] = flushed(beta_2 * v[e] + rest_2 * g * g, least)
+            p[e] -= decay * p[e] + lr * m[e] / (np.sqrt(v[e]) + epsilon)
+        clip(p, r.non_negative)
+
+    return adam
+
+
+@_formula_of(RMSpropScalars)
+def rmsprop(SIZE, read):
+    number = np.float32 if SIZE == 4 else np.float64
+    least = number(np.finfo(number).tiny)
+
+    def rmsprop(scalars, param, gradient, mean_square, _, size):
+        r = read(scalars)
+        lr, rho, rest, epsilon = number(r.lr), number(r.rho), number(r.one_minus_rho), number(r.epsilon)
+        l1, l2 = number(r.l1), number(r.l2)
+        p, grad = array_at(param, size, number), array_at(gradient, size, number)
+        v = array_at(mean_square, size, number)
+        for e in range(size):
+            g = total_gradient(p[e], grad[e], l1, l2)
+            v[e] = flushed(rho * v[e] + rest * g * g, least)
+            p[e] -= lr * g / (np.sqrt(v[e]) + epsilon)
+        clip(p, r.non_negative)
+
+    return rmsprop
+
+
+def formula(rule: Rule, size: int) -> int:
+    """The address of the compiled formula of a rule, for elements of `size` bytes."""
+    return FORMULAS[type(rule.scalars)](size)
+
+
+def scalars_of(rule: Rule) -> "array[float]":
+    """The scalars of a rule as formulas read them."""
+    return array("d", (*rule.scalars, rule.l1, 2 * rule.l2, rule.non_negative))
+
+
+UPDATE = Fields("formula param grad state_1 state_2 size itemsize scalars")
+read_update = reader(UPDATE.dtype)
 _EMPTY = UPDATE.template({})
 
 
 @functools.cache
-def apply_all(SIZE):
-    """Make the kernel for elements of SIZE bytes."""
-    number = np.float32 if SIZE == 4 else np.float64
+def whole() -> Kernel:
+    """Make the kernel that updates a whole array."""
 
-    def apply_all(worker, record):
-        """Update a whole flat param, TASK_SIZE elements per task; unused states have size 0."""
-        r = read(record)
-        param, grad = array_at(r.param, r.size, number), array_at(r.grad, r.size, number)
-        state_1, state_2 = array_at(r.state_1, r.state_1_size, number), array_at(r.state_2, r.state_2_size, number)
-        hyper = array_at(r.hyper, N_HYPERPARAMETERS, number)
+    def update_whole(worker, record):
+        """Update a flat param, TASK_SIZE elements per task."""
+        r = read_update(record)
         total = -(-r.size // TASK_SIZE)
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            begin, end = task * TASK_SIZE, min(r.size, (task + 1) * TASK_SIZE)
-            apply(r.rule, param[begin:end], grad[begin:end], state_1[begin:end], state_2[begin:end], hyper)
+            begin = task * TASK_SIZE
+            at = begin * r.itemsize
+            call(
+                r.formula, r.scalars, r.param + at, r.grad + at, r.state_1 + at, r.state_2 + at,
+                min(r.size - begin, TASK_SIZE),
+            )  # fmt: skip
             task = next_task(r.counter, r.workers, worker, total)
 
-    return Kernel(specialised(apply_all, SIZE), UPDATE)
+    return Kernel(update_whole, UPDATE)
 
 
 def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int | None = None) -> None:
@@ -115,28 +219,25 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
 
 
 def _launch(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int) -> None:
-    hyper, size = rule.packed(param.dtype), param.size
+    scalars = scalars_of(rule)
     values = {
-        "rule": rule.number,
-        "param": address(param),
-        "grad": address(grad),
-        "size": size,
-        "hyper": address(hyper),
-    }
+        "formula": formula(rule, param.itemsize), "param": address(param), "grad": address(grad), "size": param.size,
+        "itemsize": param.itemsize, "scalars": scalars.buffer_info()[0],
+    }  # fmt: skip
     for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
-        values[name], values[f"{name}_size"] = address(state), size
-    apply_all(param.itemsize).launch(_EMPTY, values, threads)
+        values[name] = address(state)
+    whole().launch(_EMPTY, values, threads)
 
 
-def prepare(param: npt.NDArray[Any], threads: int | None = None) -> None:
+def prepare(scalars: Any, param: npt.NDArray[Any], threads: int | None = None) -> None:
     """Compile what `run` needs for such a parameter: compilation may run out of memory, and `run` must not fail."""
-    _compile(param.dtype, min(2, _workers(param, threads)))
+    _compile(scalars, param.dtype, min(2, _workers(param, threads)))
 
 
 @functools.cache
-def _compile(dtype: np.dtype[Any], workers: int) -> None:
+def _compile(scalars: Any, dtype: np.dtype[Any], workers: int) -> None:
     empty = np.empty(0, dtype)
-    _launch(Rule(SGD, (), ()), empty, empty, workers)
+    _launch(Rule(scalars(*[0.0] * len(scalars._fields))), empty, empty, workers)
 
 
 def _workers(param: npt.NDArray[Any], threads: int | None) -> int:

@@ -323,7 +323,7 @@ class Parameters:
             if trainable:  # allocate all memory and compile all code before anything changes
                 states = self._complete_states(optimizer)
                 for name in self._arrays.keys() - {"kernel"}:
-                    optimizers.prepare(self._arrays[name], self.threads)
+                    optimizers.prepare(self._arrays[name], self.threads, optimizer)
 
         def run(update: FusedUpdate, others: Mapping[str, Array]) -> Any:
             nonlocal states
@@ -498,7 +498,7 @@ class Parameters:
             if self.supports_fused and optimizers.is_built_in(optimizer):
                 # Allocate all memory and compile all code before anything changes.
                 for array in self._arrays.values():
-                    optimizers.prepare(array, self.threads)
+                    optimizers.prepare(array, self.threads, optimizer)
                 return _Step(version, self._states, optimizer, rate, self._complete_states(optimizer), gradients, None)
             arrays = {name: array.copy() for name, array in self._arrays.items()}
             base, states = self._states, copy.deepcopy(self._states)

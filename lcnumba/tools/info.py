@@ -163,7 +163,7 @@ def _cache_folder() -> Path | None:
     with deferred():
         from lcnumba.kernels import update
 
-    stats = getattr(update.apply_all(4).compiled, "stats", None)  # None without JIT
+    stats = getattr(update.whole().compiled, "stats", None)  # None without JIT
     return None if stats is None or stats.cache_path is None else Path(stats.cache_path)
 
 

@@ -136,7 +136,7 @@ def test_linear_maps_with_out(problem, number, masked, tiled, rng, monkeypatch):
         np.testing.assert_array_equal(found, expected)
     if implementation.supports_fused:
         updated, out = kernel.copy(), np.full_like(dx, np.nan)
-        rule = rules.Rule(rules.SGD, (), (0.5,))
+        rule = rules.Rule(rules.SGDScalars(0.5))
         assert implementation.fused_update(x, updated, dy, rule, out=out) is out
         np.testing.assert_array_equal(out, dx)
         np.testing.assert_array_equal(updated, kernel - dkernel / 2)

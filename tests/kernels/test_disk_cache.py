@@ -18,13 +18,13 @@ STEP = """
     import logging
     import numpy as np
     from lcnumba.kernels import disk_cache, jit, update
-    from lcnumba.kernels.rules import Rule
+    from lcnumba.kernels.rules import Rule, SGDScalars
     {before}
     param = np.ones(100_000, np.float32)
-    update.run(Rule(1, (), (0.5,)), param, np.ones_like(param), 2)
+    update.run(Rule(SGDScalars(0.5)), param, np.ones_like(param), 2)
     assert (param == 0.5).all()
-    update.run(Rule(1, (), (0.5,)), param[:10], param[:10].copy())
-    stats = [update.apply_all(4).compiled.stats, jit._drive.stats]
+    update.run(Rule(SGDScalars(0.5)), param[:10], param[:10].copy())
+    stats = [update.whole().compiled.stats, jit._drive.stats]
     print(*(sum(part.values()) for s in stats for part in (s.cache_hits, s.cache_misses)))
 """
 
@@ -48,7 +48,7 @@ LOADED = ((1, 0), (1, 0))
 
 def files(folder, suffix):
     return sorted(
-        path for path in Path(folder).rglob(f"*{suffix}") if "apply_all" in path.name or "_run_workers" in path.name
+        path for path in Path(folder).rglob(f"*{suffix}") if "update_whole" in path.name or "_run_workers" in path.name
     )
 
 
@@ -99,7 +99,7 @@ def test_the_stamp_depends_on_the_code_but_not_on_its_location(tmp_path):
     for folder in (source, other, bytecode):
         shutil.copytree(Path(lcnumba.__file__).parent, folder / "lcnumba", ignore=shutil.ignore_patterns("__pycache__"))
     update = other / "lcnumba/kernels/update.py"
-    formula = "p[e] -= lr * _regularized_gradient(p, grad, e, regularized, hyper)"
+    formula = "p[e] -= lr * total_gradient(p[e], grad[e], l1, l2)"
     assert formula in update.read_text()
     update.write_text(update.read_text().replace(formula, f"{formula} * 2"))
     (tmp_path / "zips").mkdir()

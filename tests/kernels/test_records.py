@@ -14,7 +14,7 @@ from lcnumba.kernels.jit import Kernel
 from lcnumba.kernels.records import Fields, address, array_at, reader
 
 FIELDS = Fields("first second third", "share")
-read = reader(FIELDS)
+read = reader(FIELDS.dtype)
 pytestmark = pytest.mark.kernels
 
 jitted = pytest.mark.skipif(numba.config.DISABLE_JIT, reason="nothing is compiled")

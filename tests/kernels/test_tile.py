@@ -14,9 +14,10 @@ from oracle import check_against_reference
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations.loop import Loops
 from lcnumba.kernels import vectors
-from lcnumba.kernels.movement import pack, transpose
-from lcnumba.kernels.rules import Rule
-from lcnumba.kernels.tile import B_ROWS, NEXT_A, dots, multiply
+from lcnumba.kernels.movement import pack, pack_panels, transpose
+from lcnumba.kernels.records import NO_CLAMP, ONE, bits
+from lcnumba.kernels.rules import AdamScalars, MomentumScalars, Rule, SGDScalars
+from lcnumba.kernels.tile import PANEL, dots, multiply
 from lcnumba.testing import PROBLEMS, Problem
 
 SIZES = {4: np.float32, 8: np.float64}
@@ -26,16 +27,15 @@ GUARD = 77.0  # fills the memory around the result, which must not be written
 
 
 @functools.cache
-def product(SIZE, VL, PREFETCH):
-    number = SIZES[SIZE]
-    one, no_clamp = number(1), number(-np.inf)
+def product(SIZE, VL):
+    number, panel = SIZES[SIZE], PANEL * VL * SIZE
 
     @numba.njit
     def run(a, b, segments, c, init, rows, cols):
         multiply(
-            SIZE, VL, PREFETCH, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
+            SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0], panel,
             segments.ctypes.data, len(segments), c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            rows, cols, 0, 0, 0, one, no_clamp,
+            rows, cols, 0, 0, 0, 0, ONE, NO_CLAMP,
         )  # fmt: skip
 
     @numba.njit
@@ -68,13 +68,11 @@ def operands(rng, size, rows=41, cols=71, length=40):
     return tuple(rng.integers(-4, 5, s).astype(SIZES[size]) for s in ((rows, length), (length, cols), (rows, cols)))
 
 
-@pytest.mark.parametrize(
-    ("size", "lanes", "prefetch"), [(*width, B_ROWS) for width in WIDTHS] + [(4, 16, NEXT_A)], ids=lambda n: str(n)
-)
-def test_multiply_with_all_numbers_of_rows_and_columns(size, lanes, prefetch, rng):
+@widths
+def test_multiply_with_all_numbers_of_rows_and_columns(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.empty((42, 72), SIZES[size])
-    _, wrong = product(size, lanes, prefetch)
+    _, wrong = product(size, lanes)
     for length in (1, 5):
         assert wrong(a, b, init, c, 0, 41, 1, 71, length) == 0
 
@@ -83,7 +81,7 @@ def test_multiply_with_all_numbers_of_rows_and_columns(size, lanes, prefetch, rn
 def test_multiply_with_all_lengths_of_a_sum(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.empty((34, 56), SIZES[size])
-    _, wrong = product(size, lanes, B_ROWS)
+    _, wrong = product(size, lanes)
     for length in range(1, 41):
         assert wrong(a, b, init, c, 31, 34, 1, 6, length) == 0
         assert wrong(a, b, init, c, 1, 4, 33, 36, length) == 0
@@ -93,7 +91,7 @@ def test_multiply_with_all_lengths_of_a_sum(size, lanes, rng):
 def test_multiply_without_segments_returns_init(size, lanes, rng):
     a, b, init = operands(rng, size)
     c = np.full_like(init, GUARD)
-    product(size, lanes, B_ROWS)[0](a, b, np.empty((0, 4), np.int64), c, init, 5, 19)
+    product(size, lanes)[0](a, b, np.empty((0, 4), np.int64), c, init, 5, 19)
     np.testing.assert_array_equal(c[:5, :19], init[:5, :19])
     assert (c[5:] == GUARD).all()
     assert (c[:, 19:] == GUARD).all()
@@ -101,14 +99,14 @@ def test_multiply_without_segments_returns_init(size, lanes, rng):
 
 @functools.cache
 def scaled_and_clamped(SIZE, VL):
-    number = SIZES[SIZE]
+    panel = PANEL * VL * SIZE
 
     @numba.njit
     def run(a, b, segments, c, init, factor, lower_clamp):
         multiply(
-            SIZE, VL, B_ROWS, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0],
+            SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0], panel,
             segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            c.shape[0], c.shape[1], 0, 0, 0, number(factor), number(lower_clamp),
+            c.shape[0], c.shape[1], 0, 0, 0, 0, factor, lower_clamp,
         )  # fmt: skip
 
     return run
@@ -119,14 +117,14 @@ def test_factor_and_lower_clamp(size, lanes, rng):
     a, b, init = operands(rng, size)
     segments = np.array([[0, 0, 40, 0]])
     c = np.empty_like(init)
-    scaled_and_clamped(size, lanes)(a, b, segments, c, init, -0.5, 0.0)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, bits(-0.5), bits(0.0))
     np.testing.assert_array_equal(c, np.maximum(init - 0.5 * (a @ b), 0))
     init[3, 4], init[5, 6], init[7, 8] = np.nan, np.inf, -np.inf
-    scaled_and_clamped(size, lanes)(a, b, segments, c, init, 1.0, 0.0)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, ONE, bits(0.0))
     assert np.isnan(c[3, 4])
     assert (c[5, 6], c[7, 8]) == (np.inf, 0)
     assert np.isnan(c).sum() == 1
-    scaled_and_clamped(size, lanes)(a, b, segments, c, init, 1.0, -np.inf)
+    scaled_and_clamped(size, lanes)(a, b, segments, c, init, ONE, NO_CLAMP)
     assert c[7, 8] == -np.inf
 
 
@@ -152,26 +150,25 @@ def test_transpose_of_all_sizes(size, rng):
 
 
 @functools.cache
-def packing(SIZE, VL):
+def packing(SIZE):
     @numba.njit
     def run(source, mask, target, rows, cols):
         at = mask.ctypes.data if mask.size else 0
-        pack(SIZE, VL, source.ctypes.data, at, source.strides[0], target.ctypes.data, target.strides[0], rows, cols, 64)
+        pack(SIZE, source.ctypes.data, at, source.strides[0], target.ctypes.data, target.strides[0], rows, cols, 64)
 
     return run
 
 
-@pytest.mark.parametrize("lanes", [4, 8, 16])
 @pytest.mark.parametrize("size", SIZES)
-def test_pack_with_and_without_a_relu_mask(size, lanes, rng):
+def test_pack_with_and_without_a_relu_mask(size, rng):
     """All numbers of columns up to two vectors; NaN masks, and nothing beyond the columns is written."""
     dtype = SIZES[size]
-    for cols in range(1, 2 * lanes + 2):
+    for cols in range(1, 34):
         source, mask = (rng.integers(-4, 5, (3, cols + 5)).astype(dtype) for _ in range(2))
         mask[0, 0] = np.nan
         for given in (mask, np.empty((0, 0), dtype)):
             target = np.full((3, cols + 2), 9, dtype)
-            packing(size, lanes)(source, given, target, 3, cols)
+            packing(size)(source, given, target, 3, cols)
             expected = np.where(mask > 0, source, 0) if given.size else source
             np.testing.assert_array_equal(target[:, :cols], expected[:, :cols])
             assert (target[:, cols:] == 9).all()
@@ -192,12 +189,12 @@ def summing(SIZE, VL):
 def test_dots_of_all_sizes(size, lanes, rng):
     dtype = SIZES[size]
     a, vector, start, x = (rng.integers(-4, 5, s).astype(dtype) for s in ((41, 71), 71, 45, 45))
-    factor = dtype(-3)
+    factor = -3
     for rows in range(41):
         for cols in (*range(20), 31, 32, 33, 47, 64, 70):
             for given in (np.empty(0, dtype), x):
                 c, changed, expected = start.copy(), a.copy(), a.copy()
-                summing(size, lanes)(changed, vector, c, rows, cols, given, factor)
+                summing(size, lanes)(changed, vector, c, rows, cols, given, bits(factor))
                 np.testing.assert_array_equal(c[:rows], start[:rows] + a[:rows, :cols] @ vector[:cols])
                 np.testing.assert_array_equal(c[rows:], start[rows:])
                 if given.size:
@@ -237,6 +234,56 @@ def test_sums_in_k_blocks_if_the_weights_exceed_a_cache(dtype, rng, monkeypatch)
     for entries in (1, 2, 4, 5, 9, 26):
         monkeypatch.setattr(loop, "K_BLOCK_BYTES", entries * 5 * np.dtype(dtype).itemsize)
         check_against_reference(problem, 1, dtype, rng)
+
+
+@functools.cache
+def product_in_panels(SIZE, VL):
+    row = PANEL * VL * SIZE
+
+    @numba.njit
+    def run(a, b, packed, segments, c, init, rows, cols, length):
+        panel = length * row
+        pack_panels(SIZE, VL, b.ctypes.data, b.strides[0], length, cols, packed.ctypes.data, panel)
+        multiply(
+            SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], packed.ctypes.data, row, panel,
+            segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0], rows, cols,
+            0, 0, 0, 0, ONE, NO_CLAMP,
+        )  # fmt: skip
+
+    return run
+
+
+@widths
+def test_products_with_a_matrix_in_panels(size, lanes, rng):
+    """The same results as from the matrix itself; nothing beyond its columns is written."""
+    columns = 3 * PANEL * lanes + 2
+    a, b, init = operands(rng, size, rows=14, cols=columns)
+    rows, length = len(a), a.shape[1]
+    for cols in (*range(1, 2 * PANEL * lanes + 1, 3), *range(columns - 4, columns)):
+        packed = np.full((-(-cols // (PANEL * lanes)), length, PANEL * lanes), np.nan, SIZES[size])
+        c = np.full_like(init, GUARD)
+        segments = np.array([[0, 0, length, 0]])
+        product_in_panels(size, lanes)(a, b[:, :cols], packed, segments, c, init, rows, cols, length)
+        np.testing.assert_array_equal(c[:, :cols], init[:, :cols] + a @ b[:, :cols])
+        assert (c[:, cols:] == GUARD).all()
+        filled = np.isfinite(packed).transpose(1, 0, 2).reshape(length, -1)
+        assert filled[:, :cols].all()
+        assert not filled[:, cols:].any()
+
+
+@pytest.mark.parametrize("entries", [1, 5, 100])
+@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
+def test_forward_with_weights_in_panels(dtype, entries, rng, monkeypatch):
+    """Whole windows at a time, or k-blocks that cut segments."""
+    from lcnumba.implementations import loop
+
+    filters = 2 * PANEL * vectors.vector_bytes() // dtype().itemsize + 5
+    monkeypatch.setattr(loop, "PACKED_BYTES", 0)
+    monkeypatch.setattr(loop, "K_BLOCK_BYTES", entries * filters * dtype().itemsize)
+    problem = Problem("wide", "", 13, (3, 4), 2, filters, (2, 3), (1, 1), "same")
+    plan = Loops(problem.geometry)._forward_plan(13, dtype().itemsize)
+    assert plan.panels > 0
+    check_against_reference(problem, 1, dtype, rng)
 
 
 @pytest.mark.parametrize("filters", [64, 65, 127, 128, 129, 256, 500, 693, 1025])
@@ -341,18 +388,17 @@ def test_large_batches_are_split_into_batch_tiles(batch, by_columns, room, rng, 
     for turned_bytes in (1 << 18, 1):
         monkeypatch.setattr(loop, "TRANSPOSED_DX_BYTES", turned_bytes)
         check_against_reference(problem, 1, np.float32, rng)
-        for rule, states in ((1, 0), (2, 1), (4, 2)):
-            hyperparameters = (0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
-            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            dx = Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), hyperparameters))
-            results.append((rule, dx, weights))
-            weights, moments = kernel.copy(), [np.zeros_like(kernel) for _ in range(states)]
-            Loops(g).fused_update(flat, weights, rows, Rule(rule, tuple(moments), hyperparameters), wants_dx=False)
-            results.append((rule, dx, weights))
+        for scalars, states in ((SGDScalars(0.5), 0), (MomentumScalars(0.5, 0.5), 1), (AdamScalars(*[0.5] * 7), 2)):
+            for wants_dx in (True, False):
+                weights = kernel.copy()
+                rule = Rule(scalars, tuple(np.zeros_like(kernel) for _ in range(states)))
+                fused_dx = Loops(g).fused_update(flat, weights, rows, rule, wants_dx=wants_dx)
+                results.append((states, fused_dx, weights))
     dx, dkernel = Loops(g).gradients(flat, kernel, rows)
-    for rule, fused_dx, weights in results:
-        np.testing.assert_array_equal(fused_dx, dx)
-        if rule < 4:
+    for states, fused_dx, weights in results:
+        if fused_dx is not None:
+            np.testing.assert_array_equal(fused_dx, dx)
+        if states < 2:
             np.testing.assert_array_equal(weights, kernel - 0.5 * dkernel)
 
 
