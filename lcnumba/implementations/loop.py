@@ -4,8 +4,7 @@ The kernels are in `kernels/forward.py` and `kernels/backward.py`, and without r
 """
 
 import math
-from array import array
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,7 +13,7 @@ from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import microkernels, plain, update, vectors, weight_gradient
-from lcnumba.kernels.jit import Kernel
+from lcnumba.kernels.jit import Kernel, Launch
 from lcnumba.kernels.records import BANDS, COLUMNS, NO_CLAMP, ROWS, address, bits
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
@@ -48,69 +47,47 @@ CACHED_DY_BYTES = 1 << 22
 BAND_BYTES = 1 << 20
 
 
+# Bytes of scratch memory up to which it is kept for the next call of the same kind.
+KEPT_BYTES = 1 << 16
+
 # The record of a bias gradient before its values are known.
 _NO_BIAS = tiled_backward.BACKWARD_BIAS.template({})
 
 
-class _Plan(NamedTuple):
-    """The blocking of backward for a batch size, chosen by shapes alone.
+class _Plan:
+    """A kernel for a batch size, with everything of its launches that does not change from call to call.
 
-    Attributes
+    Parameters
     ----------
-    VN : int
-        Vector length along the batch for dx, or 0.
-    batch_tile : int
-        Samples whose dx is accumulated at once, a multiple of VN.
-    by_inputs : bool
-        Whether dx is accumulated by input columns rather than by blocks.
-    blocks : int
-        The most blocks that read one input column.
-    cached : int
-        Positions whose dy is cached.
-    entries, row : int
-        Elements of the longest band of an input line; and the row stride of its packed copy, or 0 without one.
-    ranges : array of int64
-        Segments over the batch, as `lcnumba.kernels.backward.backward` takes them.
     kernel : Kernel
-        The kernel of these vectors.
-    record : array of int64
-        Its record, without the arrays and scalars of a call.
+        The kernel.
+    values : dict
+        Fields of its record: integers, and arrays, which the plan keeps alive.
+    threads : int
+        Its workers.
+    sizes : dict of str to int
+        Fields that are scratch memory, and their bytes.
     """
 
-    VN: int
-    batch_tile: int
-    by_inputs: bool
-    blocks: int
-    cached: int
-    entries: int
-    row: int
-    ranges: Array
-    kernel: Kernel
-    record: "array[int]"
+    def __init__(self, kernel: Kernel, values: dict[str, Any], threads: int, sizes: dict[str, int]) -> None:
+        self.values = values
+        self._kernel, self._threads, self._sizes = kernel, threads, sizes
+        self._record = kernel.fields.template(values)
+        # Launches for reuse, each of which one thread takes at a time. Those with much memory are not kept.
+        self._launches: list[tuple[Launch, Array]] = []
+        self._keeps = sum(sizes.values()) <= KEPT_BYTES
 
-
-class _ForwardPlan(NamedTuple):
-    """The blocking of forward for a batch size, chosen by shapes alone.
-
-    Attributes
-    ----------
-    batch_tile : int
-        Samples that are processed at once with vectors along the batch; 0 for vectors along the filters.
-    most_segments : int
-        The most segments that one call of the register tile takes.
-    panels : int
-        Elements of W that each worker packs into panels at a time; 0 if W is read in place.
-    kernel : Kernel
-        The kernel of these vectors.
-    record : array of int64
-        Its record, without the arrays and scalars of a call.
-    """
-
-    batch_tile: int
-    most_segments: int
-    panels: int
-    kernel: Kernel
-    record: "array[int]"
+    def run(self, values: dict[str, int]) -> None:
+        """Run the kernel; `values` are the fields that differ between calls, the same ones in each."""
+        try:
+            launch, memory = self._launches.pop()
+        except IndexError:
+            memory, places = scratch(self._sizes)
+            launch = Launch(self._kernel, self._record, self._threads)
+            values = {**places, **values}
+        launch.run(values)
+        if self._keeps:
+            self._launches.append((launch, memory))
 
 
 class Loops:
@@ -119,8 +96,9 @@ class Loops:
     def __init__(self, geometry: Geometry) -> None:
         self._geometry = geometry
         self._work = geometry.connections * geometry.filters  # multiplications a sample
-        self._plans: dict[tuple[int, int, bool], _Plan] = {}
-        self._forward_plans: dict[tuple[int, int], _ForwardPlan] = {}
+        self._plans: dict[tuple[int, int, int, bool, bool, bool], _Plan] = {}
+        self._forward_plans: dict[tuple[int, int, int], _Plan] = {}
+        self._no_bias: dict[int, Array] = {}  # a row of zeros for each size of an element
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plans hold addresses of this geometry's tables: neither a copy nor another process may use them.
@@ -179,58 +157,52 @@ class Loops:
                 threads=threads,
             )  # fmt: skip
             return np.maximum(y, 0, out=y) if relu else y
-        plan = self._forward_plans.get((len(x), size)) or self._forward_plan(len(x), size)
-        segments = np.empty((threads, plan.most_segments, SEGMENT), np.int64)
-        bias = np.zeros((1, g.filters), dtype) if bias is None else bias
-        bias_step = bias.nbytes // g.positions if len(bias) == g.positions else 0
-        changing = {
-            "x": address(x), "kernel": address(kernel), "bias": address(bias), "bias_step": bias_step, "y": address(y),
-            "segments": address(segments), "lower_clamp": 0 if relu else NO_CLAMP,
-        }  # fmt: skip
-        if plan.panels:
-            (panels,) = scratch(dtype, (threads, plan.panels))
-            changing["panels"] = address(panels)
-        if plan.batch_tile:
-            cached, line = g.input_cycle, g.input_size[-1] * g.channels
-            xt, yt, ones = scratch(
-                dtype, (threads, cached, line, plan.batch_tile), (threads, g.filters, plan.batch_tile),
-                (2, plan.batch_tile),
-            )  # fmt: skip
-            ones[0], ones[1] = 1, 0
-            cache_keys = np.full((threads, cached), -1, np.int64)
-            changing.update(xt=address(xt), yt=address(yt), ones=address(ones), cache_keys=address(cache_keys))
-        plan.kernel.launch(plan.record, changing, threads)
+        key = (len(x), size, threads)
+        plan = self._forward_plans.get(key) or self._forward_plan(*key)
+        if bias is None:
+            bias = self._no_bias.setdefault(size, np.zeros((1, g.filters), dtype))
+        bias_step = g.filters * size if len(bias) == g.positions > 1 else 0
+        plan.run({
+            "x": address(x), "kernel": address(kernel), "y": address(y), "bias_step": bias_step,
+            "bias": address(bias), "lower_clamp": 0 if relu else NO_CLAMP,
+        })  # fmt: skip
         return y
 
-    def _forward_plan(self, N: int, size: int) -> _ForwardPlan:
+    def _forward_plan(self, N: int, size: int, threads: int) -> _Plan:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g = self._geometry
         batch_tile = self._batch_tile(N, size)
         lanes = vectors.for_batch(N, size) if batch_tile else vectors.for_filters(g.filters, size)
-        parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
-        width = -(-g.filters // (lanes * parts)) * lanes
-        k_block = max(1, min(g.window, K_BLOCK_BYTES // (min(width, g.filters) * size)))
-        most_segments, panels = math.prod(g.kernel_size) + 1, 0
+        panel_bytes = PANEL * lanes * size
+        most_segments = math.prod(g.kernel_size) + 1
         values: dict[str, Any] = {
             **self._sizes, **self._output_tables, "size": size, "N": N, "most_segments": most_segments,
-            "multiply": microkernels.multiply(size, lanes), "panel_bytes": PANEL * lanes * size,
+            "multiply": microkernels.multiply(size, lanes), "panel_bytes": panel_bytes,
         }  # fmt: skip
+        sizes = {"segments": threads * most_segments * SEGMENT * 8}
         if batch_tile:
             kernel = tiled_forward.forward_by_batch()
+            ones = np.ones((2, batch_tile), f"f{size}")
+            ones[1] = 0
             values |= {
                 "VN": lanes, "transpose": microkernels.transpose(size), "batch_tile": batch_tile,
-                "cached_lines": g.input_cycle,
+                "cached_lines": g.input_cycle, "ones": ones,
             }  # fmt: skip
+            sizes["xt"] = threads * g.input_cycle * values["line"] * batch_tile * size
+            sizes["yt"] = threads * g.filters * batch_tile * size
+            sizes["cache_keys"] = threads * g.input_cycle * 8
         else:
             kernel = tiled_forward.forward()
-            values |= {"width": width, "k_block": k_block}
+            parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
+            width = -(-g.filters // (lanes * parts)) * lanes
             columns = min(width, g.filters)
+            k_block = max(1, min(g.window, K_BLOCK_BYTES // (columns * size)))
+            values |= {"width": width, "k_block": k_block}
             if N >= PACKED_BATCH and columns > PANEL * lanes and k_block * columns * size > PACKED_BYTES:
-                panels = -(-columns // (PANEL * lanes)) * PANEL * lanes * k_block
                 values["pack_panels"] = microkernels.pack_panels(size, lanes)
-        record = kernel.fields.template(values)
-        plan = _ForwardPlan(batch_tile, most_segments, panels, kernel, record)
-        return _store_plan(self._forward_plans, (N, size), plan)
+                sizes["panels"] = threads * -(-columns * size // panel_bytes) * panel_bytes * k_block
+        plan = _Plan(kernel, values, threads, sizes)
+        return _store_plan(self._forward_plans, (N, size, threads), plan)
 
     def _batch_tile(self, N: int, size: int) -> int:
         """Samples per tile of forward with vectors along the batch; 0 for vectors along the filters.
@@ -316,7 +288,7 @@ class Loops:
         Without a rule the gradient is stored in target; with one target is updated by it.
         """
         g, dtype, size = self._geometry, x.dtype, x.itemsize
-        N, F, wants_dx = len(x), g.filters, dx is not None
+        N = len(x)
         if not N:
             return
         threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
@@ -328,52 +300,24 @@ class Loops:
             if target is not None:
                 plain.backward_kernel(size)(**values, x=x, kernel=0, result=target, threads=threads)
             return
-        plan = self._plans.get((N, size, wants_dx)) or self._plan(N, size, wants_dx)
-        VN, batch_tile, cached = plan.VN, plan.batch_tile, plan.cached
-        transposes = VN > 0 and wants_dx
-        # With one position dy itself, which may be large, has the layout of the packed copy.
-        in_place = g.positions == 1 and y is None and not plan.by_inputs
-        packs_x = plan.row > 0 and target is not None
-        xs, packed, dyt, dxt, gradient, zeros = scratch(
-            dtype,
-            (threads, N if packs_x else 0, plan.row),
-            (threads, cached, 0 if in_place else N * F),
-            (threads, cached if transposes else 0, F, batch_tile),
-            (threads, plan.entries if transposes else 0, batch_tile),
-            (threads, 2 * weight_gradient.ROW_TILE * F),
-            (max(F, batch_tile, weight_gradient.ROW_TILE),),
-        )
-        zeros.fill(0)
-        cache_keys = np.full((threads, cached), -1, np.int64)
-        changing = {
-            "x": address(x), "kernel": address(kernel), "dy": address(dy), "zeros": address(zeros),
-            "dyt": address(dyt), "dxt": address(dxt), "gradient": address(gradient),
-            "cache_keys": address(cache_keys), "rule": NO_GRADIENT if target is None else GRADIENT,
+        key = (N, size, threads, dx is not None, target is not None, y is not None)
+        plan = self._plans.get(key) or self._plan(*key)
+        values = {
+            "x": address(x), "kernel": address(kernel), "dy": address(dy), "y": 0 if y is None else address(y),
+            "dx": 0 if dx is None else address(dx), "target": 0 if target is None else address(target),
+            "rule": NO_GRADIENT if target is None else GRADIENT, "factor": 0, "formula": 0, "scalars": 0,
+            "state_1": 0, "state_2": 0,
         }  # fmt: skip
-        if target is not None:
-            changing["target"] = address(target)
         if rule is not None:
             scalars = update.scalars_of(rule)
-            changing |= {
-                "rule": FACTOR if rule.is_factor else FORMULA, "factor": bits(-rule.scalars.lr),
-                "formula": update.formula(rule, size), "scalars": scalars.buffer_info()[0],
-            }  # fmt: skip
+            values["rule"] = FACTOR if rule.is_factor else FORMULA
+            values["factor"], values["scalars"] = bits(-rule.scalars.lr), scalars.buffer_info()[0]
+            values["formula"] = update.formula(rule, size)
             for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
-                changing[name] = address(state)
-        if y is not None:
-            changing["y"] = address(y)
-        if dx is not None:
-            changing["dx"] = address(dx)
-        if packs_x:
-            changing["packed_x"] = address(xs)
-        if not in_place:
-            changing["packed_dy"] = address(packed)
-        if plan.by_inputs:
-            column_segments = np.empty((threads, 2, plan.blocks, SEGMENT), np.int64)
-            changing["column_segments"] = address(column_segments)
-        plan.kernel.launch(plan.record, changing, threads)
+                values[name] = address(state)
+        plan.run(values)
 
-    def _plan(self, N: int, size: int, wants_dx: bool) -> _Plan:
+    def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
         """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
         g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
         VN = vectors.for_batch(N, size)
@@ -396,10 +340,11 @@ class Loops:
         row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
         row = row if N * row * size <= BAND_BYTES else 0
         ranges = np.array([[0, 0, n, 0] for n in (F, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64)
-        cached = cached if dy_fits else 1
+        cached, transposes = cached if dy_fits else 1, VN > 0 and wants_dx
         values: dict[str, Any] = {
             **self._sizes, **self._input_tables, "size": size, "N": N, "VN": VN, "batch_tile": batch_tile,
-            "ranges": ranges, "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if VN and wants_dx else 0,
+            "ranges": ranges, "zeros": np.zeros(max(F, batch_tile, weight_gradient.ROW_TILE), f"f{size}"),
+            "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if transposes else 0,
             "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
             "transpose": microkernels.transpose(size), "pack": microkernels.pack(size),
         }  # fmt: skip
@@ -409,16 +354,25 @@ class Loops:
             values["dots"] = microkernels.dots(size, VL)
         block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
         values["block_gradient"] = block()
+        # With one position dy itself, which may be large, has the layout of the packed copy.
+        in_place = g.positions == 1 and not rectified and not by_inputs
+        elements = {
+            "packed_x": N * row if wants_kernel else 0, "packed_dy": 0 if in_place else cached * N * F,
+            "dyt": cached * F * batch_tile if transposes else 0, "dxt": entries * batch_tile if transposes else 0,
+            "gradient": 2 * weight_gradient.ROW_TILE * F,
+        }  # fmt: skip
+        sizes = {name: threads * count * size for name, count in elements.items() if count}
+        sizes["cache_keys"] = threads * cached * 8
         if by_inputs:
             kernel = tiled_backward.backward_by_inputs()
             values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
             values["most_blocks"] = blocks
+            sizes["column_segments"] = threads * 2 * blocks * SEGMENT * 8
         else:
             kernel = tiled_backward.backward()
             values |= {**self._bands, "row_block": k_block}
-        record = kernel.fields.template(values)
-        plan = _Plan(VN, batch_tile, by_inputs, blocks, cached, entries, row, ranges, kernel, record)
-        return _store_plan(self._plans, (N, size, wants_dx), plan)
+        plan = _Plan(kernel, values, threads, sizes)
+        return _store_plan(self._plans, (N, size, threads, wants_dx, wants_kernel, rectified), plan)
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:

@@ -25,14 +25,15 @@ def aligned(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Array:
     return np.ndarray(shape, dtype, *_memory(size))
 
 
-def scratch(dtype: np.dtype[Any], *shapes: tuple[int, ...]) -> list[Array]:
-    """Uninitialised arrays in one block of memory, each aligned to a cache line."""
-    offsets, size = [], 0
-    for shape in shapes:
-        offsets.append(size)
-        size += -(-math.prod(shape) * dtype.itemsize // LINE_BYTES) * LINE_BYTES
+def scratch(sizes: dict[str, int]) -> tuple[Array, dict[str, int]]:
+    """One block of uninitialised memory, and the addresses in it of parts of these sizes in bytes, on cache lines."""
+    places, size = {}, 0
+    for name, part in sizes.items():
+        places[name] = size
+        size += -(-part // LINE_BYTES) * LINE_BYTES
     memory, begin = _memory(size)
-    return [np.ndarray(shape, dtype, memory, begin + offset) for shape, offset in zip(shapes, offsets, strict=True)]
+    start = memory.ctypes.data + begin
+    return memory, {name: start + place for name, place in places.items()}
 
 
 def _memory(size: int) -> tuple[npt.NDArray[np.uint8], int]:

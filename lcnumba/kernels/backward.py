@@ -48,7 +48,7 @@ def backward():
 
         Scratch per worker: packed_x (N, packed_x_row), a copy of x of the band, or 0; packed_dy (cached_rows, N*F), dy
         of the positions that a line reads, or of the current one, or 0 if there is only one position; dyt (cached_rows,
-        F, batch_tile), the same transposed; cache_keys (cached_rows), initially -1, identify the cached rows, which the
+        F, batch_tile), the same transposed; cache_keys (cached_rows) identify the cached rows, which the
         next input line mostly reads again; dxt (dxt_rows, batch_tile), dx of the band; gradient (2*ROW_TILE*F). ranges
         holds the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH and N; zeros holds zeros.
         """
@@ -65,6 +65,7 @@ def backward():
         dxt_at = r.dxt + worker * r.dxt_rows * tile_bytes
         gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
+        cache_keys[:] = -1
         row_start, band_start = array_at(r.row_start, LI + 1, np.int64), array_at(r.band_start, bands + 1, np.int64)
         rows, columns = row_start[LI], band_start[bands]
         row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)
@@ -183,6 +184,7 @@ def backward_by_inputs():
         dxt_at = r.dxt + worker * r.dxt_rows * tile_bytes
         gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
+        cache_keys[:] = -1
         row_start, read_start = array_at(r.row_start, LI + 1, np.int64), array_at(r.read_start, line // C + 1, np.int64)
         rows, reads = row_start[LI], read_start[line // C]
         row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)

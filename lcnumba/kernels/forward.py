@@ -113,7 +113,7 @@ def forward_by_batch():
         """Compute the same as `forward`, in batch tiles of `batch_tile` samples, from transposed lines of x.
 
         Scratch per worker: segments (most_segments, SEGMENT); xt (cached_lines, W*C, batch_tile), a cache of transposed
-        lines of x, as many as an output line reads, and its cache_keys (cached_lines), initially -1; yt (F,
+        lines of x, as many as an output line reads, and its cache_keys (cached_lines); yt (F,
         batch_tile). ones (batch_tile) holds ones, by which the bias is multiplied, and zeros follow it.
         """
         r = read_forward_by_batch(record)
@@ -122,6 +122,7 @@ def forward_by_batch():
         tile_bytes, x_row, y_row = batch_tile * size, LI * line * size, P * F * size
         xt, yt = r.xt + worker * cached_lines * line * tile_bytes, r.yt + worker * F * tile_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_lines * 8, cached_lines, np.int64)
+        cache_keys[:] = -1
         segments = r.segments + worker * r.most_segments * SEGMENT * 8
         table = array_at(segments, (r.most_segments, SEGMENT), np.int64)
         row_start, col_start = array_at(r.row_start, r.LO + 1, np.int64), array_at(r.col_start, OW + 1, np.int64)

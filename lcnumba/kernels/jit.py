@@ -18,7 +18,7 @@ from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
-__all__ = ["LLVM_BYTES", "Kernel", "call", "code_address", "compiled", "next_task", "specialised"]
+__all__ = ["LLVM_BYTES", "Kernel", "Launch", "call", "code_address", "compiled", "next_task", "specialised"]
 
 # nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
 # since a kernel must not raise. No fastmath: it would break NaN and inf.
@@ -50,12 +50,10 @@ class Kernel:
 
     def launch(self, record: "array[int]", values: dict[str, int], threads: int) -> None:
         """Run with a copy of a record, with some of its values replaced."""
-        begin, index = len(record), self.fields.index
-        record = record + _counters(threads)
-        address = record.buffer_info()[0]
-        record[0], record[1] = address + 8 * begin, threads
-        for name, value in values.items():
-            record[index[name]] = value
+        Launch(self, record, threads).run(values)
+
+    def run(self, address: int, threads: int) -> None:
+        """Run with the record at an address."""
         if threads == 1 or numba.config.DISABLE_JIT:
             self.compiled(0, address)
         elif numba_is_safe():
@@ -64,6 +62,27 @@ class Kernel:
             _drive(threads, self._address, address)
         else:
             run_on_python_threads(self.compiled, threads, address)
+
+
+class Launch:
+    """A copy of a record with the counters of its workers: it can be run again, but by one thread at a time."""
+
+    def __init__(self, kernel: Kernel, record: "array[int]", threads: int) -> None:
+        self._kernel, self._threads, self._index = kernel, threads, kernel.fields.index
+        begin = len(record)
+        self._record = record + _counters(threads)
+        self._at = self._record.buffer_info()[0]
+        self._record[0], self._record[1] = self._at + 8 * begin, threads
+        self._counters = range(begin, len(self._record), COUNTER_BYTES // 8)
+
+    def run(self, values: dict[str, int]) -> None:
+        """Run the kernel with these fields replaced; the others are those of the last run."""
+        record, index = self._record, self._index
+        for counter in self._counters:
+            record[counter] = 0
+        for name, value in values.items():
+            record[index[name]] = value
+        self._kernel.run(self._at, self._threads)
 
 
 @functools.cache

@@ -22,16 +22,16 @@ def test_large_arrays_are_aligned_to_cache_lines(shape, dtype):
     assert array.nbytes < scratch.SMALL_BYTES or array.ctypes.data % scratch.LINE_BYTES == 0
 
 
-def test_scratch_arrays_are_disjoint_and_aligned():
-    shapes = [(3,), (0, 5), (40, 7, 3), (2, 2)]
-    made = scratch.scratch(np.dtype(np.float64), *shapes)
-    assert made[0].base.nbytes <= sum(array.nbytes for array in made) + scratch.LINE_BYTES * (len(made) + 1)
-    for number, (array, shape) in enumerate(zip(made, shapes, strict=True)):
-        assert array.shape == shape
-        assert array.ctypes.data % scratch.LINE_BYTES == 0
-        array[...] = number
-    for number, array in enumerate(made):
-        assert (array == number).all()
+def test_parts_of_scratch_memory_are_disjoint_and_aligned():
+    sizes = {"first": 3, "second": 64, "third": 0, "last": 1000}
+    memory, places = scratch.scratch(sizes)
+    assert places.keys() == sizes.keys()
+    assert memory.nbytes <= sum(sizes.values()) + scratch.LINE_BYTES * (len(sizes) + 1)
+    begin = memory.ctypes.data
+    for name, place in places.items():
+        assert place % scratch.LINE_BYTES == 0
+        assert begin <= place <= place + sizes[name] <= begin + memory.nbytes
+        assert all(place >= at + sizes[other] for other, at in places.items() if at < place)
 
 
 def test_implementation_1_does_not_copy_the_weights():
