@@ -229,6 +229,11 @@ class Geometry:
         return (*self.output_size, self.filters)
 
     @cached_property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape (H, W, C) of a sample."""
+        return (*self.input_size, self.channels)
+
+    @cached_property
     def inputs(self) -> int:
         """Elements of one input sample."""
         return math.prod(self.input_size) * self.channels

@@ -3,6 +3,7 @@
 The kernels are in `kernels/forward.py` and `kernels/backward.py`, and without register tiles in `kernels/plain.py`.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,7 @@ from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import microkernels, plain, update, vectors, weight_gradient
-from lcnumba.kernels.jit import Kernel, Launch
+from lcnumba.kernels.jit import Kernel, Launch, Launches
 from lcnumba.kernels.records import BANDS, COLUMNS, NO_CLAMP, ROWS, address, bits
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
@@ -49,9 +50,6 @@ BAND_BYTES = 1 << 20
 
 # Bytes of scratch memory up to which it is kept for the next call of the same kind.
 KEPT_BYTES = 1 << 16
-
-# The record of a bias gradient before its values are known.
-_NO_BIAS = tiled_backward.BACKWARD_BIAS.template({})
 
 
 class _Plan:
@@ -313,8 +311,7 @@ class Loops:
             values["rule"] = FACTOR if rule.is_factor else FORMULA
             values["factor"], values["scalars"] = bits(-rule.scalars.lr), scalars.buffer_info()[0]
             values["formula"] = update.formula(rule, size)
-            for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
-                values[name] = address(state)
+            values["state_1"], values["state_2"] = update.addresses_of_states(rule)
         plan.run(values)
 
     def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
@@ -382,8 +379,13 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
         "dy": address(dy), "y": 0 if y is None else address(y), "N": len(dy), "entries": dbias.size,
         "dbias": address(dbias),
     }  # fmt: skip
-    tiled_backward.backward_bias(dy.itemsize).launch(_NO_BIAS, values, workers(dy.size, threads))
+    _bias_launches(dy.itemsize, workers(dy.size, threads)).run(values)
     return dbias
+
+
+@functools.cache
+def _bias_launches(size: int, threads: int) -> Launches:
+    return Launches(tiled_backward.backward_bias(size), tiled_backward.BACKWARD_BIAS.template({}), threads)
 
 
 def _store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:

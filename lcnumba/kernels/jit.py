@@ -18,7 +18,7 @@ from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.runtime.threads import numba_is_safe, run_on_python_threads
 
-__all__ = ["LLVM_BYTES", "Kernel", "Launch", "call", "code_address", "compiled", "next_task", "specialised"]
+__all__ = ["LLVM_BYTES", "Kernel", "Launch", "Launches", "call", "code_address", "compiled", "next_task", "specialised"]
 
 # nogil: other Python threads keep running. error_model "numpy": division by zero gives inf instead of raising,
 # since a kernel must not raise. No fastmath: it would break NaN and inf.
@@ -46,11 +46,7 @@ class Kernel:
 
     def __call__(self, *, threads: int, **values: Any) -> None:
         """Run with a record of these values, while the caller keeps the arrays alive."""
-        self.launch(self.fields.pack(values), {}, threads)
-
-    def launch(self, record: "array[int]", values: dict[str, int], threads: int) -> None:
-        """Run with a copy of a record, with some of its values replaced."""
-        Launch(self, record, threads).run(values)
+        Launch(self, self.fields.pack(values), threads).run({})
 
     def run(self, address: int, threads: int) -> None:
         """Run with the record at an address."""
@@ -83,6 +79,23 @@ class Launch:
         for name, value in values.items():
             record[index[name]] = value
         self._kernel.run(self._at, self._threads)
+
+
+class Launches:
+    """Launches of a kernel with one record, kept to be run again, by any number of threads."""
+
+    def __init__(self, kernel: Kernel, record: "array[int]", threads: int) -> None:
+        self._new = functools.partial(Launch, kernel, record, threads)
+        self._kept: list[Launch] = []
+
+    def run(self, values: dict[str, int]) -> None:
+        """Run the kernel with these fields replaced; they must be the same ones in each run."""
+        try:
+            launch = self._kept.pop()
+        except IndexError:
+            launch = self._new()
+        launch.run(values)
+        self._kept.append(launch)
 
 
 @functools.cache

@@ -55,8 +55,11 @@ _FLOAT, _INT = struct.Struct("d"), struct.Struct("q")
 _HEADER_BYTES = object.__basicsize__
 
 
+_size_at = ctypes.c_size_t.from_address
+
+
 def _peeked(array: npt.NDArray[Any]) -> int:
-    return ctypes.c_size_t.from_address(id(array) + _HEADER_BYTES).value
+    return _size_at(id(array) + _HEADER_BYTES).value
 
 
 def _asked(array: npt.NDArray[Any]) -> int:

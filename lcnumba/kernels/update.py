@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lcnumba.kernels.jit import Kernel, call, code_address, compiled, next_task, specialised
+from lcnumba.kernels.jit import Kernel, Launches, call, code_address, compiled, next_task, specialised
 from lcnumba.kernels.records import Fields, address, array_at, jitted, reader
 from lcnumba.kernels.rules import (
     AdamScalars,
@@ -26,7 +26,7 @@ from lcnumba.kernels.rules import (
 )
 from lcnumba.runtime.threads import count
 
-__all__ = ["FORMULAS", "formula", "prepare", "run", "scalars_of"]
+__all__ = ["FORMULAS", "addresses_of_states", "formula", "prepare", "run", "scalars_of"]
 
 TASK_SIZE = 1 << 15  # elements per task, 128 KiB of float32; a single task runs without threads
 
@@ -187,7 +187,6 @@ def scalars_of(rule: Rule) -> "array[float]":
 
 UPDATE = Fields("formula param grad state_1 state_2 size itemsize scalars")
 read_update = reader(UPDATE.dtype)
-_EMPTY = UPDATE.template({})
 
 
 @functools.cache
@@ -220,13 +219,22 @@ def run(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: in
 
 def _launch(rule: Rule, param: npt.NDArray[Any], grad: npt.NDArray[Any], threads: int) -> None:
     scalars = scalars_of(rule)
-    values = {
+    state_1, state_2 = addresses_of_states(rule)
+    _launches(threads).run({
         "formula": formula(rule, param.itemsize), "param": address(param), "grad": address(grad), "size": param.size,
-        "itemsize": param.itemsize, "scalars": scalars.buffer_info()[0],
-    }  # fmt: skip
-    for name, state in zip(("state_1", "state_2"), rule.states, strict=False):
-        values[name] = address(state)
-    whole().launch(_EMPTY, values, threads)
+        "itemsize": param.itemsize, "scalars": scalars.buffer_info()[0], "state_1": state_1, "state_2": state_2,
+    })  # fmt: skip
+
+
+def addresses_of_states(rule: Rule) -> tuple[int, int]:
+    """The addresses of a rule's states; 0 for one that it does not have."""
+    first, second = (*map(address, rule.states), 0, 0)[:2]
+    return first, second
+
+
+@functools.cache
+def _launches(threads: int) -> Launches:
+    return Launches(whole(), UPDATE.template({}), threads)
 
 
 def prepare(scalars: Any, param: npt.NDArray[Any], threads: int | None = None) -> None:

@@ -339,8 +339,9 @@ class Trainable(PublicNames):
 
     def _normalised(self, x: Array) -> Array:
         """The input in the layer's dtype; builds the layer if necessary."""
-        axes = self._axes()
-        if x.ndim != len(axes):
+        built = self._built_input_shape
+        axes = () if built is not None and x.ndim == len(built) else self._axes()
+        if axes and x.ndim != len(axes):
             known = self._built_input_shape or self._given_input_shape
             hint = (known and validation.axes_hint("x", x.shape, known)) or self._shape_hint
             if hint == self._shape_hint and x.ndim == len(axes) - 1 > 1:

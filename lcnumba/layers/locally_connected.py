@@ -451,7 +451,7 @@ class LocallyConnected(Trainable):
         """Y (N, *output, F) of a channels-last x, the array saved for the gradient, and the version of the weights."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
-            if x.shape[1:] != (*geometry.input_size, geometry.channels):
+            if x.shape[1:] != geometry.sample_shape:
                 shape = self._outer_shape(x.shape)
                 raise ValueError(
                     f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: each position has "

@@ -85,11 +85,9 @@ class deferred:  # noqa: N801 - it is used like a function
     # The loops are methods, because the last jump of a loop is outside its try statement.
 
     def _replace_handlers(self) -> None:
-        for number in _NUMBERS:
-            handler = _signal.getsignal(number)
-            if callable(handler):
-                self._previous[number] = handler
-                _signal.signal(number, self._note)
+        for number, handler in _python_handlers(tuple(map(_signal.getsignal, _NUMBERS))):
+            self._previous[number] = handler
+            _signal.signal(number, self._note)
 
     def _restore_some(self, rest: dict[int, _Handler]) -> None:
         for number, handler in list(rest.items()):
@@ -117,6 +115,20 @@ class deferred:  # noqa: N801 - it is used like a function
                 self._previous[events[0][0]](*events[0])
             finally:
                 self._deliver(events[1:])
+
+
+# The last result of `_python_handlers`: a step calls it, and handlers hardly ever change.
+_last: tuple[tuple[Any, ...], list[tuple[int, _Handler]]] = ((), [])
+
+
+def _python_handlers(handlers: tuple[Any, ...]) -> list[tuple[int, _Handler]]:
+    """The signals with a Python handler, given the handlers of all."""
+    global _last
+    known, found = _last
+    if handlers != known:
+        found = [(number, handler) for number, handler in zip(_NUMBERS, handlers, strict=True) if callable(handler)]
+        _last = handlers, found
+    return found
 
 
 def import_whole(function: Callable[[], Any]) -> Callable[[], Any]:

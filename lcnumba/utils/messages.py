@@ -257,7 +257,12 @@ def public(function: Called, *, name: str | None = None, method: bool | None = N
     bound = positional[:1] == ("self",) if method is None else method
     refuse = functools.partial(_refuse, name or function.__name__, bound, positional, rest, needed, note)
 
+    # The fewest positional arguments that are enough; no number is if some are required by name.
+    least = len(needed) if set(needed) <= set(positional) else most + 1
+
     def call(*args: Any, **kwargs: Any) -> Any:
+        if not kwargs and least <= len(args) <= most:
+            return function(*args)
         given = positional[: len(args)]
         if (
             len(args) > most

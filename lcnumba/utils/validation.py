@@ -1,5 +1,6 @@
 """Checks of single arguments: each error names the parameter, its value and the rule."""
 
+import functools
 import math
 import operator
 import os
@@ -195,10 +196,15 @@ def real(name: str, value: Any) -> float:
     return number
 
 
+@functools.cache
+def _largest(dtype: Any) -> float:
+    return float(np.finfo(dtype).max)
+
+
 def learning_rate(value: Any, dtype: Any = np.float64, name: str = "lr") -> float:
     """Return the learning rate `value`, a number of at least 0 that is finite in `dtype`."""
     rate = real(name, value)
-    if rate < 0 or rate > float(np.finfo(dtype).max):
+    if rate < 0 or rate > _largest(dtype):
         raise ValueError(f"{name} must be at least 0 and finite in {np.dtype(dtype)}, got {value!r}")
     return rate
 

@@ -3,6 +3,7 @@
 import copy
 import gc
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 import lcnumba as lc
 from lcnumba.kernels import vectors
-from lcnumba.kernels.jit import Kernel
+from lcnumba.kernels.jit import Kernel, Launches
 from lcnumba.kernels.records import Fields, address, array_at, reader
 
 FIELDS = Fields("first second third", "share")
@@ -62,11 +63,42 @@ def test_a_launch_leaves_the_record_as_it_was():
     kernel, out = Kernel(told, FIELDS), np.zeros(1, np.int64)
     record = FIELDS.pack({"first": 1, "second": 2, "third": out, "share": 0})
     before = record[:]
-    kernel.launch(record, {"second": 5}, 1)
+    launches = Launches(kernel, record, 1)
+    launches.run({"second": 5})
     assert out[0] == 6
+    launches.run({"second": 7})
+    assert out[0] == 8, "a launch runs again"
     assert record == before
     with pytest.raises(KeyError, match="fourth"):
-        kernel.launch(record, {"fourth": 1}, 1)
+        launches.run({"fourth": 1})
+
+
+def test_kept_launches_serve_all_kinds_of_calls():
+    """With and without bias, ReLU and rules, from several threads: small layers reuse records and scratch memory."""
+    settings = {"input_shape": (4, 5, 2), "rng": 0}
+    layers = [
+        lc.LocallyConnected2D(3, 2, activation=activation, use_bias=bias, optimizer=optimizer, **settings)
+        for activation in ("relu", None) for bias in (True, False) for optimizer in ("sgd", "adam")
+    ]  # fmt: skip
+    x = np.random.default_rng(0).integers(-3, 4, (5, 4, 5, 2)).astype(np.float32)
+
+    def results(layer):
+        y, backward = layer.forward(x)
+        dx, grads = backward(np.ones_like(y))
+        return [y, dx, grads.kernel, backward.step(np.ones_like(y), lr=0.0)]
+
+    for layer in layers:
+        layer(x)
+    expected = [results(copy.deepcopy(layer)) for layer in layers]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(20):
+            for layer, values in zip(layers, expected, strict=True):
+                twins = [copy.deepcopy(layer) for _ in range(4)]
+                for twin in twins[1:]:  # one set of plans for all threads
+                    twin.__dict__["_implementation"] = twins[0]._implementation
+                for found in pool.map(results, twins):
+                    for a, b in zip(found, values, strict=True):
+                        np.testing.assert_array_equal(a, b)
 
 
 def test_addresses():
