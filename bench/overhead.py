@@ -7,7 +7,6 @@ alternately.
 import contextlib
 import statistics
 import time
-from array import array
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -23,8 +22,8 @@ __all__ = ["SMALL", "calls", "measure"]
 SMALL = ("digits", "bindsnet")
 _ROUNDS = 2000
 
-# A kernel, its record, the values replaced in it, and the arrays whose addresses they are.
-Launch = tuple[Any, "array[int]", dict[str, int], list[Any]]
+# A launch, the values of its fields, and the arrays whose addresses they are.
+Launch = tuple[Any, dict[str, int], list[Any]]
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -68,31 +67,35 @@ def calls(fields: dict[str, Any], rounds: int = _ROUNDS) -> dict[str, list[float
 def _recorded() -> Iterator[list[Launch]]:
     """Record all kernel launches in the context, and what their records hold addresses of."""
     from lcnumba.implementations import loop
-    from lcnumba.kernels import records, update
-    from lcnumba.kernels.jit import Kernel
+    from lcnumba.kernels import jit, records, update
 
     launches: list[Launch] = []
     alive: list[Any] = []
 
-    def recording(kernel: Kernel, record: "array[int]", values: dict[str, int], threads: int) -> None:
-        assert threads == 1, "only kernels in the calling thread can be replayed"
-        launches.append((kernel, record, values, alive))
-        launch(kernel, record, values, threads)
+    def recording(launch: Any, values: dict[str, int]) -> None:
+        assert launch._threads == 1, "only kernels in the calling thread can be replayed"
+        launches.append((launch, values, alive))
+        run(launch, values)
 
-    def keeping(array: Any) -> int:
-        alive.append(array)
-        return address(array)
+    def keeping(function: Any) -> Any:
+        def keep(given: Any) -> Any:
+            alive.append(given)
+            alive.append(function(given))
+            return alive[-1]
 
-    launch, address = Kernel.launch, records.address
+        return keep
+
+    run, address = jit.Launch.run, keeping(records.address)
     with (
-        mock.patch.object(Kernel, "launch", recording),
-        mock.patch.object(records, "address", keeping),
-        mock.patch.object(loop, "address", keeping),
-        mock.patch.object(update, "address", keeping),
+        mock.patch.object(jit.Launch, "run", recording),
+        mock.patch.object(records, "address", address),
+        mock.patch.object(loop, "address", address),
+        mock.patch.object(update, "address", address),
+        mock.patch.object(update, "scalars_of", keeping(update.scalars_of)),
     ):
         yield launches
 
 
 def _replay(launches: list[Launch]) -> None:
-    for kernel, record, values, _ in launches:
-        kernel.launch(record, values, 1)
+    for launch, values, _ in launches:
+        launch.run(values)

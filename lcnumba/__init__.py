@@ -21,12 +21,14 @@ if TYPE_CHECKING:
     from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.tools.tune import Tuning, tune
+    from lcnumba.tools.warm_up import warm_up
     from lcnumba.training.run import History
 
 __all__ = [
     "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
     "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
     "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
+    "warm_up",
 ]  # fmt: skip
 
 _HOMES = {
@@ -53,6 +55,7 @@ _HOMES = {
     "load_keras_weights": "bridges.keras2.models",
     "save_keras_weights": "bridges.keras2.models",
     "tune": "tools.tune",
+    "warm_up": "tools.warm_up",
 }
 
 

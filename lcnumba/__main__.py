@@ -1,7 +1,8 @@
-"""Command line: ``python -m lcnumba info``, ``train``, ``bench``, ``convert`` and ``inspect``."""
+"""Command line: ``python -m lcnumba info``, ``train``, ``bench``, ``warm-up``, ``convert`` and ``inspect``."""
 
 import argparse
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,9 @@ from typing import Any
 import lcnumba
 from lcnumba.implementations.create import IMPLEMENTATIONS
 from lcnumba.models.saving import UnknownLayerError
+from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
-from lcnumba.tools import bench, demo, info, inspect
+from lcnumba.tools import bench, demo, info, inspect, warm_up
 from lcnumba.utils import files
 from lcnumba.utils.messages import install
 
@@ -35,6 +37,18 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--seed", type=_Integer(0), default=0, metavar="N", help="seed of initial weights and shuffling")
     train.add_argument("--output", default="demo-output", metavar="DIR", help="folder for the model and plots")
     _add_bench(commands)
+    warm = commands.add_parser(
+        "warm-up",
+        help="compile kernels into the cache, before many jobs start",
+        description="Compiles what calls and training steps of a model need, or without a model those of usual layers, "
+        "and caches the code on disk, so that later processes load it.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    warm.add_argument("model", metavar="MODEL", nargs="?", help="an .npz model of lcnumba")
+    warm.add_argument(
+        "--batch-size", nargs="+", type=_Integer(1), default=[32], metavar="N", help="the sizes of all batches"
+    )
+    warm.add_argument("--dtype", choices=("float32", "float64"), default="float32", help="without MODEL: of the layers")
     convert = commands.add_parser(
         "convert",
         help="convert a Keras model to lcnumba, or the weights of an lcnumba model to Keras",
@@ -104,7 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given["command"] is None:
         parser.print_help()
         return 0
-    run = {"info": _info, "train": _train, "bench": _bench, "convert": _convert, "inspect": _inspect}
+    run = {
+        "info": _info, "train": _train, "bench": _bench, "warm-up": _warm_up, "convert": _convert, "inspect": _inspect,
+    }  # fmt: skip
     return run[given.pop("command")](parser, given)
 
 
@@ -144,6 +160,22 @@ def _inspect(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
             print(line)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         parser.error(f"inspect: {error}")
+    return 0
+
+
+def _warm_up(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    compiled: list[None] = []
+    start = time.perf_counter()
+    try:
+        with compilation.listening(lambda: compiled.append(None)):
+            if given["model"] is None:
+                warm_up.warm_up_usual(given["batch_size"], given["dtype"])
+            else:
+                lcnumba.warm_up(lcnumba.load(given["model"]), given["batch_size"])
+    except (ValueError, TypeError, OSError, MemoryError) as error:
+        parser.error(f"warm-up: {error}")
+    folder = info.cache_folder() or "nowhere: no folder is writable"
+    print(f"{len(compiled)} kernels compiled in {time.perf_counter() - start:.1f} s; cached in {folder}")
     return 0
 
 

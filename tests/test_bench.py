@@ -468,7 +468,7 @@ def test_overhead_of_calls():
         layer = lcnumba.LocallyConnected2D(2, 3)
         y, backward = layer.forward(np.ones((1, 5, 5, 1), np.float32))
         backward.step(y, 0.1)
-    kernels = [kernel.compiled.py_func.__name__.partition("_4")[0] for kernel, *_ in launches]
+    kernels = [launch._kernel.compiled.py_func.__name__.partition("_4")[0] for launch, *_ in launches]
     assert kernels == ["forward", "backward_bias", "backward", "update_whole"]
 
 

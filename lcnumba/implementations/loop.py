@@ -220,12 +220,16 @@ class Loops:
 
     def apply_transpose(
         self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
-        threads: int | None = None, out: Array | None = None,
+        threads: int | None = None, out: Array | None = None, adds: bool = False,
     ) -> Array:  # fmt: skip
-        """Return dx (N, LI*W*C); see `Implementation`."""
+        """Return dx (N, LI*W*C); see `Implementation`.
+
+        With `adds`, here and in the other methods, dx is added to what `out` holds, to the same bits as if all had been
+        summed at once, if that is the sum over output lines before those where dy is not 0.
+        """
         dx = aligned((len(dy), self._geometry.inputs), dy.dtype) if out is None else out
         # Without a gradient x is not read.
-        self._run(dx, kernel, dy, y, None, None, dx, threads)
+        self._run(dx, kernel, dy, y, None, None, dx, threads, adds)
         return dx
 
     def weight_gradient(
@@ -239,25 +243,25 @@ class Loops:
 
     def gradients(
         self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
-        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None), adds: bool = False,
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
         dx, dkernel = out
         dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._zeroed(len(x), dkernel)
         dx = aligned(x.shape, x.dtype) if dx is None else dx
-        self._run(x, kernel, dy, y, None, dkernel, dx, threads)
+        self._run(x, kernel, dy, y, None, dkernel, dx, threads, adds)
         return dx, dkernel
 
     def fused_update(
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
-        version: int | None = None, threads: int | None = None, out: Array | None = None,
+        version: int | None = None, threads: int | None = None, out: Array | None = None, adds: bool = False,
     ) -> Array | None:  # fmt: skip
         """Update the kernel and return dx; see `Implementation`."""
         dx = None
         if wants_dx:
             dx = aligned(x.shape, x.dtype) if out is None else out
         if len(x):
-            self._run(x, kernel, dy, y, rule, kernel, dx, threads)
+            self._run(x, kernel, dy, y, rule, kernel, dx, threads, adds)
         else:  # the gradient is 0, but momentum and weight decay still change the weights
             update.run(rule, kernel, np.zeros_like(kernel), threads)
         return dx
@@ -279,7 +283,7 @@ class Loops:
 
     def _run(
         self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
-        dx: Array | None, threads: int | None,
+        dx: Array | None, threads: int | None, adds: bool = False,
     ) -> None:  # fmt: skip
         """Compute dx, unless it is None, and the gradient, unless target is None.
 
@@ -292,7 +296,7 @@ class Loops:
         threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
         if not vectors.TILED:
             dy = dy if y is None else np.where(y > 0, dy, dtype.type(0))
-            values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy}
+            values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy, "adds": adds}
             if dx is not None:
                 plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
             if target is not None:
@@ -304,7 +308,7 @@ class Loops:
             "x": address(x), "kernel": address(kernel), "dy": address(dy), "y": 0 if y is None else address(y),
             "dx": 0 if dx is None else address(dx), "target": 0 if target is None else address(target),
             "rule": NO_GRADIENT if target is None else GRADIENT, "factor": 0, "formula": 0, "scalars": 0,
-            "state_1": 0, "state_2": 0,
+            "state_1": 0, "state_2": 0, "adds": adds,
         }  # fmt: skip
         if rule is not None:
             scalars = update.scalars_of(rule)

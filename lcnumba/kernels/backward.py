@@ -41,10 +41,13 @@ def backward():
         applied to dy, or 0. With VN, vectors of dx run along the batch, with VN = 0 along the filters. `row_*` are the
         triples by input line, `band_*` the segments split at the band `edges`.
 
-        dx (N, LI, W*C) is not computed if it is 0. target and its states are flat. With GRADIENT target
-        receives the gradient, only at existing connections; with FACTOR or FORMULA it is the kernel itself, and each
-        block is updated after its dx is computed, `row_block` rows at a time; with NO_GRADIENT it is not used. A block
-        of weights reads one input line and belongs to one band, so that tasks write disjoint memory.
+        dx (N, LI, W*C) is not computed if it is 0; with `adds` the sum starts from what it holds. It is summed output
+        line by output line in ascending order, so that it may be continued with the next lines.
+
+        target and its states are flat. With GRADIENT target receives the gradient, only at existing connections; with
+        FACTOR or FORMULA it is the kernel itself, and each block is updated after its dx is computed, `row_block` rows
+        at a time; with NO_GRADIENT it is not used. A block of weights reads one input line and belongs to one band, so
+        that tasks write disjoint memory.
 
         Scratch per worker: packed_x (N, packed_x_row), a copy of x of the band, or 0; packed_dy (cached_rows, N*F), dy
         of the positions that a line reads, or of the current one, or 0 if there is only one position; dyt (cached_rows,
@@ -93,10 +96,14 @@ def backward():
                 wants_kernel = rule >= GRADIENT and begin + count == N
                 if not wants_dx and not wants_kernel:
                     continue
-                if wants_dx and VN:
+                band_at = r.dx + ((begin * LI + i) * line + left) * size
+                if wants_dx and VN and r.adds:
+                    call(r.transpose, band_at, sample_bytes, dxt_at, tile_bytes, count, entries)
+                    clear(dxt_at + count * size, tile_bytes, entries, (-(-count // VN) * VN - count) * size)
+                elif wants_dx and VN:
                     clear(dxt_at, 0, 1, entries * tile_bytes)
-                elif wants_dx:
-                    clear(r.dx + ((begin * LI + i) * line + left) * size, sample_bytes, count, entries * size)
+                elif wants_dx and not r.adds:
+                    clear(band_at, sample_bytes, count, entries * size)
                 for row in range(row_start[i], row_start[i + 1]):
                     for col in range(band_start[band], band_start[band + 1]):
                         p = row_line[row] * OW + band_column[col]
@@ -154,8 +161,7 @@ def backward():
                                     row_bytes, n_rows, gradient_at, next_block,
                                 )  # fmt: skip
                 if wants_dx and VN:
-                    out = r.dx + ((begin * LI + i) * line + left) * size
-                    call(r.transpose, dxt_at, tile_bytes, out, sample_bytes, entries, count)
+                    call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, entries, count)
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(backward, BACKWARD)
@@ -168,7 +174,7 @@ def backward_by_inputs():
     def backward_by_inputs(worker, record):
         """Compute the same as `backward`, one input column at a time: for many channels.
 
-        dx of a column of C channels is one sum over all blocks that read it, C by F each, and is written once.
+        dx of a column of C channels is summed over all blocks that read it, C by F each, while it is in cache.
         `read_*` lists, by input column, the taps and output columns that read it. Scratch: column_segments
         (workers, 2, blocks of a column, 4) for the current column and the next one, whose blocks are prefetched;
         packed_dy and dyt hold all positions that a line reads.
@@ -209,6 +215,11 @@ def backward_by_inputs():
                 count = min(batch_tile, N - begin)
                 # The weights are updated after dx of the whole batch is computed.
                 wants_kernel = rule >= GRADIENT and begin + count == N
+                band_at = r.dx + ((begin * LI + i) * line + left * C) * size
+                if r.adds:
+                    call(r.transpose, band_at, sample_bytes, dxt_at, tile_bytes, count, (right - left) * C)
+                    padding = (-(-count // VN) * VN - count) * size
+                    clear(dxt_at + count * size, tile_bytes, (right - left) * C, padding)
                 for w in range(left, right):
                     tables_at = r.column_segments + worker * 2 * most_blocks * SEGMENT * 8
                     table_at = tables_at + w % 2 * most_blocks * SEGMENT * 8
@@ -239,12 +250,19 @@ def backward_by_inputs():
                                 dyt_at + cache_slot * F * tile_bytes,
                             )  # fmt: skip
                             cache_keys[cache_slot] = p * N + begin
-                    out = dxt_at + (w - left) * C * tile_bytes
-                    call(
-                        r.multiply_dx, kernel_at, row_bytes, size, dyt_at, tile_bytes, r.panel_bytes_dx, table_at,
-                        blocks, out, tile_bytes, r.zeros, 0, C, -(-count // VN) * VN, kernel_at, row_bytes, 0, size,
-                        ONE, NO_CLAMP,
-                    )  # fmt: skip
+                    # One sum for each output line, added to those of the lines before.
+                    out, reads = (
+                        dxt_at + (w - left) * C * tile_bytes,
+                        read_start[w + 1] - read_start[w] if blocks else 0,
+                    )
+                    init, init_row = (out, tile_bytes) if r.adds else (r.zeros, 0)
+                    for row in range(triples if blocks else 1):
+                        call(
+                            r.multiply_dx, kernel_at, row_bytes, size, dyt_at, tile_bytes, r.panel_bytes_dx,
+                            table_at + row * reads * SEGMENT * 8, reads, out, tile_bytes, init, init_row,
+                            C, -(-count // VN) * VN, kernel_at, row_bytes, 0, size, ONE, NO_CLAMP,
+                        )  # fmt: skip
+                        init, init_row = out, tile_bytes
                     if not wants_kernel:
                         continue
                     for m in range(blocks):
@@ -254,8 +272,7 @@ def backward_by_inputs():
                             r.block_gradient, record, table[m, 0], x_at + (w - left) * C * size, x_bytes, dy_at,
                             row_bytes, C, gradient_at, kernel_at + table[m, 0],
                         )  # fmt: skip
-                out = r.dx + ((begin * LI + i) * line + left * C) * size
-                call(r.transpose, dxt_at, tile_bytes, out, sample_bytes, (right - left) * C, count)
+                call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, (right - left) * C, count)
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(backward_by_inputs, BACKWARD_BY_INPUTS)

@@ -12,7 +12,7 @@ from lcnumba.kernels.jit import Kernel, next_task, specialised
 from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, reader, tables_3, tables_4
 
 FORWARD = Fields(f"x kernel bias bias_rows y N P K F LI LO OW line C KW task_positions {ROWS} {COLUMNS}")
-BACKWARD = Fields(f"x kernel dy result N P K F LI OW line C KW n_bands {ROWS} {BANDS}")
+BACKWARD = Fields(f"x kernel dy result adds N P K F LI OW line C KW n_bands {ROWS} {BANDS}")
 
 read_forward, read_backward = reader(FORWARD.dtype), reader(BACKWARD.dtype)
 
@@ -67,7 +67,8 @@ def backward_input(SIZE):
         """Compute dx (result), one task per band of each input line.
 
         kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
-        split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables.
+        split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables; with `adds`
+        it starts from what dx holds.
         """
         r = read_backward(record)
         N, P, F, C, bands = r.N, r.P, r.F, r.C, r.n_bands
@@ -83,7 +84,7 @@ def backward_input(SIZE):
             i = task // bands
             band = task - i * bands
             for n in range(N):
-                for at in range(edges[band] * C, edges[band + 1] * C):
+                for at in range(edges[band] * C, 0 if r.adds else edges[band + 1] * C):
                     dx[n, i, at] = 0
             for row in range(row_start[i], row_start[i + 1]):
                 for col in range(band_start[band], band_start[band + 1]):

@@ -23,8 +23,8 @@ BATCH = 64
 # The fields that begin the records of `backward.py`: see there.
 FIELDS = (
     "size x kernel dy y N P K F LI OW line C KW n_bands VN batch_tile rule formula scalars factor target state_1 "
-    "state_2 ranges zeros packed_x packed_x_row packed_dy dyt cached_rows cache_keys dxt dxt_rows gradient dx multiply "
-    f"panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
+    "state_2 ranges zeros packed_x packed_x_row packed_dy dyt cached_rows cache_keys dxt dxt_rows gradient dx adds "
+    f"multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
 )
 read = reader(Fields(FIELDS).dtype)
 

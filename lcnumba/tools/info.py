@@ -14,7 +14,7 @@ from lcnumba.runtime import memory, threads
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import install
 
-__all__ = ["Environment", "collect", "processor", "usable_processors", "versions"]
+__all__ = ["Environment", "cache_folder", "collect", "processor", "usable_processors", "versions"]
 
 NEEDED = ("numba", "llvmlite", "numpy", "scipy", "array-api-compat")
 OPTIONAL = ("tbb", "h5py", "matplotlib", "scikit-learn", "tqdm", "torch", "jax")
@@ -159,7 +159,8 @@ def _settings() -> str:
     return " ".join(f"{name}={os.environ[name]}" for name in sorted(os.environ) if name.startswith(prefixes)) or "none"
 
 
-def _cache_folder() -> Path | None:
+def cache_folder() -> Path | None:
+    """The folder of compiled code; None if it is not cached."""
     with deferred():
         from lcnumba.kernels import update
 
@@ -171,7 +172,7 @@ def _compiled_code() -> str:
     with deferred():
         from lcnumba.kernels.disk_cache import is_usable
 
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is None:
         return "not cached"
     usable = others = size = 0
@@ -230,7 +231,7 @@ def _warnings(facts: dict[str, str]) -> Iterator[str]:
         yield "LCNUMBA_TILE=0 is set: plain loops are many times slower; unset it"
     if numba.config.BOUNDSCHECK:
         yield "NUMBA_BOUNDSCHECK is set: every index is checked, which is slow; unset it"
-    folder = _cache_folder()
+    folder = cache_folder()
     if folder is None and not numba.config.DISABLE_JIT:
         yield "compiled code is not cached, so each process compiles again; set NUMBA_CACHE_DIR to a folder of yours"
     elif folder is not None and folder.is_dir():

@@ -77,7 +77,7 @@ def test_a_disabled_jit_is_a_warning(tmp_path):
         (lambda m: m.setattr(threads, "threading_layer", lambda: "none"), "no threads can be started"),
         (lambda m: m.setattr(threads, "numba_is_safe", lambda: False), "kernels run on Python threads, which start"),
         (lambda m: m.setattr(threads, "count", lambda: 10_000), "10000 threads share"),
-        (lambda m: m.setattr(info, "_cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
+        (lambda m: m.setattr(info, "cache_folder", lambda: None), "set NUMBA_CACHE_DIR to a folder of yours"),
     ],
 )
 def test_problems_are_warnings(change, words, monkeypatch):
@@ -90,9 +90,9 @@ def test_problems_are_warnings(change, words, monkeypatch):
 def test_the_cache_folder(tmp_path, monkeypatch):
     info._answers_are_right()  # compiles
     monkeypatch.setattr(info, "_answers_are_right", lambda: True)
-    folder = info._cache_folder()
+    folder = info.cache_folder()
     good = next(file for file in folder.glob("*.nbi") if is_usable(file))
-    monkeypatch.setattr(info, "_cache_folder", lambda: tmp_path)
+    monkeypatch.setattr(info, "cache_folder", lambda: tmp_path)
     content = good.read_bytes()
     (tmp_path / "a.nbi").write_bytes(content)
     (tmp_path / "b.nbc").write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
