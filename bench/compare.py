@@ -8,12 +8,14 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from statistics import geometric_mean
 from typing import Any
 
 from bench import environment, memory, overhead, startup, tables
 from bench.case import Case
-from bench.cells import Row
+from bench.cells import Row, ms, threads
 from bench.measure import Settings, measure, run
 from bench.peers import PEERS
 from bench.process import Process, available_memory
@@ -40,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--all", action="store_true", help="all peers on all workloads in both dtypes; takes hours")
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="per worker, default 80 %% of free memory")
     parser.add_argument("--build-limit", type=float, default=300.0, metavar="S", help="to build a peer, default 300")
+    parser.add_argument(
+        "--share", action="store_true", help="print only lcnumba's share of the roofline, in two minutes"
+    )
     parser.add_argument("--json", metavar="FILE", help="write all results to this file")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the table in README.md")
     return parser
@@ -53,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     limit = given.memory_limit * 1e9 if given.memory_limit else free and 0.8 * free
     settings = Settings(given.threads, given.seconds, limit and int(limit), given.build_limit)
     dtypes = [given.dtype] if given.dtype else ["float32", "float64"] if given.all else ["float32"]
+    if given.share:
+        return _share(settings, [WORKLOADS[name] for name in given.workload or WORKLOADS], dtypes[0])
     results: dict[str, Any] = {"environment": environment.describe(settings.threads, arguments), "rows": []}
     workloads = [WORKLOADS[name] for name in given.workload or WORKLOADS]
     start = time.monotonic()
@@ -78,6 +85,35 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(
         any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
     )
+
+
+# Seconds per operation of `--share`.
+_SHARE_SECONDS = 0.15
+
+
+def _share(settings: Settings, workloads: list[Any], dtype: str) -> int:
+    """Print lcnumba's share of the roofline on each workload, and the geometric means; return 1 if it failed."""
+    about = environment.describe(settings.threads, ["--share"])
+    print(
+        f"{about['cpu']}, {threads(about)}, vectors of {about['vector_bits']} bits (target {about['target']}), {dtype}"
+    )
+    print(f"{'layer':<14}{'forward':>9}{'step':>9}  (milliseconds, share of the roofline, bound)")
+    shares: dict[str, list[float]] = {}
+    settings = replace(settings, seconds=min(settings.seconds, _SHARE_SECONDS))
+    with Process(settings.threads) as machine:
+        for workload in workloads:
+            rows = list(measure(Case.of(workload, dtype), [], settings, machine))
+            if any(row["status"] != "ok" for row in rows):
+                print(f"{workload.name:<14}{rows[0]['status']}: {rows[0]['reason']}")
+                return 1
+            cells = (f"{ms(row['median']):>8} {row['efficiency']:4.2f} {row['bound'][:6]}" for row in rows)
+            print(f"{workload.name:<14}{'   '.join(cells)}", flush=True)
+            for row in rows:
+                if row["median"] > 1e-3:
+                    shares.setdefault(row["operation"], []).append(row["efficiency"])
+    for operation, values in shares.items():
+        print(f"{operation}, layers over 1 ms: least {min(values):.2f}, geometric mean {geometric_mean(values):.2f}")
+    return 0
 
 
 def _automatic(workload: Any) -> int:

@@ -7,6 +7,7 @@ from typing import Any
 
 from bench.peers import PEERS
 from bench.process import available_memory
+from lcnumba.kernels.vectors import target, vector_bytes
 from lcnumba.tools.info import processor, usable_processors, versions
 
 __all__ = ["describe"]
@@ -20,6 +21,8 @@ def describe(threads: int, command: Sequence[str]) -> dict[str, Any]:
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(("python -m bench.compare", *command)),
         "cpu": processor(),
+        "vector_bits": 8 * vector_bytes(),
+        "target": target(),
         "cores": usable_processors(),
         "threads": threads,
         "memory_gb": None if memory is None else round(memory / 1e9, 1),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.limits import best
+from bench.rounds import best
 
 __all__ = ["rate"]
 
@@ -35,15 +35,10 @@ def rate(dtype: str) -> float:
 
 
 def _shape(itemsize: int) -> tuple[int, int]:
-    """Lanes of a vector, and rows of the tile that fill the registers, by the features of the CPU."""
-    import llvmlite.binding as llvm
+    """Lanes of a vector, and rows of the tile that fill the registers, of the CPU that Numba generates code for."""
+    from lcnumba.kernels.vectors import REGISTERS, vector_bytes
 
-    features = llvm.get_host_cpu_features()
-    if features.get("avx512f"):
-        return 64 // itemsize, 12
-    if features.get("avx2"):
-        return 32 // itemsize, 6
-    return 16 // itemsize, 6
+    return vector_bytes() // itemsize, 12 if REGISTERS == 32 else 6
 
 
 def _kernel(dtype: str, lanes: int, rows: int) -> Callable[..., None]:

@@ -5,27 +5,27 @@ with the operations that are compared with them, each time as the best of severa
 """
 
 import functools
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-__all__ = ["bandwidth", "best", "gemm", "measure"]
+from bench import fma
+from bench.rounds import best
 
-_SECONDS = 0.04
-_REPEATS = 3
+__all__ = ["measure", "memory", "products"]
+
 # Minimum bytes per launch, so that the launch overhead is negligible.
 _AT_LEAST = 1 << 26
 _MATRIX = 1024
 
 
 def measure(size: int, dtype: str) -> dict[str, float]:
-    """Measure the limits "read", "update" and "gemm" for arrays of `size` bytes."""
-    return {**bandwidth(size, dtype), "gemm": gemm(dtype)}
+    """Measure the limits "read", "update" and "products" for arrays of `size` bytes."""
+    return {**memory(size, dtype), "products": products(dtype)}
 
 
-def bandwidth(size: int, dtype: str) -> dict[str, float]:
+def memory(size: int, dtype: str) -> dict[str, float]:
     """Measure the bandwidth of reading, and of updating in place, a buffer of `size` bytes with all threads.
 
     Returns
@@ -47,8 +47,12 @@ def bandwidth(size: int, dtype: str) -> dict[str, float]:
     }
 
 
-def gemm(dtype: str) -> float:
-    """Measure NumPy's product of large matrices, in operations per second."""
+def products(dtype: str) -> float:
+    """Measure products in operations per second: NumPy's of large matrices, or the register tile if that is faster."""
+    return max(_gemm(dtype), fma.rate(dtype))
+
+
+def _gemm(dtype: str) -> float:
     a = _buffer(_MATRIX**2, dtype).reshape(_MATRIX, _MATRIX)
     out = np.empty_like(a)
     return 2 * _MATRIX**3 / best(lambda: np.matmul(a, a, out=out))
@@ -88,15 +92,3 @@ def _kernels() -> tuple[Callable[..., None], Callable[..., None]]:
                     part[i] *= factor
 
     return read, update
-
-
-def best(work: Callable[[], Any]) -> float:
-    """Return the minimum time of several calls in seconds, after a warm-up."""
-    work()  # compiles, and touches every page
-    times: list[float] = []
-    end = time.perf_counter() + _SECONDS
-    while len(times) < _REPEATS or time.perf_counter() < end:
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return min(times)

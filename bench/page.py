@@ -41,9 +41,9 @@ _ROOFLINE = """\
 ## Roofline
 
 The roofline is the larger of two times: the memory traffic at the bandwidth measured for reading and updating buffers
-of the operation's size, and the multiplications and additions at the rate of NumPy's product of large matrices, both
-measured with the same number of threads in the same run. Only existing connections count. The share is the roofline
-divided by the measured time.
+of the operation's size, and the multiplications and additions at the rate of NumPy's product of large matrices, or of
+a register tile on data in L1 if that is faster. Both are measured with the same number of threads in the same run.
+Only existing connections count. The share is the roofline divided by the measured time.
 """
 
 
@@ -51,7 +51,8 @@ def document(results: dict[str, Any]) -> str:
     """Return the page with all results."""
     about = results["environment"]
     memory = f", {about['memory_gb']} GB of memory free" if about.get("memory_gb") else ""
-    machine = f"{about['cpu']}, {about['cores']} cores{memory}, {about['system']}; {threads(about)}"
+    vectors = f"vectors of {about['vector_bits']} bits, " if "vector_bits" in about else ""
+    machine = f"{about['cpu']}, {vectors}{about['cores']} cores{memory}, {about['system']}; {threads(about)}"
     versions = ", ".join(f"{name} {number}" for name, number in about["versions"].items())
     duration = f", in {results['minutes']:.0f} minutes" if "minutes" in results else ""
     introduction = _INTRODUCTION.format(
@@ -105,7 +106,7 @@ def _efficiencies(rows: list[Row], dtype: str, tile: dict[str, float]) -> str:
         [
             f"`{row['workload']}`", row["operation"], ms(row["median"]), rounded(row["gflops"]), rounded(row["gbs"]),
             ms(row["roof"]), row["bound"], f"{row['efficiency']:.0%}",
-            *(rounded(row["limits"][limit] / 1e9) for limit in ("read", "update", "gemm")),
+            *(rounded(row["limits"][limit] / 1e9) for limit in ("read", "update", "products")),
         ]
         for row in own
     ]  # fmt: skip

@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from bench import ROOT
 
-__all__ = ["Failure", "Process", "available_memory", "settings"]
+__all__ = ["Failure", "Process", "available_memory", "blas_target", "settings"]
 
 # Interval of checking a worker's memory, in seconds: Linux allocates at most a few GB per second.
 _POLL = 0.02
@@ -56,7 +56,7 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, text=True, cwd=ROOT,
-            env={**os.environ, **settings(threads), **(environment or {})},
+            env={**_inherited(), **settings(threads), **blas_target(), **(environment or {})},
         )  # fmt: skip
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._process.stdout, selectors.EVENT_READ)
@@ -113,6 +113,18 @@ class Process:
         self._chatter.seek(0)
         lines = self._chatter.read().strip().splitlines()
         return Failure("error", f"died with code {code}" + (f": {lines[-1][:200]}" if lines else ""))
+
+
+def _inherited() -> dict[str, str]:
+    """The environment of this process, without settings of OpenBLAS that would choose slower code."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+
+
+def blas_target() -> dict[str, str]:
+    """The settings by which OpenBLAS uses no more than the vectors of the CPU that Numba generates code for."""
+    from lcnumba.kernels.vectors import target, vector_bytes
+
+    return {"OPENBLAS_CORETYPE": "Haswell"} if target() != "host" and vector_bytes() == 32 else {}
 
 
 def settings(threads: int) -> dict[str, str]:

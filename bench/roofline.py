@@ -67,7 +67,7 @@ def roofline(amount: Work, limits: dict[str, float], seconds: float) -> dict[str
     amount : Work
         The work of the operation.
     limits : dict
-        "read" and "update", bytes per second; "gemm", operations per second.
+        "read" and "update", bytes per second; "products", operations per second.
     seconds : float
         The measured time.
 
@@ -78,7 +78,7 @@ def roofline(amount: Work, limits: dict[str, float], seconds: float) -> dict[str
         "efficiency", roof divided by time.
     """
     memory = amount.read / limits["read"] + amount.written / limits["update"]
-    arithmetic = amount.flop / limits["gemm"]
+    arithmetic = amount.flop / limits["products"]
     roof = max(memory, arithmetic)
     return {
         "gflops": amount.flop / seconds / 1e9,

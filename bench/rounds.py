@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from bench.process import Process
 
-__all__ = ["Times", "alternate", "beside", "quartiles"]
+__all__ = ["Times", "alternate", "beside", "best", "quartiles"]
 
 _MIN_ROUNDS, _MAX_ROUNDS = 3, 6
 # Pause in seconds before each turn, for idle threads of the other worker to stop spinning.
 _PAUSE = 0.1
 _CALLS = 500  # at most, per round
+_BEST_SECONDS, _BEST_REPEATS = 0.04, 3
 # After a turn of the other worker the caches are cold: the first call is not counted if it takes less than this.
 _COLD_CALL = 0.1
 
@@ -82,3 +83,15 @@ def _turn(worker: Process, operation: str, pilot: float, seconds: float, limit: 
     warm = int(pilot < _COLD_CALL)
     time.sleep(_PAUSE)
     return worker.ask("repeat", limit, operation=operation, calls=calls, warm=warm)["times"]
+
+
+def best(work: Callable[[], Any]) -> float:
+    """Return the minimum time of several calls in seconds, after a warm-up."""
+    work()  # compiles, and touches every page
+    times: list[float] = []
+    end = time.perf_counter() + _BEST_SECONDS
+    while len(times) < _BEST_REPEATS or time.perf_counter() < end:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return min(times)

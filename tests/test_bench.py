@@ -124,7 +124,7 @@ def test_work_counts_existing_connections_only():
 
 
 def test_roofline_is_the_larger_bound():
-    limits = {"read": 100.0, "update": 50.0, "gemm": 10.0}
+    limits = {"read": 100.0, "update": 50.0, "products": 10.0}
     by_memory = roofline(Work(flop=10, read=200, written=100, footprint=0), limits, seconds=8.0)
     assert (by_memory["roof"], by_memory["bound"], by_memory["efficiency"]) == (4.0, "memory", 0.5)
     assert (by_memory["gflops"], by_memory["gbs"]) == (10 / 8 / 1e9, 300 / 8 / 1e9)
@@ -300,7 +300,7 @@ def test_wrong_results_are_detected(given, message, tmp_path):
 
 def figure(peer, operation, **more):
     row = {"workload": "seed1", "dtype": "float32", "peer": peer, "operation": operation, "status": "ok"}
-    limits = {"read": 7e10, "update": 3e10, "gemm": 2e11}
+    limits = {"read": 7e10, "update": 3e10, "products": 2e11}
     times = {
         "median": 0.00125,
         "low": 0.001,
