@@ -26,7 +26,7 @@ __all__ = ["PANEL", "SEGMENT", "dots", "multiply"]
 # compilation short.
 ROWS_BY_REGISTERS: dict[int, dict[int, tuple[int, ...]]] = {
     32: {4: (6, 3, 2, 1), 2: (12, 9, 8, 4, 3, 2, 1), 1: (16, 8, 4, 1)},
-    16: {2: (6, 2, 1), 1: (12, 4, 1)},
+    16: {2: (6, 5, 4, 2, 1), 1: (12, 4, 1)},
 }
 ROWS = ROWS_BY_REGISTERS[REGISTERS]
 # The most vectors of columns in a tile.
@@ -132,6 +132,24 @@ def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp):
         at, init = b.add(at, o.c_row), b.add(init, o.init_row)
 
 
+def tiles_of(b, rows, heights):
+    """The tile heights, each with the number of tiles; None for as many as fit into the rows that are left.
+
+    If the largest heights are h, h - 1 and h - 2, all rows are divided among the fewest tiles, where that is possible:
+    a tile of few rows takes almost as long as a full one.
+    """
+    largest = heights[0]
+    if heights[:3] != (largest, largest - 1, largest - 2):
+        return [(height, None) for height in heights]
+    fewest = b.sdiv(b.add(rows, const(largest - 1)), const(largest))
+    missing = b.sub(b.mul(fewest, const(largest)), rows)
+    by_2, by_1 = b.lshr(missing, const(1)), b.and_(missing, const(1))
+    full = b.sub(fewest, b.add(by_2, by_1))
+    fits = b.icmp_signed(">=", full, const(0))
+    counts = (b.select(fits, full, b.sdiv(rows, const(largest))), *(b.select(fits, n, const(0)) for n in (by_1, by_2)))
+    return [*zip(heights, counts, strict=False), *((height, None) for height in heights[3:])]
+
+
 def panel(e, NV, masked):
     """The function of all rows by NV vectors of columns; if masked, `cols` is the number of valid lanes."""
 
@@ -140,8 +158,8 @@ def panel(e, NV, masked):
         mask = e.first_lanes(b, o.cols) if masked else None
         factor, lower_clamp = (e.splat(b, e.from_bits(b, scalar)) for scalar in (o.factor, o.lower_clamp))
         done = const(0)
-        for MR in ROWS[NV]:
-            times = b.sdiv(b.sub(o.rows, done), const(MR))
+        for MR, times in tiles_of(b, o.rows, ROWS[NV]):
+            times = b.sdiv(b.sub(o.rows, done), const(MR)) if times is None else times
 
             def rows(_, carried, MR=MR):
                 tile(e, b, o, MR, NV, mask, carried[0], factor, lower_clamp)
