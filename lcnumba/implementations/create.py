@@ -24,7 +24,7 @@ def create(number: int, geometry: Geometry, mask: Mask | None = None) -> Impleme
             case 1:
                 from lcnumba.implementations.loop import Loops
 
-                inner = Loops(geometry)
+                inner = Loops(geometry, mask)
             case 2:
                 from lcnumba.implementations.dense import DenseMatrix
 

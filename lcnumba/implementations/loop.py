@@ -20,7 +20,7 @@ from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRAD
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
-from lcnumba.utils.types import Array
+from lcnumba.utils.types import Array, Mask
 
 __all__ = ["Loops", "bias_gradient"]
 
@@ -89,10 +89,19 @@ class _Plan:
 
 
 class Loops:
-    """The layer computed by kernels that read the weights in place."""
+    """The layer computed by kernels that read the weights in place.
 
-    def __init__(self, geometry: Geometry) -> None:
+    Parameters
+    ----------
+    geometry : Geometry
+        The layer.
+    mask : (P, K) or (P, K, F) bool, optional
+        Which connections exist: the others, whose weights must be 0, get no gradient and stay 0.
+    """
+
+    def __init__(self, geometry: Geometry, mask: Mask | None = None) -> None:
         self._geometry = geometry
+        self._mask = None if mask is None else np.ascontiguousarray(mask)
         self._work = geometry.connections * geometry.filters  # multiplications a sample
         self._plans: dict[tuple[int, int, int, bool, bool, bool], _Plan] = {}
         self._forward_plans: dict[tuple[int, int, int], _Plan] = {}
@@ -100,7 +109,7 @@ class Loops:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plans hold addresses of this geometry's tables: neither a copy nor another process may use them.
-        return Loops, (self._geometry,)
+        return Loops, (self._geometry, self._mask)
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -301,6 +310,8 @@ class Loops:
                 plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
             if target is not None:
                 plain.backward_kernel(size)(**values, x=x, kernel=0, result=target, threads=threads)
+                if self._mask is not None:
+                    np.copyto(target, 0, where=np.atleast_3d(~self._mask))
             return
         key = (N, size, threads, dx is not None, target is not None, y is not None)
         plan = self._plans.get(key) or self._plan(*key)
@@ -353,6 +364,8 @@ class Loops:
             values |= {"multiply_dx": microkernels.multiply(size, VN), "panel_bytes_dx": PANEL * VN * size}
         else:
             values["dots"] = microkernels.dots(size, VL)
+        if self._mask is not None:
+            values |= {"exists": self._mask, "exists_width": F if self._mask.ndim == 3 else 1}
         block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
         values["block_gradient"] = block()
         # With one position dy itself, which may be large, has the layout of the packed copy.

@@ -4,7 +4,9 @@ import numpy as np
 
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations.base import Implementation
+from lcnumba.implementations.loop import Loops
 from lcnumba.implementations.sparse import SparseMatrix
+from lcnumba.kernels.finite import all_finite
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array, Mask
 
@@ -15,7 +17,7 @@ class Masked:
     """An implementation that computes with all weights, with 0 for absent connections.
 
     A product with 0 is 0 if the other factor is finite. Batches with non-finite values use the sparse implementation,
-    which has no absent connections. Gradients and updates are masked.
+    which has no absent connections. Gradients and updates are masked, by `Loops` itself in the pass that computes them.
 
     Parameters
     ----------
@@ -31,7 +33,7 @@ class Masked:
         self._inner = inner
         hint = "a mask uses it for batches with non-finite values; finite ones need only the weights"
         self._sparse = inner if isinstance(inner, SparseMatrix) else SparseMatrix(geometry, mask, hint)
-        self._absent = np.atleast_3d(~mask)
+        self._mask = mask
 
     @property
     def supports_fused(self) -> bool:
@@ -43,45 +45,46 @@ class Masked:
         threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return y (N, P, F); see `Implementation`."""
-        return self._for_values(x).apply(x, kernel, bias, relu=relu, version=version, threads=threads, out=out)
+        return self._for_values(x, threads).apply(x, kernel, bias, relu=relu, version=version, threads=threads, out=out)
 
     def apply_transpose(
         self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
         threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return dx (N, LI*W*C); see `Implementation`."""
-        return self._for_values(dy).apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out)
+        return self._for_values(dy, threads).apply_transpose(kernel, dy, y=y, version=version, threads=threads, out=out)
 
     def weight_gradient(
         self, x: Array, dy: Array, *, y: Array | None = None, threads: int | None = None, out: Array | None = None
     ) -> Array:
         """Return dkernel (P, K, F); see `Implementation`."""
-        return self._zero_absent(self._inner.weight_gradient(x, dy, y=y, threads=threads, out=out))
+        return self._zero_absent(self._inner.weight_gradient(x, dy, y=y, threads=threads, out=out), self._inner)
 
     def gradients(
         self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
         threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
-        dx, dkernel = self._for_values(dy).gradients(x, kernel, dy, y=y, version=version, threads=threads, out=out)
-        return dx, self._zero_absent(dkernel)
+        used = self._for_values(dy, threads)
+        dx, dkernel = used.gradients(x, kernel, dy, y=y, version=version, threads=threads, out=out)
+        return dx, self._zero_absent(dkernel, used)
 
     def fused_update(
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
         version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
         """Update the kernel and return dx; see `Implementation`."""
-        dx = self._for_values(dy).fused_update(
-            x, kernel, dy, rule, y=y, wants_dx=wants_dx, version=version, threads=threads, out=out
-        )
-        self._zero_absent(kernel)
+        used = self._for_values(dy, threads)
+        dx = used.fused_update(x, kernel, dy, rule, y=y, wants_dx=wants_dx, version=version, threads=threads, out=out)
+        self._zero_absent(kernel, used)
         return dx
 
-    def _zero_absent(self, kernel: Array) -> Array:
-        """The kernel, or its gradient, with 0 in place of absent connections."""
-        np.copyto(kernel, kernel.dtype.type(0), where=self._absent)
+    def _zero_absent(self, kernel: Array, used: Implementation) -> Array:
+        """The kernel, or its gradient, with 0 in place of absent connections; `Loops` has done that already."""
+        if not isinstance(used, Loops):
+            np.copyto(kernel, kernel.dtype.type(0), where=np.atleast_3d(~self._mask))
         return kernel
 
-    def _for_values(self, array: Array) -> Implementation:
+    def _for_values(self, array: Array, threads: int | None) -> Implementation:
         """The implementation for products with this array."""
-        return self._inner if bool(np.isfinite(array).all()) else self._sparse
+        return self._inner if all_finite(array, threads) else self._sparse

@@ -14,7 +14,7 @@ from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, reader
 from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
-from lcnumba.kernels.weight_gradient import FIELDS, ROW_TILE, pack_dy
+from lcnumba.kernels.weight_gradient import FIELDS, ROW_TILE, clear_absent, pack_dy
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10
@@ -44,7 +44,8 @@ def backward():
         dx (N, LI, W*C) is not computed if it is 0; with `adds` the sum starts from what it holds. It is summed output
         line by output line in ascending order, so that it may be continued with the next lines.
 
-        target and its states are flat. With GRADIENT target receives the gradient, only at existing connections; with
+        target and its states are flat. With exists (P, K), or (P, K, F) for an exists_width of F, weights for which it
+        is 0 become 0. With GRADIENT target receives the gradient, only at existing connections; with
         FACTOR or FORMULA it is the kernel itself, and each block is updated after its dx is computed, `row_block` rows
         at a time; with NO_GRADIENT it is not used. A block of weights reads one input line and belongs to one band, so
         that tasks write disjoint memory.
@@ -160,6 +161,8 @@ def backward():
                                     r.block_gradient, record, at_w, x_at + (at + first) * size, x_bytes, dy_at,
                                     row_bytes, n_rows, gradient_at, next_block,
                                 )  # fmt: skip
+                            if wants_kernel and r.exists:
+                                clear_absent(record, at_w, n_rows)
                 if wants_dx and VN:
                     call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, entries, count)
             task = next_task(r.counter, r.workers, worker, total)
@@ -272,6 +275,8 @@ def backward_by_inputs():
                             r.block_gradient, record, table[m, 0], x_at + (w - left) * C * size, x_bytes, dy_at,
                             row_bytes, C, gradient_at, kernel_at + table[m, 0],
                         )  # fmt: skip
+                        if r.exists:
+                            clear_absent(record, table[m, 0], C)
                 call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, (right - left) * C, count)
             task = next_task(r.counter, r.workers, worker, total)
 

@@ -6,13 +6,15 @@
 
 import functools
 
+import numpy as np
+
 from lcnumba.kernels.jit import call, code_address, compiled
 from lcnumba.kernels.movement import clear
-from lcnumba.kernels.records import NO_CLAMP, ONE, ROWS, Fields, jitted, reader
+from lcnumba.kernels.records import NO_CLAMP, ONE, ROWS, Fields, array_at, jitted, reader
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
 
-__all__ = ["BATCH", "FIELDS", "ROW_TILE", "block_gradient", "block_gradient_transposed", "pack_dy"]
+__all__ = ["BATCH", "FIELDS", "ROW_TILE", "block_gradient", "block_gradient_transposed", "clear_absent", "pack_dy"]
 
 # Rows of a block whose gradient is computed and applied at a time: a multiple of the largest tile heights and of a
 # vector.
@@ -24,7 +26,7 @@ BATCH = 64
 FIELDS = (
     "size x kernel dy y N P K F LI OW line C KW n_bands VN batch_tile rule formula scalars factor target state_1 "
     "state_2 ranges zeros packed_x packed_x_row packed_dy dyt cached_rows cache_keys dxt dxt_rows gradient dx adds "
-    f"multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
+    f"exists exists_width multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
 )
 read = reader(Fields(FIELDS).dtype)
 
@@ -54,6 +56,19 @@ def pack_dy(record, dy, y, packed, first_sample, begin, count, transposed):
     if transposed:
         call(r.transpose, packed + begin * row_bytes, row_bytes, transposed, tile_bytes, count, F)
         clear(transposed + count * size, tile_bytes, F, (-(-count // r.VN) * r.VN - count) * size)
+
+
+@jitted
+def clear_absent(record, at, rows):
+    """Set absent connections of a block to 0 in target, as exists tells: a byte for each row, or for each weight."""
+    r = read(record)
+    row_bytes = r.F * r.size
+    first, width = at // row_bytes, r.exists_width
+    unit = row_bytes // width
+    exists = array_at(r.exists + first * width, rows * width, np.uint8)
+    for e in range(rows * width):
+        if not exists[e]:
+            clear(r.target + at + e * unit, 0, 1, unit)
 
 
 @functools.cache

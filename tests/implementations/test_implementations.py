@@ -9,6 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from oracle import check_against_reference, run
 
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.implementations import loop
 from lcnumba.implementations.create import IMPLEMENTATIONS, create
 from lcnumba.kernels import rules, vectors
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums, integers, reference
@@ -280,3 +282,35 @@ def test_sparse_memory_at_a_published_size():
     finally:
         tracemalloc.stop()
     assert peak < 5 * kernel.nbytes
+
+
+@pytest.mark.parametrize("by_columns", [True, False])
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_loops_clear_absent_weights_as_they_are_updated(by_columns, axes, batch, rng, monkeypatch):
+    """To the same bits as a mask applied afterwards, by every rule."""
+    monkeypatch.setattr(loop, "CHANNELS", 1)
+    monkeypatch.setattr(loop, "BLOCK_WORK", 0 if by_columns else 1 << 40)
+    g = Geometry((5, 6), 3, 4, (2, 3), padding="same")
+    mask = rng.random(g.kernel_shape[:axes]) < 0.5
+    present = np.broadcast_to(np.atleast_3d(mask), g.kernel_shape)
+    x = rng.integers(-3, 4, (batch, g.inputs)).astype(np.float32)
+    dy = rng.integers(-3, 4, (batch, g.positions, 4)).astype(np.float32)
+    kernel = np.where(present & g.exists[:, :, None], rng.integers(1, 4, g.kernel_shape), 0).astype(np.float32)
+    masked, plain = create(1, g, mask), create(1, g)
+    np.testing.assert_array_equal(
+        masked.gradients(x, kernel, dy)[1], np.where(present, plain.gradients(x, kernel, dy)[1], 0)
+    )
+    np.testing.assert_array_equal(masked.weight_gradient(x, dy), np.where(present, plain.weight_gradient(x, dy), 0))
+    if not masked.supports_fused:
+        return
+    for scalars, states in (
+        (rules.SGDScalars(0.5), 0), (rules.MomentumScalars(0.5, 0.5), 1), (rules.AdamScalars(*[0.5] * 7), 2),
+    ):  # fmt: skip
+        for wants_dx in (True, False):
+            updated, expected = kernel.copy(), kernel.copy()
+            for implementation, weights in ((masked, updated), (plain, expected)):
+                rule = rules.Rule(scalars, tuple(np.zeros_like(kernel) for _ in range(states)))
+                implementation.fused_update(x, weights, dy, rule, wants_dx=wants_dx)
+            np.testing.assert_array_equal(updated, np.where(present, expected, 0))
+            assert (updated[present & g.exists[:, :, None]] != 0).any()
