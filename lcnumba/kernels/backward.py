@@ -11,7 +11,7 @@ import numpy as np
 
 from lcnumba.kernels.jit import Kernel, call, next_task, specialised
 from lcnumba.kernels.movement import clear
-from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, reader
+from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, int_at, reader
 from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
 from lcnumba.kernels.weight_gradient import FIELDS, ROW_TILE, clear_absent, pack_dy
@@ -70,19 +70,16 @@ def backward():
         gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
         cache_keys[:] = -1
-        row_start, band_start = array_at(r.row_start, LI + 1, np.int64), array_at(r.band_start, bands + 1, np.int64)
-        rows, columns = row_start[LI], band_start[bands]
-        row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)
-        band_column, band_input = array_at(r.band_column, columns, np.int64), array_at(r.band_input, columns, np.int64)
-        band_tap, band_taps = array_at(r.band_tap, columns, np.int64), array_at(r.band_taps, columns, np.int64)
-        edges = array_at(r.edges, bands + 1, np.int64)
+        row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
+        band_start, band_column, band_input = r.band_start, r.band_column, r.band_input
+        band_tap, band_taps = r.band_tap, r.band_taps
         total = LI * bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
             band = task // LI
             i = task - band * LI
-            left = edges[band] * C
-            entries = edges[band + 1] * C - left
+            left = int_at(edges, band) * C
+            entries = int_at(edges, band + 1) * C - left
             x_at, x_bytes = r.x + (i * line + left) * size, sample_bytes
             if r.packed_x:
                 x_bytes = r.packed_x_row * size
@@ -102,25 +99,25 @@ def backward():
                     call(r.transpose, band_at, sample_bytes, dxt_at, tile_bytes, count, entries)
                     clear(dxt_at + count * size, tile_bytes, entries, (-(-count // VN) * VN - count) * size)
                 elif wants_dx and VN:
-                    clear(dxt_at, 0, 1, entries * tile_bytes)
+                    clear(dxt_at, tile_bytes, entries, tile_bytes)
                 elif wants_dx and not r.adds:
                     clear(band_at, sample_bytes, count, entries * size)
-                for row in range(row_start[i], row_start[i + 1]):
-                    for col in range(band_start[band], band_start[band + 1]):
-                        p = row_line[row] * OW + band_column[col]
-                        at = band_input[col] * C - left
-                        k = (row_tap[row] * KW + band_tap[col]) * C
-                        entries_of_block = band_taps[col] * C
+                for row in range(int_at(row_start, i), int_at(row_start, i + 1)):
+                    for col in range(int_at(band_start, band), int_at(band_start, band + 1)):
+                        p = int_at(row_line, row) * OW + int_at(band_column, col)
+                        at = int_at(band_input, col) * C - left
+                        k = (int_at(row_tap, row) * KW + int_at(band_tap, col)) * C
+                        entries_of_block = int_at(band_taps, col) * C
                         weights = (p * K + k) * F
                         # The next block, which is prefetched.
                         next_weights = weights
-                        if col + 1 < band_start[band + 1]:
-                            next_weights = (row_line[row] * OW + band_column[col + 1]) * K * F
-                            next_weights += (row_tap[row] * KW + band_tap[col + 1]) * C * F
-                        elif row + 1 < row_start[i + 1]:
-                            col_0 = band_start[band]
-                            next_weights = (row_line[row + 1] * OW + band_column[col_0]) * K * F
-                            next_weights += (row_tap[row + 1] * KW + band_tap[col_0]) * C * F
+                        if col + 1 < int_at(band_start, band + 1):
+                            next_weights = (int_at(row_line, row) * OW + int_at(band_column, col + 1)) * K * F
+                            next_weights += (int_at(row_tap, row) * KW + int_at(band_tap, col + 1)) * C * F
+                        elif row + 1 < int_at(row_start, i + 1):
+                            col_0 = int_at(band_start, band)
+                            next_weights = (int_at(row_line, row + 1) * OW + int_at(band_column, col_0)) * K * F
+                            next_weights += (int_at(row_tap, row + 1) * KW + int_at(band_tap, col_0)) * C * F
                         # dy of the position, with the ReLU mask applied, packed and transposed.
                         cache_slot = p % cached_rows
                         dy_at, dyt_p = packed_dy_at + cache_slot * N * row_bytes, dyt_at + cache_slot * F * tile_bytes
@@ -194,18 +191,15 @@ def backward_by_inputs():
         gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
         cache_keys[:] = -1
-        row_start, read_start = array_at(r.row_start, LI + 1, np.int64), array_at(r.read_start, line // C + 1, np.int64)
-        rows, reads = row_start[LI], read_start[line // C]
-        row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)
-        read_column, read_tap = array_at(r.read_column, reads, np.int64), array_at(r.read_tap, reads, np.int64)
-        edges = array_at(r.edges, bands + 1, np.int64)
+        row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
+        read_start, read_column, read_tap = r.read_start, r.read_column, r.read_tap
         total = LI * bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
             band = task // LI
             i = task - band * LI
-            left, right = edges[band], edges[band + 1]
-            triples = row_start[i + 1] - row_start[i]
+            left, right = int_at(edges, band), int_at(edges, band + 1)
+            triples = int_at(row_start, i + 1) - int_at(row_start, i)
             x_at, x_bytes = r.x + (i * line + left * C) * size, sample_bytes
             if r.packed_x:
                 x_bytes = r.packed_x_row * size
@@ -233,15 +227,17 @@ def backward_by_inputs():
                     for column in range(w if w == left else w + 1, min(w + 2, right)):
                         segments = table if column == w else next_table
                         blocks = 0
-                        for row in range(row_start[i], row_start[i + 1]):
-                            for e in range(read_start[column], read_start[column + 1]):
-                                p = row_line[row] * OW + read_column[e]
-                                k = (row_tap[row] * KW + read_tap[e]) * C
+                        for row in range(int_at(row_start, i), int_at(row_start, i + 1)):
+                            for e in range(int_at(read_start, column), int_at(read_start, column + 1)):
+                                p = int_at(row_line, row) * OW + int_at(read_column, e)
+                                k = (int_at(row_tap, row) * KW + int_at(read_tap, e)) * C
                                 segments[blocks, 0] = (p * K + k) * row_bytes
                                 segments[blocks, 1] = p % cached_rows * F * tile_bytes
                                 blocks += 1
-                    blocks = triples * (read_start[w + 1] - read_start[w])
-                    next_blocks = 0 if w + 1 == right else triples * (read_start[w + 2] - read_start[w + 1])
+                    blocks = triples * (int_at(read_start, w + 1) - int_at(read_start, w))
+                    next_blocks = (
+                        0 if w + 1 == right else triples * (int_at(read_start, w + 2) - int_at(read_start, w + 1))
+                    )
                     for m in range(blocks):
                         p = table[m, 0] // (K * row_bytes)
                         cache_slot = p % cached_rows
@@ -256,7 +252,7 @@ def backward_by_inputs():
                     # One sum for each output line, added to those of the lines before.
                     out, reads = (
                         dxt_at + (w - left) * C * tile_bytes,
-                        read_start[w + 1] - read_start[w] if blocks else 0,
+                        int_at(read_start, w + 1) - int_at(read_start, w) if blocks else 0,
                     )
                     init, init_row = (out, tile_bytes) if r.adds else (r.zeros, 0)
                     for row in range(triples if blocks else 1):
@@ -291,26 +287,24 @@ def backward_bias(SIZE):
     def backward_bias(worker, record):
         """Compute dbias (entries), the sum of dy (N, entries) over n, BIAS_ENTRIES per task; y as for `backward`."""
         r = read_bias(record)
-        N, entries = r.N, r.entries
-        dy, dbias = array_at(r.dy, (N, entries), number), array_at(r.dbias, entries, number)
-        y = array_at(r.y, (N if r.y else 0, entries), number)
-        total = -(-entries // BIAS_ENTRIES)
+        total = -(-r.entries // BIAS_ENTRIES)
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            begin, end = task * BIAS_ENTRIES, min(entries, (task + 1) * BIAS_ENTRIES)
-            # Slices indexed from 0: indices that may be negative would be checked in each iteration.
-            sums = dbias[begin:end]
-            for e in range(len(sums)):
+            begin = task * BIAS_ENTRIES
+            count = min(r.entries - begin, BIAS_ENTRIES)
+            sums = array_at(r.dbias + begin * SIZE, count, number)
+            for e in range(count):
                 sums[e] = 0
-            for n in range(N):
-                values = dy[n, begin:end]
-                if len(y):
-                    relu_output = y[n, begin:end]
-                    for e in range(len(sums)):
+            for n in range(r.N):
+                at = (n * r.entries + begin) * SIZE
+                values = array_at(r.dy + at, count, number)
+                if r.y:
+                    relu_output = array_at(r.y + at, count, number)
+                    for e in range(count):
                         if relu_output[e] > 0:
                             sums[e] += values[e]
                 else:
-                    for e in range(len(sums)):
+                    for e in range(count):
                         sums[e] += values[e]
             task = next_task(r.counter, r.workers, worker, total)
 

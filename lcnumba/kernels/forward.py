@@ -10,7 +10,7 @@ import numpy as np
 
 from lcnumba.kernels.jit import Kernel, call, next_task
 from lcnumba.kernels.movement import clear
-from lcnumba.kernels.records import COLUMNS, NO_CLAMP, ONE, ROWS, Fields, array_at, reader
+from lcnumba.kernels.records import COLUMNS, NO_CLAMP, ONE, ROWS, Fields, array_at, int_at, reader
 from lcnumba.kernels.tile import SEGMENT
 
 COMMON = (
@@ -47,11 +47,8 @@ def forward():
             panels_bytes = -(-min(width, F) * size // r.panel_bytes) * b_panel
         # The rows of W that follow are prefetched into the L2 cache; the tiles of all rows of x share this.
         prefetch_row = r.panel_bytes // N
-        row_start, col_start = array_at(r.row_start, r.LO + 1, np.int64), array_at(r.col_start, OW + 1, np.int64)
-        rows, columns = row_start[r.LO], col_start[OW]
-        row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)
-        col_input, col_tap = array_at(r.col_input, columns, np.int64), array_at(r.col_tap, columns, np.int64)
-        col_taps = array_at(r.col_taps, columns, np.int64)
+        row_start, row_tap, row_line = r.row_start, r.row_tap, r.row_line
+        col_start, col_input, col_tap, col_taps = r.col_start, r.col_input, r.col_tap, r.col_taps
         parts = -(-F // width)
         total = -(-P // r.task_positions) * parts
         task = next_task(r.counter, r.workers, worker, total)
@@ -67,13 +64,13 @@ def forward():
                 weights = r.kernel + (p * K * F + left) * size
                 b = r.panels + worker * panels_bytes if r.panels else weights
                 count, entries = 0, 0
-                for row in range(row_start[o], row_start[o + 1]):
-                    row_at = row_line[row] * line
-                    row_k = row_tap[row] * KW
-                    for col in range(col_start[j], col_start[j + 1]):
-                        at = row_at + col_input[col] * C
-                        k = (row_k + col_tap[col]) * C
-                        end = k + col_taps[col] * C
+                for row in range(int_at(row_start, o), int_at(row_start, o + 1)):
+                    row_at = int_at(row_line, row) * line
+                    row_k = int_at(row_tap, row) * KW
+                    for col in range(int_at(col_start, j), int_at(col_start, j + 1)):
+                        at = row_at + int_at(col_input, col) * C
+                        k = (row_k + int_at(col_tap, col)) * C
+                        end = k + int_at(col_taps, col) * C
                         while k < end:
                             length = min(end - k, k_block - entries)
                             offset = k * row_bytes
@@ -125,11 +122,8 @@ def forward_by_batch():
         cache_keys[:] = -1
         segments = r.segments + worker * r.most_segments * SEGMENT * 8
         table = array_at(segments, (r.most_segments, SEGMENT), np.int64)
-        row_start, col_start = array_at(r.row_start, r.LO + 1, np.int64), array_at(r.col_start, OW + 1, np.int64)
-        rows, columns = row_start[r.LO], col_start[OW]
-        row_tap, row_line = array_at(r.row_tap, rows, np.int64), array_at(r.row_line, rows, np.int64)
-        col_input, col_tap = array_at(r.col_input, columns, np.int64), array_at(r.col_tap, columns, np.int64)
-        col_taps = array_at(r.col_taps, columns, np.int64)
+        row_start, row_tap, row_line = r.row_start, r.row_tap, r.row_line
+        col_start, col_input, col_tap, col_taps = r.col_start, r.col_input, r.col_tap, r.col_taps
         parts = -(-P // r.task_positions)
         total = -(-N // batch_tile) * parts
         task = next_task(r.counter, r.workers, worker, total)
@@ -145,8 +139,8 @@ def forward_by_batch():
                 table[0, 0], table[0, 1] = r.bias + p * r.bias_step - weights, r.ones - xt
                 table[0, 2], table[0, 3] = 1, 0
                 blocks = 1
-                for row in range(row_start[o], row_start[o + 1]):
-                    i, tap = row_line[row], row_tap[row]
+                for row in range(int_at(row_start, o), int_at(row_start, o + 1)):
+                    i, tap = int_at(row_line, row), int_at(row_tap, row)
                     cache_slot = i % cached_lines
                     if cache_keys[cache_slot] != i * N + begin:
                         source = r.x + (begin * LI + i) * line * size
@@ -154,10 +148,10 @@ def forward_by_batch():
                         call(r.transpose, source, x_row, transposed, tile_bytes, count, line)
                         clear(transposed + count * size, tile_bytes, line, (vectors - count) * size)
                         cache_keys[cache_slot] = i * N + begin
-                    for col in range(col_start[j], col_start[j + 1]):
-                        table[blocks, 0] = (tap * KW + col_tap[col]) * C * F * size
-                        table[blocks, 1] = (cache_slot * line + col_input[col] * C) * tile_bytes
-                        table[blocks, 2], table[blocks, 3] = col_taps[col] * C, 0
+                    for col in range(int_at(col_start, j), int_at(col_start, j + 1)):
+                        table[blocks, 0] = (tap * KW + int_at(col_tap, col)) * C * F * size
+                        table[blocks, 1] = (cache_slot * line + int_at(col_input, col) * C) * tile_bytes
+                        table[blocks, 2], table[blocks, 3] = int_at(col_taps, col) * C, 0
                         blocks += 1
                 call(
                     r.multiply, weights, size, F * size, xt, tile_bytes, r.panel_bytes, segments, blocks,

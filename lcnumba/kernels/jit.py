@@ -189,7 +189,7 @@ def next_task(counter, workers, worker, tasks):
         owner = (worker + distance) % workers
         begin, end = owner * tasks // workers, (owner + 1) * tasks // workers
         taken = counter + owner * COUNTER_BYTES
-        if int_at(taken) < end - begin:
+        if int_at(taken, 0) < end - begin:
             task = begin + fetch_and_add(taken)
             if task < end:
                 return task

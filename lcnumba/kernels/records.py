@@ -34,6 +34,7 @@ __all__ = [
     "array_at",
     "bits",
     "fetch_and_add",
+    "inlined",
     "int_at",
     "jitted",
     "reader",
@@ -139,6 +140,8 @@ ONE, NO_CLAMP = bits(1.0), bits(-math.inf)
 
 # Functions that kernels call; they are compiled with each process that compiles a kernel.
 jitted = numba.njit(nogil=True, error_model="numpy")
+# The same for short ones, which are not compiled by themselves.
+inlined = numba.njit(inline="always", error_model="numpy")
 
 
 def reader(dtype: np.dtype[Any]) -> Callable[[int], Any]:
@@ -170,8 +173,8 @@ def _memory(address: int, length: int, dtype: Any) -> Any:
     return np.frombuffer(memory, dtype) if length else np.empty(0, dtype)
 
 
-def _int_at(address):
-    return _memory(address, 1, np.dtype(np.int64))[0]
+def _int_at(address, index):
+    return _memory(address + 8 * index, 1, np.dtype(np.int64))[0]
 
 
 def _fetch_and_add(address):
@@ -209,13 +212,16 @@ else:
         return kind(types.int64, shape, dtype), codegen
 
     @intrinsic
-    def int_at(_, address):
-        """The int64 at an address."""
+    def int_at(_, address, index):
+        """The entry of an int64 array at an address: as `array_at`, but compiled faster, and never checked."""
 
         def codegen(context, builder, signature, arguments):
-            return builder.load(builder.inttoptr(arguments[0], ir.IntType(64).as_pointer()), align=8)
+            offset = builder.mul(arguments[1], ir.Constant(ir.IntType(64), 8))
+            return builder.load(
+                builder.inttoptr(builder.add(arguments[0], offset), ir.IntType(64).as_pointer()), align=8
+            )
 
-        return types.int64(types.int64), codegen
+        return types.int64(types.int64, types.int64), codegen
 
     @intrinsic
     def fetch_and_add(_, address):

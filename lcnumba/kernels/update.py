@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lcnumba.kernels.jit import Kernel, Launches, call, code_address, compiled, next_task, specialised
-from lcnumba.kernels.records import Fields, address, array_at, jitted, reader
+from lcnumba.kernels.records import Fields, address, array_at, inlined, reader
 from lcnumba.kernels.rules import (
     AdamScalars,
     MomentumScalars,
@@ -56,7 +56,7 @@ def _formula_of(scalars: type[Scalars]) -> Callable[[Any], Callable[[int], int]]
     return registered
 
 
-@jitted
+@inlined
 def total_gradient(p, gradient, l1, l2):
     """The gradient of loss and penalty. The branch does not depend on p: LLVM hoists it out of the loop."""
     if l1 == 0 and l2 == 0:
@@ -65,7 +65,7 @@ def total_gradient(p, gradient, l1, l2):
     return gradient + sign + l2 * p
 
 
-@jitted
+@inlined
 def clip(p, non_negative):
     """Clip p at 0 if asked to; NaN stays NaN."""
     if non_negative != 0:
@@ -73,7 +73,7 @@ def clip(p, non_negative):
             p[e] = max(p[e], 0)
 
 
-@jitted
+@inlined
 def flushed(value, least):
     """The value, or 0 if it is smaller than the smallest normal number: NaN stays NaN.
 

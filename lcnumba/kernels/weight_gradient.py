@@ -68,7 +68,7 @@ def clear_absent(record, at, rows):
     exists = array_at(r.exists + first * width, rows * width, np.uint8)
     for e in range(rows * width):
         if not exists[e]:
-            clear(r.target + at + e * unit, 0, 1, unit)
+            array_at(r.target + at + e * unit, unit, np.uint8)[:] = 0
 
 
 @functools.cache
