@@ -234,10 +234,10 @@ def backward_by_inputs():
                                 segments[blocks, 0] = (p * K + k) * row_bytes
                                 segments[blocks, 1] = p % cached_rows * F * tile_bytes
                                 blocks += 1
-                    blocks = triples * (int_at(read_start, w + 1) - int_at(read_start, w))
-                    next_blocks = (
-                        0 if w + 1 == right else triples * (int_at(read_start, w + 2) - int_at(read_start, w + 1))
-                    )
+                    reads, next_blocks = int_at(read_start, w + 1) - int_at(read_start, w), 0
+                    blocks = triples * reads
+                    if w + 1 < right:
+                        next_blocks = triples * (int_at(read_start, w + 2) - int_at(read_start, w + 1))
                     for m in range(blocks):
                         p = table[m, 0] // (K * row_bytes)
                         cache_slot = p % cached_rows
@@ -250,11 +250,9 @@ def backward_by_inputs():
                             )  # fmt: skip
                             cache_keys[cache_slot] = p * N + begin
                     # One sum for each output line, added to those of the lines before.
-                    out, reads = (
-                        dxt_at + (w - left) * C * tile_bytes,
-                        int_at(read_start, w + 1) - int_at(read_start, w) if blocks else 0,
-                    )
+                    out = dxt_at + (w - left) * C * tile_bytes
                     init, init_row = (out, tile_bytes) if r.adds else (r.zeros, 0)
+                    reads = min(reads, blocks)  # 0 if no line reads this one
                     for row in range(triples if blocks else 1):
                         call(
                             r.multiply_dx, kernel_at, row_bytes, size, dyt_at, tile_bytes, r.panel_bytes_dx,
