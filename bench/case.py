@@ -31,6 +31,10 @@ class Case:
         Window size and strides.
     padding : {"valid", "same"}
         "same" uses Keras' windows: output o begins at input ``o * stride - kernel // 2``.
+    rank : {1, 2}
+        With 1 the layer is one-dimensional: H, KH and OH are 1.
+    circular : (bool, bool)
+        Whether padding along H and W repeats the other end of the input.
     dtype : {"float32", "float64"}
         Type of all arrays.
     """
@@ -43,12 +47,22 @@ class Case:
     strides: tuple[int, int]
     padding: str
     dtype: str
+    rank: int = 2
+    circular: tuple[bool, bool] = (False, False)
 
     @classmethod
     def of(cls, workload: Any, dtype: str) -> "Case":
         """Make a case from a workload of `lcnumba.tools.bench`."""
-        sizes = {name: getattr(workload, name) for name in cls.__dataclass_fields__ if name != "dtype"}
-        return cls(**sizes, dtype=dtype)
+        rank = len(workload.input_size) - 1
+        of_one = (1,) * (2 - rank)
+        modes = workload.padding_mode
+        modes = (modes,) * rank if isinstance(modes, str) else modes
+        height_circular, width_circular = (mode == "circular" for mode in ("zeros",) * (2 - rank) + tuple(modes))
+        return cls(
+            workload.name, workload.batch, (*of_one, *workload.input_size), workload.filters,
+            (*of_one, *workload.kernel_size), (*of_one, *workload.strides[:rank]), workload.padding, dtype, rank,
+            (height_circular, width_circular),
+        )  # fmt: skip
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> "Case":
@@ -82,8 +96,14 @@ class Case:
         return np.dtype(self.dtype).itemsize
 
     @property
+    def zero_pad(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The part of `pad` that is not circular."""
+        height, width = ((0, 0) if circular else pad for pad, circular in zip(self.pad, self.circular, strict=True))
+        return height, width
+
+    @property
     def pad(self) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Zero padding (before, after) along H and W that turns the case into one with valid windows."""
+        """Padding (before, after) along H and W that turns the case into one with valid windows."""
         if self.padding == "valid":
             return (0, 0), (0, 0)
         # With strides, no window may read the last inputs: the padding is never negative.
@@ -92,8 +112,29 @@ class Case:
     def input_index(self) -> npt.NDArray[np.int64]:
         """Flat index (P, K) of the input of each window entry, -1 for padding."""
         H, W, C = self.input_size
-        index = np.pad(np.arange(H * W * C).reshape(H, W, C), (*self.pad, (0, 0)), constant_values=-1)
+        index = np.arange(H * W * C).reshape(1, H, W, C)
+        index = self.wrapped(index, np.concatenate)[0]
+        index = np.pad(index, (*self.zero_pad, (0, 0)), constant_values=-1)
         return self.windows(index[None]).reshape(self.positions, self.window)
+
+    def wrapped(self, x: Any, concatenate: Any) -> Any:
+        """Pad the circular dimensions of x (N, H, W, C) by a library's ``concatenate(arrays, axis)``."""
+        for axis, ((before, after), circular) in enumerate(zip(self.pad, self.circular, strict=True), 1):
+            if circular and before + after:
+                n = x.shape[axis]
+                ends = [(slice(None),) * axis + (slice(*part),) for part in ((n - before, n), (0, after))]
+                x = concatenate([x[ends[0]], x, x[ends[1]]], axis)
+        return x
+
+    def unpadded(self, dx: Any) -> Any:
+        """The gradient of an input from that of the padded one, to which circular padding is added in place; a view."""
+        for axis, ((before, after), circular) in enumerate(zip(self.pad, self.circular, strict=True), 1):
+            n, front = dx.shape[axis] - before - after, (slice(None),) * axis
+            if circular:
+                dx[(*front, slice(n, n + before))] += dx[(*front, slice(0, before))]
+                dx[(*front, slice(before, before + after))] += dx[(*front, slice(before + n, None))]
+            dx = dx[(*front, slice(before, before + n))]
+        return dx
 
     def windows(self, padded: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return a view (OH, OW, N, KH, KW, C) of the windows of a padded input (N, H, W, C)."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.case import Case
 from bench.data import LEARNING_RATE, make
+from bench.peers.own import make_layer
 from bench.process import Failure, Process
 from bench.resident import status
 
@@ -42,23 +43,15 @@ def training_step(fields: dict[str, Any]) -> dict[str, int]:
     OSError
         If the system is not Linux.
     """
-    from lcnumba import LocallyConnected2D
-
     case = Case.from_json(fields)
     data = make(case)
 
     def fresh() -> Any:
-        layer = LocallyConnected2D(
-            case.filters, case.kernel_size, case.strides, case.padding,
-            dtype=case.dtype, input_shape=case.input_size, kernel_initializer="zeros",
-        )  # fmt: skip
-        layer.build((None, *case.input_size))
-        layer.set_weights([data.kernel, data.bias])  # touches every page
-        return layer
+        return make_layer(case, data)  # touches every page
 
     def step(layer: Any) -> tuple[Any, Any]:
-        y, backward = layer.forward(data.x)
-        return y, backward.step(data.dy, LEARNING_RATE)
+        y, backward = layer.forward(data.x.reshape(len(data.x), *layer.input_shape[1:]))
+        return y, backward.step(data.dy.reshape(y.shape), LEARNING_RATE)
 
     step(fresh())
     layer = fresh()

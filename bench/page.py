@@ -61,7 +61,11 @@ def document(results: dict[str, Any]) -> str:
     parts = [introduction]
     for dtype in dtypes(results["rows"]):
         rows = [row for row in results["rows"] if row["dtype"] == dtype]
-        parts += [_ratios(rows, dtype), _efficiencies(rows, dtype, results.get("tile", {})), _details(rows, dtype)]
+        parts += [
+            _ratios(rows, dtype),
+            _efficiencies(rows, dtype, results.get("tile", {}), about.get("vector_bits")),
+            _details(rows, dtype),
+        ]
     parts += [_choices(results["rows"], results.get("auto", {}))]
     parts += [_failures(results["rows"]), _startup(results.get("startup", [])), _memory(results.get("memory", []))]
     parts += [_overhead(results.get("overhead", []))]
@@ -96,17 +100,17 @@ def _wins(rows: list[Row]) -> str:
     return f"{legend} {len(lost)} of {len(compared)} comparisons: {where}."
 
 
-def _efficiencies(rows: list[Row], dtype: str, tile: dict[str, float]) -> str:
+def _efficiencies(rows: list[Row], dtype: str, tile: dict[str, float], bits: int | None) -> str:
     own = [row for row in rows if row["peer"] == "own1" and row["status"] == "ok"]
     if not own:
         return ""
     head = ["layer", "operation", "ms", "GFLOP/s", "GB/s", "roofline, ms", "bound by", "share"]
-    head += ["read, GB/s", "update, GB/s", "products, GFLOP/s"]
+    head += ["read, GB/s", "update, GB/s", "products, GFLOP/s", "vectors, bits"]
     body = [
         [
             f"`{row['workload']}`", row["operation"], ms(row["median"]), rounded(row["gflops"]), rounded(row["gbs"]),
             ms(row["roof"]), row["bound"], f"{row['efficiency']:.0%}",
-            *(rounded(row["limits"][limit] / 1e9) for limit in ("read", "update", "products")),
+            *(rounded(row["limits"][limit] / 1e9) for limit in ("read", "update", "products")), str(bits or NONE),
         ]
         for row in own
     ]  # fmt: skip

@@ -35,7 +35,11 @@ class Work(NamedTuple):
 def geometry(case: Any) -> Geometry:
     """Return the `Geometry` of a case."""
     height, width, channels = case.input_size
-    return Geometry((height, width), channels, case.filters, case.kernel_size, case.strides, padding=case.padding)
+    modes = tuple("circular" if circular else "zeros" for circular in case.circular)
+    return Geometry(
+        (height, width), channels, case.filters, case.kernel_size, case.strides, padding=case.padding,
+        padding_mode=modes,
+    )  # fmt: skip
 
 
 def work(case: Any, operation: str) -> Work:

@@ -11,7 +11,7 @@ import pytest
 
 import lcnumba
 from lcnumba.connectivity.geometry import Geometry
-from lcnumba.tools.bench import WORKLOADS
+from lcnumba.tools.bench import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
 if not (ROOT / "bench").is_dir():
@@ -36,8 +36,10 @@ from bench import (  # noqa: E402
     training,
 )
 from bench.case import Case  # noqa: E402
+from bench.data import make  # noqa: E402
+from bench.peers import numpy_peer, own  # noqa: E402
 from bench.process import Failure, Process, settings  # noqa: E402
-from bench.roofline import Work, roofline, work  # noqa: E402
+from bench.roofline import Work, geometry, roofline, work  # noqa: E402
 from bench.rounds import quartiles  # noqa: E402
 
 TINY = Case("tiny", 2, (5, 4, 2), 3, (3, 2), (2, 1), "same", "float32")
@@ -97,6 +99,28 @@ def test_case_index_equals_that_of_the_geometry(padding, kernel_size, strides):
     geometry = Geometry((6, 7), 2, 3, kernel_size, strides, padding=padding)
     assert case.output_size == geometry.output_size
     assert np.array_equal(case.input_index(), geometry.input_index)
+
+
+OTHERS = [
+    Workload("line", "", 3, (11, 2), 3, (4,), (3,)),
+    Workload("same line", "", 3, (11, 2), 3, (4,), (2,), "same"),
+    Workload("ring", "", 3, (7, 2), 3, (3,), (1,), "same", "circular"),
+    Workload("globe", "", 3, (5, 6, 2), 3, (3, 4), (1, 1), "same", ("zeros", "circular")),
+    Workload("torus", "", 3, (5, 6, 2), 3, (3, 2), (2, 1), "same", "circular"),
+]
+
+
+@pytest.mark.parametrize("workload", OTHERS, ids=lambda w: w.name)
+def test_one_dimensional_and_circular_cases(workload):
+    """The index is that of the geometry, and NumPy's results, with circular padding of its own, are ours."""
+    case = Case.of(workload, "float64")
+    assert np.array_equal(case.input_index(), geometry(case).input_index)
+    values = make(case)
+    ours = own.make(case, values, 1, implementation=1)
+    theirs = numpy_peer.make(case, values, 1)
+    np.testing.assert_allclose(ours.forward(), theirs.forward(), rtol=1e-12, atol=1e-12)
+    for found, expected in zip((*ours.step(), *ours.weights()), (*theirs.step(), *theirs.weights()), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", WORKLOADS)

@@ -21,8 +21,9 @@ def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - 
 
     def apply(x: Any, kernel: Any, bias: Any) -> Any:
         return bias + jax.lax.conv_general_dilated_local(
-            x, kernel, case.strides, case.pad, case.kernel_size, dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
+            case.wrapped(x, jax.numpy.concatenate), kernel, case.strides, case.zero_pad, case.kernel_size,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )  # fmt: skip
 
     def update(x: Any, kernel: Any, bias: Any, dy: Any) -> Any:
         y, pullback = jax.vjp(apply, x, kernel, bias)

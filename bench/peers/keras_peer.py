@@ -21,9 +21,10 @@ def make(case: Case, data: Data, threads: int, implementation: int, xla: bool = 
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     tf.config.threading.set_inter_op_parallelism_threads(threads)
-    # Implementation 1 does not support "same": its input is padded explicitly.
-    padding = case.padding if implementation != 1 else "valid"
-    pad = case.pad if implementation == 1 else ((0, 0), (0, 0))
+    # Implementation 1 does not support "same", and none circular padding: the input is padded explicitly.
+    explicit = implementation == 1 or any(case.circular)
+    padding = "valid" if explicit else case.padding
+    pad = case.pad if explicit else ((0, 0), (0, 0))
     layer = tf_keras.layers.LocallyConnected2D(
         case.filters, case.kernel_size, case.strides, padding, data_format="channels_last",
         implementation=implementation, dtype=case.dtype, kernel_initializer="zeros",
@@ -34,7 +35,9 @@ def make(case: Case, data: Data, threads: int, implementation: int, xla: bool = 
     x, dy = tf.constant(data.x), tf.constant(data.dy)
 
     def apply(x: Any) -> Any:
-        return layer(tf.pad(x, ((0, 0), *pad, (0, 0))) if any(map(any, pad)) else x)
+        if explicit and any(map(any, pad)):
+            x = tf.pad(case.wrapped(x, tf.concat), ((0, 0), *case.zero_pad, (0, 0)))
+        return layer(x)
 
     @tf.function(jit_compile=xla)
     def forward(x: Any) -> Any:

@@ -28,7 +28,9 @@ def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - 
     padded_dx = np.empty((N, top + H + bottom, left + W + right, C), case.dtype)
 
     def forward() -> Any:
-        padded = np.pad(data.x, ((0, 0), *case.pad, (0, 0))) if any(map(any, case.pad)) else data.x
+        padded = case.wrapped(data.x, np.concatenate)
+        if any(map(any, case.zero_pad)):
+            padded = np.pad(padded, ((0, 0), *case.zero_pad, (0, 0)))
         np.copyto(patches.reshape(windows), case.windows(padded))
         np.matmul(patches, kernel, out=yp)
         np.add(yp, bias.reshape(P, 1, F), out=yp)
@@ -44,6 +46,6 @@ def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - 
         np.multiply(dkernel, LEARNING_RATE, out=dkernel)
         np.subtract(kernel, dkernel, out=kernel)
         np.subtract(bias, LEARNING_RATE * data.dy.sum(axis=0), out=bias)
-        return y, padded_dx[:, top : top + H, left : left + W].copy()
+        return y, case.unpadded(padded_dx).copy()
 
     return Operations(forward, step, lambda: (kernel, bias))

@@ -33,7 +33,10 @@ def make(case: Case, data: Data, threads: int) -> Operations:
     padded_dx = torch.empty((N, top + H + bottom, left + W + right, C), dtype=x.dtype)
 
     def forward() -> Any:
-        padded = torch.nn.functional.pad(x, (0, 0, left, right, top, bottom)) if any(map(any, case.pad)) else x
+        padded = case.wrapped(x, torch.cat)
+        if any(map(any, case.zero_pad)):
+            (above, below), (before, after) = case.zero_pad
+            padded = torch.nn.functional.pad(padded, (0, 0, before, after, above, below))
         n, h, w, c = padded.stride()
         patches.view(windows).copy_(padded.as_strided(windows, (rows * h, columns * w, n, h, w, c)))
         torch.baddbmm(bias.view(P, 1, F), patches, kernel, out=yp)
@@ -47,6 +50,6 @@ def make(case: Case, data: Data, threads: int) -> Operations:
         fold(case, dpatches.view(windows).permute(2, 0, 1, 3, 4, 5), padded_dx)
         kernel.baddbmm_(patches.transpose(1, 2), dyp, alpha=-LEARNING_RATE)
         bias.sub_(dy.sum(0), alpha=LEARNING_RATE)
-        return y, padded_dx[:, top : top + H, left : left + W].clone(memory_format=torch.contiguous_format)
+        return y, case.unpadded(padded_dx).clone(memory_format=torch.contiguous_format)
 
     return Operations(forward, step, lambda: (kernel.numpy(), bias.numpy()))

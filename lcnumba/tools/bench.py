@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 import lcnumba
-from lcnumba.layers.locally_connected import LocallyConnected2D
+from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.testing import adjoint_sums, integers
@@ -36,24 +36,27 @@ class Workload:
         A label, and what the size stands for.
     batch : int
         Samples N, as published or usual.
-    input_size : (int, int, int)
-        Height, width and channels.
+    input_size : (int, int, int) or (int, int)
+        Height, width and channels; or length and channels.
     filters : int
         Filters F.
-    kernel_size, strides : (int, int)
+    kernel_size, strides : tuple of int
         Window and strides.
     padding : str
         "valid" or "same".
+    padding_mode : str or (str, str)
+        "zeros" or "circular", or one for each dimension.
     """
 
     name: str
     why: str
     batch: int
-    input_size: tuple[int, int, int]
+    input_size: tuple[int, ...]
     filters: int
-    kernel_size: tuple[int, int]
-    strides: tuple[int, int] = (1, 1)
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...] = (1, 1)
     padding: str = "valid"
+    padding_mode: str | tuple[str, ...] = "zeros"
 
 
 WORKLOADS = {
@@ -71,6 +74,20 @@ WORKLOADS = {
         Workload("alltnn_1", "All-TNN: large image, C = 3", 32, (150, 150, 3), 64, (7, 7), (3, 3)),
         Workload("cudaconvnet", "36 positions, same padding", 128, (6, 6, 64), 32, (3, 3), (1, 1), "same"),
         Workload("bindsnet", "9 positions, 50 filters, batch 1", 1, (20, 20, 1), 50, (12, 12), (4, 4)),
+        Workload("snps_dense", "genotypes: windows of 20, 8 filters", 32, (20_000, 1), 8, (20,), (20,)),
+        Workload("snps_large", "500,000 genotypes, one filter: bound by x", 32, (500_000, 1), 1, (100,), (100,)),
+        Workload("wide", "96 filters: several panels of vectors", 32, (20, 20, 16), 96, (3, 3)),
+        Workload(
+            "field",
+            "a global field, circular longitudes",
+            8,
+            (180, 360, 4),
+            4,
+            (3, 3),
+            (1, 1),
+            "same",
+            ("zeros", "circular"),
+        ),
     )
 }
 
@@ -158,11 +175,12 @@ def check(workload: Workload, implementation: int = 1, dtype: str = "float32") -
     require(elements * np.dtype(dtype).itemsize + memory, what, "give fewer samples, filters or positions")
 
 
-def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.Generator) -> LocallyConnected2D:
-    return LocallyConnected2D(
-        workload.filters, workload.kernel_size, workload.strides, workload.padding,
-        use_bias=False, implementation=implementation, dtype=dtype, input_shape=workload.input_size,
-        kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype), rng=rng,
+def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.Generator) -> LocallyConnected:
+    kind = LocallyConnected2D if len(workload.input_size) == 3 else LocallyConnected1D
+    return kind(
+        workload.filters, workload.kernel_size, workload.strides[: len(workload.kernel_size)], workload.padding,
+        padding_mode=workload.padding_mode, use_bias=False, implementation=implementation, dtype=dtype,
+        input_shape=workload.input_size, kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype), rng=rng,
     )  # fmt: skip
 
 
