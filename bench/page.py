@@ -59,13 +59,10 @@ def document(results: dict[str, Any]) -> str:
         command=about["command"], date=about["date"], duration=duration, machine=machine, versions=versions
     )
     parts = [introduction]
+    tile, bits = results.get("tile", {}), about.get("vector_bits")
     for dtype in dtypes(results["rows"]):
         rows = [row for row in results["rows"] if row["dtype"] == dtype]
-        parts += [
-            _ratios(rows, dtype),
-            _efficiencies(rows, dtype, results.get("tile", {}), about.get("vector_bits")),
-            _details(rows, dtype),
-        ]
+        parts += [_ratios(rows, dtype), _efficiencies(rows, dtype, tile, bits), _details(rows, dtype)]
     parts += [_choices(results["rows"], results.get("auto", {}))]
     parts += [_failures(results["rows"]), _startup(results.get("startup", [])), _memory(results.get("memory", []))]
     parts += [_overhead(results.get("overhead", []))]
