@@ -103,8 +103,9 @@ def _share(settings: Settings, workloads: list[Any], dtype: str) -> int:
     with Process(settings.threads) as machine:
         for workload in workloads:
             rows = list(measure(Case.of(workload, dtype), [], settings, machine))
-            if any(row["status"] != "ok" for row in rows):
-                print(f"{workload.name:<14}{rows[0]['status']}: {rows[0]['reason']}")
+            failed = [row for row in rows if row["status"] != "ok"]
+            if failed:
+                print(f"{workload.name:<14}{failed[0]['operation']} {failed[0]['status']}: {failed[0]['reason']}")
                 return 1
             cells = (f"{ms(row['median']):>8} {row['efficiency']:4.2f} {row['bound'][:6]}" for row in rows)
             print(f"{workload.name:<14}{'   '.join(cells)}", flush=True)

@@ -108,6 +108,16 @@ def test_states_of_dead_weights_become_zero_and_not_subnormal(optimizer, dtype):
         assert not array.ndim or np.isnan(array).nonzero()[0].tolist() == [3]
 
 
+def test_moments_of_tiny_gradients_are_kept_however_small():
+    """Their quotient is not small: a flushed second moment would leave epsilon alone as the divisor."""
+    for optimizer in (Adam(epsilon=1e-30), RMSprop(epsilon=1e-30)):
+        param, exact = np.ones(3, np.float32), np.ones(3)
+        gradient = np.full(3, 1e-18)
+        optimizer.update(param, gradient.astype(np.float32), optimizer.init(param), 1e-3)
+        optimizer.update(exact, gradient, optimizer.init(exact), 1e-3)
+        np.testing.assert_allclose(param, exact, rtol=1e-5)
+
+
 def test_every_tuple_of_scalars_has_a_formula():
     assert set(typing.get_args(rules.Scalars)) == set(update.FORMULAS)
     for optimizer, _ in CASES:

@@ -75,15 +75,22 @@ class Masked:
     ) -> Array | None:  # fmt: skip
         """Update the kernel and return dx; see `Implementation`."""
         used = self._for_values(dy, threads)
+        absent = None if isinstance(used, Loops) else self._absent()  # before anything changes
         dx = used.fused_update(x, kernel, dy, rule, y=y, wants_dx=wants_dx, version=version, threads=threads, out=out)
-        self._zero_absent(kernel, used)
+        if absent is not None:
+            for array in (kernel, *rule.states):
+                np.copyto(array, 0, where=absent)
         return dx
 
     def _zero_absent(self, kernel: Array, used: Implementation) -> Array:
         """The kernel, or its gradient, with 0 in place of absent connections; `Loops` has done that already."""
         if not isinstance(used, Loops):
-            np.copyto(kernel, kernel.dtype.type(0), where=np.atleast_3d(~self._mask))
+            np.copyto(kernel, 0, where=self._absent())
         return kernel
+
+    def _absent(self) -> Mask:
+        """Which connections do not exist, (P, K, 1) or (P, K, F)."""
+        return np.atleast_3d(~self._mask)
 
     def _for_values(self, array: Array, threads: int | None) -> Implementation:
         """The implementation for products with this array."""

@@ -49,6 +49,8 @@ def _launches(size: int, threads: int) -> Launches:
 
 def all_finite(values: npt.NDArray[Any], threads: int | None = None) -> bool:
     """Whether all numbers of a C-contiguous array are finite; on `threads` threads (None: all) if it is large."""
+    if not values.flags.c_contiguous:
+        raise ValueError("values must be C-contiguous, since the kernel takes its address")
     found = np.empty(-(-values.size // TASK_SIZE), np.int64)
     fields = {"values": address(values), "size": values.size, "found": address(found)}
     _launches(values.itemsize, workers(values.size, threads)).run(fields)

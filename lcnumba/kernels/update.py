@@ -148,7 +148,8 @@ def adam(SIZE, read):
         for e in range(size):
             g = total_gradient(p[e], grad[e], l1, l2)
             m[e] = flushed(beta_1 * m[e] + rest_1 * g, least)
-            v[e] = flushed(beta_2 * v[e] + rest_2 * g * g, least)
+            # Only behind a gradient of 0: the quotient below needs v, however small.
+            v[e] = flushed(beta_2 * v[e] + rest_2 * g * g, least if m[e] == 0 else least * 0)
             p[e] -= decay * p[e] + lr * m[e] / (np.sqrt(v[e]) + epsilon)
         clip(p, r.non_negative)
 
@@ -168,7 +169,8 @@ def rmsprop(SIZE, read):
         v = array_at(mean_square, size, number)
         for e in range(size):
             g = total_gradient(p[e], grad[e], l1, l2)
-            v[e] = flushed(rho * v[e] + rest * g * g, least)
+            # Only behind a gradient of 0: the quotient below needs v, however small.
+            v[e] = flushed(rho * v[e] + rest * g * g, least if g == 0 else least * 0)
             p[e] -= lr * g / (np.sqrt(v[e]) + epsilon)
         clip(p, r.non_negative)
 

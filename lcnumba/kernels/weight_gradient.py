@@ -60,7 +60,10 @@ def pack_dy(record, dy, y, packed, first_sample, begin, count, transposed):
 
 @jitted
 def clear_absent(record, at, rows):
-    """Set absent connections of a block to 0 in target, as exists tells: a byte for each row, or for each weight."""
+    """Set absent connections of a block to 0 in target and in its states, which would move them in a later step.
+
+    exists has a byte for each row, or for each weight.
+    """
     r = read(record)
     row_bytes = r.F * r.size
     first, width = at // row_bytes, r.exists_width
@@ -69,6 +72,10 @@ def clear_absent(record, at, rows):
     for e in range(rows * width):
         if not exists[e]:
             array_at(r.target + at + e * unit, unit, np.uint8)[:] = 0
+            if r.state_1:
+                array_at(r.state_1 + at + e * unit, unit, np.uint8)[:] = 0
+            if r.state_2:
+                array_at(r.state_2 + at + e * unit, unit, np.uint8)[:] = 0
 
 
 @functools.cache

@@ -213,9 +213,16 @@ class Parameters:
         def run() -> None:
             with self.lock.exclusive():
                 self._note_change()
-                self._states = {name: _own_arrays(state) for name, state in states.items()}
+                self._states = {name: _own_arrays(self._without_absent(name, state)) for name, state in states.items()}
 
         return run
+
+    def _without_absent(self, name: str, state: Any) -> Any:
+        """A built-in optimizer's state, 0 where no weight exists: files of older versions hold other values there."""
+        if not (name in self._exists and optimizers.is_built_in(self._optimizer)):
+            return state
+        shape = self._arrays[name].shape
+        return {key: self._zero_absent(name, array) if array.shape == shape else array for key, array in state.items()}
 
     def count(self) -> int:
         """The number of elements that exist."""

@@ -192,3 +192,42 @@ def test_the_first_step_makes_its_states_once():
         _, backward = layer.forward(np.ones((1, 3)))
         backward.step(np.ones((1, 2)), lr=0.1)
     assert made == [(3, 2), (2,)]
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+@pytest.mark.parametrize("implementation", [1, 2, 3])
+@pytest.mark.parametrize(
+    "optimizer", [lc.SGD(momentum=0.9), lc.SGD(momentum=0.9, nesterov=True), lc.Adam(), lc.RMSprop()]
+)
+def test_absent_weights_never_move(optimizer, implementation, axes, rng):
+    """Nor do their states: after fused steps, on empty batches, from gradients, on NaN, and with states from elsewhere."""
+    mask = rng.random((16, 9, 3)[:axes]) < 0.5
+    layer = lc.LocallyConnected2D(
+        3, 3, input_shape=(6, 6, 1), kernel_mask=mask, optimizer=optimizer, implementation=implementation, rng=0
+    )
+    absent = ~np.broadcast_to(mask if axes == 3 else mask[:, :, None], (16, 9, 3))
+    x = rng.standard_normal((4, 6, 6, 1), np.float32)
+
+    def check():
+        assert not layer.kernel[absent].any()
+        for array in layer._parameters.states()["kernel"].values():
+            assert not array.ndim or not array[absent].any()
+
+    for batch in (x, x[:0], x):
+        y, backward = layer.forward(batch)
+        backward.step(np.ones_like(y), 0.1)
+        check()
+    y, backward = layer.forward(x)
+    layer.step(backward(np.ones_like(y))[1], 0.1)
+    check()
+    states = {name: {key: array.copy() for key, array in s.items()} for name, s in layer._parameters.states().items()}
+    for array in states["kernel"].values():
+        if array.ndim:
+            array[absent] = 1
+    layer._parameters.plan_states(states)()
+    check()
+    y, backward = layer.forward(np.full_like(x, np.nan))
+    dy = np.ones_like(y)
+    dy[0] = np.nan
+    backward.step(dy, 0.1)
+    check()
