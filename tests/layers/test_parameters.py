@@ -200,7 +200,7 @@ def test_the_first_step_makes_its_states_once():
     "optimizer", [lc.SGD(momentum=0.9), lc.SGD(momentum=0.9, nesterov=True), lc.Adam(), lc.RMSprop()]
 )
 def test_absent_weights_never_move(optimizer, implementation, axes, rng):
-    """Nor do their states: after fused steps, on empty batches, from gradients, on NaN, and with states from elsewhere."""
+    """Nor do their states: after fused steps, on empty batches, from gradients, on NaN, with states from elsewhere."""
     mask = rng.random((16, 9, 3)[:axes]) < 0.5
     layer = lc.LocallyConnected2D(
         3, 3, input_shape=(6, 6, 1), kernel_mask=mask, optimizer=optimizer, implementation=implementation, rng=0
