@@ -360,9 +360,9 @@ class Loops:
             "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
             "transpose": microkernels.transpose(size), "pack": microkernels.pack(size),
         }  # fmt: skip
-        if VN:
+        if transposes:
             values |= {"multiply_dx": microkernels.multiply(size, VN), "panel_bytes_dx": PANEL * VN * size}
-        else:
+        elif wants_dx:
             values["dots"] = microkernels.dots(size, VL)
         if self._mask is not None:
             values |= {"exists": self._mask, "exists_width": F if self._mask.ndim == 3 else 1}
