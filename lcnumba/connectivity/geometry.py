@@ -305,6 +305,38 @@ class Geometry:
         return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
 
     @cached_property
+    def column_runs(self) -> Index:
+        """For each output column, how many from it on read the same taps, one stride further on each time."""
+        start, _, first_input, first_tap, taps = self.columns
+        rows = [
+            (*first_tap[a:b], *taps[a:b], *(first_input[a:b] - j * self.strides[-1]))
+            for j, (a, b) in enumerate(pairwise(start))
+        ]
+        return _runs([a == b for a, b in pairwise(rows)])
+
+    @cached_property
+    def band_runs(self) -> Index:
+        """The same for each entry of `bands`."""
+        start, column, first_input, first_tap, taps = self.bands
+        follows = np.diff(column) == 1
+        for values in (first_input - column * self.strides[-1], first_tap, taps):
+            follows &= np.diff(values) == 0
+        follows[start[(start > 0) & (start < len(column))] - 1] = False
+        return _runs(follows)
+
+    @cached_property
+    def band_columns(self) -> Index:
+        """The first output column that reads each band, and the end of the last, (bands, 2)."""
+        start, column = self.bands[:2]
+        ends = [(column[a:b].min(), column[a:b].max() + 1) if b > a else (0, 0) for a, b in pairwise(start)]
+        return _read_only(np.array(ends))[0]
+
+    @cached_property
+    def covered(self) -> bool:
+        """Whether each input is read exactly once by each filter."""
+        return bool((np.diff(self.by_input.start) == 1).all() and (np.diff(self.inverse_map[0]) == 1).all())
+
+    @cached_property
     def inverse_map(self) -> tuple[Index, Index, Index]:
         """The taps that read each input column of a line: starts by input column, output column, tap."""
         taps = self._taps(-1)
@@ -488,6 +520,13 @@ def _cycle(triples: Triples) -> int:
     while any(len(np.unique(group % cycle)) < len(group) for group in groups):
         cycle += 1
     return cycle
+
+
+def _runs(follows: Any) -> Index:
+    """For each of n entries, how many follow from it on; ``follows[i]``: entry i + 1 follows entry i."""
+    ends = np.flatnonzero(~np.append(np.asarray(follows, bool), False))
+    entries = np.arange(ends[-1] + 1)
+    return _read_only(ends[np.searchsorted(ends, entries)] - entries + 1)[0]
 
 
 def _starts(group: Index, groups: int) -> Index:

@@ -34,6 +34,10 @@ K_BLOCK_BYTES = 1 << 17
 PACKED_BATCH, PACKED_BYTES = 8, 1 << 15
 # Bytes of the transposed lines of x in forward; the batch tile is as many samples as fit.
 TRANSPOSED_LINES_BYTES = 1 << 20
+# Bytes of the outputs of neighbouring positions that are transposed together.
+OUTPUTS_BYTES = 1 << 16
+# Bytes of a segment from which a single filter is computed by dot products.
+DOTS_BYTES = 64
 # Bytes of the transposed dx of a task, and of the transposed dy of a position; the batch tile fits both.
 TRANSPOSED_DX_BYTES, TRANSPOSED_DY_BYTES = 1 << 18, 1 << 23
 # Channels from which dx is accumulated by input columns rather than by blocks of the kernel.
@@ -44,6 +48,12 @@ BLOCK_WORK = 1 << 14
 BLOCKS_BYTES = 1 << 19
 # Bytes of dy, and again of its transpose, that may be cached for the next input line, if all that it reads fits.
 CACHED_DY_BYTES = 1 << 22
+# Bytes of the weights of neighbouring positions that are computed by one call: they stay in cache until their update.
+RUN_BYTES = 1 << 14
+# Samples up to which dy is read in place.
+IN_PLACE_BATCH = 8
+# What the calls for a transposed gradient of a block cost, in multiplications of vectors.
+TRANSPOSED_CALLS = 100
 # Bytes of a band of x that a task packs.
 BAND_BYTES = 1 << 20
 
@@ -178,25 +188,31 @@ class Loops:
     def _forward_plan(self, N: int, size: int, threads: int) -> _Plan:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g = self._geometry
-        batch_tile = self._batch_tile(N, size)
-        lanes = vectors.for_batch(N, size) if batch_tile else vectors.for_filters(g.filters, size)
+        segment = min(g.kernel_size[-1], g.input_size[-1]) * g.channels
+        by_dots = g.filters == 1 and segment * size >= DOTS_BYTES
+        batch_tile = N if by_dots else self._batch_tile(N, size)
+        lanes = vectors.for_filters(N if batch_tile else g.filters, size)
         panel_bytes = PANEL * lanes * size
         most_segments = math.prod(g.kernel_size) + 1
         values: dict[str, Any] = {
             **self._sizes, **self._output_tables, "size": size, "N": N, "most_segments": most_segments,
             "multiply": microkernels.multiply(size, lanes), "panel_bytes": panel_bytes,
+            "col_run": g.column_runs, "stride": g.strides[-1],
         }  # fmt: skip
         sizes = {"segments": threads * most_segments * SEGMENT * 8}
         if batch_tile:
-            kernel = tiled_forward.forward_by_batch()
             ones = np.ones((2, batch_tile), f"f{size}")
             ones[1] = 0
-            values |= {
-                "VN": lanes, "transpose": microkernels.transpose(size), "batch_tile": batch_tile,
-                "cached_lines": g.input_cycle, "ones": ones,
-            }  # fmt: skip
+            most_run = max(1, min(values["task_positions"], OUTPUTS_BYTES // (g.filters * batch_tile * size)))
+            values |= {"transpose": microkernels.transpose(size), "ones": ones, "most_run": most_run}
+            sizes["yt"] = threads * most_run * g.filters * batch_tile * size
+        if by_dots:
+            kernel = tiled_forward.forward_by_dots()
+            values["dots"] = microkernels.dots(size, vectors.for_filters(segment, size))
+        elif batch_tile:
+            kernel = tiled_forward.forward_by_batch()
+            values |= {"VN": lanes, "batch_tile": batch_tile, "cached_lines": g.input_cycle}
             sizes["xt"] = threads * g.input_cycle * values["line"] * batch_tile * size
-            sizes["yt"] = threads * g.filters * batch_tile * size
             sizes["cache_keys"] = threads * g.input_cycle * 8
         else:
             kernel = tiled_forward.forward()
@@ -332,51 +348,62 @@ class Loops:
     def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
         """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
         g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
-        VN = vectors.for_batch(N, size)
+        # The weights of a single filter are a row vector along the inputs.
+        VN = 0 if F == 1 else vectors.for_batch(N, size)
         entries = int(np.max(np.diff(g.band_edges))) * C
         batch_tile = N
         if VN and wants_dx:
             fitting = min(TRANSPOSED_DX_BYTES // (entries * size * VN), TRANSPOSED_DY_BYTES // (F * size * VN))
             batch_tile = max(1, min(-(-N // VN), fitting)) * VN
+        window = min(g.kernel_size[-1], g.input_size[-1]) * C  # entries of a block
+        most_run = max(1, RUN_BYTES // (window * F * size))
         blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
-        cached = g.output_cycle * g.output_size[-1]
-        dy_fits = cached * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
+        columns = int(np.max(np.diff(g.band_columns)))
+        dy_fits = g.output_cycle * columns * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
         pays_off = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and dy_fits and pays_off
+        cached_lines, columns = (g.output_cycle, columns) if dy_fits else (0, min(columns, most_run))
         k_block = weight_gradient.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (weight_gradient.ROW_TILE * F * size))
         # Few filters leave lanes idle; vectors along the inputs fill them if there are enough.
-        rows = C if by_inputs else C * min(g.kernel_size[-1], g.input_size[-1])
-        transposed = VN > 0 and 2 * F * size <= vectors.vector_bytes() <= rows * size
+        rows = C if by_inputs else window
+        lanes = vectors.vector_bytes() // size
+        along_filters = N * rows * -(-F // vectors.for_filters(F, size))
+        along_inputs = N * F * -(-rows // lanes) + rows * F + TRANSPOSED_CALLS
+        transposed = F == 1 or (VN > 0 and 2 * F <= lanes <= rows and along_inputs < along_filters)
         VL = vectors.for_filters(rows if transposed else F, size)
-        # An odd number of cache lines, so that a column of all rows does not map to a few cache sets.
-        row = (-(-entries * size // LINE_BYTES) | 1) * LINE_BYTES // size
-        row = row if N * row * size <= BAND_BYTES else 0
+        # Rows of dy in place are far apart, and many map to a few cache sets; a single position has contiguous rows.
+        in_place = (g.positions == 1 or N <= IN_PLACE_BATCH) and not rectified and not by_inputs
+        row, dy_row = _odd_lines(entries * size) // size, _odd_lines(columns * F * size)
+        row = row if N * row * size <= BAND_BYTES and F > 1 else 0
+        slots, gradient = max(cached_lines, 1), max(2 * weight_gradient.ROW_TILE * F, window) * size
         ranges = np.array([[0, 0, n, 0] for n in (F, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64)
-        cached, transposes = cached if dy_fits else 1, VN > 0 and wants_dx
+        transposes = VN > 0 and wants_dx
         values: dict[str, Any] = {
             **self._sizes, **self._input_tables, "size": size, "N": N, "VN": VN, "batch_tile": batch_tile,
-            "ranges": ranges, "zeros": np.zeros(max(F, batch_tile, weight_gradient.ROW_TILE), f"f{size}"),
-            "packed_x_row": row, "cached_rows": cached, "dxt_rows": entries if transposes else 0,
+            "ranges": ranges, "zeros": np.zeros(max(F, batch_tile, weight_gradient.ROW_TILE, window), f"f{size}"),
+            "packed_x_row": row, "cached_lines": cached_lines, "cached_columns": columns,
+            "dy_row": g.positions * F * size if in_place else dy_row, "most_run": most_run, "stride": g.strides[-1],
+            "gradient_bytes": gradient, "covered": (VN > 0 or F == 1) and g.covered, "band_columns": g.band_columns,
+            "dxt_rows": entries if transposes else 0,
             "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
             "transpose": microkernels.transpose(size), "pack": microkernels.pack(size),
         }  # fmt: skip
-        if transposes:
-            values |= {"multiply_dx": microkernels.multiply(size, VN), "panel_bytes_dx": PANEL * VN * size}
+        if transposes or (wants_dx and F == 1):
+            lanes = VN or VL
+            values |= {"multiply_dx": microkernels.multiply(size, lanes), "panel_bytes_dx": PANEL * lanes * size}
         elif wants_dx:
             values["dots"] = microkernels.dots(size, VL)
         if self._mask is not None:
             values |= {"exists": self._mask, "exists_width": F if self._mask.ndim == 3 else 1}
         block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
         values["block_gradient"] = block()
-        # With one position dy itself, which may be large, has the layout of the packed copy.
-        in_place = g.positions == 1 and not rectified and not by_inputs
-        elements = {
-            "packed_x": N * row if wants_kernel else 0, "packed_dy": 0 if in_place else cached * N * F,
-            "dyt": cached * F * batch_tile if transposes else 0, "dxt": entries * batch_tile if transposes else 0,
-            "gradient": 2 * weight_gradient.ROW_TILE * F,
+        counts = {
+            "packed_x": N * row * size if wants_kernel else 0, "packed_dy": 0 if in_place else slots * N * dy_row,
+            "dyt": slots * columns * F * batch_tile * size if transposes else 0,
+            "dxt": entries * batch_tile * size if transposes else 0,
+            "gradient": gradient, "cache_keys": slots * 8,
         }  # fmt: skip
-        sizes = {name: threads * count * size for name, count in elements.items() if count}
-        sizes["cache_keys"] = threads * cached * 8
+        sizes = {name: threads * count for name, count in counts.items() if count}
         if by_inputs:
             kernel = tiled_backward.backward_by_inputs()
             values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
@@ -384,9 +411,14 @@ class Loops:
             sizes["column_segments"] = threads * 2 * blocks * SEGMENT * 8
         else:
             kernel = tiled_backward.backward()
-            values |= {**self._bands, "row_block": k_block}
+            values |= {**self._bands, "band_run": g.band_runs, "row_block": k_block}
         plan = _Plan(kernel, values, threads, sizes)
         return _store_plan(self._plans, (N, size, threads, wants_dx, wants_kernel, rectified), plan)
+
+
+def _odd_lines(size: int) -> int:
+    """Round bytes up to an odd number of cache lines: a column of such rows does not map to a few cache sets."""
+    return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:

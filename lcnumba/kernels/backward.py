@@ -14,15 +14,17 @@ from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, int_at, reader
 from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
-from lcnumba.kernels.weight_gradient import FIELDS, ROW_TILE, clear_absent, pack_dy
+from lcnumba.kernels.weight_gradient import FIELDS, clear_absent, pack_dy
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10
+# Samples whose dx is written side by side, as many as a tile has rows: hardware prefetchers follow so few rows.
+SAMPLES = 6
 # How many samples ahead x is prefetched while it is packed.
 PREFETCH_SAMPLES = 4
 
 
-BACKWARD = Fields(f"{FIELDS} {BANDS} row_block")
+BACKWARD = Fields(f"{FIELDS} {BANDS} band_run row_block")
 BACKWARD_BY_INPUTS = Fields(f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks")
 BACKWARD_BIAS = Fields("dy y N entries dbias")
 
@@ -50,25 +52,29 @@ def backward():
         at a time; with NO_GRADIENT it is not used. A block of weights reads one input line and belongs to one band, so
         that tasks write disjoint memory.
 
-        Scratch per worker: packed_x (N, packed_x_row), a copy of x of the band, or 0; packed_dy (cached_rows, N*F), dy
-        of the positions that a line reads, or of the current one, or 0 if there is only one position; dyt (cached_rows,
-        F, batch_tile), the same transposed; cache_keys (cached_rows) identify the cached rows, which the
-        next input line mostly reads again; dxt (dxt_rows, batch_tile), dx of the band; gradient (2*ROW_TILE*F). ranges
-        holds the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH and N; zeros holds zeros.
+        Neighbouring positions that read the same taps, up to `most_run`, are computed by one call (`band_run`).
+
+        Scratch per worker: packed_x (N, packed_x_row), a copy of x of the band, or 0; packed_dy (cached_lines, N,
+        dy_row bytes), dy of the positions of an output line that the band reads (`band_columns`: first, end), or, with
+        `cached_lines` 0, of those computed by one call; dyt (cached_columns, F, batch_tile), the same transposed;
+        cache_keys identify the cached lines, which the next input line mostly reads again. If packed_dy is 0, dy is
+        read in place, with rows of `dy_row` bytes. dxt (dxt_rows, batch_tile), dx of the band; gradient. ranges holds
+        the segments (0, 0, length, 0) of lengths F, BATCH, N % BATCH and N; zeros holds zeros.
         """
         r = read_backward(record)
-        N, K, F, LI, OW, line, C, KW = r.N, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
-        rule, bands, batch_tile, cached_rows, row_block = r.rule, r.n_bands, r.batch_tile, r.cached_rows, r.row_block
-        size, VN, wants_dx, in_place = r.size, r.VN, r.dx != 0, r.packed_dy == 0
+        N, P, K, F, LI, OW, line, C, KW = r.N, r.P, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
+        rule, bands, batch_tile, row_block = r.rule, r.n_bands, r.batch_tile, r.row_block
+        size, VN, wants_dx, dy_row = r.size, r.VN, r.dx != 0, r.dy_row
         row_bytes, tile_bytes, sample_bytes = F * size, batch_tile * size, LI * line * size
+        w_step, x_step, kernel_at = K * row_bytes, r.stride * C, r.kernel
         # The gradient of a single sample is no sum: SGD updates the weights in the pass that reads them.
-        update_in_dots = rule == FACTOR and N == 1 and wants_dx and VN == 0
-        source_at, y_at, kernel_at = r.dy, r.y, r.kernel
-        packed_dy_at = source_at if in_place else r.packed_dy + worker * cached_rows * N * row_bytes
-        dyt_at = r.dyt + worker * cached_rows * F * tile_bytes
+        update_in_dots = rule == FACTOR and N == 1 and wants_dx and VN == 0 and F > 1
+        slots, width = max(r.cached_lines, 1), r.cached_columns
+        packed_at = r.packed_dy + worker * slots * N * dy_row
+        dyt_at = r.dyt + worker * slots * width * F * tile_bytes
         dxt_at = r.dxt + worker * r.dxt_rows * tile_bytes
-        gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
-        cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
+        gradient_at = r.gradient + worker * r.gradient_bytes
+        cache_keys = array_at(r.cache_keys + worker * slots * 8, slots, np.int64)
         cache_keys[:] = -1
         row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
         band_start, band_column, band_input = r.band_start, r.band_column, r.band_input
@@ -90,6 +96,7 @@ def backward():
                 x_at = copy
             for begin in range(0, N, batch_tile):
                 count = min(batch_tile, N - begin)
+                vectors = -(-count // max(VN, 1)) * VN
                 # The weights are updated after dx of the whole batch is computed.
                 wants_kernel = rule >= GRADIENT and begin + count == N
                 if not wants_dx and not wants_kernel:
@@ -97,37 +104,49 @@ def backward():
                 band_at = r.dx + ((begin * LI + i) * line + left) * size
                 if wants_dx and VN and r.adds:
                     call(r.transpose, band_at, sample_bytes, dxt_at, tile_bytes, count, entries)
-                    clear(dxt_at + count * size, tile_bytes, entries, (-(-count // VN) * VN - count) * size)
-                elif wants_dx and VN:
+                    clear(dxt_at + count * size, tile_bytes, entries, (vectors - count) * size)
+                elif wants_dx and VN and not r.covered:
                     clear(dxt_at, tile_bytes, entries, tile_bytes)
-                elif wants_dx and not r.adds:
+                elif wants_dx and not r.adds and not r.covered:
                     clear(band_at, sample_bytes, count, entries * size)
                 for row in range(int_at(row_start, i), int_at(row_start, i + 1)):
-                    for col in range(int_at(band_start, band), int_at(band_start, band + 1)):
-                        p = int_at(row_line, row) * OW + int_at(band_column, col)
+                    line_p = int_at(row_line, row) * OW
+                    col, last = int_at(band_start, band), int_at(band_start, band + 1)
+                    while col < last:
+                        run = min(int_at(r.band_run, col), r.most_run)
+                        j = int_at(band_column, col)
                         at = int_at(band_input, col) * C - left
                         k = (int_at(row_tap, row) * KW + int_at(band_tap, col)) * C
                         entries_of_block = int_at(band_taps, col) * C
-                        weights = (p * K + k) * F
+                        weights = ((line_p + j) * K + k) * F
                         # The next block, which is prefetched.
                         next_weights = weights
-                        if col + 1 < int_at(band_start, band + 1):
-                            next_weights = (int_at(row_line, row) * OW + int_at(band_column, col + 1)) * K * F
+                        if col + 1 < last:
+                            next_weights = (line_p + int_at(band_column, col + 1)) * K * F
                             next_weights += (int_at(row_tap, row) * KW + int_at(band_tap, col + 1)) * C * F
                         elif row + 1 < int_at(row_start, i + 1):
                             col_0 = int_at(band_start, band)
                             next_weights = (int_at(row_line, row + 1) * OW + int_at(band_column, col_0)) * K * F
                             next_weights += (int_at(row_tap, row + 1) * KW + int_at(band_tap, col_0)) * C * F
-                        # dy of the position, with the ReLU mask applied, packed and transposed.
-                        cache_slot = p % cached_rows
-                        dy_at, dyt_p = packed_dy_at + cache_slot * N * row_bytes, dyt_at + cache_slot * F * tile_bytes
-                        if cache_keys[cache_slot] != p * N + begin:
-                            first_sample = 0 if cached_rows == 1 and wants_kernel else begin
+                        # dy with the ReLU mask applied, packed and transposed: of the line, or of these positions.
+                        cache_slot, packed_j, packed_columns = 0, j, run
+                        if r.cached_lines:
+                            cache_slot = int_at(row_line, row) % slots
+                            packed_j = int_at(r.band_columns, 2 * band)
+                            packed_columns = int_at(r.band_columns, 2 * band + 1) - packed_j
+                        dy_slot = packed_at + cache_slot * N * dy_row
+                        if not r.packed_dy:
+                            dy_slot = r.dy + (line_p + packed_j) * row_bytes
+                        dyt_slot = dyt_at + cache_slot * width * F * tile_bytes
+                        key = (band * P + line_p + packed_j) * N + begin
+                        if cache_keys[cache_slot] != key:
                             pack_dy(
-                                record, source_at + p * row_bytes, y_at + p * row_bytes if y_at else 0, dy_at,
-                                first_sample, begin, count, dyt_p if wants_dx and VN else 0,
+                                record, line_p + packed_j, packed_columns, dy_slot,
+                                begin if r.cached_lines or not wants_kernel else 0, begin, count,
+                                dyt_slot if wants_dx and VN else 0,
                             )  # fmt: skip
-                            cache_keys[cache_slot] = p * N + begin
+                            cache_keys[cache_slot] = key
+                        dy_at, dyt_p = dy_slot + (j - packed_j) * row_bytes, dyt_slot + (j - packed_j) * F * tile_bytes
                         for first in range(0, entries_of_block, row_block):
                             n_rows = min(row_block, entries_of_block - first)
                             at_w = (weights + first * F) * size
@@ -137,29 +156,51 @@ def backward():
                                 next_block = w + row_block * row_bytes
                             if wants_dx and VN:
                                 out = dxt_at + (at + first) * tile_bytes
+                                init, init_row, init_step = out, tile_bytes, x_step * tile_bytes
+                                if r.covered and not r.adds:
+                                    init, init_row, init_step = r.zeros, 0, 0
                                 call(
                                     r.multiply_dx, w, row_bytes, size, dyt_p, tile_bytes, r.panel_bytes_dx,
-                                    r.ranges, 1, out, tile_bytes, out, tile_bytes, n_rows, -(-count // VN) * VN,
+                                    r.ranges, 1, out, tile_bytes, init, init_row, n_rows, vectors,
                                     next_block, row_bytes, 0, size, ONE, NO_CLAMP,
+                                    run, w_step, F * tile_bytes, x_step * tile_bytes, init_step, w_step,
                                 )  # fmt: skip
                                 next_block = w  # already prefetched
-                            elif wants_dx:
-                                for n in range(begin, begin + count):
-                                    out = r.dx + ((n * LI + i) * line + left + at + first) * size
-                                    source = x_at + (at + first) * size if update_in_dots else 0
+                            elif wants_dx and F == 1:
+                                # The weights of a position are a row vector: the products are those of dy and this row.
+                                out = band_at + (at + first) * size
+                                init, init_row, init_step = out, sample_bytes, x_step * size
+                                if r.covered and not r.adds:
+                                    init, init_row, init_step = r.zeros, 0, 0
+                                for n in range(0, count, SAMPLES):
                                     call(
-                                        r.dots, w, row_bytes, dy_at + n * row_bytes, out, n_rows, F, next_block,
-                                        source, r.factor,
+                                        r.multiply_dx, dy_at + (begin + n) * dy_row, dy_row, size, w, row_bytes,
+                                        r.panel_bytes_dx, r.ranges, 1, out + n * sample_bytes, sample_bytes,
+                                        init + n * init_row, init_row, min(count - n, SAMPLES), n_rows,
+                                        next_block, 0, 0, 0, ONE, NO_CLAMP,
+                                        run, row_bytes, w_step, x_step * size, init_step, w_step,
                                     )  # fmt: skip
+                            elif wants_dx:
+                                for q in range(run):
+                                    at_q = at + first + q * x_step
+                                    for n in range(begin, begin + count):
+                                        out = r.dx + ((n * LI + i) * line + left + at_q) * size
+                                        source = x_at + at_q * size if update_in_dots else 0
+                                        call(
+                                            r.dots, w + q * w_step, row_bytes, dy_at + n * dy_row + q * row_bytes, out,
+                                            n_rows, F, next_block + q * w_step, source, r.factor,
+                                        )  # fmt: skip
                             else:
                                 next_block += r.target - kernel_at  # the kernel is not read
                             if wants_kernel and not update_in_dots:
                                 call(
-                                    r.block_gradient, record, at_w, x_at + (at + first) * size, x_bytes, dy_at,
-                                    row_bytes, n_rows, gradient_at, next_block,
+                                    r.block_gradient, record, at_w, run, x_at + (at + first) * size, x_bytes, dy_at,
+                                    n_rows, gradient_at, next_block, w_step,
                                 )  # fmt: skip
                             if wants_kernel and r.exists:
-                                clear_absent(record, at_w, n_rows)
+                                for q in range(run):
+                                    clear_absent(record, at_w + q * w_step, n_rows)
+                        col += run
                 if wants_dx and VN:
                     call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, entries, count)
             task = next_task(r.counter, r.workers, worker, total)
@@ -177,19 +218,19 @@ def backward_by_inputs():
         dx of a column of C channels is summed over all blocks that read it, C by F each, while it is in cache.
         `read_*` lists, by input column, the taps and output columns that read it. Scratch: column_segments
         (workers, 2, blocks of a column, 4) for the current column and the next one, whose blocks are prefetched;
-        packed_dy and dyt hold all positions that a line reads.
+        packed_dy and dyt hold all positions that a band of a line reads.
         """
         r = read_by_inputs(record)
-        N, K, F, LI, OW, line, C, KW = r.N, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
-        rule, bands, batch_tile, cached_rows = r.rule, r.n_bands, r.batch_tile, r.cached_rows
-        size, VN, most_blocks = r.size, r.VN, r.most_blocks
+        N, P, K, F, LI, OW, line, C, KW = r.N, r.P, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
+        rule, bands, batch_tile, cached_lines, width = r.rule, r.n_bands, r.batch_tile, r.cached_lines, r.cached_columns
+        size, VN, most_blocks, dy_row = r.size, r.VN, r.most_blocks, r.dy_row
         row_bytes, tile_bytes, sample_bytes = F * size, batch_tile * size, LI * line * size
-        source_at, y_at, kernel_at = r.dy, r.y, r.kernel
-        packed_dy_at = r.packed_dy + worker * cached_rows * N * row_bytes
-        dyt_at = r.dyt + worker * cached_rows * F * tile_bytes
+        kernel_at = r.kernel
+        packed_at = r.packed_dy + worker * cached_lines * N * dy_row
+        dyt_at = r.dyt + worker * cached_lines * width * F * tile_bytes
         dxt_at = r.dxt + worker * r.dxt_rows * tile_bytes
-        gradient_at = r.gradient + worker * 2 * ROW_TILE * row_bytes
-        cache_keys = array_at(r.cache_keys + worker * cached_rows * 8, cached_rows, np.int64)
+        gradient_at = r.gradient + worker * r.gradient_bytes
+        cache_keys = array_at(r.cache_keys + worker * cached_lines * 8, cached_lines, np.int64)
         cache_keys[:] = -1
         row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
         read_start, read_column, read_tap = r.read_start, r.read_column, r.read_tap
@@ -200,6 +241,8 @@ def backward_by_inputs():
             i = task - band * LI
             left, right = int_at(edges, band), int_at(edges, band + 1)
             triples = int_at(row_start, i + 1) - int_at(row_start, i)
+            first_column = int_at(r.band_columns, 2 * band)
+            columns = int_at(r.band_columns, 2 * band + 1) - first_column
             x_at, x_bytes = r.x + (i * line + left * C) * size, sample_bytes
             if r.packed_x:
                 x_bytes = r.packed_x_row * size
@@ -217,6 +260,16 @@ def backward_by_inputs():
                     call(r.transpose, band_at, sample_bytes, dxt_at, tile_bytes, count, (right - left) * C)
                     padding = (-(-count // VN) * VN - count) * size
                     clear(dxt_at + count * size, tile_bytes, (right - left) * C, padding)
+                for row in range(int_at(row_start, i), int_at(row_start, i + 1)):
+                    o = int_at(row_line, row)
+                    cache_slot, p = o % cached_lines, o * OW + first_column
+                    key = (band * P + p) * N + begin
+                    if cache_keys[cache_slot] != key:
+                        pack_dy(
+                            record, p, columns, packed_at + cache_slot * N * dy_row, begin, begin, count,
+                            dyt_at + cache_slot * width * F * tile_bytes,
+                        )  # fmt: skip
+                        cache_keys[cache_slot] = key
                 for w in range(left, right):
                     tables_at = r.column_segments + worker * 2 * most_blocks * SEGMENT * 8
                     table_at = tables_at + w % 2 * most_blocks * SEGMENT * 8
@@ -232,23 +285,15 @@ def backward_by_inputs():
                                 p = int_at(row_line, row) * OW + int_at(read_column, e)
                                 k = (int_at(row_tap, row) * KW + int_at(read_tap, e)) * C
                                 segments[blocks, 0] = (p * K + k) * row_bytes
-                                segments[blocks, 1] = p % cached_rows * F * tile_bytes
+                                cached = int_at(row_line, row) % cached_lines * width + int_at(read_column, e)
+                                segments[blocks, 1] = (cached - first_column) * F * tile_bytes
                                 blocks += 1
                     reads, next_blocks = int_at(read_start, w + 1) - int_at(read_start, w), 0
                     blocks = triples * reads
                     if w + 1 < right:
                         next_blocks = triples * (int_at(read_start, w + 2) - int_at(read_start, w + 1))
                     for m in range(blocks):
-                        p = table[m, 0] // (K * row_bytes)
-                        cache_slot = p % cached_rows
                         table[m, 2], table[m, 3] = F, next_table[m, 0] if m < next_blocks else table[m, 0]
-                        if cache_keys[cache_slot] != p * N + begin:
-                            pack_dy(
-                                record, source_at + p * row_bytes, y_at + p * row_bytes if y_at else 0,
-                                packed_dy_at + cache_slot * N * row_bytes, begin, begin, count,
-                                dyt_at + cache_slot * F * tile_bytes,
-                            )  # fmt: skip
-                            cache_keys[cache_slot] = p * N + begin
                     # One sum for each output line, added to those of the lines before.
                     out = dxt_at + (w - left) * C * tile_bytes
                     init, init_row = (out, tile_bytes) if r.adds else (r.zeros, 0)
@@ -258,16 +303,18 @@ def backward_by_inputs():
                             r.multiply_dx, kernel_at, row_bytes, size, dyt_at, tile_bytes, r.panel_bytes_dx,
                             table_at + row * reads * SEGMENT * 8, reads, out, tile_bytes, init, init_row,
                             C, -(-count // VN) * VN, kernel_at, row_bytes, 0, size, ONE, NO_CLAMP,
+                            1, 0, 0, 0, 0, 0,
                         )  # fmt: skip
                         init, init_row = out, tile_bytes
                     if not wants_kernel:
                         continue
                     for m in range(blocks):
-                        p = table[m, 0] // (K * row_bytes)
-                        dy_at = packed_dy_at + p % cached_rows * N * row_bytes
+                        o = table[m, 0] // (K * row_bytes * OW)
+                        j = table[m, 0] // (K * row_bytes) - o * OW
+                        dy_at = packed_at + o % cached_lines * N * dy_row + (j - first_column) * row_bytes
                         call(
-                            r.block_gradient, record, table[m, 0], x_at + (w - left) * C * size, x_bytes, dy_at,
-                            row_bytes, C, gradient_at, kernel_at + table[m, 0],
+                            r.block_gradient, record, table[m, 0], 1, x_at + (w - left) * C * size, x_bytes, dy_at, C,
+                            gradient_at, kernel_at + table[m, 0], 0,
                         )  # fmt: skip
                         if r.exists:
                             clear_absent(record, table[m, 0], C)

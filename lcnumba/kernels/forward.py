@@ -14,13 +14,16 @@ from lcnumba.kernels.records import COLUMNS, NO_CLAMP, ONE, ROWS, Fields, array_
 from lcnumba.kernels.tile import SEGMENT
 
 COMMON = (
-    "size x kernel bias y bias_step lower_clamp N P K F LI LO OW line C KW task_positions segments most_segments "
-    f"multiply panel_bytes {ROWS} {COLUMNS}"
+    "size x kernel bias y bias_step lower_clamp N P K F LI LO OW line C KW stride task_positions col_run segments "
+    f"most_segments multiply panel_bytes {ROWS} {COLUMNS}"
 )
 FORWARD = Fields(f"{COMMON} width k_block panels pack_panels")
-FORWARD_BY_BATCH = Fields(f"{COMMON} VN transpose batch_tile xt cached_lines cache_keys yt ones")
+FORWARD_BY_BATCH = Fields(f"{COMMON} VN transpose batch_tile most_run xt cached_lines cache_keys yt ones")
+
+FORWARD_BY_DOTS = Fields(f"{COMMON} dots transpose most_run yt ones")
 
 read_forward, read_forward_by_batch = reader(FORWARD.dtype), reader(FORWARD_BY_BATCH.dtype)
+read_forward_by_dots = reader(FORWARD_BY_DOTS.dtype)
 
 
 @functools.cache
@@ -49,6 +52,8 @@ def forward():
         prefetch_row = r.panel_bytes // N
         row_start, row_tap, row_line = r.row_start, r.row_tap, r.row_line
         col_start, col_input, col_tap, col_taps = r.col_start, r.col_input, r.col_tap, r.col_taps
+        # Neighbouring positions that read the same taps are computed by one call.
+        whole = r.panels == 0 and k_block >= K
         parts = -(-F // width)
         total = -(-P // r.task_positions) * parts
         task = next_task(r.counter, r.workers, worker, total)
@@ -56,9 +61,11 @@ def forward():
             block = task // parts
             left = (task - block * parts) * width
             filters = min(F - left, width)
-            for p in range(block * r.task_positions, min(P, (block + 1) * r.task_positions)):
+            p, end_of_task = block * r.task_positions, min(P, (block + 1) * r.task_positions)
+            while p < end_of_task:
                 o = p // OW
                 j = p - o * OW
+                run = min(int_at(r.col_run, j), end_of_task - p) if whole else 1
                 out = r.y + (p * F + left) * size
                 init, init_row = r.bias + p * r.bias_step + left * size, 0
                 weights = r.kernel + (p * K * F + left) * size
@@ -72,6 +79,14 @@ def forward():
                         k = (row_k + int_at(col_tap, col)) * C
                         end = k + int_at(col_taps, col) * C
                         while k < end:
+                            if entries == k_block:
+                                ahead = weights + entries * row_bytes
+                                call(
+                                    r.multiply, x, x_row, size, b, b_row, b_panel, segments, count,
+                                    out, y_row, init, init_row, N, filters, ahead, prefetch_row, row_bytes, 0,
+                                    ONE, NO_CLAMP, 1, 0, 0, 0, 0, 0,
+                                )  # fmt: skip
+                                init, init_row, count, entries = out, y_row, 0, 0
                             length = min(end - k, k_block - entries)
                             offset = k * row_bytes
                             table[count, 0], table[count, 1] = at * size, offset
@@ -83,20 +98,13 @@ def forward():
                                 )  # fmt: skip
                                 table[count, 1] = packed_at
                             count, entries, k, at = count + 1, entries + length, k + length, at + length
-                            if entries == k_block:
-                                ahead = weights + entries * row_bytes
-                                call(
-                                    r.multiply, x, x_row, size, b, b_row, b_panel, segments, count,
-                                    out, y_row, init, init_row, N, filters, ahead, prefetch_row, row_bytes, 0,
-                                    ONE, NO_CLAMP,
-                                )  # fmt: skip
-                                init, init_row, count, entries = out, y_row, 0, 0
                 ahead = weights + entries * row_bytes
                 call(
                     r.multiply, x, x_row, size, b, b_row, b_panel, segments, count,
                     out, y_row, init, init_row, N, filters, ahead, prefetch_row, row_bytes, 0,
-                    ONE, r.lower_clamp,
+                    ONE, r.lower_clamp, run, r.stride * C * size, K * row_bytes, row_bytes, r.bias_step, K * row_bytes,
                 )  # fmt: skip
+                p += run
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(forward, FORWARD)
@@ -109,15 +117,18 @@ def forward_by_batch():
     def forward_by_batch(worker, record):
         """Compute the same as `forward`, in batch tiles of `batch_tile` samples, from transposed lines of x.
 
+        Neighbouring positions that read the same taps, up to `most_run`, are computed by one call (`col_run`).
+
         Scratch per worker: segments (most_segments, SEGMENT); xt (cached_lines, W*C, batch_tile), a cache of transposed
-        lines of x, as many as an output line reads, and its cache_keys (cached_lines); yt (F,
-        batch_tile). ones (batch_tile) holds ones, by which the bias is multiplied, and zeros follow it.
+        lines of x, as many as an output line reads, and its cache_keys (cached_lines); yt (most_run, F, batch_tile),
+        outputs of as many positions. ones (batch_tile) holds ones, by which the bias is multiplied; zeros follow it.
         """
         r = read_forward_by_batch(record)
         N, P, K, F, C, KW, OW, LI, line = r.N, r.P, r.K, r.F, r.C, r.KW, r.OW, r.LI, r.line
         size, batch_tile, cached_lines, VN = r.size, r.batch_tile, r.cached_lines, r.VN
         tile_bytes, x_row, y_row = batch_tile * size, LI * line * size, P * F * size
-        xt, yt = r.xt + worker * cached_lines * line * tile_bytes, r.yt + worker * F * tile_bytes
+        xt = r.xt + worker * cached_lines * line * tile_bytes
+        yt = r.yt + worker * r.most_run * F * tile_bytes
         cache_keys = array_at(r.cache_keys + worker * cached_lines * 8, cached_lines, np.int64)
         cache_keys[:] = -1
         segments = r.segments + worker * r.most_segments * SEGMENT * 8
@@ -131,14 +142,13 @@ def forward_by_batch():
             begin = task // parts * batch_tile
             count, part = min(batch_tile, N - begin), task % parts
             vectors = -(-count // VN) * VN
-            for p in range(part * r.task_positions, min(P, (part + 1) * r.task_positions)):
+            p, end_of_task = part * r.task_positions, min(P, (part + 1) * r.task_positions)
+            while p < end_of_task:
                 o = p // OW
                 j = p - o * OW
+                run = min(int_at(r.col_run, j), end_of_task - p, r.most_run)
                 weights = r.kernel + p * K * F * size
-                # The bias is the first entry of the sum.
-                table[0, 0], table[0, 1] = r.bias + p * r.bias_step - weights, r.ones - xt
-                table[0, 2], table[0, 3] = 1, 0
-                blocks = 1
+                blocks = 0
                 for row in range(int_at(row_start, o), int_at(row_start, o + 1)):
                     i, tap = int_at(row_line, row), int_at(row_tap, row)
                     cache_slot = i % cached_lines
@@ -153,11 +163,72 @@ def forward_by_batch():
                         table[blocks, 1] = (cache_slot * line + int_at(col_input, col) * C) * tile_bytes
                         table[blocks, 2], table[blocks, 3] = int_at(col_taps, col) * C, 0
                         blocks += 1
+                # The bias of each filter, in all lanes: the sum starts from its product with ones.
+                table[blocks, 0], table[blocks, 1], table[blocks, 2], table[blocks, 3] = 0, 0, 1, 0
+                joined = run if r.bias_step == F * size else 1
+                call(
+                    r.multiply, r.bias + p * r.bias_step, size, 0, r.ones, 0, r.panel_bytes,
+                    segments + blocks * SEGMENT * 8, 1, yt, tile_bytes, r.ones + tile_bytes, 0, joined * F, vectors,
+                    weights, 0, 0, 0, ONE, NO_CLAMP, run // joined, r.bias_step, 0, F * tile_bytes, 0, 0,
+                )  # fmt: skip
                 call(
                     r.multiply, weights, size, F * size, xt, tile_bytes, r.panel_bytes, segments, blocks,
-                    yt, tile_bytes, r.ones + tile_bytes, 0, F, vectors, weights, 0, 0, 0, ONE, r.lower_clamp,
+                    yt, tile_bytes, yt, tile_bytes, F, vectors, weights, 0, 0, 0, ONE, r.lower_clamp,
+                    run, K * F * size, r.stride * C * tile_bytes, F * tile_bytes, F * tile_bytes, 0,
                 )  # fmt: skip
-                call(r.transpose, yt, tile_bytes, r.y + (begin * P + p) * F * size, y_row, F, count)
+                call(r.transpose, yt, tile_bytes, r.y + (begin * P + p) * F * size, y_row, run * F, count)
+                p += run
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(forward_by_batch, FORWARD_BY_BATCH)
+
+
+@functools.cache
+def forward_by_dots():
+    """Make the forward kernel for a single filter, whose weights are a row vector along the inputs."""
+
+    def forward_by_dots(worker, record):
+        """Compute the same as `forward` for F = 1, as dot products of rows of x and of the weights.
+
+        Scratch per worker: yt (most_run, N). ones (N) holds ones, by which the bias is multiplied, and zeros follow it.
+        """
+        r = read_forward_by_dots(record)
+        N, P, K, C, KW, OW, line, size = r.N, r.P, r.K, r.C, r.KW, r.OW, r.line, r.size
+        x_row, y_row, yt_row = r.LI * line * size, P * size, N * size
+        yt = r.yt + worker * r.most_run * yt_row
+        one = r.segments + worker * r.most_segments * SEGMENT * 8
+        table = array_at(one, (1, SEGMENT), np.int64)
+        table[0, 0], table[0, 1], table[0, 2], table[0, 3] = 0, 0, 1, 0
+        row_start, row_tap, row_line = r.row_start, r.row_tap, r.row_line
+        col_start, col_input, col_tap, col_taps = r.col_start, r.col_input, r.col_tap, r.col_taps
+        total = -(-P // r.task_positions)
+        task = next_task(r.counter, r.workers, worker, total)
+        while task >= 0:
+            end_of_task = min(P, (task + 1) * r.task_positions)
+            for begin in range(task * r.task_positions, end_of_task, r.most_run):
+                run = min(r.most_run, end_of_task - begin)
+                # Each sum starts from its bias.
+                call(
+                    r.multiply, r.bias + begin * r.bias_step, r.bias_step, 0, r.ones, 0, r.panel_bytes, one, 1,
+                    yt, yt_row, r.ones + yt_row, 0, run, N, yt, 0, 0, 0, ONE, NO_CLAMP, 1, 0, 0, 0, 0, 0,
+                )  # fmt: skip
+                for p in range(begin, begin + run):
+                    o = p // OW
+                    j = p - o * OW
+                    for row in range(int_at(row_start, o), int_at(row_start, o + 1)):
+                        for col in range(int_at(col_start, j), int_at(col_start, j + 1)):
+                            at = r.x + (int_at(row_line, row) * line + int_at(col_input, col) * C) * size
+                            k = (int_at(row_tap, row) * KW + int_at(col_tap, col)) * C
+                            call(
+                                r.dots, at, x_row, r.kernel + (p * K + k) * size, yt + (p - begin) * yt_row,
+                                N, int_at(col_taps, col) * C, at + r.stride * C * size, 0, ONE,
+                            )  # fmt: skip
+                if r.lower_clamp != NO_CLAMP:
+                    call(
+                        r.multiply, 0, 0, 0, 0, 0, 0, one, 0, yt, yt_row, yt, yt_row, run, N, yt, 0, 0, 0,
+                        ONE, r.lower_clamp, 1, 0, 0, 0, 0, 0,
+                    )  # fmt: skip
+                call(r.transpose, yt, yt_row, r.y + begin * size, y_row, run, N)
+            task = next_task(r.counter, r.workers, worker, total)
+
+    return Kernel(forward_by_dots, FORWARD_BY_DOTS)

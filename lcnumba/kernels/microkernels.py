@@ -18,11 +18,12 @@ def multiply(SIZE: int, VL: int) -> int:
 
     def multiply(
         a, a_row, a_k, b, b_k, b_panel, segments, count, c, c_row, init, init_row, rows, cols, prefetch, prefetch_row,
-        prefetch_k, prefetch_row_k, factor, lower_clamp,
+        prefetch_k, prefetch_row_k, factor, lower_clamp, repeats, a_step, b_step, c_step, init_step, prefetch_step,
     ):  # fmt: skip
         tile.multiply(
             SIZE, VL, a, a_row, a_k, b, b_k, b_panel, segments, count, c, c_row, init, init_row, rows, cols, prefetch,
-            prefetch_row, prefetch_k, prefetch_row_k, factor, lower_clamp,
+            prefetch_row, prefetch_k, prefetch_row_k, factor, lower_clamp, repeats, a_step, b_step, c_step, init_step,
+            prefetch_step,
         )  # fmt: skip
 
     return code_address(compiled(specialised(multiply, SIZE, VL)), len(tile.Operands._fields))

@@ -64,6 +64,16 @@ class Operands(NamedTuple):
     prefetch_row_k: Any
     factor: Any
     lower_clamp: Any
+    repeats: Any
+    a_step: Any
+    b_step: Any
+    c_step: Any
+    init_step: Any
+    prefetch_step: Any
+
+
+# The operands that move by their step from one product to the next.
+MOVING = ("a", "b", "c", "init", "prefetch")
 
 
 def tile(e, b, o, MR, NV, mask, row, factor, lower_clamp):
@@ -170,10 +180,45 @@ def panel(e, NV, masked):
     return e.function(f"panel{NV}{'masked' if masked else ''}", [I64] * len(Operands._fields), body)
 
 
+def product(e, b, o):
+    """One product: all its panels of columns."""
+    lanes, width = e.lanes, const(e.size * e.lanes)
+
+    def run(NV, masked, first, b_at, cols):
+        """Run a panel whose first column is `first` bytes from the first of all, in B at `b_at`."""
+        shifted = o._replace(
+            b=b_at, c=b.add(o.c, first), init=b.add(o.init, first), cols=cols, prefetch=b.add(o.prefetch, first)
+        )
+        b.call(panel(e, NV, masked), list(shifted))
+
+    def full(i, _):
+        run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), b.add(o.b, b.mul(i, o.b_panel)), o.cols)
+        return []
+
+    vectors = b.sdiv(o.cols, const(lanes))
+    panels = b.sdiv(vectors, const(PANEL))
+    loop(b, panels, [], full)
+    # The rest is less than a panel, and its rows are contiguous.
+    begin, b_at = b.mul(panels, const(PANEL)), b.add(o.b, b.mul(panels, o.b_panel))
+    done, NV = begin, PANEL // 2
+
+    def rest(NV, masked, done, cols):
+        run(NV, masked, b.mul(done, width), b.add(b_at, b.mul(b.sub(done, begin), width)), cols)
+
+    while NV:
+        with b.if_then(b.icmp_signed("!=", b.and_(vectors, const(NV)), const(0))):
+            rest(NV, False, done, o.cols)
+        done, NV = b.add(done, b.and_(vectors, const(NV))), NV // 2
+    left = b.srem(o.cols, const(lanes))
+    with b.if_then(b.icmp_signed(">", left, const(0))):
+        rest(1, True, vectors, left)
+
+
 @intrinsic(prefer_literal=True)
 def multiply(
     typingctx, SIZE, VL, a, a_row, a_k, b, b_k, b_panel, segments, count, c, c_row, init, init_row, rows, cols,
-    prefetch, prefetch_row, prefetch_k, prefetch_row_k, factor, lower_clamp,
+    prefetch, prefetch_row, prefetch_k, prefetch_row_k, factor, lower_clamp, repeats, a_step, b_step, c_step, init_step,
+    prefetch_step,
 ):  # fmt: skip
     """C[r, v] = max(lower_clamp, init[r, v] + factor * sum over segments s and k < length(s) of A[r, k] B[k, v]).
 
@@ -183,6 +228,8 @@ def multiply(
     `segments` is the address of `count` rows of int64 (offset_a, offset_b, length >= 1, offset_prefetch). `factor` and
     `lower_clamp` are the bits of float64 numbers; the clamp is 0 for ReLU and -inf otherwise; NaN is propagated.
 
+    That is computed `repeats` times, with the addresses a, b, c, init and prefetch moved by their `*_step` each time.
+
     A tile of `h` rows from row r of the panel j prefetches, at step k of a segment, ``prefetch + offset_prefetch(s) +
     j * (bytes of a row of the panel) + r * prefetch_row + k * (prefetch_k + h * prefetch_row_k)``.
     """
@@ -191,36 +238,13 @@ def multiply(
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        o, width = Operands(*arguments[2:]), const(size * lanes)
+        o = Operands(*arguments[2:])
 
-        def run(NV, masked, first, b_at, cols):
-            """Run a panel whose first column is `first` bytes from the first of all, in B at `b_at`."""
-            shifted = o._replace(
-                b=b_at, c=b.add(o.c, first), init=b.add(o.init, first), cols=cols, prefetch=b.add(o.prefetch, first)
-            )
-            b.call(panel(e, NV, masked), list(shifted))
+        def repeat(_, carried):
+            product(e, b, o._replace(**dict(zip(MOVING, carried, strict=True))))
+            return [b.add(at, getattr(o, f"{name}_step")) for name, at in zip(MOVING, carried, strict=True)]
 
-        def full(i, _):
-            run(PANEL, False, b.mul(i, b.mul(width, const(PANEL))), b.add(o.b, b.mul(i, o.b_panel)), o.cols)
-            return []
-
-        vectors = b.sdiv(o.cols, const(lanes))
-        panels = b.sdiv(vectors, const(PANEL))
-        loop(b, panels, [], full)
-        # The rest is less than a panel, and its rows are contiguous.
-        begin, b_at = b.mul(panels, const(PANEL)), b.add(o.b, b.mul(panels, o.b_panel))
-        done, NV = begin, PANEL // 2
-
-        def rest(NV, masked, done, cols):
-            run(NV, masked, b.mul(done, width), b.add(b_at, b.mul(b.sub(done, begin), width)), cols)
-
-        while NV:
-            with b.if_then(b.icmp_signed("!=", b.and_(vectors, const(NV)), const(0))):
-                rest(NV, False, done, o.cols)
-            done, NV = b.add(done, b.and_(vectors, const(NV))), NV // 2
-        left = b.srem(o.cols, const(lanes))
-        with b.if_then(b.icmp_signed(">", left, const(0))):
-            rest(1, True, vectors, left)
+        loop(b, o.repeats, [getattr(o, name) for name in MOVING], repeat)
         return context.get_dummy_value()
 
     return signature, codegen

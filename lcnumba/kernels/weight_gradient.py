@@ -22,40 +22,51 @@ ROW_TILE = 48
 # Samples over which a block's gradient is summed at a time: their x and dy fit in L1.
 BATCH = 64
 
+# Bytes of a row of dy that are transposed at a time.
+TRANSPOSED_BYTES = 256
+
 # The fields that begin the records of `backward.py`: see there.
 FIELDS = (
-    "size x kernel dy y N P K F LI OW line C KW n_bands VN batch_tile rule formula scalars factor target state_1 "
-    "state_2 ranges zeros packed_x packed_x_row packed_dy dyt cached_rows cache_keys dxt dxt_rows gradient dx adds "
-    f"exists exists_width multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
+    "size x kernel dy y N P K F LI OW line C KW stride n_bands VN batch_tile rule formula scalars factor target "
+    "state_1 state_2 ranges zeros packed_x packed_x_row packed_dy dy_row dyt cached_lines cached_columns most_run "
+    "cache_keys dxt dxt_rows gradient gradient_bytes dx adds covered band_columns exists exists_width multiply "
+    f"panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
 )
 read = reader(Fields(FIELDS).dtype)
 
 # The arguments of the functions that compute the gradient of a block.
-ARGUMENTS = 9
+ARGUMENTS = 10
 
 
 @jitted
-def pack_dy(record, dy, y, packed, first_sample, begin, count, transposed):
-    """Pack dy of a position from the sample `first_sample` on, and transpose `count` samples from `begin`.
+def pack_dy(record, p, run, packed, first_sample, begin, count, transposed):
+    """Pack dy of `run` neighbouring positions from p on, and transpose it.
 
-    dy and y are the addresses of sample 0 at the position; with y (0: none) the ReLU mask y > 0 is applied. packed is
-    the address of the copy, or dy itself; transposed that of the transposed rows, or 0 for none.
+    Samples are packed from `first_sample` on, and `count` transposed from `begin` on. The ReLU mask y > 0 is applied.
+    packed is the address of sample 0 of the copy, or of dy itself, which is then not copied; transposed that of the
+    transposed rows (run*F, batch_tile), or 0 for none.
     """
     r = read(record)
     size, F = r.size, r.F
-    row_bytes, y_bytes, tile_bytes = F * size, r.P * F * size, r.batch_tile * size
-    if packed != dy:
-        skipped, relu_mask = first_sample * y_bytes, 0
-        if y:
-            relu_mask = y + skipped
-        samples = begin + count - first_sample
+    row_bytes, dy_bytes, tile_bytes, at = F * size, r.P * F * size, r.batch_tile * size, p * F * size
+    if r.packed_dy:
+        at += first_sample * dy_bytes
+        relu_mask = 0
+        if r.y:
+            relu_mask = r.y + at
         call(
-            r.pack, dy + skipped, relu_mask, y_bytes, packed + first_sample * row_bytes, row_bytes, samples, F,
-            row_bytes,
+            r.pack, r.dy + at, relu_mask, dy_bytes, packed + first_sample * r.dy_row, r.dy_row,
+            begin + count - first_sample, run * F, dy_bytes,
         )  # fmt: skip
     if transposed:
-        call(r.transpose, packed + begin * row_bytes, row_bytes, transposed, tile_bytes, count, F)
-        clear(transposed + count * size, tile_bytes, F, (-(-count // r.VN) * r.VN - count) * size)
+        # As many positions at a time as lie in a few cache lines.
+        step = -(-TRANSPOSED_BYTES // row_bytes)
+        for q in range(0, run, step):
+            rows_at, columns = transposed + q * F * tile_bytes, min(step, run - q) * F
+            call(
+                r.transpose, packed + begin * r.dy_row + q * row_bytes, r.dy_row, rows_at, tile_bytes, count, columns
+            )  # fmt: skip
+            clear(rows_at + count * size, tile_bytes, columns, (-(-count // r.VN) * r.VN - count) * size)
 
 
 @jitted
@@ -82,38 +93,46 @@ def clear_absent(record, at, rows):
 def block_gradient():
     """Compile the function that computes the gradient of a block of weights, and stores or applies it."""
 
-    def block_gradient(record, at, x, x_bytes, dy, dy_bytes, rows, gradient, next_block):
-        """Store in target, or apply to it, the sum over n of x[n, r] dy[n, f], `rows` by F.
+    def block_gradient(record, at, run, x, x_bytes, dy, rows, gradient, next_block, next_bytes):
+        """Store in target, or apply to it, the sum over n of x[n, r] dy[n, f], `rows` by F, for `run` positions.
 
-        All arguments but strides and `rows` are addresses. `at` is the offset of the block in target and in the states,
-        x and dy are those of sample 0, `x_bytes` and `dy_bytes` their row strides; gradient (2*ROW_TILE*F) is scratch,
-        `next_block` the block to prefetch.
+        All arguments but counts and strides are addresses. `at` is the offset of the block in target and in the states,
+        x and dy are those of sample 0, `x_bytes` the row stride of x; gradient (2*ROW_TILE*F, or the rows of a single
+        filter) is scratch, `next_block` the block to prefetch, `next_bytes` further for each position. Blocks of
+        neighbouring positions are a window of weights, a stride of inputs, and F columns of dy apart.
         """
         r = read(record)
         N, F, size, rule, row_bytes, target = r.N, r.F, r.size, r.rule, r.F * r.size, r.target + at
         prefetch_k = -(-row_bytes // min(N, BATCH))
-        row_tile = ROW_TILE if rule == FORMULA else rows
-        for first in range(0, rows, row_tile):
-            n_rows, done = min(row_tile, rows - first), first * row_bytes
-            out, init, init_row, factor = target + done, r.zeros, 0, ONE
-            if rule == FACTOR:
-                init, init_row, factor = out, row_bytes, r.factor
-            elif rule == FORMULA:
-                out = gradient
-            for n in range(0, N, BATCH):
-                # The segment (0, 0, samples, 0) of BATCH samples, or of the remainder.
-                segment = r.ranges + 8 * SEGMENT * (1 if N - n >= BATCH else 2)
-                call(
-                    r.multiply, x + first * size + n * x_bytes, size, x_bytes, dy + n * dy_bytes, dy_bytes,
-                    r.panel_bytes, segment, 1, out, row_bytes, init, init_row, n_rows, F,
-                    next_block + done, row_bytes, 0, prefetch_k, factor, NO_CLAMP,
-                )  # fmt: skip
-                init, init_row = out, row_bytes
-            if rule == FORMULA:
-                call(
-                    r.formula, r.scalars, target + done, gradient, r.state_1 + at + done, r.state_2 + at + done,
-                    n_rows * F,
-                )  # fmt: skip
+        w_step, x_step = r.K * row_bytes, r.stride * r.C * size
+        row_tile, repeats = rows, run
+        if rule == FORMULA:
+            row_tile, repeats = ROW_TILE, 1
+        for q in range(0, run, repeats):
+            for first in range(0, rows, row_tile):
+                n_rows, done = min(row_tile, rows - first), first * row_bytes + q * w_step
+                out, init, init_row, factor = target + done, r.zeros, 0, ONE
+                init_step = 0
+                if rule == FACTOR:
+                    init, init_row, init_step, factor = out, row_bytes, w_step, r.factor
+                elif rule == FORMULA:
+                    out = gradient
+                for n in range(0, N, BATCH):
+                    # The segment (0, 0, samples, 0) of BATCH samples, or of the remainder.
+                    segment = r.ranges + 8 * SEGMENT * (1 if N - n >= BATCH else 2)
+                    call(
+                        r.multiply, x + first * size + q * x_step + n * x_bytes, size, x_bytes,
+                        dy + q * row_bytes + n * r.dy_row, r.dy_row, r.panel_bytes, segment, 1,
+                        out, row_bytes, init, init_row, n_rows, F,
+                        next_block + first * row_bytes + q * next_bytes, row_bytes, 0, prefetch_k, factor, NO_CLAMP,
+                        repeats, x_step, row_bytes, w_step, init_step, next_bytes,
+                    )  # fmt: skip
+                    init, init_row, init_step = out, row_bytes, w_step
+                if rule == FORMULA:
+                    call(
+                        r.formula, r.scalars, target + done, gradient, r.state_1 + at + done, r.state_2 + at + done,
+                        n_rows * F,
+                    )  # fmt: skip
 
     return code_address(compiled(block_gradient), ARGUMENTS)
 
@@ -122,24 +141,44 @@ def block_gradient():
 def block_gradient_transposed():
     """Compile the variant of `block_gradient` for few filters, with vectors of inputs."""
 
-    def block_gradient_transposed(record, at, x, x_bytes, dy, dy_bytes, rows, gradient, next_block):
+    def block_gradient_transposed(record, at, run, x, x_bytes, dy, rows, gradient, next_block, next_bytes):
         """Do the same as `block_gradient`: compute the transposed gradient, then transpose it."""
         r = read(record)
         N, F, size, rule, row_bytes, target = r.N, r.F, r.size, r.rule, r.F * r.size, r.target + at
         transposed, transposed_bytes = gradient + ROW_TILE * row_bytes, ROW_TILE * size
-        for first in range(0, rows, ROW_TILE):
-            n_rows, done = min(ROW_TILE, rows - first), first * row_bytes
+        w_step, x_step = r.K * row_bytes, r.stride * r.C * size
+        # A row vector is its own transpose, and has few bytes: x is prefetched, not the weights.
+        repeats = 1 if rule == FORMULA else run
+        for q in range(0, run if F == 1 else 0, repeats):
+            out, init, init_step, factor = target + q * w_step, r.zeros, 0, ONE
+            if rule == FACTOR:
+                init, init_step, factor = out, w_step, r.factor
+            elif rule == FORMULA:
+                out = gradient
             call(
-                r.multiply, dy, size, dy_bytes, x + first * size, x_bytes, r.panel_bytes, r.ranges + 8 * SEGMENT * 3, 1,
-                transposed, transposed_bytes, r.zeros, 0, F, n_rows,
-                next_block + done, n_rows * size, 0, -(-n_rows * size // N), ONE, NO_CLAMP,
+                r.multiply, dy + q * size, size, r.dy_row, x + q * x_step, x_bytes, r.panel_bytes,
+                r.ranges + 8 * SEGMENT * 3, 1, out, 0, init, 0, 1, rows, x + (q + 1) * x_step, 0, x_bytes, 0,
+                factor, NO_CLAMP, repeats, size, x_step, w_step, init_step, x_step,
             )  # fmt: skip
-            stored = rule == GRADIENT
-            call(r.transpose, transposed, transposed_bytes, target + done if stored else gradient, row_bytes, F, n_rows)
-            if not stored:
+            if rule == FORMULA:
+                at_q = at + q * w_step
+                call(r.formula, r.scalars, target + q * w_step, gradient, r.state_1 + at_q, r.state_2 + at_q, rows)
+        for q in range(0 if F == 1 else run):
+            for first in range(0, rows, ROW_TILE):
+                n_rows, done = min(ROW_TILE, rows - first), first * row_bytes + q * w_step
+                stored = rule == GRADIENT
+                out = target + done if stored else gradient
                 call(
-                    r.formula, r.scalars, target + done, gradient, r.state_1 + at + done, r.state_2 + at + done,
-                    n_rows * F,
+                    r.multiply, dy + q * row_bytes, size, r.dy_row, x + first * size + q * x_step, x_bytes,
+                    r.panel_bytes, r.ranges + 8 * SEGMENT * 3, 1, transposed, transposed_bytes, r.zeros, 0, F, n_rows,
+                    next_block + first * row_bytes + q * next_bytes, n_rows * size, 0, -(-n_rows * size // N),
+                    ONE, NO_CLAMP, 1, 0, 0, 0, 0, 0,
                 )  # fmt: skip
+                call(r.transpose, transposed, transposed_bytes, out, row_bytes, F, n_rows)
+                if not stored:
+                    call(
+                        r.formula, r.scalars, target + done, gradient, r.state_1 + at + done, r.state_2 + at + done,
+                        n_rows * F,
+                    )  # fmt: skip
 
     return code_address(compiled(block_gradient_transposed), ARGUMENTS)

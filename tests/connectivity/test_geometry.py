@@ -137,6 +137,41 @@ def test_bands_stay_between_their_edges(g):
     assert g.band_edges[-1] == g.input_size[-1]
 
 
+def reads_next(g, first, second):
+    """Whether a segment (column, first input, first tap, taps) is that of the next column, one stride further on."""
+    return second == (first[0] + 1, first[1] + g.strides[-1], *first[2:])
+
+
+@given(geometries())
+def test_runs_are_the_longest_of_columns_that_read_the_same_taps(g):
+    def segments(table, a, b):
+        return [tuple(int(values[e]) for values in table[1:]) for e in range(a, b)]
+
+    def check_runs(runs, groups):
+        for i, run in enumerate(runs.tolist()):
+            ends = [
+                len(first) == len(second) and all(reads_next(g, *pair) for pair in zip(first, second, strict=True))
+                for first, second in itertools.pairwise(groups[i : i + run + 1])
+            ]
+            assert ends == [True] * (run - 1) + [False] * (i + run < len(groups))
+
+    starts = g.columns.start
+    check_runs(g.column_runs, [segments(g.columns, a, b) for a, b in itertools.pairwise(starts)])
+    assert len(g.column_runs) == g.output_size[-1]
+    for a, b in itertools.pairwise(g.bands.start):
+        check_runs(g.band_runs[a:b], [[segment] for segment in segments(g.bands, a, b)])
+    assert len(g.band_runs) == len(g.bands.column)
+
+
+@given(geometries())
+def test_columns_that_read_a_band_and_inputs_that_are_read_once(g):
+    for (a, b), (first, end) in zip(itertools.pairwise(g.bands.start), g.band_columns.tolist(), strict=True):
+        columns = g.bands.column[a:b].tolist()
+        assert (first, end) == ((min(columns), max(columns) + 1) if columns else (0, 0))
+    read = g.input_index[g.input_index >= 0]
+    assert g.covered == (sorted(read.tolist()) == list(range(g.inputs)))
+
+
 @given(geometries())
 def test_the_inverse_map_holds_the_taps_that_read_a_column(g):
     start, column, tap = g.inverse_map
@@ -237,7 +272,18 @@ def test_what_exists_is_known_without_the_index():
 
 def test_tables_are_read_only_and_the_geometry_is_frozen():
     g = Geometry((5, 5), 1, 1, 3)
-    for table in (*g.by_output, *g.by_input, *g.columns, *g.bands, g.band_edges, g.input_index, g.exists):
+    for table in (
+        *g.by_output,
+        *g.by_input,
+        *g.columns,
+        *g.bands,
+        g.band_edges,
+        g.band_columns,
+        g.column_runs,
+        g.band_runs,
+        g.input_index,
+        g.exists,
+    ):
         assert not table.flags.writeable
         assert table.flags.c_contiguous
     with pytest.raises(AttributeError, match="filters"):

@@ -13,7 +13,7 @@ from oracle import check_against_reference
 
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations.loop import Loops
-from lcnumba.kernels import vectors
+from lcnumba.kernels import update, vectors
 from lcnumba.kernels.movement import pack, pack_panels, transpose
 from lcnumba.kernels.records import NO_CLAMP, ONE, bits
 from lcnumba.kernels.rules import AdamScalars, MomentumScalars, Rule, SGDScalars
@@ -35,7 +35,7 @@ def product(SIZE, VL):
         multiply(
             SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0], panel,
             segments.ctypes.data, len(segments), c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            rows, cols, 0, 0, 0, 0, ONE, NO_CLAMP,
+            rows, cols, 0, 0, 0, 0, ONE, NO_CLAMP, 1, 0, 0, 0, 0, 0,
         )  # fmt: skip
 
     @numba.njit
@@ -106,7 +106,7 @@ def scaled_and_clamped(SIZE, VL):
         multiply(
             SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], b.ctypes.data, b.strides[0], panel,
             segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0],
-            c.shape[0], c.shape[1], 0, 0, 0, 0, factor, lower_clamp,
+            c.shape[0], c.shape[1], 0, 0, 0, 0, factor, lower_clamp, 1, 0, 0, 0, 0, 0,
         )  # fmt: skip
 
     return run
@@ -126,6 +126,36 @@ def test_factor_and_lower_clamp(size, lanes, rng):
     assert np.isnan(c).sum() == 1
     scaled_and_clamped(size, lanes)(a, b, segments, c, init, ONE, NO_CLAMP)
     assert c[7, 8] == -np.inf
+
+
+@functools.cache
+def repeated(SIZE, VL):
+    panel = PANEL * VL * SIZE
+
+    @numba.njit
+    def run(a, b, c, init, repeats):
+        segment = np.array([[0, 0, a.shape[2], 0]])
+        multiply(
+            SIZE, VL, a.ctypes.data, a.strides[1], a.strides[2], b.ctypes.data, b.strides[1], panel,
+            segment.ctypes.data, 1, c.ctypes.data, c.strides[1], init.ctypes.data, init.strides[1], a.shape[1],
+            b.shape[2], 0, 0, 0, 0, ONE, NO_CLAMP, repeats, a.strides[0], b.strides[0], c.strides[0], init.strides[0],
+            0,
+        )  # fmt: skip
+
+    return run
+
+
+@widths
+def test_repeated_products_move_by_their_steps(size, lanes, rng):
+    a, b, init = (
+        rng.integers(-4, 5, shape).astype(SIZES[size])
+        for shape in ((4, 13, 6), (4, 6, 2 * lanes + 3), (4, 13, 2 * lanes + 3))
+    )
+    for repeats in range(5):
+        c = np.full_like(init, GUARD)
+        repeated(size, lanes)(a, b, c, init, repeats)
+        np.testing.assert_array_equal(c[:repeats], (init + a @ b)[:repeats])
+        assert (c[repeats:] == GUARD).all()
 
 
 @functools.cache
@@ -247,7 +277,7 @@ def product_in_panels(SIZE, VL):
         multiply(
             SIZE, VL, a.ctypes.data, a.strides[0], a.strides[1], packed.ctypes.data, row, panel,
             segments.ctypes.data, 1, c.ctypes.data, c.strides[0], init.ctypes.data, init.strides[0], rows, cols,
-            0, 0, 0, 0, ONE, NO_CLAMP,
+            0, 0, 0, 0, ONE, NO_CLAMP, 1, 0, 0, 0, 0, 0,
         )  # fmt: skip
 
     return run
@@ -363,6 +393,41 @@ def test_dx_continued_from_a_partial_sum_equals_the_whole(problem, dtype, way, r
             out = dx.copy(), np.empty_like(dkernel)
             loops.gradients(x, kernel, second.reshape(flat), out=out, adds=True)
             np.testing.assert_array_equal(out[0], whole)
+
+
+RUNS = (
+    "one_filter",
+    "few_filters",
+    "ragged_filters",
+    "long_line",
+    "stride_over_kernel",
+    "rank_1_same_dilated",
+    "circular",
+)
+
+
+@pytest.mark.parametrize("run_bytes", [1, 300, 1 << 20])
+@pytest.mark.parametrize("problem", [each for each in PROBLEMS if each.name.startswith(RUNS)], ids=str)
+def test_neighbouring_positions_in_one_call_or_in_several(problem, run_bytes, rng, monkeypatch):
+    """With and without cached lines of dy, and with dy in place, for every number of states."""
+    from lcnumba.implementations import loop
+
+    monkeypatch.setattr(loop, "RUN_BYTES", run_bytes)
+    monkeypatch.setattr(loop, "OUTPUTS_BYTES", run_bytes)
+    g = problem.geometry
+    x, kernel, _, dy = problem.data(rng)
+    flat, rows = x.reshape(len(x), g.inputs), dy.reshape(len(x), g.positions, g.filters)
+    dkernel = Loops(g).weight_gradient(flat, rows)
+    for cached, in_place in ((1 << 22, 0), (0, 0), (0, 40)):
+        monkeypatch.setattr(loop, "CACHED_DY_BYTES", cached)
+        monkeypatch.setattr(loop, "IN_PLACE_BATCH", in_place)
+        check_against_reference(problem, 1, np.float32, rng)
+        for scalars, states in ((SGDScalars(0.5), 0), (MomentumScalars(0.5, 0.5), 1), (AdamScalars(*[0.5] * 7), 2)):
+            rules = [Rule(scalars, tuple(np.zeros_like(kernel) for _ in range(states))) for _ in range(2)]
+            whole, fused = kernel.copy(), kernel.copy()
+            update.run(rules[0], whole, dkernel)
+            Loops(g).fused_update(flat, fused, rows, rules[1])
+            np.testing.assert_array_equal(fused, np.where(g.exists[:, :, None], whole, 0))
 
 
 @pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
