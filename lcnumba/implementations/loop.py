@@ -189,7 +189,7 @@ class Loops:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g = self._geometry
         segment = min(g.kernel_size[-1], g.input_size[-1]) * g.channels
-        by_dots = g.filters == 1 and segment * size >= DOTS_BYTES
+        by_dots = N > 0 and g.filters == 1 and segment * size >= DOTS_BYTES
         batch_tile = N if by_dots else self._batch_tile(N, size)
         lanes = vectors.for_filters(N if batch_tile else g.filters, size)
         panel_bytes = PANEL * lanes * size

@@ -157,6 +157,7 @@ PROBLEMS = (
     Problem("rank_1_circular", "bands cut a window that wraps", 18, (40,), 3, 4, (5,), (1,), "same", None, WRAP),
     Problem("rank_3_circular", "one axis of three", 2, (3, 4, 5), 2, 2, (3, 2, 3), (1, 1, 1), "same", None, LAST_OF_3),
     Problem("one_filter_once", "one filter, each input read once", 7, (100,), 2, 1, (20,), (20,)),
+    Problem("one_filter_batch_0", "one filter, no samples", 0, (3, 60), 1, 1, (2, 20), (1, 7)),
     Problem("one_filter_long", "one filter on long segments that overlap", 9, (3, 60), 1, 1, (2, 20), (1, 7)),
     Problem(
         "one_filter_wraps", "one filter on long segments that wrap", 5, (50,), 1, 1, (36,), (3,), "same", None, WRAP
