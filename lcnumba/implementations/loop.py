@@ -14,7 +14,7 @@ from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import microkernels, plain, update, vectors, weight_gradient
-from lcnumba.kernels.jit import Kernel, Launch, Launches
+from lcnumba.kernels.jit import Kernel, Launches
 from lcnumba.kernels.records import BANDS, COLUMNS, NO_CLAMP, ROWS, address, bits
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
 from lcnumba.kernels.tile import PANEL, SEGMENT
@@ -58,44 +58,16 @@ TRANSPOSED_CALLS = 100
 BAND_BYTES = 1 << 20
 
 
-# Bytes of scratch memory up to which it is kept for the next call of the same kind.
-KEPT_BYTES = 1 << 16
-
-
-class _Plan:
-    """A kernel for a batch size, with everything of its launches that does not change from call to call.
-
-    Parameters
-    ----------
-    kernel : Kernel
-        The kernel.
-    values : dict
-        Fields of its record: integers, and arrays, which the plan keeps alive.
-    threads : int
-        Its workers.
-    sizes : dict of str to int
-        Fields that are scratch memory, and their bytes.
-    """
+class _Plan(Launches):
+    """Launches with scratch memory: `sizes` are the fields that are its addresses, and their bytes."""
 
     def __init__(self, kernel: Kernel, values: dict[str, Any], threads: int, sizes: dict[str, int]) -> None:
-        self.values = values
-        self._kernel, self._threads, self._sizes = kernel, threads, sizes
-        self._record = kernel.fields.template(values)
-        # Launches for reuse, each of which one thread takes at a time. Those with much memory are not kept.
-        self._launches: list[tuple[Launch, Array]] = []
-        self._keeps = sum(sizes.values()) <= KEPT_BYTES
+        super().__init__(kernel, threads, values)
+        self._sizes = sizes
 
-    def run(self, values: dict[str, int]) -> None:
-        """Run the kernel; `values` are the fields that differ between calls, the same ones in each."""
-        try:
-            launch, memory = self._launches.pop()
-        except IndexError:
-            memory, places = scratch(self._sizes)
-            launch = Launch(self._kernel, self._record, self._threads)
-            values = {**places, **values}
-        launch.run(values)
-        if self._keeps:
-            self._launches.append((launch, memory))
+    def _scratch(self) -> tuple[dict[str, int], Array]:
+        memory, places = scratch(self._sizes)
+        return places, memory
 
 
 class Loops:
@@ -434,7 +406,7 @@ def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
 
 @functools.cache
 def _bias_launches(size: int, threads: int) -> Launches:
-    return Launches(tiled_backward.backward_bias(size), tiled_backward.BACKWARD_BIAS.template({}), threads)
+    return Launches(tiled_backward.backward_bias(size), threads)
 
 
 def _store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:

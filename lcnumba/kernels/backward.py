@@ -14,7 +14,7 @@ from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, int_at, reader
 from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
-from lcnumba.kernels.weight_gradient import FIELDS, clear_absent, pack_dy
+from lcnumba.kernels.weight_gradient import EACH_CALL, FIELDS, clear_absent, pack_dy
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10
@@ -24,9 +24,11 @@ SAMPLES = 6
 PREFETCH_SAMPLES = 4
 
 
-BACKWARD = Fields(f"{FIELDS} {BANDS} band_run row_block")
-BACKWARD_BY_INPUTS = Fields(f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks")
-BACKWARD_BIAS = Fields("dy y N entries dbias")
+BACKWARD = Fields(f"{FIELDS} {BANDS} band_run row_block", each_call=EACH_CALL)
+BACKWARD_BY_INPUTS = Fields(
+    f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks", each_call=EACH_CALL
+)
+BACKWARD_BIAS = Fields("", each_call="dy y N entries dbias")
 
 read_backward, read_by_inputs = reader(BACKWARD.dtype), reader(BACKWARD_BY_INPUTS.dtype)
 read_bias = reader(BACKWARD_BIAS.dtype)

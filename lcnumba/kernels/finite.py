@@ -13,7 +13,7 @@ from lcnumba.kernels.rules import workers
 __all__ = ["all_finite"]
 
 TASK_SIZE = 1 << 15  # elements per task
-FINITE = Fields("values size found")
+FINITE = Fields("", each_call="values size found")
 read = reader(FINITE.dtype)
 
 
@@ -44,7 +44,7 @@ def non_finite(SIZE):
 
 @functools.cache
 def _launches(size: int, threads: int) -> Launches:
-    return Launches(non_finite(size), FINITE.template({}), threads)
+    return Launches(non_finite(size), threads)
 
 
 def all_finite(values: npt.NDArray[Any], threads: int | None = None) -> bool:

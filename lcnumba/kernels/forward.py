@@ -13,14 +13,17 @@ from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import COLUMNS, NO_CLAMP, ONE, ROWS, Fields, array_at, int_at, reader
 from lcnumba.kernels.tile import SEGMENT
 
+EACH_CALL = "x kernel bias y bias_step lower_clamp"
 COMMON = (
-    "size x kernel bias y bias_step lower_clamp N P K F LI LO OW line C KW stride task_positions col_run segments "
+    "size N P K F LI LO OW line C KW stride task_positions col_run segments "
     f"most_segments multiply panel_bytes {ROWS} {COLUMNS}"
 )
-FORWARD = Fields(f"{COMMON} width k_block panels pack_panels")
-FORWARD_BY_BATCH = Fields(f"{COMMON} VN transpose batch_tile most_run xt cached_lines cache_keys yt ones")
+FORWARD = Fields(f"{COMMON} width k_block panels pack_panels", each_call=EACH_CALL)
+FORWARD_BY_BATCH = Fields(
+    f"{COMMON} VN transpose batch_tile most_run xt cached_lines cache_keys yt ones", each_call=EACH_CALL
+)
 
-FORWARD_BY_DOTS = Fields(f"{COMMON} dots transpose most_run yt ones")
+FORWARD_BY_DOTS = Fields(f"{COMMON} dots transpose most_run yt ones", each_call=EACH_CALL)
 
 read_forward, read_forward_by_batch = reader(FORWARD.dtype), reader(FORWARD_BY_BATCH.dtype)
 read_forward_by_dots = reader(FORWARD_BY_DOTS.dtype)

@@ -2,8 +2,10 @@
 
 import functools
 import logging
+import struct
 from array import array
 from collections.abc import Callable
+from operator import itemgetter
 from types import FunctionType
 from typing import Any
 
@@ -27,6 +29,8 @@ _OPTIONS = {"nogil": True, "error_model": "numpy"}
 
 # Bytes between the counters of two workers, so that they do not share a cache line.
 COUNTER_BYTES = 128
+# The bytes before the fields of `each_call`: the counters' address and their number.
+_FIRST_BYTES = 16
 
 
 class Kernel:
@@ -46,7 +50,7 @@ class Kernel:
 
     def __call__(self, *, threads: int, **values: Any) -> None:
         """Run with a record of these values, while the caller keeps the arrays alive."""
-        Launch(self, self.fields.pack(values), threads).run({})
+        Launch(self, self.fields.pack(values), threads).run()
 
     def run(self, address: int, threads: int) -> None:
         """Run with the record at an address."""
@@ -64,38 +68,65 @@ class Launch:
     """A copy of a record with the counters of its workers: it can be run again, but by one thread at a time."""
 
     def __init__(self, kernel: Kernel, record: "array[int]", threads: int) -> None:
-        self._kernel, self._threads, self._index = kernel, threads, kernel.fields.index
+        self._kernel, self._threads, names = kernel, threads, kernel.fields.each_call
+        if names:
+            # In one step for all fields: for a small layer a launch takes longer than its kernel.
+            self._pack, self._values = struct.Struct(f"{len(names)}q").pack_into, itemgetter(*names)
         begin = len(record)
         self._record = record + _counters(threads)
         self._at = self._record.buffer_info()[0]
         self._record[0], self._record[1] = self._at + 8 * begin, threads
         self._counters = range(begin, len(self._record), COUNTER_BYTES // 8)
 
-    def run(self, values: dict[str, int]) -> None:
-        """Run the kernel with these fields replaced; the others are those of the last run."""
-        record, index = self._record, self._index
+    def run(self, values: dict[str, int] | None = None) -> None:
+        """Run the kernel; `values` are the fields of `each_call`."""
         for counter in self._counters:
-            record[counter] = 0
-        for name, value in values.items():
-            record[index[name]] = value
+            self._record[counter] = 0
+        if values is not None:
+            self._pack(self._record, _FIRST_BYTES, *self._values(values))
         self._kernel.run(self._at, self._threads)
 
 
 class Launches:
-    """Launches of a kernel with one record, kept to be run again, by any number of threads."""
+    """Launches of a kernel with the same values of all fields but those of `each_call`.
 
-    def __init__(self, kernel: Kernel, record: "array[int]", threads: int) -> None:
-        self._new = functools.partial(Launch, kernel, record, threads)
-        self._kept: list[Launch] = []
+    They are kept to be run again, by any number of threads: each takes one at a time.
+
+    Parameters
+    ----------
+    kernel : Kernel
+        The kernel.
+    threads : int
+        Its workers.
+    values : dict, optional
+        The other fields: integers, and arrays, which this object keeps alive.
+    """
+
+    # The largest scratch memory with which a launch is kept.
+    KEPT_BYTES = 1 << 16
+
+    def __init__(self, kernel: Kernel, threads: int, values: dict[str, Any] | None = None) -> None:
+        self.values, self._kernel, self._threads = values or {}, kernel, threads
+        self._record = kernel.fields.template(self.values)
+        self._kept: list[tuple[Launch, Any]] = []
 
     def run(self, values: dict[str, int]) -> None:
-        """Run the kernel with these fields replaced; they must be the same ones in each run."""
+        """Run the kernel with these values of the fields of `each_call`."""
         try:
-            launch = self._kept.pop()
+            launch, memory = self._kept.pop()
         except IndexError:
-            launch = self._new()
+            places, memory = self._scratch()
+            record = self._record[:]
+            for name, place in places.items():
+                record[self._kernel.fields.index[name]] = place
+            launch = Launch(self._kernel, record, self._threads)
         launch.run(values)
-        self._kept.append(launch)
+        if memory is None or memory.nbytes <= self.KEPT_BYTES:
+            self._kept.append((launch, memory))
+
+    def _scratch(self) -> tuple[dict[str, int], Any]:
+        """The addresses of fields that are scratch memory, by name, and the array that holds it; None for none."""
+        return {}, None
 
 
 @functools.cache

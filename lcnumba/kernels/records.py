@@ -82,6 +82,8 @@ class Fields:
         counters of tasks, and `workers`, their number; both are set at the launch.
     numbers : str
         Names of floating-point numbers, kept as float64.
+    each_call : str
+        Names of further addresses and integers, which come first: those that differ between launches of one plan.
 
     Examples
     --------
@@ -90,9 +92,10 @@ class Fields:
     [0, 0, 3]
     """
 
-    def __init__(self, integers: str, numbers: str = "") -> None:
+    def __init__(self, integers: str, numbers: str = "", each_call: str = "") -> None:
         self._numbers = frozenset(numbers.split())
-        self.names = ("counter", "workers", *integers.split(), *numbers.split())
+        self.each_call = tuple(each_call.split())
+        self.names = ("counter", "workers", *self.each_call, *integers.split(), *numbers.split())
         if len(set(self.names)) < len(self.names):
             raise ValueError(f"the names of fields must differ, got {self.names}")
         self.dtype = np.dtype([(name, np.float64 if name in self._numbers else np.int64) for name in self.names])

@@ -187,7 +187,7 @@ def scalars_of(rule: Rule) -> "array[float]":
     return array("d", (*rule.scalars, rule.l1, 2 * rule.l2, rule.non_negative))
 
 
-UPDATE = Fields("formula param grad state_1 state_2 size itemsize scalars")
+UPDATE = Fields("", each_call="formula param grad state_1 state_2 size itemsize scalars")
 read_update = reader(UPDATE.dtype)
 
 
@@ -236,7 +236,7 @@ def addresses_of_states(rule: Rule) -> tuple[int, int]:
 
 @functools.cache
 def _launches(threads: int) -> Launches:
-    return Launches(whole(), UPDATE.template({}), threads)
+    return Launches(whole(), threads)
 
 
 def prepare(scalars: Any, param: npt.NDArray[Any], threads: int | None = None) -> None:

@@ -14,7 +14,16 @@ from lcnumba.kernels.records import NO_CLAMP, ONE, ROWS, Fields, array_at, jitte
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
 
-__all__ = ["BATCH", "FIELDS", "ROW_TILE", "block_gradient", "block_gradient_transposed", "clear_absent", "pack_dy"]
+__all__ = [
+    "BATCH",
+    "EACH_CALL",
+    "FIELDS",
+    "ROW_TILE",
+    "block_gradient",
+    "block_gradient_transposed",
+    "clear_absent",
+    "pack_dy",
+]
 
 # Rows of a block whose gradient is computed and applied at a time: a multiple of the largest tile heights and of a
 # vector.
@@ -26,13 +35,14 @@ BATCH = 64
 TRANSPOSED_BYTES = 256
 
 # The fields that begin the records of `backward.py`: see there.
+EACH_CALL = "x kernel dy y rule formula scalars factor target state_1 state_2 dx adds"
 FIELDS = (
-    "size x kernel dy y N P K F LI OW line C KW stride n_bands VN batch_tile rule formula scalars factor target "
-    "state_1 state_2 ranges zeros packed_x packed_x_row packed_dy dy_row dyt cached_lines cached_columns most_run "
-    "cache_keys dxt dxt_rows gradient gradient_bytes dx adds covered band_columns exists exists_width multiply "
-    f"panel_bytes multiply_dx panel_bytes_dx dots transpose pack block_gradient {ROWS}"
+    "size N P K F LI OW line C KW stride n_bands VN batch_tile ranges zeros packed_x packed_x_row packed_dy "
+    "dy_row dyt cached_lines cached_columns most_run cache_keys dxt dxt_rows gradient gradient_bytes covered "
+    "band_columns exists exists_width multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack "
+    f"block_gradient {ROWS}"
 )
-read = reader(Fields(FIELDS).dtype)
+read = reader(Fields(FIELDS, each_call=EACH_CALL).dtype)
 
 # The arguments of the functions that compute the gradient of a block.
 ARGUMENTS = 10

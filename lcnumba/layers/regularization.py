@@ -34,6 +34,8 @@ class Regularization:
 
     def extend_rule(self, rule: Rule) -> Rule:
         """Return the update rule with the penalty and any element-wise constraint included."""
+        if self.regularizer is None and self.constraint is None:
+            return rule
         l1, l2 = (
             (self.regularizer.l1, self.regularizer.l2) if isinstance(self.regularizer, regularizers.L1L2) else (0, 0)
         )

@@ -55,22 +55,26 @@ def test_a_field_that_only_the_kernel_knows_is_an_error():
         reads(0)
 
 
-def test_a_launch_leaves_the_record_as_it_was():
+def test_launches_replace_the_fields_of_each_call():
+    fields = Fields("first third", "share", each_call="second fourth")
+    read = reader(fields.dtype)
+
     def told(worker, record):
         r = read(record)
-        array_at(r.third, 1, np.int64)[0] = r.first + r.second
+        array_at(r.third, 1, np.int64)[0] = r.first + r.second + r.fourth + r.share
 
-    kernel, out = Kernel(told, FIELDS), np.zeros(1, np.int64)
-    record = FIELDS.pack({"first": 1, "second": 2, "third": out, "share": 0})
-    before = record[:]
-    launches = Launches(kernel, record, 1)
-    launches.run({"second": 5})
+    kernel, out = Kernel(told, fields), np.zeros(1, np.int64)
+    launches = Launches(kernel, 1, {"first": 1, "third": out, "share": 2.0})
+    launches.run({"second": 5, "fourth": 10})
+    assert out[0] == 18
+    launches.run({"fourth": 20, "second": 7})
+    assert out[0] == 30, "a launch runs again"
+    kernel(first=1, second=2, third=out, fourth=3, share=0.0, threads=1)
     assert out[0] == 6
-    launches.run({"second": 7})
-    assert out[0] == 8, "a launch runs again"
-    assert record == before
     with pytest.raises(KeyError, match="fourth"):
-        launches.run({"fourth": 1})
+        launches.run({"second": 1})
+    with pytest.raises(TypeError, match="unknown \\['fifth'\\]"):
+        Launches(kernel, 1, {"fifth": 1})
 
 
 def test_kept_launches_serve_all_kinds_of_calls():
