@@ -31,7 +31,7 @@ PLANS = 32
 K_BLOCK_BYTES = 1 << 17
 # Samples, and bytes of the weights of a position, from which it pays to pack them into panels: then a column of a
 # panel, one cache line of each row, does not fit in L1 if rows are 256 or 512 bytes apart.
-PACKED_BATCH, PACKED_BYTES = 8, 1 << 15
+PACKED_BATCH, PACKED_BYTES = 16, 1 << 15
 # Bytes of the transposed lines of x in forward; the batch tile is as many samples as fit.
 TRANSPOSED_LINES_BYTES = 1 << 20
 # Bytes of the outputs of neighbouring positions that are transposed together.
