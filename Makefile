@@ -82,11 +82,17 @@ format: .venv/lint/ready ## Fix rules and format where that can be done automati
 	.venv/lint/bin/ruff check --fix
 	.venv/lint/bin/ruff format
 
+BENCH = .venv/bench/bin/python -m bench
+
 bench: .venv/bench/ready ## Compare with TensorFlow, JAX and PyTorch; writes docs/benchmarks.md and the table in README.md
-	.venv/bench/bin/python -m bench.compare --write --json benchmarks.json
+	rm -f benchmarks-256.json
+	$(BENCH).compare --json benchmarks.json
+	if grep -qs avx512f /proc/cpuinfo; then NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
+		$(BENCH).compare --json benchmarks-256.json; fi
+	$(BENCH).tables benchmarks.json $$(ls benchmarks-256.json 2>/dev/null)
 
 clean: ## Remove environments and output
-	rm -rf .venv dist demo-output benchmarks.json .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv dist demo-output benchmarks*.json .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]

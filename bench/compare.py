@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results["minutes"] = round((time.monotonic() - start) / 60, 1)
     _save(results, given.json)
     if given.write:
-        tables.write(results)
+        tables.write([results])
     return int(
         any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
     )

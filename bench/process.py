@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from bench import ROOT
 
-__all__ = ["Failure", "Process", "available_memory", "blas_target", "settings"]
+__all__ = ["Failure", "Process", "available_memory", "settings", "vector_limit"]
 
 # Interval of checking a worker's memory, in seconds: Linux allocates at most a few GB per second.
 _POLL = 0.02
@@ -56,7 +56,7 @@ class Process:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.worker", str(threads)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._chatter, text=True, cwd=ROOT,
-            env={**_inherited(), **settings(threads), **blas_target(), **(environment or {})},
+            env={**_inherited(), **settings(threads), **vector_limit(threads), **(environment or {})},
         )  # fmt: skip
         self._ready = selectors.DefaultSelector()
         self._ready.register(self._process.stdout, selectors.EVENT_READ)
@@ -120,11 +120,19 @@ def _inherited() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
 
 
-def blas_target() -> dict[str, str]:
-    """The settings by which OpenBLAS uses no more than the vectors of the CPU that Numba generates code for."""
+def vector_limit(threads: int) -> dict[str, str]:
+    """The settings by which the peers use no more than vectors of 256 bits, if Numba generates code for such a CPU."""
     from lcnumba.kernels.vectors import target, vector_bytes
 
-    return {"OPENBLAS_CORETYPE": "Haswell"} if target() != "host" and vector_bytes() == 32 else {}
+    if target() == "host" or vector_bytes() != 32:
+        return {}
+    return {
+        "OPENBLAS_CORETYPE": "Haswell",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",  # PyTorch
+        "ONEDNN_MAX_CPU_ISA": "AVX2",  # PyTorch and TensorFlow
+        "XLA_FLAGS": f"{_xla_flags(threads)} --xla_cpu_max_isa=AVX2",
+    }
 
 
 def settings(threads: int) -> dict[str, str]:
@@ -134,14 +142,18 @@ def settings(threads: int) -> dict[str, str]:
         "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS",
         "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
     )  # fmt: skip
-    eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
     return {
         **dict.fromkeys(names, number),
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {eigen}".strip(),
+        "XLA_FLAGS": _xla_flags(threads),
         "JAX_PLATFORMS": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
+
+
+def _xla_flags(threads: int) -> str:
+    eigen = f"--xla_cpu_multi_thread_eigen={'true' if threads > 1 else 'false'}"
+    return f"{os.environ.get('XLA_FLAGS', '')} {eigen}".strip()
 
 
 def available_memory() -> int | None:

@@ -1,6 +1,6 @@
 """Output of a run: a line per result, docs/benchmarks.md, and the short table in README.md.
 
-``python -m bench.tables FILE`` renders the JSON of a previous run.
+``python -m bench.tables FILE...`` renders the JSON of previous runs; README.md shows the first.
 """
 
 import argparse
@@ -44,9 +44,10 @@ def summary(results: dict[str, Any]) -> str:
         [f"`{workload}`", *own_cells(of), *(ratio(of.get(name)) for name in peers)] for workload, of in steps.items()
     ]
     about = results["environment"]
+    vectors = f" vectors of {about['vector_bits']} bits," if "vector_bits" in about else ""
     note = (
         f"A training step (forward, all gradients, SGD) of lcnumba in ms, and the relative time of others; "
-        f"{about['cpu']}, {threads(about)}, {about['date'].split()[0]}. "
+        f"{about['cpu']},{vectors} {threads(about)}, {about['date'].split()[0]}. "
         f"All results, including those where others are faster: [{_DOCUMENT}]({_DOCUMENT})."
     )
     return f"{table(head, body)}\n\n{note}"
@@ -67,11 +68,11 @@ def insert(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def write(results: dict[str, Any], root: str = str(ROOT)) -> None:
-    """Write docs/benchmarks.md and the short table in README.md."""
+def write(runs: Sequence[dict[str, Any]], root: str = str(ROOT)) -> None:
+    """Write docs/benchmarks.md, and the short table of the first run in README.md."""
     readme = Path(root, "README.md")
-    text = insert(readme.read_text(encoding="utf-8"), summary(results))
-    Path(root, _DOCUMENT).write_text(document(results), encoding="utf-8")
+    text = insert(readme.read_text(encoding="utf-8"), summary(runs[0]))
+    Path(root, _DOCUMENT).write_text(document(runs), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
 
 
@@ -80,10 +81,10 @@ def _any_ok(rows: Iterable[Row], peer: str) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Render a JSON file."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tables", description="Render the results of a previous run.")
-    parser.add_argument("file", help="JSON file written by `python -m bench.compare --json`")
-    write(json.loads(Path(parser.parse_args(arguments).file).read_text()))
+    """Render JSON files."""
+    parser = argparse.ArgumentParser(prog="python -m bench.tables", description="Render the results of previous runs.")
+    parser.add_argument("files", nargs="+", help="JSON files written by `python -m bench.compare --json`")
+    write([json.loads(Path(file).read_text()) for file in parser.parse_args(arguments).files])
     return 0
 
 

@@ -119,6 +119,23 @@ def test_fused_step(setting: Any, benchmark: Any) -> None:
     )
 
 
+@pytest.mark.modest
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("action", ["call", "forward", "forward_and_step"])
+@pytest.mark.benchmark(group="call overhead")
+def test_call_overhead(action: str, optimizer: str, benchmark: Any) -> None:
+    """Calls of a layer whose kernels take a few microseconds in all."""
+    layer = LocallyConnected2D(2, 2, activation="relu", optimizer=optimizer, input_shape=(4, 4, 1), rng=0)
+    x = np.ones((2, 4, 4, 1), np.float32)
+    dy = np.ones_like(layer(x))
+
+    def forward_and_step() -> None:
+        layer.forward(x)[1].step(dy, 0.0)
+
+    forward_and_step()  # compiles
+    benchmark({"call": lambda: layer(x), "forward": lambda: layer.forward(x)}.get(action, forward_and_step))
+
+
 def _forward(layer: LocallyConnected2D, x: Any) -> Callable[[], Any]:
     """Setup of a round: a step invalidates its backward, so each round gets a new one, which is not timed."""
     return lambda: ((layer.forward(x)[1],), {})

@@ -11,6 +11,7 @@ import pytest
 
 import lcnumba
 from lcnumba.connectivity.geometry import Geometry
+from lcnumba.kernels import vectors
 from lcnumba.tools.bench import WORKLOADS, Workload
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +39,7 @@ from bench import (  # noqa: E402
 from bench.case import Case  # noqa: E402
 from bench.data import make  # noqa: E402
 from bench.peers import numpy_peer, own  # noqa: E402
-from bench.process import Failure, Process, settings  # noqa: E402
+from bench.process import Failure, Process, settings, vector_limit  # noqa: E402
 from bench.roofline import Work, geometry, roofline, work  # noqa: E402
 from bench.rounds import quartiles  # noqa: E402
 
@@ -283,6 +284,16 @@ def test_settings_limit_the_threads_of_all_libraries():
     assert "multi_thread_eigen=false" in settings(1)["XLA_FLAGS"]
 
 
+def test_peers_are_limited_to_the_vectors_of_the_target(monkeypatch):
+    assert vector_limit(2) == {}
+    monkeypatch.setattr(vectors, "target", lambda: "haswell +avx2,+fma")
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: 32)
+    assert vector_limit(1)["OPENBLAS_CORETYPE"] == "Haswell"
+    assert vector_limit(1)["XLA_FLAGS"].split() == ["--xla_cpu_multi_thread_eigen=false", "--xla_cpu_max_isa=AVX2"]
+    monkeypatch.setattr(vectors, "vector_bytes", lambda: 16)
+    assert vector_limit(2) == {}
+
+
 # --- results
 
 
@@ -383,7 +394,7 @@ def test_summary(results):
 
 
 def test_document_contains_all_results(results):
-    text = page.document(results)
+    text = page.document([results])
     for part in (
         "| `seed1` | 1.25 | **0.75** | out of memory |",
         "in 1 of 2 comparisons: seed1 forward (PyTorch baddbmm)",
@@ -409,19 +420,28 @@ def test_document_contains_all_results(results):
             assert len({line.count("|") for line in block.strip().splitlines()}) == 1
 
 
+def test_document_of_several_runs(results):
+    about = results["environment"] | {"cpu": "Other CPU", "vector_bits": 256, "target": "haswell"}
+    text = page.document([results, results | {"environment": about}])
+    heads = [line for line in text.splitlines() if line.startswith(("# ", "## "))]
+    assert heads == ["# Benchmarks", "## Some CPU, vectors of unknown length", "## Other CPU, vectors of 256 bits"]
+    assert text.count("### Roofline") == 2
+    assert "2 threads (target haswell)." in text
+
+
 def test_automatic_choice_and_times_of_all_implementations(results):
-    assert "auto" not in page.document(results), "with one implementation there is no choice"
+    assert "auto" not in page.document([results]), "with one implementation there is no choice"
     results["rows"].append(figure("own3", "step", median=0.001, ratio=0.8))
     results["auto"] = {"seed1": 1}
-    assert "| `seed1` | 1 | 1.25 | - | 1.00 | 1.25 |" in page.document(results)
+    assert "| `seed1` | 1 | 1.25 | - | 1.00 | 1.25 |" in page.document([results])
 
 
 def test_tables_without_peers_or_successful_rows(results):
     results["rows"] = [row for row in results["rows"] if row["peer"] == "own1"]
-    assert "relative to lcnumba" not in page.document(results)
+    assert "relative to lcnumba" not in page.document([results])
     assert tables.summary(results).startswith("| layer | lcnumba | of roofline |\n")
     results["rows"] = [row | {"status": "error", "reason": "broken"} for row in results["rows"]]
-    assert "| `seed1` | float32 | step | lcnumba | broken |" in page.document(results)
+    assert "| `seed1` | float32 | step | lcnumba | broken |" in page.document([results])
     assert "| `seed1` | failed | - |" in tables.summary(results)
 
 
@@ -437,10 +457,10 @@ def test_write_is_idempotent(results, tmp_path):
     readme, document = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
     document.parent.mkdir()
     readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
-    tables.write(results, str(tmp_path))
+    tables.write([results], str(tmp_path))
     first = readme.read_text(), document.read_text()
     assert first[0] == f"before\n{tables.BEGIN}\n{tables.summary(results)}\n{tables.END}\nafter\n"
-    tables.write(results, str(tmp_path))
+    tables.write([results], str(tmp_path))
     assert (readme.read_text(), document.read_text()) == first
 
 
@@ -473,7 +493,7 @@ def test_command_line(status, code, results, monkeypatch, tmp_path, capsys):
     assert how == measure.Settings(1, 0.4, 2_000_000_000, 300.0)
     written = json.loads(path.read_text())
     assert written["rows"] == made
-    assert page.document(written)
+    assert page.document([written])
     assert len(capsys.readouterr().out.splitlines()) == len(made)
 
 
