@@ -160,13 +160,26 @@ def tiles_of(b, rows, heights):
     return [*zip(heights, counts, strict=False), *((height, None) for height in heights[3:])]
 
 
+def repeat(b, o, times, action):
+    """``action(operands)`` so many times, with the addresses moved by their steps from one to the next."""
+
+    def body(_, carried):
+        action(o._replace(**dict(zip(MOVING, carried, strict=True))))
+        return [b.add(at, getattr(o, f"{name}_step")) for name, at in zip(MOVING, carried, strict=True)]
+
+    loop(b, times, [getattr(o, name) for name in MOVING], body)
+
+
 def panel(e, NV, masked):
     """The function of all rows by NV vectors of columns; if masked, `cols` is the number of valid lanes."""
 
     def body(b, *arguments):
-        o = Operands(*arguments)
-        mask = e.first_lanes(b, o.cols) if masked else None
-        factor, lower_clamp = (e.splat(b, e.from_bits(b, scalar)) for scalar in (o.factor, o.lower_clamp))
+        given = Operands(*arguments)
+        mask = e.first_lanes(b, given.cols) if masked else None
+        factor, lower_clamp = (e.splat(b, e.from_bits(b, scalar)) for scalar in (given.factor, given.lower_clamp))
+        repeat(b, given, given.repeats, lambda o: all_rows(b, o, mask, factor, lower_clamp))
+
+    def all_rows(b, o, mask, factor, lower_clamp):
         done = const(0)
         for MR, times in tiles_of(b, o.rows, ROWS[NV]):
             times = b.sdiv(b.sub(o.rows, done), const(MR)) if times is None else times
@@ -178,6 +191,14 @@ def panel(e, NV, masked):
             (done,) = loop(b, times, [done], rows)
 
     return e.function(f"panel{NV}{'masked' if masked else ''}", [I64] * len(Operands._fields), body)
+
+
+def products(e, b, o):
+    """All products, one after the other, each with all its panels of columns; a single panel repeats itself."""
+    lanes = e.lanes
+    single = b.or_(*(b.icmp_signed(how, o.cols, const(n)) for how, n in (("<=", lanes), ("==", PANEL * lanes))))
+    inner, outer = b.select(single, o.repeats, const(1)), b.select(single, const(1), o.repeats)
+    repeat(b, o._replace(repeats=inner), outer, lambda o: product(e, b, o))
 
 
 def product(e, b, o):
@@ -238,13 +259,7 @@ def multiply(
 
     def codegen(context, b, signature, arguments):
         e = Emitter(b.module, size, lanes)
-        o = Operands(*arguments[2:])
-
-        def repeat(_, carried):
-            product(e, b, o._replace(**dict(zip(MOVING, carried, strict=True))))
-            return [b.add(at, getattr(o, f"{name}_step")) for name, at in zip(MOVING, carried, strict=True)]
-
-        loop(b, o.repeats, [getattr(o, name) for name in MOVING], repeat)
+        products(e, b, Operands(*arguments[2:]))
         return context.get_dummy_value()
 
     return signature, codegen
