@@ -60,7 +60,7 @@ def measure(case: Case, names: Sequence[str], settings: Settings, machine: Proce
         limits: dict[str, dict[str, float]] = {}
         try:
             for operation in OPERATIONS:
-                own[operation] = _first(ours, "own1", case, operation, folder, settings)
+                own[operation] = _first(ours, "own1", case, operation, folder if names else None, settings)
                 watch = _watch(ours, machine)
                 arguments = {"size": work(case, operation).footprint, "dtype": case.dtype}
                 run(machine, "bench.limits", "measure", **arguments)  # compiles, and touches the pages
@@ -110,8 +110,8 @@ def against(ours: Process, name: str, case: Case, folder: str, settings: Setting
             yield row | quartiles(times.theirs) | {"ratio": times.ratio}, times.ours
 
 
-def _first(worker: Process, name: str, case: Case, operation: str, folder: str, settings: Settings) -> Row:
-    """Build what an operation needs, call it for the first time, and save its results."""
+def _first(worker: Process, name: str, case: Case, operation: str, folder: str | None, settings: Settings) -> Row:
+    """Build what an operation needs, call it for the first time, and save its results in a folder, if any is given."""
     start = time.monotonic()
     peer = PEERS[name]
     if operation == OPERATIONS[0]:
@@ -120,10 +120,11 @@ def _first(worker: Process, name: str, case: Case, operation: str, folder: str, 
     left = max(1.0, settings.build_limit - (time.monotonic() - start))
     reply = worker.ask("first", left, operation=operation)
     build = time.monotonic() - start
-    place = Path(folder, operation)
-    place.mkdir()
-    # forward does not change the weights.
-    worker.ask("save", folder=str(place), weights=operation == "step")
+    if folder is not None:
+        place = Path(folder, operation)
+        place.mkdir()
+        # forward does not change the weights.
+        worker.ask("save", folder=str(place), weights=operation == "step")
     return {"build": build, "peak": reply["peak"]}
 
 

@@ -23,6 +23,7 @@ from bench import (  # noqa: E402
     answers,
     compare,
     environment,
+    first_calls,
     genotypes,
     launch,
     measure,
@@ -534,6 +535,25 @@ def test_training_compares_equal_losses(tmp_path, monkeypatch):
     assert "not installed" in rows[2].get("reason", "not installed")
     shares = training.profile(8)
     assert 0 < shares["layer"] < shares["compiled"] < 1
+
+
+def test_a_table_of_first_calls(capsys, monkeypatch):
+    asked = []
+    monkeypatch.setattr(first_calls, "seconds", lambda program, cache: asked.append((program, cache)) or len(asked))
+    assert first_calls.main(["--rounds", "2"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "| process | empty cache, s | warm cache, s |"
+    assert len(lines) == 2 + len(first_calls.PROGRAMS) + 1
+    assert len({cache for _, cache in asked}) == 1 + 2 * len(first_calls.PROGRAMS), "each cold process has a cache"
+
+
+def test_programs_of_first_calls(tmp_path):
+    """Each runs; the first one in a process of its own, with the cache that is asked for."""
+    first, *others = first_calls.PROGRAMS
+    assert first_calls.seconds(first, str(tmp_path)) > 0
+    assert list(tmp_path.rglob("*.nbi"))
+    for name in others:
+        exec(first_calls.PROGRAMS[name], {})  # noqa: S102 - its own text
 
 
 def test_tables_of_threading_layers(capsys, monkeypatch):

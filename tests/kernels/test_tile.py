@@ -310,8 +310,8 @@ def test_forward_with_weights_in_panels(dtype, entries, rng, monkeypatch):
     filters = 2 * PANEL * vectors.vector_bytes() // dtype().itemsize + 5
     monkeypatch.setattr(loop, "PACKED_BYTES", 0)
     monkeypatch.setattr(loop, "K_BLOCK_BYTES", entries * filters * dtype().itemsize)
-    problem = Problem("wide", "", 13, (3, 4), 2, filters, (2, 3), (1, 1), "same")
-    assert "pack_panels" in Loops(problem.geometry)._forward_plan(13, dtype().itemsize, 1).values
+    problem = Problem("wide", "", 17, (3, 4), 2, filters, (2, 3), (1, 1), "same")
+    assert "pack_panels" in Loops(problem.geometry)._forward_plan(17, dtype().itemsize, 1).values
     check_against_reference(problem, 1, dtype, rng)
 
 
