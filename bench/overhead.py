@@ -88,6 +88,7 @@ def _recorded() -> Iterator[list[Launch]]:
     run, address = jit.Launch.run, keeping(records.address)
     with (
         mock.patch.object(jit.Launch, "run", recording),
+        mock.patch.object(loop, "scratch", keeping(loop.scratch)),
         mock.patch.object(records, "address", address),
         mock.patch.object(loop, "address", address),
         mock.patch.object(update, "address", address),

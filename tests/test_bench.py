@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -505,8 +506,10 @@ def test_environment():
     assert {"python", "lcnumba", "numba", "numpy"} <= set(about["versions"])
 
 
-def test_overhead_of_calls():
-    times = overhead.calls(TINY.to_json(), rounds=3)
+# The scratch memory of the larger one is not kept with its launches.
+@pytest.mark.parametrize("batch", [2, 2000])
+def test_overhead_of_calls(batch):
+    times = overhead.calls(replace(TINY, batch=batch).to_json(), rounds=3)
     assert set(times) == {"forward", "step"}
     assert all(len(pair) == 2 for pair in times.values())
     with overhead._recorded() as launches:

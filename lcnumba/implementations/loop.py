@@ -367,6 +367,7 @@ class Loops:
             values["dots"] = microkernels.dots(size, VL)
         if self._mask is not None:
             values |= {"exists": self._mask, "exists_width": F if self._mask.ndim == 3 else 1}
+            values["clear_absent"] = weight_gradient.clear_absent()
         block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
         values["block_gradient"] = block()
         counts = {

@@ -14,7 +14,7 @@ from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import BANDS, NO_CLAMP, ONE, Fields, array_at, int_at, reader
 from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
-from lcnumba.kernels.weight_gradient import EACH_CALL, FIELDS, clear_absent, pack_dy
+from lcnumba.kernels.weight_gradient import EACH_CALL, FIELDS, pack_dy
 
 # Entries of dbias per task: they fit in L1.
 BIAS_ENTRIES = 1 << 10
@@ -201,7 +201,7 @@ def backward():
                                 )  # fmt: skip
                             if wants_kernel and r.exists:
                                 for q in range(run):
-                                    clear_absent(record, at_w + q * w_step, n_rows)
+                                    call(r.clear_absent, record, at_w + q * w_step, n_rows)
                         col += run
                 if wants_dx and VN:
                     call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, entries, count)
@@ -319,7 +319,7 @@ def backward_by_inputs():
                             gradient_at, kernel_at + table[m, 0], 0,
                         )  # fmt: skip
                         if r.exists:
-                            clear_absent(record, table[m, 0], C)
+                            call(r.clear_absent, record, table[m, 0], C)
                 call(r.transpose, dxt_at, tile_bytes, band_at, sample_bytes, (right - left) * C, count)
             task = next_task(r.counter, r.workers, worker, total)
 

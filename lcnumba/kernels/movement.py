@@ -1,12 +1,11 @@
 """Copies through vector registers: transposing and packing."""
 
-import numpy as np
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
 from lcnumba.kernels.emit import I32, I64, Emitter, const, loop
-from lcnumba.kernels.records import array_at, jitted
+from lcnumba.kernels.records import jitted, zero
 from lcnumba.kernels.tile import PANEL
 from lcnumba.kernels.vectors import REGISTERS, vector_bytes
 
@@ -157,7 +156,7 @@ def clear(rows_at, row_bytes, rows, count):
     hold subnormal numbers, which make products many times slower.
     """
     for r in range(rows if count else 0):
-        array_at(rows_at + r * row_bytes, count, np.uint8)[:] = 0
+        zero(rows_at + r * row_bytes, count)
 
 
 @intrinsic(prefer_literal=True)

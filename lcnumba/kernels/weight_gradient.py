@@ -10,7 +10,7 @@ import numpy as np
 
 from lcnumba.kernels.jit import call, code_address, compiled
 from lcnumba.kernels.movement import clear
-from lcnumba.kernels.records import NO_CLAMP, ONE, ROWS, Fields, array_at, jitted, reader
+from lcnumba.kernels.records import NO_CLAMP, ONE, ROWS, Fields, array_at, jitted, reader, zero
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
 
@@ -39,7 +39,7 @@ EACH_CALL = "x kernel dy y rule formula scalars factor target state_1 state_2 dx
 FIELDS = (
     "size N P K F LI OW line C KW stride n_bands VN batch_tile ranges zeros packed_x packed_x_row packed_dy "
     "dy_row dyt cached_lines cached_columns most_run cache_keys dxt dxt_rows gradient gradient_bytes covered "
-    "band_columns exists exists_width multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack "
+    "band_columns exists exists_width clear_absent multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack "
     f"block_gradient {ROWS}"
 )
 read = reader(Fields(FIELDS, each_call=EACH_CALL).dtype)
@@ -79,24 +79,29 @@ def pack_dy(record, p, run, packed, first_sample, begin, count, transposed):
             clear(rows_at + count * size, tile_bytes, columns, (-(-count // r.VN) * r.VN - count) * size)
 
 
-@jitted
-def clear_absent(record, at, rows):
-    """Set absent connections of a block to 0 in target and in its states, which would move them in a later step.
+@functools.cache
+def clear_absent():
+    """Compile the function that clears absent connections; only layers with a mask need it."""
 
-    exists has a byte for each row, or for each weight.
-    """
-    r = read(record)
-    row_bytes = r.F * r.size
-    first, width = at // row_bytes, r.exists_width
-    unit = row_bytes // width
-    exists = array_at(r.exists + first * width, rows * width, np.uint8)
-    for e in range(rows * width):
-        if not exists[e]:
-            array_at(r.target + at + e * unit, unit, np.uint8)[:] = 0
-            if r.state_1:
-                array_at(r.state_1 + at + e * unit, unit, np.uint8)[:] = 0
-            if r.state_2:
-                array_at(r.state_2 + at + e * unit, unit, np.uint8)[:] = 0
+    def clear_absent(record, at, rows):
+        """Set absent connections of a block to 0 in target and in its states, which would move them in a later step.
+
+        exists has a byte for each row, or for each weight.
+        """
+        r = read(record)
+        row_bytes = r.F * r.size
+        first, width = at // row_bytes, r.exists_width
+        unit = row_bytes // width
+        exists = array_at(r.exists + first * width, rows * width, np.uint8)
+        for e in range(rows * width):
+            if not exists[e]:
+                zero(r.target + at + e * unit, unit)
+                if r.state_1:
+                    zero(r.state_1 + at + e * unit, unit)
+                if r.state_2:
+                    zero(r.state_2 + at + e * unit, unit)
+
+    return code_address(compiled(clear_absent), 3)
 
 
 @functools.cache
