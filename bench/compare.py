@@ -43,7 +43,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="per worker, default 80 %% of free memory")
     parser.add_argument("--build-limit", type=float, default=300.0, metavar="S", help="to build a peer, default 300")
     parser.add_argument(
-        "--share", action="store_true", help="print only lcnumba's share of the roofline, in two minutes"
+        "--share", action="store_true", help="print only lcnumba's share of the roofline, in four minutes"
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to this file")
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the table in README.md")

@@ -22,7 +22,6 @@ FORWARD = Fields(f"{COMMON} width k_block panels pack_panels", each_call=EACH_CA
 FORWARD_BY_BATCH = Fields(
     f"{COMMON} VN transpose batch_tile most_run xt cached_lines cache_keys yt ones", each_call=EACH_CALL
 )
-
 FORWARD_BY_DOTS = Fields(f"{COMMON} dots transpose most_run yt ones", each_call=EACH_CALL)
 
 read_forward, read_forward_by_batch = reader(FORWARD.dtype), reader(FORWARD_BY_BATCH.dtype)
