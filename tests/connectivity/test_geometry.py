@@ -142,8 +142,7 @@ def reads_next(g, first, second):
     return second == (first[0] + 1, first[1] + g.strides[-1], *first[2:])
 
 
-@given(geometries())
-def test_runs_are_the_longest_of_columns_that_read_the_same_taps(g):
+def check_all_runs(g):
     def segments(table, a, b):
         return [tuple(int(values[e]) for values in table[1:]) for e in range(a, b)]
 
@@ -161,6 +160,16 @@ def test_runs_are_the_longest_of_columns_that_read_the_same_taps(g):
     for a, b in itertools.pairwise(g.bands.start):
         check_runs(g.band_runs[a:b], [[segment] for segment in segments(g.bands, a, b)])
     assert len(g.band_runs) == len(g.bands.column)
+
+
+@given(geometries())
+def test_runs_are_the_longest_of_columns_that_read_the_same_taps(g):
+    check_all_runs(g)
+
+
+@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+def test_runs_of_the_problem_table(problem):
+    check_all_runs(problem.geometry)
 
 
 @given(geometries())
