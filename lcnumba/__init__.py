@@ -61,8 +61,8 @@ _HOMES = {
 
 # Documented namespaces: lcnumba.regularizers.L2(0.1).
 _MODULES = (
-    "activations", "callbacks", "constraints", "estimators", "gradients", "initializers", "losses", "metrics",
-    "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
+    "activations", "callbacks", "constraints", "estimators", "functional", "gradients", "initializers", "losses",
+    "metrics", "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
 )  # fmt: skip
 
 

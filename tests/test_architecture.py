@@ -24,7 +24,7 @@ FLOORS = [
     {"activations", "connectivity", "constraints", "formats", "gradients", "initializers", "kernels", "metrics",
      "regularizers", "schedules"},
     {"implementations", "losses", "optimizers", "testing"},
-    {"layers", "reference"},
+    {"functional", "layers", "reference"},
     {"protocol"},
     {"callbacks"},
     {"training"},

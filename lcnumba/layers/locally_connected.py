@@ -29,15 +29,13 @@ from lcnumba.utils.arrays import as_numpy, read_only
 from lcnumba.utils.keras_config import FORMATS, data_format
 from lcnumba.utils.messages import public, public_class, warn
 from lcnumba.utils.types import Array, Mask, Shape
-from lcnumba.utils.validation import axes_hint, boolean, choice, int_tuple, integer
+from lcnumba.utils.validation import axes_hint, boolean, choice, int_tuple, integer, thread_count
 
 __all__ = ["LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D"]
 
 
 _KERAS = KerasSettings(KERAS_COMMON | {"filters", "kernel_size", "strides", "padding", "data_format", "implementation"})
 CHOICES = (*IMPLEMENTATIONS, "auto")
-# Each thread allocates scratch memory; no machine has more cores.
-MAX_THREADS = 4096
 
 
 def _implementation(value: Any) -> int | str:
@@ -290,10 +288,7 @@ class LocallyConnected(Trainable):
 
     @n_threads.setter
     def n_threads(self, value: int | None) -> None:
-        threads = None if value is None else integer("n_threads", value)
-        if threads is not None and threads > MAX_THREADS:
-            raise ValueError(f"n_threads={value!r} is too large; give at most {MAX_THREADS}")
-        self._parameters.threads = threads
+        self._parameters.threads = thread_count(value)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments of an equal layer, with Keras' keys in Keras' order.

@@ -26,10 +26,13 @@ __all__ = [
     "learning_rate",
     "real",
     "sample_shape",
+    "thread_count",
 ]
 
 # Larger integers are taken for mistakes.
 MAXIMUM = 2**40
+# Each thread allocates scratch memory; no machine has more cores.
+MAX_THREADS = 4096
 # Of sizes in one dimension, so that index arithmetic stays within 64 bits.
 MAX_SIZE = 2**31
 
@@ -52,6 +55,11 @@ def integer(name: str, value: Any, minimum: int = 1, maximum: int = MAXIMUM) -> 
     if number > maximum:
         raise ValueError(f"{name}={value!r} is too large; give an integer of at most {maximum}")
     return number
+
+
+def thread_count(value: Any) -> int | None:
+    """Return `value`, a number of threads, as an int, or None."""
+    return None if value is None else integer("n_threads", value, 1, MAX_THREADS)
 
 
 def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, ...]:

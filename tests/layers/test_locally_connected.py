@@ -295,7 +295,7 @@ def test_n_threads_is_stored_and_passed_on():
     assert layer.n_threads == layer.with_implementation(2).n_threads == 4096
     layer.n_threads = None
     assert layer.n_threads is make().n_threads is None
-    with pytest.raises(ValueError, match="n_threads=4097 is too large; give at most 4096"):
+    with pytest.raises(ValueError, match="n_threads=4097 is too large; give an integer of at most 4096"):
         layer.n_threads = 4097
 
 

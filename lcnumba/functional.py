@@ -1,0 +1,531 @@
+"""The locally connected layer as a function: its linear maps, without weights of their own, state or autograd.
+
+`Spec` says which input each weight reads; the maps take it, NumPy arrays and nothing else. They are what the bridges to
+PyTorch, JAX and Keras call, and what a training loop of one's own needs, where something else owns the weights:
+
+==================  =========================================================================
+`apply`             y = F(x, kernel), plus a bias
+`input_gradient`    dx = A(kernel, dy), for which <dx, x> = <dy, F(x, kernel)>
+`weight_gradient`   dkernel = B(x, dy), for which <dkernel, kernel> = <dy, F(x, kernel)>
+`gradients`         both in one pass over the weights
+==================  =========================================================================
+
+F is linear in x and in the kernel, so the gradients of A and B are these maps again: of A(kernel, dy) with the
+cotangent u, B(u, dy) by the kernel and F(u, kernel) by dy; of B(x, dy) with the cotangent v, A(v, dy) by x and F(x, v)
+by dy. So reverse-mode differentiation of any order needs no other map.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import numpy as np
+
+from lcnumba.connectivity import masks
+from lcnumba.connectivity.geometry import Geometry, padding_modes, paddings
+from lcnumba.implementations.create import Implementation, create
+from lcnumba.utils.arrays import FLOATS
+from lcnumba.utils.lazy import cached_property
+from lcnumba.utils.messages import public, public_class
+from lcnumba.utils.types import Array, Mask
+from lcnumba.utils.validation import any_shape, int_tuple, integer, thread_count
+
+__all__ = ["Spec", "apply", "gradients", "input_gradient", "weight_gradient"]
+
+# Hexadecimal digits of the digest that a text begins with, and the most specs of texts that are kept.
+DIGEST = 32
+KEPT = 1024
+
+
+@public_class
+class Spec:
+    """Which input each weight of a locally connected layer reads: immutable, and hashable.
+
+    Equal specs compare equal, in other processes, too: `text` holds all of a spec.
+
+    Parameters
+    ----------
+    input_shape : tuple of int
+        Shape of a sample, channels last: (W, C), (H, W, C) or (D, H, W, C).
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size, strides, padding, dilation_rate, padding_mode
+        As for `lcnumba.LocallyConnected2D`; an integer, or one for each spatial dimension.
+    kernel_mask : bool array, (P, K) or (P, K, F), optional
+        Which connections exist.
+
+    Attributes
+    ----------
+    input_shape, filters, kernel_size, strides, padding, dilation_rate, padding_mode, kernel_mask
+        As given, one entry for each dimension.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, and for a kernel that does not fit the input.
+
+    Examples
+    --------
+    >>> from lcnumba.functional import Spec
+    >>> spec = Spec((28, 28, 1), 8, 3, strides=2)
+    >>> spec.output_shape, spec.kernel_shape
+    ((13, 13, 8), (169, 9, 8))
+    >>> spec == Spec((28, 28, 1), 8, (3, 3), (2, 2))
+    True
+    """
+
+    input_shape: tuple[int, ...]
+    filters: int
+    kernel_size: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: Any
+    dilation_rate: tuple[int, ...]
+    padding_mode: tuple[str, ...]
+    kernel_mask: Mask | None
+
+    def __init__(
+        self,
+        input_shape: tuple[int, ...],
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: Any = "valid",
+        *,
+        dilation_rate: int | tuple[int, ...] = 1,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        kernel_mask: Any = None,
+    ) -> None:
+        shape = any_shape(input_shape)
+        if not 2 <= len(shape) <= 4:
+            raise ValueError(
+                f"input_shape={input_shape!r} has {len(shape)} entries; give 2 to 4: spatial sizes and the channels"
+            )
+        rank = len(shape) - 1
+        mask = masks.get(kernel_mask)
+        self.__dict__.update(
+            input_shape=int_tuple("input_shape", shape, rank + 1),
+            filters=integer("filters", filters),
+            kernel_size=int_tuple("kernel_size", kernel_size, rank),
+            strides=int_tuple("strides", strides, rank),
+            padding=paddings(padding, rank),
+            dilation_rate=int_tuple("dilation_rate", dilation_rate, rank),
+            padding_mode=padding_modes(padding_mode, rank),
+            kernel_mask=mask,
+        )
+        kernel_shape = self._geometry.kernel_shape
+        if mask is not None:
+            masks.check(mask, kernel_shape)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse every assignment."""
+        raise AttributeError(f"{name} of a Spec cannot be set: it is immutable; create another Spec")
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, Spec) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text[:DIGEST])
+
+    def __repr__(self) -> str:
+        """The call that makes it, but for the entries of the mask."""
+        fields = [repr(self.input_shape), str(self.filters), repr(self.kernel_size)]
+        fields += [f"{name}={value!r}" for name, value in self._config().items() if name not in _REQUIRED]
+        if self.kernel_mask is not None:
+            fields[-1] = f"kernel_mask=<{self.kernel_mask.shape}>"
+        return f"Spec({', '.join(fields)})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the text alone; tables are computed again."""
+        return Spec.from_text, (self.text,)
+
+    @cached_property
+    def text(self) -> str:
+        """All of the spec as text, for `from_text`; frameworks keep it in compiled and exported programs.
+
+        A digest, and JSON of the parameters that differ from their defaults; a mask is in it with one bit an entry.
+        """
+        config = json.dumps(self._config(), separators=(",", ":"))
+        return _digest(config) + config
+
+    @staticmethod
+    def from_text(text: str) -> "Spec":
+        """Return the spec of a `text`; mostly the same object for the same text, since its tables are costly.
+
+        Parameters
+        ----------
+        text : str
+            As `text` returns it, here or in another process.
+
+        Returns
+        -------
+        Spec
+
+        Raises
+        ------
+        ValueError
+            If it is not such a text, or of a later version of the library.
+
+        Examples
+        --------
+        >>> from lcnumba.functional import Spec
+        >>> spec = Spec((10, 2), 4, 3)
+        >>> Spec.from_text(spec.text) == spec
+        True
+        """
+        known = _known.get(text[:DIGEST])  # an exported program passes a new string with each call
+        if known is not None:
+            return known
+        config = text[DIGEST:]
+        if text[:DIGEST] != _digest(config):
+            raise ValueError(f"text={text!r:.80} is not the text of a Spec: its digest differs; give Spec.text")
+        settings = json.loads(config)
+        unknown = set(settings) - {*_REQUIRED, *_DEFAULTS}
+        if unknown:
+            raise ValueError(
+                f"text={text!r:.80} has {', '.join(sorted(unknown))}, which this version of lcnumba does not know; "
+                "use the version that wrote it"
+            )
+        if len(_known) >= KEPT:
+            _known.clear()
+        return _known.setdefault(text[:DIGEST], Spec(**{name: _tuples(value) for name, value in settings.items()}))
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """(P, K, F): positions, window entries in the order (*kernel_size, C), filters."""
+        return self._geometry.kernel_shape
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of an output sample, channels last: (OW, F), (OH, OW, F) or (OD, OH, OW, F)."""
+        return self._geometry.bias_shape
+
+    @cached_property
+    def exists(self) -> Mask | None:
+        """Which weights exist, (P, K, 1) or (P, K, F); None if all do.
+
+        The others are those of connections to zero padding and those that `kernel_mask` excludes. They are never read,
+        and their gradient is 0.
+        """
+        mask, geometry = self.kernel_mask, self._geometry
+        if mask is None:
+            return None if geometry.complete else geometry.exists[:, :, None]
+        return np.atleast_3d(mask) & geometry.exists[:, :, None]
+
+    @cached_property
+    def _geometry(self) -> Geometry:
+        windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding, self.padding_mode)
+        return Geometry(self.input_shape[:-1], self.input_shape[-1], self.filters, *windows)
+
+    @cached_property
+    def _implementation(self) -> Implementation:
+        # The others cache another form of the weights, under a version of which nobody tells here.
+        return create(1, self._geometry, self.kernel_mask)
+
+    def _config(self) -> dict[str, Any]:
+        """The required parameters, and those that differ from their defaults, for JSON."""
+        rank = len(self.kernel_size)
+        config = {name: getattr(self, name) for name in _REQUIRED}
+        for name, default in _DEFAULTS.items():
+            value = masks.serialize(self.kernel_mask) if name == "kernel_mask" else getattr(self, name)
+            if value not in (default, (default,) * rank):
+                config[name] = value
+        return config
+
+
+_known: dict[str, Spec] = {}
+_REQUIRED = ("input_shape", "filters", "kernel_size")
+_DEFAULTS = {"strides": 1, "padding": "valid", "dilation_rate": 1, "padding_mode": "zeros", "kernel_mask": None}
+
+
+@public
+def apply(
+    spec: Spec, x: Array, kernel: Array, bias: Array | None = None, *, out: Array | None = None,
+    n_threads: int | None = None,
+) -> Array:  # fmt: skip
+    """Return y = F(x, kernel) + bias.
+
+    Parameters
+    ----------
+    spec : Spec
+        The layer.
+    x : array, (N, *input_shape)
+        The input.
+    kernel : array, (P, K, F)
+        The weights. Those that do not exist, by padding or a mask, are not read.
+    bias : array, (*output, F) or (F,), optional
+        Added to each output.
+    out : array, (N, *output, F), optional
+        The array for the result, which shares no memory with the others; by default a new one.
+    n_threads : int, optional
+        The most threads; by default as many as Numba. Results do not depend on it.
+
+    Returns
+    -------
+    array, (N, *output, F)
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError
+        If an array is not a C-contiguous NumPy array, or they are not all of float32 or all of float64: nothing is
+        copied or cast here.
+    ValueError
+        If a shape does not fit, or `out` shares memory with another array.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> spec = functional.Spec((3, 1), 1, 2)
+    >>> x, kernel = np.array([[[1.0], [2.0], [3.0]]]), np.array([[[1.0], [1.0]], [[10.0], [10.0]]])
+    >>> functional.apply(spec, x, kernel)[0, :, 0]
+    array([ 3., 50.])
+    """
+    size = _batch("x", x, spec.input_shape)
+    given = {"x": x, "kernel": _fits("kernel", kernel, spec.kernel_shape)}
+    if bias is not None:
+        shape = spec.output_shape
+        _check_kind("bias", bias)
+        given["bias"] = _fits("bias", bias, shape[-1:] if bias.ndim == 1 else shape)
+    _target("out", out, (size, *spec.output_shape), given)
+    _same_dtype(given)
+    flat_bias = None if bias is None else bias.reshape(-1, spec.filters)
+    result = spec._implementation.apply(
+        _flat(spec, x), kernel, flat_bias, threads=thread_count(n_threads),
+        out=None if out is None else _by_position(spec, out),
+    )  # fmt: skip
+    return result.reshape(size, *spec.output_shape) if out is None else out
+
+
+@public
+def input_gradient(
+    spec: Spec, kernel: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
+) -> Array:
+    """Return dx = A(kernel, dy), the gradient by the input.
+
+    Parameters
+    ----------
+    spec : Spec
+        The layer.
+    kernel : array, (P, K, F)
+        The weights.
+    dy : array, (N, *output, F)
+        The gradient by y.
+    out : array, (N, *input_shape), optional
+        The array for the result.
+    n_threads : int, optional
+        As for `apply`.
+
+    Returns
+    -------
+    array, (N, *input_shape)
+        `out`, or a new array.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `apply`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> spec = functional.Spec((3, 1), 1, 2)
+    >>> kernel = np.array([[[1.0], [1.0]], [[10.0], [10.0]]])
+    >>> functional.input_gradient(spec, kernel, np.ones((1, 2, 1)))[0, :, 0]
+    array([ 1., 11., 10.])
+    """
+    size = _batch("dy", dy, spec.output_shape)
+    given = {"kernel": _fits("kernel", kernel, spec.kernel_shape), "dy": dy}
+    _target("out", out, (size, *spec.input_shape), given)
+    _same_dtype(given)
+    result = spec._implementation.apply_transpose(
+        kernel, _by_position(spec, dy), threads=thread_count(n_threads), out=None if out is None else _flat(spec, out)
+    )
+    return result.reshape(size, *spec.input_shape) if out is None else out
+
+
+@public
+def weight_gradient(
+    spec: Spec, x: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
+) -> Array:
+    """Return dkernel = B(x, dy), the gradient by the weights.
+
+    Parameters
+    ----------
+    spec : Spec
+        The layer.
+    x : array, (N, *input_shape)
+        The input.
+    dy : array, (N, *output, F)
+        The gradient by y.
+    out : array, (P, K, F), optional
+        The array for the result.
+    n_threads : int, optional
+        As for `apply`.
+
+    Returns
+    -------
+    array, (P, K, F)
+        `out`, or a new array; 0 for weights that do not exist. The gradient by the bias is the sum of dy over the
+        batch.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `apply`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> spec = functional.Spec((3, 1), 1, 2)
+    >>> functional.weight_gradient(spec, np.array([[[1.0], [2.0], [3.0]]]), np.array([[[1.0], [10.0]]]))[:, :, 0]
+    array([[ 1.,  2.],
+           [20., 30.]])
+    """
+    given = _gradient_arguments(spec, x, dy)
+    _target("out", out, spec.kernel_shape, given)
+    _same_dtype(given)
+    return spec._implementation.weight_gradient(
+        _flat(spec, x), _by_position(spec, dy), threads=thread_count(n_threads), out=out
+    )
+
+
+@public
+def gradients(
+    spec: Spec, x: Array, kernel: Array, dy: Array, *, out: tuple[Array | None, Array | None] = (None, None),
+    n_threads: int | None = None,
+) -> tuple[Array, Array]:  # fmt: skip
+    """Return both gradients, dx = A(kernel, dy) and dkernel = B(x, dy), in one pass over the weights.
+
+    Parameters
+    ----------
+    spec : Spec
+        The layer.
+    x : array, (N, *input_shape)
+        The input.
+    kernel : array, (P, K, F)
+        The weights.
+    dy : array, (N, *output, F)
+        The gradient by y.
+    out : (array or None, array or None), optional
+        The arrays for dx and dkernel.
+    n_threads : int, optional
+        As for `apply`.
+
+    Returns
+    -------
+    dx : array, (N, *input_shape)
+        As from `input_gradient`.
+    dkernel : array, (P, K, F)
+        As from `weight_gradient`.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `apply`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> spec = functional.Spec((3, 1), 1, 2)
+    >>> x, kernel = np.array([[[1.0], [2.0], [3.0]]]), np.ones((2, 2, 1))
+    >>> dx, dkernel = functional.gradients(spec, x, kernel, np.array([[[1.0], [10.0]]]))
+    >>> dx[0, :, 0], dkernel[1, :, 0]
+    (array([ 1., 11., 10.]), array([20., 30.]))
+    """
+    given = {**_gradient_arguments(spec, x, dy), "kernel": _fits("kernel", kernel, spec.kernel_shape)}
+    try:
+        dx, dkernel = out
+    except (TypeError, ValueError):
+        raise TypeError(f"out={out!r:.80} must be a pair: the arrays, or None, for dx and dkernel") from None
+    _target("out[0]", dx, x.shape, given)
+    _target("out[1]", dkernel, spec.kernel_shape, given)
+    _same_dtype(given)
+    targets = None if dx is None else _flat(spec, dx), dkernel
+    flat_dx, dkernel = spec._implementation.gradients(
+        _flat(spec, x), kernel, _by_position(spec, dy), threads=thread_count(n_threads), out=targets
+    )
+    return flat_dx.reshape(x.shape) if dx is None else dx, dkernel
+
+
+def _gradient_arguments(spec: Spec, x: Array, dy: Array) -> dict[str, Array]:
+    """The arrays x and dy, which must have as many samples."""
+    size = _batch("x", x, spec.input_shape)
+    if _batch("dy", dy, spec.output_shape) != size:
+        raise ValueError(f"dy has shape {dy.shape}, and x {x.shape}; give as many samples of both")
+    return {"x": x, "dy": dy}
+
+
+def _batch(name: str, array: Array, sample: tuple[int, ...]) -> int:
+    """The number of samples of an array, which must be of shape (N, *sample)."""
+    _check_kind(name, array)
+    if array.ndim == 0 or array.shape[1:] != sample:
+        raise ValueError(f"{name} has shape {array.shape}; give shape (N, {', '.join(map(str, sample))})")
+    return len(array)
+
+
+def _fits(name: str, array: Array, shape: tuple[int, ...]) -> Array:
+    _check_kind(name, array)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}; give shape {shape}")
+    return array
+
+
+def _target(name: str, out: Array | None, shape: tuple[int, ...], given: dict[str, Array]) -> None:
+    """Check an array for a result, and add it to those given."""
+    if out is None:
+        return
+    _fits(name, out, shape)
+    if not out.flags.writeable:
+        raise ValueError(f"{name} is read-only; give an array that can be written")
+    for other, array in given.items():
+        if np.may_share_memory(out, array):
+            raise ValueError(f"{name} shares memory with {other}, which is in use meanwhile; give another array")
+    given[name] = out
+
+
+def _check_kind(name: str, array: Any) -> None:
+    """Raise unless it is an array of NumPy without a meaning beyond its numbers, such as a mask."""
+    kind = type(array)
+    if kind is not np.ndarray and kind is not np.memmap:
+        package = kind.__module__.partition(".")[0]
+        raise TypeError(f"{name} is a {package} {kind.__name__}; give a NumPy array: numpy.asarray({name})")
+
+
+def _same_dtype(given: dict[str, Array]) -> None:
+    """Raise unless all are C-contiguous and of one dtype, float32 or float64."""
+    (first, model), *_ = given.items()
+    if model.dtype not in FLOATS:
+        raise TypeError(f"{first} has dtype {model.dtype}; give float32 or float64: {first}.astype('float32')")
+    for name, array in given.items():
+        if array.dtype != model.dtype:
+            raise TypeError(
+                f"{name} has dtype {array.dtype}, and {first} {model.dtype}; give the same: "
+                f"{name}.astype({model.dtype.name!r})"
+            )
+        if not (array.flags.c_contiguous and array.flags.aligned):
+            raise TypeError(f"{name} is not C-contiguous; give numpy.ascontiguousarray({name})")
+
+
+def _flat(spec: Spec, x: Array) -> Array:
+    return x.reshape(len(x), spec._geometry.inputs)
+
+
+def _by_position(spec: Spec, dy: Array) -> Array:
+    return dy.reshape(len(dy), spec._geometry.positions, spec.filters)
+
+
+def _digest(config: str) -> str:
+    return hashlib.sha256(config.encode()).hexdigest()[:DIGEST]
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as tuples."""
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def __dir__() -> list[str]:
+    return __all__
