@@ -1,0 +1,571 @@
+"""Locally connected layers for PyTorch on the CPU (the extra ``lcnumba[torch]``), as modules and as a function.
+
+The weights are `torch.nn.Parameter`s, and torch's autograd, optimizers, `torch.compile` and `torch.export` work as with
+its own layers. Three linear maps, those of `lcnumba.functional`, are operators of torch (``torch.ops.lcnumba``), each
+differentiated by the others, so that gradients of any order are exact.
+
+Arrays are shared with torch, not copied: contiguous inputs, weights and results stay where they are. Computation is in
+float32 or float64; under `torch.autocast` in float32. Threads are limited by `torch.set_num_threads`.
+
+There are no forward-mode derivatives, and no GPU. `torch.vmap` computes one sample after the other.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from lcnumba import activations, functional
+from lcnumba.connectivity.geometry import padding_modes
+from lcnumba.functional import Spec
+from lcnumba.layers.locally_connected import (
+    LocallyConnected,
+    LocallyConnected1D,
+    LocallyConnected2D,
+    LocallyConnected3D,
+)
+from lcnumba.utils.messages import install, public_class
+from lcnumba.utils.validation import boolean, choice, int_tuple, integer
+
+try:
+    import torch
+    from torch import Tensor, nn
+except ImportError as error:
+    raise ImportError(f"{error}; lcnumba.torch needs PyTorch: {install('torch')}") from error
+
+__all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "locally_connected"]
+
+
+# --- operators
+
+
+def _operator(name: str, function: Callable[..., Any]) -> Any:
+    """Make an operator of torch from a map of `lcnumba.functional`, whose arguments follow those of the map."""
+
+    def read(tensor: Tensor | None) -> Any:
+        # Gradients come with any strides: those of a sum are expanded. A conjugated or negated view has no NumPy form.
+        return None if tensor is None else tensor.detach().resolve_neg().contiguous().numpy()
+
+    @functools.wraps(function)
+    def call(*arguments: Any) -> Any:
+        *tensors, text = arguments
+        try:
+            found = getattr(functional, name)(
+                Spec.from_text(text), *map(read, tensors), n_threads=torch.get_num_threads()
+            )
+        except (TypeError, ValueError) as error:  # what torch raises where shapes or dtypes do not fit
+            raise RuntimeError(str(error)) from None
+        return tuple(map(torch.from_numpy, found)) if isinstance(found, tuple) else torch.from_numpy(found)
+
+    made = torch.library.custom_op(f"lcnumba::{name}", call, mutates_args=(), device_types="cpu")
+    made.register_fake(function)
+    torch.library.register_autocast(made, "cpu", torch.float32)
+    torch.library.register_vmap(made, functools.partial(_vmap, made))
+    return made
+
+
+def _vmap(operator: Any, info: Any, in_dims: tuple[int | None, ...], *arguments: Any) -> Any:
+    """Call an operator for each entry of a mapped dimension, and stack the results."""
+    results = []
+    for number in range(info.batch_size):
+        each = [a if d is None else a.select(d, number) for a, d in zip(arguments, in_dims, strict=True)]
+        results.append(operator(*each))
+    if isinstance(results[0], tuple):
+        return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
+    return torch.stack(results), 0
+
+
+# The functions say what the results are without computing them, and give torch the signatures.
+
+
+def _fake_apply(x: Tensor, kernel: Tensor, bias: Tensor | None, spec: str) -> Tensor:
+    return x.new_empty((x.shape[0], *Spec.from_text(spec).output_shape))
+
+
+def _fake_input_gradient(kernel: Tensor, dy: Tensor, spec: str) -> Tensor:
+    return dy.new_empty((dy.shape[0], *Spec.from_text(spec).input_shape))
+
+
+def _fake_weight_gradient(x: Tensor, dy: Tensor, spec: str) -> Tensor:
+    return x.new_empty(Spec.from_text(spec).kernel_shape)
+
+
+def _fake_gradients(x: Tensor, kernel: Tensor, dy: Tensor, spec: str) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape), x.new_empty(Spec.from_text(spec).kernel_shape)
+
+
+_apply = _operator("apply", _fake_apply)
+_input_gradient = _operator("input_gradient", _fake_input_gradient)
+_weight_gradient = _operator("weight_gradient", _fake_weight_gradient)
+_gradients = _operator("gradients", _fake_gradients)
+
+
+def _differentiate(operator: Any, backward: Callable[..., Any]) -> None:
+    """Register ``backward(wanted, spec, *tensors, *cotangents)``, which returns gradients by the tensors."""
+
+    def setup(ctx: Any, inputs: Any, output: Any) -> None:
+        *tensors, ctx.spec = inputs
+        ctx.save_for_backward(*tensors)
+
+    def run(ctx: Any, *cotangents: Tensor) -> Any:
+        return *backward(ctx.needs_input_grad, ctx.spec, *ctx.saved_tensors, *cotangents), None
+
+    operator.register_autograd(run, setup_context=setup)
+
+
+def _backward_of_apply(wanted: Any, spec: str, x: Tensor, kernel: Tensor, bias: Tensor | None, dy: Tensor) -> Any:
+    dx = dkernel = dbias = None
+    if wanted[0] and wanted[1]:
+        dx, dkernel = _gradients(x, kernel, dy, spec)
+    elif wanted[0]:
+        dx = _input_gradient(kernel, dy, spec)
+    elif wanted[1]:
+        dkernel = _weight_gradient(x, dy, spec)
+    if wanted[2] and bias is not None:
+        dbias = dy.sum(dim=tuple(range(dy.dim() - bias.dim())))
+    return dx, dkernel, dbias
+
+
+def _backward_of_input_gradient(wanted: Any, spec: str, kernel: Tensor, dy: Tensor, u: Tensor) -> Any:
+    return (
+        _weight_gradient(u, dy, spec) if wanted[0] else None,
+        _apply(u, kernel, None, spec) if wanted[1] else None,
+    )
+
+
+def _backward_of_weight_gradient(wanted: Any, spec: str, x: Tensor, dy: Tensor, v: Tensor) -> Any:
+    return (
+        _input_gradient(v, dy, spec) if wanted[0] else None,
+        _apply(x, v, None, spec) if wanted[1] else None,
+    )
+
+
+def _backward_of_gradients(
+    wanted: Any, spec: str, x: Tensor, kernel: Tensor, dy: Tensor, u: Tensor, v: Tensor
+) -> tuple[Tensor | None, ...]:
+    return (
+        _input_gradient(v, dy, spec) if wanted[0] else None,
+        _weight_gradient(u, dy, spec) if wanted[1] else None,
+        _apply(u, kernel, None, spec) + _apply(x, v, None, spec) if wanted[2] else None,
+    )
+
+
+_differentiate(_apply, _backward_of_apply)
+_differentiate(_input_gradient, _backward_of_input_gradient)
+_differentiate(_weight_gradient, _backward_of_weight_gradient)
+_differentiate(_gradients, _backward_of_gradients)
+
+
+# --- layers
+
+
+@functools.lru_cache(maxsize=1024)
+def _spec(
+    in_shape: tuple[int, ...], filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any
+) -> Spec:
+    """The spec of torch's arguments; `in_shape` has the channels last."""
+    rank = len(in_shape) - 1
+    size, steps, dilated = (
+        int_tuple(name, value, rank)
+        for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
+    )
+    if padding == "same":
+        if max(steps) > 1:
+            raise ValueError(f"padding='same' needs stride=1, as in torch, got {stride!r}; give the padding in numbers")
+        total = [d * (k - 1) for k, d in zip(size, dilated, strict=True)]
+        padding = tuple((t // 2, t - t // 2) for t in total)
+    elif padding == "valid":
+        padding = 0
+    if not isinstance(padding, tuple | list):
+        padding = (padding,) * rank
+    pairs = tuple(
+        pair if isinstance(pair, tuple | list) else (integer("padding", pair, 0),) * 2 for pair in padding
+    )  # fmt: skip
+    plain: Any = "valid" if not any(map(max, pairs)) else pairs
+    return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=padding_modes(mode, rank))
+
+
+@torch.compiler.assume_constant_result
+def _text(*arguments: Any) -> str:
+    """The text of a spec; torch.compile takes it for a constant of the program."""
+    return _spec(*arguments).text
+
+
+def locally_connected(  # not `public`, whose checks torch.compile cannot trace
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    kernel_size: int | tuple[int, ...],
+    stride: int | tuple[int, ...] = 1,
+    padding: Any = 0,
+    dilation: int | tuple[int, ...] = 1,
+    padding_mode: str | tuple[str, ...] = "zeros",
+    channels_last: bool = False,
+) -> Tensor:
+    """Apply a locally connected layer: a convolution whose weights are not shared between positions.
+
+    Parameters
+    ----------
+    x : tensor, (N, C, H, W), or (N, H, W, C) with `channels_last`
+        The input, of one, two or three spatial dimensions; float32 or float64, on the CPU.
+    weight : tensor, (P, K, F)
+        P = OH*OW positions; K window entries in the order (row, column, channel); F filters.
+    bias : tensor, (OH, OW, F) or (F,), optional
+        Added to each output.
+    kernel_size, stride, padding, dilation, padding_mode, channels_last
+        As for `LocallyConnected2d`.
+
+    Returns
+    -------
+    tensor, (N, F, OH, OW), or (N, OH, OW, F) with `channels_last`
+        A new tensor.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter.
+    RuntimeError
+        If a shape, or a dtype, does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import locally_connected
+    >>> x, weight = torch.tensor([[[1.0, 2.0, 3.0]]]), torch.tensor([[[1.0], [1.0]], [[10.0], [10.0]]])
+    >>> locally_connected(x, weight, kernel_size=2)
+    tensor([[[ 3., 50.]]])
+    """
+    if x.dim() not in (3, 4, 5) or weight.dim() != 3:
+        raise RuntimeError(
+            f"x has shape {tuple(x.shape)} and weight {tuple(weight.shape)}; give (N, C, *spatial) with 1 to 3 spatial "
+            "sizes, and (P, K, F)"
+        )
+    inner = x if channels_last else x.movedim(1, -1)
+    text = _text(tuple(inner.shape[1:]), weight.shape[2], kernel_size, stride, padding, dilation, padding_mode)
+    return _called(x, weight, bias, text, channels_last)
+
+
+def _called(x: Tensor, weight: Tensor, bias: Tensor | None, text: str, channels_last: bool) -> Tensor:
+    if channels_last:
+        return _apply(x, weight, bias, text)
+    y = _apply(x.movedim(1, -1), weight, bias, text).movedim(-1, 1)
+    # As torch's convolutions: in the memory format of the input, and contiguous in general, so that .view works.
+    return y.contiguous() if x.is_contiguous() else y
+
+
+class _LocallyConnected(nn.Module):
+    """Base class for any spatial rank."""
+
+    rank: ClassVar[int]
+    _layer: ClassVar[type[LocallyConnected]]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        in_shape: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        bias_sharing: str = "position",
+        kernel_mask: Any = None,
+        channels_last: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        if integer("groups", groups) != 1:
+            raise ValueError(f"groups={groups!r} is not supported; give 1, or use one layer for each group")
+        shape = (*int_tuple("in_shape", in_shape, self.rank), integer("in_channels", in_channels))
+        for name, value in (("padding", padding), ("padding_mode", padding_mode), ("kernel_size", kernel_size),
+                            ("stride", stride), ("dilation", dilation)):  # fmt: skip
+            if isinstance(value, list | tuple) and len(value) != self.rank:
+                raise ValueError(f"{name}={value!r} has {len(value)} entries; give one value or {self.rank}")
+        settings = map(_hashable, (kernel_size, stride, padding, dilation, padding_mode))
+        spec = _spec(shape, integer("out_channels", out_channels), *settings)
+        self._setup(spec, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
+        self._create(device, dtype)
+
+    def _setup(self, spec: Spec, mask: Any, bias: bool, bias_sharing: str, channels_last: bool) -> None:
+        if mask is not None:
+            mask = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
+            windows = (spec.kernel_size, spec.strides, spec.padding)
+            spec = Spec(
+                spec.input_shape, spec.filters, *windows, dilation_rate=spec.dilation_rate,
+                padding_mode=spec.padding_mode, kernel_mask=mask,
+            )  # fmt: skip
+        self.spec, self._text = spec, spec.text
+        self.channels_last = boolean("channels_last", channels_last)
+        self._sample_shape = torch.Size(self._outer(spec.input_shape))
+        shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
+        self._bias_shape = (spec.output_shape[-1:] if shared else spec.output_shape) if bias else None
+
+    def _create(self, device: Any, dtype: Any) -> None:
+        """Create the parameters, with initial values."""
+        self.weight = nn.Parameter(torch.empty(self.spec.kernel_shape, device=device, dtype=dtype))
+        if self._bias_shape is None:
+            self.register_parameter("bias", None)
+        else:
+            self.bias = nn.Parameter(torch.empty(self._bias_shape, device=device, dtype=dtype))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias as torch's convolutions do: uniformly within 1 / sqrt(window entries).
+
+        Weights of connections that do not exist become 0.
+        """
+        bound = 1 / math.sqrt(self.spec.kernel_shape[1])
+        nn.init.uniform_(self.weight, -bound, bound)
+        if self.bias is not None:
+            nn.init.uniform_(self.bias, -bound, bound)
+        exists = self.spec.exists
+        if exists is not None and not self.weight.is_meta:
+            with torch.no_grad():
+                self.weight.mul_(torch.tensor(exists))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return y for x (N, C, *in_shape), or (C, *in_shape); with `channels_last` C comes last.
+
+        y is contiguous, or channels last in memory if x is.
+        """
+        sample, weight = self._sample_shape, self.weight
+        if x.shape[1:] != sample:
+            if x.shape == sample:
+                return self.forward(x.unsqueeze(0)).squeeze(0)
+            raise RuntimeError(
+                f"x has shape {tuple(x.shape)}; this {type(self).__name__} needs (N, {', '.join(map(str, sample))}): "
+                "each position has its own weights, so every sample must have that shape"
+            )
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled("cpu"):
+            raise RuntimeError(
+                f"x has dtype {x.dtype}, and the weights {weight.dtype}; give the same: x.to({weight.dtype})"
+            )
+        return _called(x, weight, self.bias, self._text, self.channels_last)
+
+    def _outer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of a sample in the order of this module's axes."""
+        return shape if self.channels_last else (shape[-1], *shape[:-1])
+
+    def extra_repr(self) -> str:
+        """Sizes, and the settings that differ from their defaults."""
+        spec = self.spec
+        parts = [
+            f"{spec.input_shape[-1]}, {spec.filters}, kernel_size={spec.kernel_size}",
+            f"in_shape={spec.input_shape[:-1]}",
+        ]
+        settings = {
+            "stride": (spec.strides, (1,) * self.rank), "padding": (spec.padding, "valid"),
+            "dilation": (spec.dilation_rate, (1,) * self.rank),
+            "padding_mode": (spec.padding_mode, ("zeros",) * self.rank), "channels_last": (self.channels_last, False),
+            "bias": (self.bias is not None, True),
+        }  # fmt: skip
+        parts += [f"{name}={value!r}" for name, (value, default) in settings.items() if value != default]
+        if spec.kernel_mask is not None:
+            parts.append(f"kernel_mask=<{spec.kernel_mask.shape}>")
+        return ", ".join(parts)
+
+    @property
+    def unfolded_weight(self) -> Tensor:
+        """The weight as (*output, F, C, *kernel_size), the layout of layers that are written with ``unfold``."""
+        spec = self.spec
+        split = self.weight.reshape(*spec.output_shape[:-1], *spec.kernel_size, spec.input_shape[-1], spec.filters)
+        taps = range(self.rank, 2 * self.rank)
+        return split.permute(*range(self.rank), 2 * self.rank + 1, 2 * self.rank, *taps)
+
+    def load_unfolded(self, weight: Tensor, bias: Tensor | None = None) -> Self:
+        """Copy weights from a layer that is written with ``unfold``, and return this module.
+
+        Parameters
+        ----------
+        weight : tensor, (*output, F, C, *kernel_size)
+            Copied into `weight`; 0 is taken where no connection exists.
+        bias : tensor, (F, *output) or (F,), optional
+            Copied into `bias`; without it `bias` stays.
+        """
+        wanted = tuple(self.unfolded_weight.shape)
+        if tuple(weight.shape) != wanted:
+            raise ValueError(f"weight has shape {tuple(weight.shape)}; give shape {wanted}")
+        outer = None if bias is None else bias if bias.dim() == 1 else bias.movedim(0, -1)
+        if outer is not None and (self.bias is None or outer.shape != self.bias.shape):
+            expected = None if self.bias is None else tuple(self.bias.movedim(-1, 0).shape)
+            raise ValueError(f"bias has shape {tuple(bias.shape)}; this module has {expected}")  # type: ignore[union-attr]
+        with torch.no_grad():
+            filters_last = weight.movedim((self.rank, self.rank + 1), (-1, -2))
+            self.weight.copy_(filters_last.reshape(self.weight.shape))
+            if self.spec.exists is not None:
+                self.weight.mul_(torch.tensor(self.spec.exists))
+            if outer is not None:
+                self.bias.copy_(outer)
+        return self
+
+    @classmethod
+    def from_layer(cls, layer: LocallyConnected) -> Self:
+        """Return a module with the settings and copies of the weights of a layer of this library.
+
+        Parameters
+        ----------
+        layer : lcnumba.LocallyConnected1D, 2D or 3D
+            A built layer without activation, regularizers and constraints, which in torch are not part of a layer.
+        """
+        if not isinstance(layer, cls._layer):
+            raise TypeError(f"layer is a {type(layer).__name__}; {cls.__name__} needs a {cls._layer.__name__}")
+        if not layer.built:
+            raise ValueError(f"{layer.name!r} has no weights yet; call or build it first")
+        others = [layer.kernel_regularizer, layer.bias_regularizer, layer.activity_regularizer, layer.kernel_constraint]
+        if not isinstance(layer.activation, activations.Linear) or any([*others, layer.bias_constraint]):
+            raise ValueError(
+                f"{layer.name!r} has an activation, a regularizer or a constraint; a module of torch has none: take "
+                "them out, and add torch's own to the network and the loss"
+            )
+        _, *sizes = layer._to_channels_last(np.empty((0, *(n or 0 for n in layer.input_shape[1:])))).shape
+        spec = Spec(
+            tuple(sizes), layer.filters, layer.kernel_size, layer.strides, layer.padding,
+            dilation_rate=layer.dilation_rate, padding_mode=layer.padding_mode, kernel_mask=layer.kernel_mask,
+        )  # fmt: skip
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._setup(spec, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
+        module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
+        module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
+        return module
+
+    def to_layer(self, **settings: Any) -> LocallyConnected:
+        """Return a layer of this library with the settings and copies of the weights, for NumPy.
+
+        Parameters
+        ----------
+        **settings
+            Further arguments of the layer, such as ``activation="relu"``.
+        """
+        spec = self.spec
+        weights = [w.detach().cpu().numpy() for w in (self.weight, self.bias) if w is not None]
+        arguments: dict[str, Any] = {
+            "padding": spec.padding, "dilation_rate": spec.dilation_rate, "padding_mode": spec.padding_mode,
+            "kernel_mask": spec.kernel_mask, "use_bias": self.bias is not None,
+            "bias_sharing": "filter" if self.bias is not None and self.bias.dim() == 1 else "position",
+            "data_format": "channels_last" if self.channels_last else "channels_first",
+            "dtype": weights[0].dtype.name, "weights": weights,
+        }  # fmt: skip
+        layer = self._layer(spec.filters, spec.kernel_size, spec.strides, **(arguments | settings))
+        layer.build((None, *self._outer(spec.input_shape)))
+        return layer
+
+
+@public_class
+class LocallyConnected2d(_LocallyConnected):
+    """Locally connected layer for images: a convolution with weights of its own at every output position.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels C of the input, and filters F.
+    kernel_size : int or (int, int)
+        Height and width of the window.
+    in_shape : int or (int, int)
+        Height and width of the input: the number of weights depends on it.
+    stride : int or (int, int), default 1
+        Distance of neighbouring windows.
+    padding : int, (int, int), ((int, int), (int, int)), "valid" or "same", default 0
+        Padding of each dimension, or before and after it; less than the span of the window. "same" is that of torch,
+        for ``stride=1``.
+    dilation : int or (int, int), default 1
+        Distance of neighbouring entries of a window.
+    groups : int, default 1
+        Only 1 is supported.
+    bias : bool, default True
+        Whether to add a bias.
+    padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
+        What windows read beyond the input.
+    bias_sharing : {"position", "filter"}, default "position"
+        Whether each output has its own bias, (OH, OW, F), or each filter one, (F,).
+    kernel_mask : bool array or tensor, (P, K) or (P, K, F), optional
+        Which connections exist. The others are not read, and their gradient is 0. It is part of compiled and exported
+        programs, with one bit an entry.
+    channels_last : bool, default False
+        Whether x and y are (N, H, W, C). By default they are (N, C, H, W); in torch's memory format `channels_last` that
+        needs no copies either.
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter, (P, K, F)
+        P = OH*OW positions; K = KH*KW*C in the order (row, column, channel). As in the layers of this library.
+    bias : torch.nn.Parameter or None, (OH, OW, F) or (F,)
+    spec : lcnumba.functional.Spec
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, and for a kernel that does not fit.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnected2d
+    >>> layer = LocallyConnected2d(1, 8, 3, in_shape=(28, 28), stride=2)
+    >>> y = layer(torch.randn(4, 1, 28, 28))
+    >>> y.shape, layer.weight.shape
+    (torch.Size([4, 8, 13, 13]), torch.Size([169, 9, 8]))
+    >>> y.square().mean().backward()
+    >>> layer.weight.grad.shape
+    torch.Size([169, 9, 8])
+    """
+
+    rank = 2
+    _layer = LocallyConnected2D
+
+
+@public_class
+class LocallyConnected1d(_LocallyConnected):
+    """Locally connected layer for sequences: x (N, C, W), y (N, F, OW).
+
+    Parameters and attributes are those of `LocallyConnected2d` with one dimension; `padding` may be a pair (before,
+    after) in a tuple: ``padding=((2, 0),)``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnected1d
+    >>> layer = LocallyConnected1d(2, 4, 3, in_shape=11, padding="same", padding_mode="circular")
+    >>> layer(torch.ones(5, 2, 11)).shape
+    torch.Size([5, 4, 11])
+    """
+
+    rank = 1
+    _layer = LocallyConnected1D
+
+
+@public_class
+class LocallyConnected3d(_LocallyConnected):
+    """Locally connected layer for volumes: x (N, C, D, H, W), y (N, F, OD, OH, OW).
+
+    Parameters and attributes are those of `LocallyConnected2d` with three dimensions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnected3d
+    >>> LocallyConnected3d(1, 2, (2, 3, 3), in_shape=(4, 5, 6))(torch.ones(1, 1, 4, 5, 6)).shape
+    torch.Size([1, 2, 3, 3, 4])
+    """
+
+    rank = 3
+    _layer = LocallyConnected3D
+
+
+def _hashable(value: Any) -> Any:
+    """Lists as tuples, for the cache."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def __dir__() -> list[str]:
+    return __all__
