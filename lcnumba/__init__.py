@@ -64,6 +64,8 @@ _MODULES = (
     "activations", "callbacks", "constraints", "estimators", "functional", "gradients", "initializers", "losses",
     "metrics", "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
 )  # fmt: skip
+# Those that import a framework.
+_BRIDGES = ("jax", "keras", "onnx", "torch")
 
 
 def _module(name: str) -> Any:
@@ -74,7 +76,7 @@ def _module(name: str) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
+    if name in _MODULES or name in _BRIDGES:
         return _module(name)
     if name in _HOMES:
         value = getattr(_module(_HOMES[name]), name)
@@ -94,6 +96,6 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    # Without scikit-learn, importing estimators would break help(), which gets every name.
+    # help() gets every name. Without scikit-learn, importing estimators would break it; and it imports no framework.
     modules = [name for name in _MODULES if name != "estimators" or find_spec("sklearn") is not None]
     return [*__all__, *modules, "__version__"]

@@ -24,6 +24,8 @@ import numpy as np
 from lcnumba.connectivity import masks
 from lcnumba.connectivity.geometry import Geometry, padding_modes, paddings
 from lcnumba.implementations.create import Implementation, create
+from lcnumba.runtime.memory import require
+from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.arrays import FLOATS
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.messages import public, public_class
@@ -172,9 +174,9 @@ class Spec:
         >>> Spec.from_text(spec.text) == spec
         True
         """
-        known = _known.get(text[:DIGEST])  # an exported program passes a new string with each call
-        if known is not None:
-            return known
+        found = Spec.of_digest(text[:DIGEST])  # a compiled program passes a new string with each call
+        if found is not None:
+            return found
         config = text[DIGEST:]
         if text[:DIGEST] != _digest(config):
             raise ValueError(f"text={text!r:.80} is not the text of a Spec: its digest differs; give Spec.text")
@@ -188,6 +190,11 @@ class Spec:
         if len(_known) >= KEPT:
             _known.clear()
         return _known.setdefault(text[:DIGEST], Spec(**{name: _tuples(value) for name, value in settings.items()}))
+
+    @staticmethod
+    def of_digest(digest: str) -> "Spec | None":
+        """Return the spec whose text begins with this digest, if it has been read before; else None."""
+        return _known.get(digest)
 
     @property
     def kernel_shape(self) -> tuple[int, int, int]:
@@ -203,7 +210,7 @@ class Spec:
     def exists(self) -> Mask | None:
         """Which weights exist, (P, K, 1) or (P, K, F); None if all do.
 
-        The others are those of connections to zero padding and those that `kernel_mask` excludes. They are never read,
+        The others are those of connections to zero padding and those that `kernel_mask` excludes. They have no effect,
         and their gradient is 0.
         """
         mask, geometry = self.kernel_mask, self._geometry
@@ -251,7 +258,8 @@ def apply(
     x : array, (N, *input_shape)
         The input.
     kernel : array, (P, K, F)
-        The weights. Those that do not exist, by padding or a mask, are not read.
+        The weights. Those that do not exist, by padding or a mask, have no effect; 0 in place of those that a mask
+        excludes saves a copy.
     bias : array, (*output, F) or (F,), optional
         Added to each output.
     out : array, (N, *output, F), optional
@@ -291,7 +299,7 @@ def apply(
     _same_dtype(given)
     flat_bias = None if bias is None else bias.reshape(-1, spec.filters)
     result = spec._implementation.apply(
-        _flat(spec, x), kernel, flat_bias, threads=thread_count(n_threads),
+        _flat(spec, x), _present(spec, kernel), flat_bias, threads=thread_count(n_threads),
         out=None if out is None else _by_position(spec, out),
     )  # fmt: skip
     return result.reshape(size, *spec.output_shape) if out is None else out
@@ -340,8 +348,9 @@ def input_gradient(
     _target("out", out, (size, *spec.input_shape), given)
     _same_dtype(given)
     result = spec._implementation.apply_transpose(
-        kernel, _by_position(spec, dy), threads=thread_count(n_threads), out=None if out is None else _flat(spec, out)
-    )
+        _present(spec, kernel), _by_position(spec, dy), threads=thread_count(n_threads),
+        out=None if out is None else _flat(spec, out),
+    )  # fmt: skip
     return result.reshape(size, *spec.input_shape) if out is None else out
 
 
@@ -446,7 +455,7 @@ def gradients(
     _same_dtype(given)
     targets = None if dx is None else _flat(spec, dx), dkernel
     flat_dx, dkernel = spec._implementation.gradients(
-        _flat(spec, x), kernel, _by_position(spec, dy), threads=thread_count(n_threads), out=targets
+        _flat(spec, x), _present(spec, kernel), _by_position(spec, dy), threads=thread_count(n_threads), out=targets
     )
     return flat_dx.reshape(x.shape) if dx is None else dx, dkernel
 
@@ -512,6 +521,22 @@ def _same_dtype(given: dict[str, Array]) -> None:
 
 def _flat(spec: Spec, x: Array) -> Array:
     return x.reshape(len(x), spec._geometry.inputs)
+
+
+def _present(spec: Spec, kernel: Array) -> Array:
+    """The kernel with 0 for weights that the mask excludes, as implementations need it; mostly the kernel itself."""
+    mask = spec.kernel_mask
+    if mask is None or _absent_are_zero()(kernel, mask):
+        return kernel
+    require(kernel.nbytes, "a copy of the kernel", "set the weights that the mask excludes to 0")
+    return np.where(np.atleast_3d(mask), kernel, kernel.dtype.type(0))
+
+
+@import_whole
+def _absent_are_zero() -> Any:
+    from lcnumba.kernels.absent import absent_are_zero
+
+    return absent_are_zero
 
 
 def _by_position(spec: Spec, dy: Array) -> Array:

@@ -77,7 +77,8 @@ def _vmap(operator: Any, info: Any, in_dims: tuple[int | None, ...], *arguments:
     return torch.stack(results), 0
 
 
-# The functions say what the results are without computing them, and give torch the signatures.
+# These functions say what the results are without computing them, and give torch the signatures.
+# ruff: noqa: ARG001
 
 
 def _fake_apply(x: Tensor, kernel: Tensor, bias: Tensor | None, spec: str) -> Tensor:
@@ -490,8 +491,8 @@ class LocallyConnected2d(_LocallyConnected):
         Which connections exist. The others are not read, and their gradient is 0. It is part of compiled and exported
         programs, with one bit an entry.
     channels_last : bool, default False
-        Whether x and y are (N, H, W, C). By default they are (N, C, H, W); in torch's memory format `channels_last` that
-        needs no copies either.
+        Whether x and y are (N, H, W, C). By default they are (N, C, H, W), which are copied unless they are in torch's
+        memory format `channels_last`.
     device, dtype
         Of the parameters.
 

@@ -15,6 +15,12 @@ import lcnumba
 PACKAGE = Path(lcnumba.__file__).parent
 ORACLE = PACKAGE / "testing" / "reference.py"
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if not m.name.endswith("__main__")]
+# `tests/frameworks` runs the examples of those that import a framework.
+WITH_FRAMEWORKS = {
+    *(f"lcnumba.{name}" for name in lcnumba._BRIDGES),
+    "lcnumba.bridges.tensorflow",
+    "lcnumba.bridges.xla",
+}
 
 # Rooms, from the lowest floor up: a file imports from its own room and from floors below alone. A room is a folder, or
 # a file at the top.
@@ -29,7 +35,8 @@ FLOORS = [
     {"callbacks"},
     {"training"},
     {"models"},
-    {"bridges.keras2", "estimators", "plotting"},
+    {"bridges", "bridges.keras2", "estimators", "plotting"},
+    set(lcnumba._BRIDGES),
     {"tools"},
     {"__main__"},
 ]  # fmt: skip
@@ -67,8 +74,6 @@ FOLDERS = [path for path in FILES if path.name == "__init__.py"]
 @pytest.mark.parametrize("path", FILES, ids=module)
 def test_dependencies_point_one_way(path):
     mine = room(module(path))
-    if mine == "bridges":
-        return
     for name in imports(path):
         if name in BY_NAME and room(name) != mine:
             assert FLOOR_OF[room(name)] < FLOOR_OF[mine], f"{module(path)} imports {name}"
@@ -127,7 +132,7 @@ def test_a_folder_is_a_documented_namespace_or_machinery(path):
 def test_a_file_at_the_top_is_a_documented_namespace():
     at_the_top = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
     folders = {path.parent.name for path in FOLDERS if module(path) in lcnumba._MODULES}
-    assert at_the_top | folders == set(lcnumba._MODULES)
+    assert at_the_top | folders == {*lcnumba._MODULES, *lcnumba._BRIDGES}
 
 
 def test_tests_mirror_the_rooms():
@@ -136,7 +141,7 @@ def test_tests_mirror_the_rooms():
     rooms = {path.parent.relative_to(PACKAGE) for path in FOLDERS}
     for path in tests.rglob("test_*.py"):
         folder = path.parent.relative_to(tests)
-        assert folder in rooms or str(folder) in (".", "interop", "bench"), path
+        assert folder in rooms or str(folder) in (".", "frameworks", "interop"), path
 
 
 def test_the_oracle_imports_numpy_alone():
@@ -166,6 +171,30 @@ def test_importing_brings_in_neither_numba_nor_scipy(tmp_path):
     assert run(code, tmp_path).stdout.strip() == "[]"
 
 
+def test_importing_brings_in_no_framework(tmp_path):
+    code = """
+import sys
+class Refusing:
+    def find_spec(name, path=None, target=None):
+        if name in ("jax", "keras", "onnx", "tensorflow", "torch"):
+            raise RuntimeError(name)
+sys.meta_path.insert(0, Refusing)
+import lcnumba
+[getattr(lcnumba, name) for name in dir(lcnumba)]
+print(lcnumba.LocallyConnected1D(1, 2, kernel_initializer="ones")([[[1.0], [2.0], [4.0]]]).tolist())
+"""
+    assert run(code, tmp_path).stdout == "[[[3.0], [6.0]]]\n"
+
+
+@pytest.mark.parametrize("name", lcnumba._BRIDGES)
+def test_a_bridge_without_its_framework_says_what_to_install(name, tmp_path):
+    code = f"import sys; sys.modules[{name!r}] = None; import lcnumba; lcnumba.{name}"
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(code, tmp_path)
+    extra = "keras3" if name == "keras" else name
+    assert f"pip install 'lcnumba[{extra}]', or '.[{extra}]' in a checkout" in error.value.stderr
+
+
 def test_importing_installs_no_hook_and_starts_no_thread(tmp_path):
     code = """
 import os, signal, sys, threading
@@ -189,7 +218,7 @@ def test_public_names():
         lcnumba.nope  # noqa: B018
 
 
-@pytest.mark.parametrize("name", MODULES)
+@pytest.mark.parametrize("name", sorted(set(MODULES) - WITH_FRAMEWORKS))
 def test_examples_in_docstrings(name):
     result = doctest.testmod(importlib.import_module(name), optionflags=doctest.NORMALIZE_WHITESPACE)
     assert result.failed == 0

@@ -49,12 +49,14 @@ def test_the_maps_are_those_of_the_reference(problem, dtype, with_out, rng):
             np.testing.assert_array_equal(array, right)
 
 
+@pytest.mark.parametrize("mask_axes", [0, 2, 3])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
-def test_gradients_of_the_gradients_are_the_maps_again(problem, rng):
+def test_gradients_of_the_gradients_are_the_maps_again(problem, mask_axes, rng):
     """The rules of the module's docstring, by which frameworks differentiate twice: each is an identity of sums."""
-    spec, (x, kernel, _, dy) = spec_of(problem), problem.data(rng, np.float64)
+    x, kernel, _, dy = problem.data(rng, np.float64)
+    spec = spec_of(problem, kernel_mask=rng.random(kernel.shape[:mask_axes]) < 0.6 if mask_axes else None)
+    kernel = integers(rng, kernel.shape, np.float64)  # also of connections that do not exist
     u, v = integers(rng, x.shape, np.float64), integers(rng, kernel.shape, np.float64)
-    v *= 1 if spec.exists is None else spec.exists
     by_kernel, by_dy = functional.weight_gradient(spec, u, dy), functional.apply(spec, u, kernel)
     total = (u * functional.input_gradient(spec, kernel, dy)).sum()
     assert total == (by_kernel * kernel).sum() == (by_dy * dy).sum()
@@ -79,9 +81,14 @@ def test_masks(width, rng):
     layer = lc.LocallyConnected2D(4, 2, kernel_mask=mask, use_bias=False, weights=[masked], input_shape=(5, 6, 3))
     np.testing.assert_array_equal(layer(x), y)
     np.testing.assert_array_equal(functional.apply(spec, x, masked), y)
-    found = functional.gradients(spec, x, masked, dy)
-    np.testing.assert_array_equal(found[0], dx)
-    np.testing.assert_array_equal(found[1], dkernel)
+    for weights in (masked, kernel, np.where(exists, kernel, np.nan).astype(np.float32)):
+        before = weights.copy()
+        np.testing.assert_array_equal(functional.apply(spec, x, weights), y)
+        np.testing.assert_array_equal(functional.input_gradient(spec, weights, dy), dx)
+        found = functional.gradients(spec, x, weights, dy)
+        np.testing.assert_array_equal(found[0], dx)
+        np.testing.assert_array_equal(found[1], dkernel)
+        np.testing.assert_array_equal(weights, before)
 
 
 @st.composite

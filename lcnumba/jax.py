@@ -1,0 +1,299 @@
+"""Locally connected layers for JAX on the CPU (the extra ``lcnumba[jax]``), as functions.
+
+They can be jitted, differentiated in reverse mode to any order, mapped by `jax.vmap` (one entry after the other) and
+scanned. XLA calls the kernels on its own arrays, without copies. Computation is in float32, or in float64 with
+``jax_enable_x64``.
+
+There are no forward-mode derivatives (`jax.jvp`, `jax.jacfwd`, `jax.hessian`; ``jacrev(jacrev(f))`` works), and no GPU.
+Sharded arrays need `jax.shard_map`.
+"""
+
+import functools
+from typing import Any
+
+from lcnumba.connectivity.geometry import padding_modes, paddings
+from lcnumba.functional import Spec
+from lcnumba.utils.messages import install, public
+from lcnumba.utils.validation import boolean, choice, int_tuple, integer
+
+try:
+    import jax
+    import jax.numpy as jnp
+except ImportError as error:
+    raise ImportError(f"{error}; lcnumba.jax needs JAX: {install('jax')}") from error
+
+from lcnumba.bridges.xla import call
+
+__all__ = ["init", "locally_connected"]
+
+# --- the maps: each differentiated by the others; see `lcnumba.functional`
+
+
+def _like(shape: tuple[int, ...], array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
+    arrays = (x, kernel) if bias is None else (x, kernel, bias)
+    return call("apply", text, [_like((len(x), *Spec.from_text(text).output_shape), x)], *arrays)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_gradient(text: str, kernel: Any, dy: Any) -> Any:
+    return call("input_gradient", text, [_like((len(dy), *Spec.from_text(text).input_shape), dy)], kernel, dy)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weight_gradient(text: str, x: Any, dy: Any) -> Any:
+    return call("weight_gradient", text, [_like(Spec.from_text(text).kernel_shape, x)], x, dy)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(text: str, x: Any, kernel: Any, dy: Any) -> Any:
+    return tuple(call("gradients", text, [_like(x.shape, x), _like(kernel.shape, x)], x, kernel, dy))
+
+
+def _forward_of_apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
+    # Only what the wanted gradients need is kept: None tells backward which are. XLA cannot see that half of a result
+    # is not used.
+    value = None if bias is None else bias.value
+    kept_bias = value if bias is not None and bias.perturbed else None
+    kept = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None, kept_bias
+    return _apply(text, x.value, kernel.value, value), kept
+
+
+def _backward_of_apply(text: str, kept: Any, dy: Any) -> Any:
+    x, kernel, bias = kept
+    dx = dkernel = dbias = None
+    if isinstance(dy, jax.custom_derivatives.SymbolicZero):
+        return None, None, None
+    if x is not None and kernel is not None:
+        dx, dkernel = _gradients(text, x, kernel, dy)
+    elif kernel is not None:
+        dx = _input_gradient(text, kernel, dy)
+    elif x is not None:
+        dkernel = _weight_gradient(text, x, dy)
+    if bias is not None:
+        dbias = dy.sum(axis=tuple(range(dy.ndim - bias.ndim)))
+    return dx, dkernel, dbias
+
+
+_apply.defvjp(_forward_of_apply, _backward_of_apply, symbolic_zeros=True)
+_input_gradient.defvjp(
+    lambda text, kernel, dy: (_input_gradient(text, kernel, dy), (kernel, dy)),
+    lambda text, kept, u: (_weight_gradient(text, u, kept[1]), _apply(text, u, kept[0], None)),
+)
+_weight_gradient.defvjp(
+    lambda text, x, dy: (_weight_gradient(text, x, dy), (x, dy)),
+    lambda text, kept, v: (_input_gradient(text, v, kept[1]), _apply(text, kept[0], v, None)),
+)
+_gradients.defvjp(
+    lambda text, x, kernel, dy: (_gradients(text, x, kernel, dy), (x, kernel, dy)),
+    lambda text, kept, cotangents: _backward_of_gradients(text, *kept, *cotangents),
+)
+
+
+def _backward_of_gradients(text: str, x: Any, kernel: Any, dy: Any, u: Any, v: Any) -> Any:
+    return (
+        _input_gradient(text, v, dy),
+        _weight_gradient(text, u, dy),
+        _apply(text, u, kernel, None) + _apply(text, x, v, None),
+    )
+
+
+# Without `jit` a call takes several times longer.
+_jitted_apply = jax.jit(_apply, static_argnums=0, inline=True)
+
+
+# --- the layer
+
+
+def _spec(
+    input_shape: tuple[int, ...], filters: int, kernel_size: Any, strides: Any, padding: Any, dilation_rate: Any,
+    padding_mode: Any, kernel_mask: Any,
+) -> Spec:  # fmt: skip
+    """The spec of a layer whose `padding` is given as in JAX."""
+    rank = len(input_shape) - 1
+    size, steps, dilated = (
+        int_tuple(name, value, rank)
+        for name, value in (("kernel_size", kernel_size), ("strides", strides), ("dilation_rate", dilation_rate))
+    )
+    padding = paddings(padding, rank)
+    if padding == "same":
+        pairs = []
+        for n, k, s, d in zip(input_shape, size, steps, dilated, strict=False):
+            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
+            pairs.append((total // 2, total - total // 2))
+        padding = tuple(pairs)
+    return Spec(
+        input_shape, filters, size, steps, padding, dilation_rate=dilated,
+        padding_mode=padding_modes(padding_mode, rank), kernel_mask=kernel_mask,
+    )  # fmt: skip
+
+
+_known_spec = functools.lru_cache(maxsize=1024)(_spec)
+
+
+@public
+def init(
+    key: Any,
+    input_shape: tuple[int, ...],
+    filters: int,
+    kernel_size: int | tuple[int, ...],
+    *,
+    strides: int | tuple[int, ...] = 1,
+    padding: Any = "valid",
+    dilation_rate: int | tuple[int, ...] = 1,
+    padding_mode: str | tuple[str, ...] = "zeros",
+    kernel_mask: Any = None,
+    use_bias: bool = True,
+    bias_sharing: str = "position",
+    dtype: Any = None,
+) -> dict[str, Any]:
+    """Return initial weights for `locally_connected`.
+
+    The kernel is drawn as in Flax, "lecun_normal" of each window, with 0 for connections that do not exist; the bias is
+    0.
+
+    Parameters
+    ----------
+    key : jax.Array
+        A random key.
+    input_shape : tuple of int
+        Shape of a sample, channels last: (W, C), (H, W, C) or (D, H, W, C).
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size, strides, padding, dilation_rate, padding_mode, kernel_mask
+        As for `locally_connected`.
+    use_bias : bool, default True
+        Whether there is a bias.
+    bias_sharing : {"position", "filter"}, default "position"
+        Whether each output has its own bias, (OH, OW, F), or each filter one, (F,).
+    dtype : optional
+        float32 or float64; by default JAX's.
+
+    Returns
+    -------
+    dict
+        "kernel", (P, K, F), and "bias".
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, and for a kernel that does not fit.
+
+    Examples
+    --------
+    >>> import jax
+    >>> from lcnumba.jax import init
+    >>> weights = init(jax.random.key(0), (28, 28, 1), 8, 3, strides=2)
+    >>> weights["kernel"].shape, weights["bias"].shape
+    ((169, 9, 8), (13, 13, 8))
+    """
+    settings = (strides, padding, dilation_rate, padding_mode, kernel_mask)
+    spec = _spec(tuple(input_shape), integer("filters", filters), kernel_size, *settings)
+    wanted = jnp.zeros((), dtype).dtype
+    _check_dtype("dtype", wanted)
+    draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
+    weights = {"kernel": draw(key, spec.kernel_shape, wanted)}
+    if spec.exists is not None:
+        weights["kernel"] = jnp.where(spec.exists, weights["kernel"], 0)
+    shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
+    if boolean("use_bias", use_bias):
+        weights["bias"] = jnp.zeros(spec.output_shape[-1:] if shared else spec.output_shape, wanted)
+    return weights
+
+
+@public
+def locally_connected(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    *,
+    kernel_size: int | tuple[int, ...],
+    strides: int | tuple[int, ...] = 1,
+    padding: Any = "valid",
+    dilation_rate: int | tuple[int, ...] = 1,
+    padding_mode: str | tuple[str, ...] = "zeros",
+    kernel_mask: Any = None,
+) -> jax.Array:
+    """Apply a locally connected layer: a convolution whose weights are not shared between positions.
+
+    Parameters
+    ----------
+    x : array, (N, W, C), (N, H, W, C) or (N, D, H, W, C)
+        The input, float32 or float64.
+    kernel : array, (P, K, F)
+        P = OH*OW positions; K window entries in the order (row, column, channel); F filters.
+    bias : array, (OH, OW, F) or (F,), optional
+        Added to each output.
+    kernel_size : int or tuple of int
+        Size of the window.
+    strides : int or tuple of int, default 1
+        Distance of neighbouring windows.
+    padding : {"valid", "same"} or pairs (before, after), default "valid"
+        "same" is that of JAX' and Flax' convolutions ("SAME"), which differs from that of Keras' locally connected
+        layers for even windows and for strides.
+    dilation_rate : int or tuple of int, default 1
+        Distance of neighbouring entries of a window.
+    padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
+        What windows read beyond the input.
+    kernel_mask : NumPy bool array, (P, K) or (P, K, F), optional
+        Which connections exist; no tracer. The others are not read, and their gradient is 0. It is part of compiled
+        programs, with one bit an entry.
+
+    Returns
+    -------
+    array, (N, OW, F), (N, OH, OW, F) or (N, OD, OH, OW, F)
+        Of the dtype of x.
+
+    Raises
+    ------
+    TypeError
+        If an array's shape does not fit, or the dtypes differ or are not supported.
+    ValueError
+        For an invalid setting.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from lcnumba.jax import locally_connected
+    >>> x, kernel = jnp.array([[[1.0], [2.0], [3.0]]]), jnp.array([[[1.0], [1.0]], [[10.0], [10.0]]])
+    >>> locally_connected(x, kernel, kernel_size=2)[0, :, 0]
+    Array([ 3., 50.], dtype=float32)
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if x.ndim not in (3, 4, 5) or kernel.ndim != 3:
+        raise TypeError(
+            f"x has shape {x.shape} and kernel {kernel.shape}; give (N, *spatial, C) with 1 to 3 spatial sizes, and "
+            "(P, K, F)"
+        )
+    settings: Any = map(_hashable, (kernel_size, strides, padding, dilation_rate, padding_mode))
+    make: Any = _known_spec if kernel_mask is None else _spec
+    spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, kernel_mask)
+    _check_dtype("x", x.dtype)
+    given: dict[str, tuple[Any, tuple[int, ...]]] = {"kernel": (kernel, spec.kernel_shape)}
+    if bias is not None:
+        bias = jnp.asarray(bias)
+        given["bias"] = bias, spec.output_shape[-1:] if bias.ndim == 1 else spec.output_shape
+    for name, (array, shape) in given.items():
+        if array.shape != shape:
+            raise TypeError(f"{name} has shape {array.shape}; x and the settings need {shape}")
+        if array.dtype != x.dtype:
+            raise TypeError(f"{name} has dtype {array.dtype}, and x {x.dtype}; give the same: {name}.astype(x.dtype)")
+    return _jitted_apply(spec.text, x, kernel, bias)
+
+
+def _check_dtype(name: str, dtype: Any) -> None:
+    if dtype not in (jnp.float32, jnp.float64):
+        raise TypeError(f"{name} has dtype {dtype}; give float32 or float64: {name}.astype('float32')")
+
+
+def _hashable(value: Any) -> Any:
+    """Lists as tuples, for the cache."""
+    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
+
+
+def __dir__() -> list[str]:
+    return __all__
