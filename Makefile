@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-interop test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
+.PHONY: help demo test test-all test-interop test-bridges test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -18,11 +18,20 @@ test: .venv/test/ready ## The quick suite, against the installed wheel rather th
 test-interop: .venv/interop/ready ## Arrays of torch, JAX, pandas, xarray, Dask and sparse, and threads with TBB
 	LCNUMBA_INTEROP=complete .venv/interop/bin/pytest -n auto tests/interop tests/runtime/test_threads.py -k "test_arrays or tbb"
 
+# A process for each framework, and for each backend of Keras: they do not all bear each other, or a fork after JAX.
+BRIDGES = .venv/bridges/bin/pytest -n auto --dist worksteal tests/frameworks
+test-bridges: .venv/bridges/ready ## PyTorch, JAX, ONNX, and Keras 3 with each of its backends
+	$(BRIDGES)/test_torch.py
+	$(BRIDGES)/test_jax.py
+	$(BRIDGES)/test_onnx.py
+	for backend in torch jax tensorflow numpy; do \
+		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(BRIDGES)/test_keras.py || exit 1; done
+
 # About an hour on two cores, and 6 to 10 minutes more with each other Python.
 test-all: ## Everything: lint and all tests, one after the other, and the time of each
 	$(PYTHON) tests/parts.py $(ALL)
 
-ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-lowest test-pythons test-frozen test-signals stress
+ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-bridges test-lowest test-pythons test-frozen test-signals stress
 
 # Also all of scikit-learn's checks, the examples on real data, a killed training, large arrays. Coverage costs a third of
 # the time and is therefore not measured in the quick suite.
@@ -98,6 +107,7 @@ clean: ## Remove environments and output
 .venv/demo/made: EXTRAS = .[demo]
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
+.venv/bridges/made: EXTRAS = . --group bridges
 .venv/pre/made: EXTRAS = --pre .[demo] --group test
 $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 .venv/frozen/made: EXTRAS = . --group frozen
@@ -119,7 +129,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-READY = $(foreach e,demo test interop pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+READY = $(foreach e,demo test interop bridges pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
 $(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@

@@ -83,10 +83,39 @@ def others() -> None:
             model.save(FOLDER / f"{name}.h5")
 
 
+def branches() -> None:
+    """Write the files of a functional model of two branches, and predictions of it and of some of the others."""
+    tf_keras.utils.set_random_seed(2021)
+    image = layers.Input((8, 6, 2), name="image")
+    left = layers.Flatten()(local(2, 3, 3, activation="hard_sigmoid", name="left")(image))
+    right = local(2, 2, 2, padding="same", implementation=3, strides=2, kernel_regularizer="l2", name="right")(image)
+    right = layers.Flatten()(layers.BatchNormalization()(right))
+    inner_input = layers.Input((6, 4))
+    inner = local(1, 2, 3, implementation=2, activation="tanh")(layers.ReLU()(inner_input))
+    middle = layers.Reshape((6, 4))(layers.AveragePooling2D((4, 2))(layers.Conv2D(4, 1)(image)))
+    middle = layers.Flatten()(tf_keras.Model(inner_input, inner, name="encoder")(middle))
+    y = layers.Dense(3, activation="softmax")(layers.Concatenate()([left, right, middle]))
+    model = tf_keras.Model(image, y, name="branches")
+    model.compile("adam", "mse")
+    rng, arrays = np.random.default_rng(2021), {}
+    x = rng.standard_normal((16, 8, 6, 2)).astype("float32")
+    model.fit(x, np.zeros((16, 3)), epochs=20, verbose=0)  # so that moving statistics differ from their initial values
+    model.save(FOLDER / "branches.h5")
+    model.save(FOLDER / "branches.keras")
+    model.save_weights(FOLDER / "branches.weights.h5")
+    model.save_weights(FOLDER / "branches_weights.h5", save_format="h5")
+    for name in ("branches", "nested", "width"):
+        model = tf_keras.models.load_model(FOLDER / f"{name}.keras", compile=False)
+        arrays[f"{name}_x"] = rng.standard_normal((3, *model.input_shape[1:])).astype("float32")
+        arrays[f"{name}_y"] = model.predict(arrays[f"{name}_x"], verbose=0)
+    np.savez_compressed(FOLDER / "more_predictions.npz", **arrays)
+
+
 def main() -> None:
     """Write the files."""
     FOLDER.mkdir(exist_ok=True)
     others()
+    branches()
     tf_keras.utils.set_random_seed(2021)
     rng, arrays = np.random.default_rng(2021), {}
     for name, parts in MODELS.items():

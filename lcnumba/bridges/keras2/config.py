@@ -102,7 +102,7 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
                 f"Activation({activation_name(activation)!r}), is equivalent to the Keras layer"
             )
     if name.startswith("LocallyConnected"):
-        warnings = _translate_constraints(label, settings, 1 if name.endswith("1D") else 2)
+        warnings = translate_constraints(label, settings, 1 if name.endswith("1D") else 2)
     return {"class_name": name, "config": settings}, warnings
 
 
@@ -155,7 +155,7 @@ def _check_dtype(settings: Mapping[str, Any], of_input: bool = False) -> None:
         ) from None
 
 
-def _translate_constraints(label: str, settings: dict[str, Any], rank: int) -> list[str]:
+def translate_constraints(label: str, settings: dict[str, Any], rank: int) -> list[str]:
     """Translate the axes of norm constraints in place, or remove the constraint; return warnings.
 
     Keras' axes are those of its storage: with implementation 1 they are the same here, and with 3 the only axis is all
@@ -180,7 +180,7 @@ def _translate_constraints(label: str, settings: dict[str, Any], rank: int) -> l
             warnings.append(
                 f"{label}: {part}_constraint {type(constraint).__name__} is omitted: with {how} Keras takes norms "
                 "over its own storage, which has no counterpart here. Predictions are the same. To continue training, "
-                "build the model with the constraint you want, and load its weights: load_keras(path, model)"
+                "build the model with the constraint you want, and load only the weights: give it with the path"
             )
     return warnings
 

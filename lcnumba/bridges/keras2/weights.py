@@ -19,8 +19,11 @@ from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import choice, integer
 
 __all__ = [
+    "GivenWeights",
     "StoredWeights",
     "activation_name",
+    "convert_bias",
+    "convert_kernel",
     "convert_weights",
     "export_weights",
     "import_weights",
@@ -77,7 +80,7 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
     given = [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
     shape = _input_shape(_check_layer(layer))
     warn_softmax_axis([layer])
-    values = convert_weights(layer, shape, _GivenWeights(given), resolve_data_format(layer, data_format))
+    values = convert_weights(layer, shape, GivenWeights(given), resolve_data_format(layer, data_format))
     layer.ensure_built(shape)
     layer.set_weights(values)
 
@@ -157,7 +160,7 @@ def activation_name(activation: Any) -> str:
 # --- conversion of shapes and arrays
 
 
-class _GivenWeights:
+class GivenWeights:
     """Arrays given by the caller."""
 
     def __init__(self, arrays: list[Array]) -> None:
@@ -184,7 +187,7 @@ class StoredWeights:
         return self._arrays[number].read(shape)
 
 
-def convert_weights(layer: Any, shape: Shape, stored: _GivenWeights | StoredWeights, data_format: str) -> list[Array]:
+def convert_weights(layer: Any, shape: Shape, stored: GivenWeights | StoredWeights, data_format: str) -> list[Array]:
     """Convert the Keras weights of a layer; shapes are compared before large arrays are allocated."""
     wanted = list(layer.weight_shapes(shape).values())
     if len(stored.shapes) != len(wanted):
@@ -192,17 +195,25 @@ def convert_weights(layer: Any, shape: Shape, stored: _GivenWeights | StoredWeig
     if isinstance(layer, Dense):
         return [stored.read(number, expected) for number, expected in enumerate(wanted)]
     geometry = _geometry(layer, shape)
-    number = layouts.implementation_of(stored.shapes[0], geometry.rank)
+    kernel = convert_kernel(geometry, stored, 0, data_format)
+    return [kernel, *(convert_bias(geometry, stored, number, data_format) for number in range(1, len(wanted)))]
+
+
+def convert_kernel(geometry: Geometry, stored: GivenWeights | StoredWeights, number: int, data_format: str) -> Array:
+    """Convert the kernel of a locally connected layer, the array of this number."""
+    shape = stored.shapes[number]
+    implementation = layouts.implementation_of(shape, geometry.rank)
     # With a window far larger than the input, Keras' implementations 2 and 3 store few of the weights that we store.
-    size, ours = (int(np.prod(shape, dtype=object)) for shape in (stored.shapes[0], geometry.kernel_shape))
+    size, ours = (int(np.prod(sizes, dtype=object)) for sizes in (shape, geometry.kernel_shape))
     if ours > max(MAX_EXPANSION * size, SMALL_KERNEL):
-        raise ValueError(f"kernel has shape {stored.shapes[0]}, too small for {geometry.kernel_shape}")
-    kernel = stored.read(0, layouts.kernel_shape(geometry, number, data_format))
-    biases = [
-        layouts.bias_from_keras(stored.read(n, geometry.bias_shape), geometry, data_format)
-        for n in range(1, len(wanted))
-    ]
-    return [layouts.kernel_from_keras(kernel, geometry, number, data_format), *biases]
+        raise ValueError(f"kernel has shape {shape}, too small for {geometry.kernel_shape}")
+    kernel = stored.read(number, layouts.kernel_shape(geometry, implementation, data_format))
+    return layouts.kernel_from_keras(kernel, geometry, implementation, data_format)
+
+
+def convert_bias(geometry: Geometry, stored: GivenWeights | StoredWeights, number: int, data_format: str) -> Array:
+    """Convert the bias of a locally connected layer, the array of this number."""
+    return layouts.bias_from_keras(stored.read(number, geometry.bias_shape), geometry, data_format)
 
 
 def _check_layer(layer: Any) -> Any:

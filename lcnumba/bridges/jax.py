@@ -1,0 +1,96 @@
+"""The linear maps as functions of JAX, each differentiated by the others.
+
+See `lcnumba.functional`. Their first argument is the text of a spec, which compiled programs contain.
+"""
+
+import functools
+from typing import Any
+
+import jax
+
+from lcnumba.bridges.xla import call
+from lcnumba.functional import Spec
+
+__all__ = ["apply"]
+
+
+def _like(shape: tuple[int, ...], array: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape, array.dtype)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
+    arrays = (x, kernel) if bias is None else (x, kernel, bias)
+    return call("apply", text, [_like((len(x), *Spec.from_text(text).output_shape), x)], *arrays)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _input_gradient(text: str, kernel: Any, dy: Any) -> Any:
+    return call("input_gradient", text, [_like((len(dy), *Spec.from_text(text).input_shape), dy)], kernel, dy)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _weight_gradient(text: str, x: Any, dy: Any) -> Any:
+    return call("weight_gradient", text, [_like(Spec.from_text(text).kernel_shape, x)], x, dy)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _gradients(text: str, x: Any, kernel: Any, dy: Any) -> Any:
+    return tuple(call("gradients", text, [_like(x.shape, x), _like(kernel.shape, x)], x, kernel, dy))
+
+
+def _forward_of_apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
+    # Only what the wanted gradients need is kept: None tells backward which are. XLA cannot see that half of a result
+    # is not used.
+    value = None if bias is None else bias.value
+    kept_bias = value if bias is not None and bias.perturbed else None
+    kept = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None, kept_bias
+    return _apply(text, x.value, kernel.value, value), kept
+
+
+def _backward_of_apply(text: str, kept: Any, dy: Any) -> Any:
+    x, kernel, bias = kept
+    dx = dkernel = dbias = None
+    if isinstance(dy, jax.custom_derivatives.SymbolicZero):
+        return None, None, None
+    if x is not None and kernel is not None:
+        dx, dkernel = _gradients(text, x, kernel, dy)
+    elif kernel is not None:
+        dx = _input_gradient(text, kernel, dy)
+    elif x is not None:
+        dkernel = _weight_gradient(text, x, dy)
+    if bias is not None:
+        dbias = dy.sum(axis=tuple(range(dy.ndim - bias.ndim)))
+    return dx, dkernel, dbias
+
+
+_apply.defvjp(_forward_of_apply, _backward_of_apply, symbolic_zeros=True)
+_input_gradient.defvjp(
+    lambda text, kernel, dy: (_input_gradient(text, kernel, dy), (kernel, dy)),
+    lambda text, kept, u: (_weight_gradient(text, u, kept[1]), _apply(text, u, kept[0], None)),
+)
+_weight_gradient.defvjp(
+    lambda text, x, dy: (_weight_gradient(text, x, dy), (x, dy)),
+    lambda text, kept, v: (_input_gradient(text, v, kept[1]), _apply(text, kept[0], v, None)),
+)
+_gradients.defvjp(
+    lambda text, x, kernel, dy: (_gradients(text, x, kernel, dy), (x, kernel, dy)),
+    lambda text, kept, cotangents: _backward_of_gradients(text, *kept, *cotangents),
+)
+
+
+def _backward_of_gradients(text: str, x: Any, kernel: Any, dy: Any, u: Any, v: Any) -> Any:
+    return (
+        _input_gradient(text, v, dy),
+        _weight_gradient(text, u, dy),
+        _apply(text, u, kernel, None) + _apply(text, x, v, None),
+    )
+
+
+# Without `jit` a call takes several times longer.
+_jitted_apply = jax.jit(_apply, static_argnums=0, inline=True)
+
+
+def apply(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
+    """Return y = F(x, kernel) + bias, for arrays or tracers whose shapes and dtypes fit; bias may be None."""
+    return _jitted_apply(spec, x, kernel, bias)
