@@ -1,0 +1,345 @@
+"""Export of layers and models to ONNX (the extra ``lcnumba[onnx]``), for inference without this library.
+
+A locally connected layer becomes a gather of windows and a product for each position: standard operators, which every
+runtime has. The layer in modules of `lcnumba.torch` is exported by `torch.onnx` with `torch_translations`.
+"""
+
+import math
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lcnumba import activations
+from lcnumba.connectivity.geometry import Geometry
+from lcnumba.functional import Spec
+from lcnumba.layers.activation import Activation
+from lcnumba.layers.dense import Dense
+from lcnumba.layers.dropout import Dropout
+from lcnumba.layers.flatten import Flatten
+from lcnumba.layers.locally_connected import (
+    LocallyConnected,
+    LocallyConnected1D,
+    LocallyConnected2D,
+    LocallyConnected3D,
+)
+from lcnumba.layers.tree import flat_layers
+from lcnumba.models.sequential import Sequential
+from lcnumba.runtime.signals import deferred
+from lcnumba.utils.files import atomic_write
+from lcnumba.utils.messages import install, public
+from lcnumba.utils.types import Array
+from lcnumba.utils.validation import file_path, integer
+
+try:
+    import onnx
+    from onnx import helper, numpy_helper
+except ImportError as error:
+    raise ImportError(f"{error}; lcnumba.onnx needs the package onnx: {install('onnx')}") from error
+
+__all__ = ["export", "torch_translations"]
+
+# The lowest version of ONNX' operators that has all that are used.
+LEAST_OPSET = 13
+# Bytes of weights and tables from which they are stored beside the file: a file of ONNX holds less than 2 GB.
+EXTERNAL_BYTES = 1_500_000_000
+
+
+class _Graph:
+    """Nodes and constants of a graph. Values are names; numbers among the inputs of a node become constants."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self.dtype = dtype
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def op(self, kind: str, *inputs: str | float, **attributes: Any) -> str:
+        """Add a node, and return the name of its output."""
+        given = [value if isinstance(value, str) else self.constant(np.array(value, self.dtype)) for value in inputs]
+        name = f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, given, [name], name=name, **attributes))
+        return name
+
+    def constant(self, array: Array) -> str:
+        """Add a constant, and return its name."""
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+
+def _integers(graph: Any, *numbers: int) -> Any:
+    return graph.constant(np.array(numbers, np.int64))
+
+
+# --- layers
+
+
+def _local(graph: Any, x: Any, kernel: Any, bias: Any, geometry: Geometry) -> Any:
+    """The nodes of a layer on channels-last x; kernel (P, K, F), with 0 where a mask excludes, and bias are values."""
+    g = geometry
+    taps = g.window // g.channels
+    pixels = graph.op("Reshape", x, _integers(graph, 0, math.prod(g.input_size), g.channels))
+    index = g.input_index[:, :: g.channels] // g.channels
+    if not g.complete:  # what would lie beyond the input reads a row of zeros
+        pixels = graph.op("Pad", pixels, _integers(graph, 0, 0, 0, 0, 1, 0))
+        index = np.where(g.exists[:, :: g.channels], index, math.prod(g.input_size))
+    windows = graph.op("Gather", pixels, graph.constant(index.reshape(g.positions, taps)), axis=1)
+    windows = graph.op("Reshape", windows, _integers(graph, 0, g.positions, g.window))
+    y = graph.op("MatMul", graph.op("Transpose", windows, perm=[1, 0, 2]), kernel)
+    y = graph.op("Reshape", graph.op("Transpose", y, perm=[1, 0, 2]), _integers(graph, 0, *g.output_size, g.filters))
+    return y if bias is None else graph.op("Add", y, bias)
+
+
+def _locally_connected(graph: _Graph, layer: LocallyConnected, x: str) -> str:
+    rank, first = layer.rank, layer.data_format == "channels_first"
+    if first:
+        x = graph.op("Transpose", x, perm=[0, *range(2, rank + 2), 1])
+    kernel = graph.constant(layer.kernel)
+    bias = None if layer.bias is None else graph.constant(layer.bias)
+    y = _activated(graph, layer, _local(graph, x, kernel, bias, layer._geometry))
+    return graph.op("Transpose", y, perm=[0, rank + 1, *range(1, rank + 1)]) if first else y
+
+
+def _dense(graph: _Graph, layer: Dense, x: str) -> str:
+    parts = [graph.constant(weight) for weight in layer.weights]
+    return _activated(graph, layer, graph.op("Gemm", x, *parts))
+
+
+def _flatten(graph: _Graph, layer: Flatten, x: str, shape: Sequence[Any]) -> str:
+    if layer.get_config()["data_format"] == "channels_first" and len(shape) > 2:
+        x = graph.op("Transpose", x, perm=[0, *range(2, len(shape)), 1])
+    return graph.op("Reshape", x, _integers(graph, 0, math.prod(shape[1:])))
+
+
+def _activated(graph: _Graph, layer: Any, z: str) -> str:
+    activation = layer.activation
+    write = _ACTIVATIONS.get(type(activation))
+    if write is None:
+        raise TypeError(
+            f"layer {layer.name!r} has the activation {activation!r:.80}, which is not one of the library and has no "
+            "counterpart in ONNX; use a built-in one, or export the layers before it"
+        )
+
+    return write(graph, z, activation)
+
+
+# Of operators that onnxruntime has in float64, too, but for the error function.
+
+
+def _relu(g: _Graph, z: str, activation: activations.ReLU) -> str:
+    if activation.plain:
+        return g.op("Relu", z)
+    above = z if activation.max_value is None else g.op("Min", z, activation.max_value)
+    below = g.op("Mul", g.op("Sub", z, activation.threshold), activation.alpha)
+    return g.op("Where", g.op("Greater", z, activation.threshold), above, below)
+
+
+def _elu(g: _Graph, z: str, alpha: float, scale: float = 1.0) -> str:
+    below = g.op("Mul", g.op("Sub", g.op("Exp", g.op("Min", z, 0.0)), 1.0), alpha * scale)
+    return g.op("Where", g.op("Greater", z, 0.0), g.op("Mul", z, scale), below)
+
+
+def _softplus(g: _Graph, z: str) -> str:
+    small = g.op("Log", g.op("Add", g.op("Exp", g.op("Neg", g.op("Abs", z))), 1.0))
+    return g.op("Add", g.op("Max", z, 0.0), small)
+
+
+def _gelu(g: _Graph, z: str) -> str:
+    doubled = g.op("Add", g.op("Erf", g.op("Mul", z, math.sqrt(0.5))), 1.0)
+    return g.op("Mul", g.op("Mul", z, 0.5), doubled)
+
+
+_ACTIVATIONS: dict[type, Callable[[_Graph, str, Any], str]] = {
+    activations.Linear: lambda g, z, _: z,
+    activations.ReLU: _relu,
+    activations.ReLU6: lambda g, z, _: g.op("Clip", z, 0.0, 6.0),
+    activations.LeakyReLU: lambda g, z, a: g.op("LeakyRelu", z, alpha=float(a.alpha)),
+    activations.ThresholdedReLU: lambda g, z, a: g.op("Where", g.op("Greater", z, a.theta), z, 0.0),
+    activations.ELU: lambda g, z, a: _elu(g, z, a.alpha),
+    activations.SELU: lambda g, z, _: _elu(g, z, activations.SELU_ALPHA, activations.SELU_SCALE),
+    activations.Softplus: lambda g, z, _: _softplus(g, z),
+    activations.Softsign: lambda g, z, _: g.op("Div", z, g.op("Add", g.op("Abs", z), 1.0)),
+    activations.Tanh: lambda g, z, _: g.op("Tanh", z),
+    activations.Sigmoid: lambda g, z, _: g.op("Sigmoid", z),
+    activations.HardSigmoid: lambda g, z, _: g.op("Clip", g.op("Add", g.op("Mul", z, 0.2), 0.5), 0.0, 1.0),
+    activations.Exponential: lambda g, z, _: g.op("Exp", z),
+    activations.Swish: lambda g, z, _: g.op("Mul", z, g.op("Sigmoid", z)),
+    activations.GELU: lambda g, z, _: _gelu(g, z),
+    activations.Mish: lambda g, z, _: g.op("Mul", z, g.op("Tanh", _softplus(g, z))),
+    activations.Softmax: lambda g, z, _: g.op("Softmax", z, axis=-1),
+    activations.LogSoftmax: lambda g, z, _: g.op("LogSoftmax", z, axis=-1),
+}
+
+
+# --- models
+
+
+def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
+    """Add the nodes of a layer or model for an input of this shape."""
+    kind = type(layer)
+    if kind is Sequential:
+        for inner in layer.layers:
+            x = _written(graph, inner, x, shape)
+            shape = inner.compute_output_shape(shape)
+        return x
+    if kind in (LocallyConnected1D, LocallyConnected2D, LocallyConnected3D):
+        return _locally_connected(graph, layer, x)
+    if kind is Dense:
+        return _dense(graph, layer, x)
+    if kind is Flatten:
+        return _flatten(graph, layer, x, shape)
+    if kind is Activation:
+        return _activated(graph, layer, x)
+    if kind is Dropout:  # which only training applies
+        return x
+    raise TypeError(
+        f"layer {getattr(layer, 'name', layer)!r:.80} is a {kind.__name__}, which is not one of the library and has no "
+        "counterpart in ONNX; export the layers before and after it"
+    )
+
+
+@public
+def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
+    """Write a layer or model to an ONNX file, for inference.
+
+    The graph has one input ``x`` and one output ``y``, with a batch of any size. Its weights are those of now. Where
+    they and the tables of windows take more than 1.5 GB they are in a second file beside it, ``NAME.data``.
+
+    Connections that a `kernel_mask` excludes are products with 0: unlike here, they spread values of x that are not
+    finite. In float64 onnxruntime lacks the error function of GELU.
+
+    Parameters
+    ----------
+    model : Sequential, LocallyConnected1D, 2D, 3D, Dense, or another layer of the library within a Sequential
+        Built, with built-in activations.
+    path : path
+        The file; an existing one is replaced when all is written.
+    opset : int, default 17
+        Version of ONNX' operators, at least 13.
+
+    Raises
+    ------
+    TypeError
+        If a layer or an activation is not one of the library.
+    ValueError
+        If the model has not been built, its layers differ in dtype, or `opset` is not supported by the installed
+        package onnx.
+    OSError
+        If the file cannot be written.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> import lcnumba as lc
+    >>> import lcnumba.onnx
+    >>> model = lc.Sequential([lc.LocallyConnected2D(8, 3, activation="relu", input_shape=(12, 12, 3)), lc.Flatten()])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     lc.onnx.export(model, Path(folder, "model.onnx"))
+    """
+    path = file_path(path)
+    version = integer("opset", opset, LEAST_OPSET, onnx.defs.onnx_opset_version())
+    if not isinstance(model, Sequential | LocallyConnected | Dense):
+        raise TypeError(f"model is a {type(model).__name__}; give a Sequential, a locally connected layer or a Dense")
+    if not model.built:
+        raise ValueError(f"{model.name!r} has no weights yet; call or build it first")
+    shape = model.input_shape
+    graph = _Graph(_dtype_of(model))
+    graph.op("Identity", _written(graph, model, "x", shape))
+    graph.nodes[-1].output[0] = "y"
+    dtype = helper.np_dtype_to_tensor_dtype(graph.dtype)
+    ends = [
+        helper.make_tensor_value_info(name, dtype, ["N", *sizes[1:]])
+        for name, sizes in (("x", shape), ("y", model.compute_output_shape(shape)))
+    ]
+    opsets = [helper.make_opsetid("", version)]
+    proto = helper.make_model(
+        helper.make_graph(graph.nodes, model.name, ends[:1], ends[1:], graph.constants), producer_name="lcnumba",
+        opset_imports=opsets, ir_version=helper.find_min_ir_version_for(opsets),
+    )  # fmt: skip
+    if sum(len(constant.raw_data) for constant in graph.constants) < EXTERNAL_BYTES:
+        onnx.checker.check_model(proto, full_check=True)
+        with atomic_write(path) as temporary:
+            onnx.save_model(proto, temporary)
+        return
+    _save_with_data(proto, path)
+
+
+def _save_with_data(proto: Any, path: Path) -> None:
+    """Save the graph and, in a second file that it names, its constants: first the latter."""
+    data = f"{path.name}.data"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder, deferred():
+        onnx.save_model(
+            proto, Path(folder, path.name), save_as_external_data=True, all_tensors_to_one_file=True, location=data
+        )
+        for name in (data, path.name):
+            Path(folder, name).replace(path.with_name(name))
+
+
+def _dtype_of(model: Any) -> np.dtype[Any]:
+    """The dtype of the layers with weights."""
+    found = {layer.dtype for layer in flat_layers(model) if hasattr(layer, "dtype")}
+    if len(found) > 1:
+        raise ValueError(f"{model.name!r} has layers of float32 and of float64; give layers of one dtype")
+    return np.dtype(*found or ["float32"])
+
+
+# --- torch
+
+
+class _TorchGraph:
+    """A graph that torch.onnx traces. Values are those of onnxscript."""
+
+    def __init__(self, opset: Any) -> None:
+        self._opset = opset
+
+    def op(self, kind: str, *inputs: Any, **attributes: Any) -> Any:
+        return getattr(self._opset, kind)(*inputs, **attributes)
+
+    def constant(self, array: Array) -> Any:
+        return self._opset.Constant(value=numpy_helper.from_array(np.ascontiguousarray(array)))
+
+
+def torch_translations() -> dict[Any, Callable[..., Any]]:
+    """Return what `torch.onnx.export` needs to export modules of `lcnumba.torch`.
+
+    Returns
+    -------
+    dict
+        For ``torch.onnx.export(module, (x,), path, dynamo=True, custom_translation_table=torch_translations())``, which
+        needs the package onnxscript.
+
+    Raises
+    ------
+    ImportError
+        If torch or onnxscript is not installed.
+
+    Examples
+    --------
+    >>> from lcnumba.onnx import torch_translations
+    >>> [str(operator) for operator in torch_translations()]
+    ['lcnumba.apply.default']
+    """
+    with deferred():
+        import torch
+        from onnxscript import opset18
+
+        import lcnumba.bridges.torch  # noqa: F401 - registers the operator
+
+    def apply(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
+        graph, known = _TorchGraph(opset18), Spec.from_text(spec)
+        if known.kernel_mask is not None:
+            exists = graph.constant(np.atleast_3d(known.kernel_mask))
+            kernel = graph.op(
+                "Where", exists, kernel, graph.op("CastLike", graph.constant(np.zeros((), np.float32)), kernel)
+            )
+        return _local(graph, x, kernel, bias, known._geometry)
+
+    return {torch.ops.lcnumba.apply.default: apply}
+
+
+def __dir__() -> list[str]:
+    return __all__
