@@ -333,9 +333,8 @@ def torch_translations() -> dict[Any, Callable[..., Any]]:
         graph, known = _TorchGraph(opset18), Spec.from_text(spec)
         if known.kernel_mask is not None:
             exists = graph.constant(np.atleast_3d(known.kernel_mask))
-            kernel = graph.op(
-                "Where", exists, kernel, graph.op("CastLike", graph.constant(np.zeros((), np.float32)), kernel)
-            )
+            zero = graph.op("CastLike", graph.constant(np.zeros((), np.float32)), kernel)
+            kernel = graph.op("Where", exists, kernel, zero)
         return _local(graph, x, kernel, bias, known._geometry)
 
     return {torch.ops.lcnumba.apply.default: apply}

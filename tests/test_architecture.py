@@ -17,9 +17,8 @@ ORACLE = PACKAGE / "testing" / "reference.py"
 MODULES = [m.name for m in pkgutil.walk_packages([str(PACKAGE)], "lcnumba.") if not m.name.endswith("__main__")]
 # `tests/frameworks` runs the examples of those that import a framework.
 WITH_FRAMEWORKS = {
-    *(f"lcnumba.{name}" for name in lcnumba._BRIDGES),
-    "lcnumba.bridges.tensorflow",
-    "lcnumba.bridges.xla",
+    f"lcnumba.{name}"
+    for name in (*lcnumba._BRIDGES, "bridges.jax", "bridges.tensorflow", "bridges.torch", "bridges.xla")
 }
 
 # Rooms, from the lowest floor up: a file imports from its own room and from floors below alone. A room is a folder, or

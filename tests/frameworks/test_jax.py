@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from training import RATE, Run
 
 import lcnumba.jax
 from lcnumba import functional, reference
@@ -411,6 +412,55 @@ if not child:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
     run(code, tmp_path)
+
+
+def test_losses_are_those_of_this_librarys_training():
+    data = Run()
+    names = ("first", "first_bias", "second", "second_bias", "head", "head_bias")
+    weights = {name: jnp.asarray(weight) for name, weight in zip(names, data.weights, strict=True)}
+
+    def loss(w, x, labels):
+        y = jax.nn.relu(locally_connected(x, w["first"], w["first_bias"], kernel_size=3))
+        y = jnp.tanh(locally_connected(y, w["second"], w["second_bias"], kernel_size=2, strides=2))
+        scores = jax.nn.log_softmax(y.reshape(len(y), -1) @ w["head"] + w["head_bias"])
+        return -jnp.take_along_axis(scores, labels[:, None], 1).mean()
+
+    @jax.jit
+    def step(w, x, labels):
+        value, grads = jax.value_and_grad(loss)(w, x, labels)
+        return value, jax.tree.map(lambda a, g: a - RATE * g, w, grads)
+
+    losses = []
+    for x, labels in zip(data.x, data.labels, strict=True):
+        value, weights = step(weights, x, labels)
+        losses.append(float(value))
+    data.check(losses)
+
+
+def test_many_steps_in_two_threads_keep_memory_flat_and_end(tmp_path):
+    """In a process of its own, under a time limit: a leak of one small array a step would be seen."""
+    code = """
+import concurrent.futures, resource
+import jax, jax.numpy as jnp
+from lcnumba.jax import init, locally_connected
+def train(filters):
+    weights, x = init(jax.random.key(0), (12, 12, 1), filters, 3), jnp.ones((4, 12, 12, 1))
+    @jax.jit
+    def step(w):
+        grads = jax.grad(lambda w: (locally_connected(x, w["kernel"], w["bias"], kernel_size=3) ** 2).mean())(w)
+        return jax.tree.map(lambda a, g: a - 0.01 * g, w, grads)
+    def steps(number):
+        nonlocal weights
+        for _ in range(number):
+            weights = step(weights)
+        jax.block_until_ready(weights)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = steps(1000)
+    return steps(5000) - before
+with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    print(max(pool.map(train, (3, 4))))
+"""
+    assert int(run(code, tmp_path).stdout) < 8000  # KiB: of 10,000 steps; one array of the weights has 11
 
 
 def test_examples_in_docstrings():
