@@ -21,7 +21,7 @@ from bench.process import Failure, Process
 from bench.roofline import roofline, work
 from bench.rounds import alternate, beside, quartiles
 
-__all__ = ["Settings", "against", "measure", "run"]
+__all__ = ["Settings", "against", "first", "measure", "run"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def measure(case: Case, names: Sequence[str], settings: Settings, machine: Proce
         limits: dict[str, dict[str, float]] = {}
         try:
             for operation in OPERATIONS:
-                own[operation] = _first(ours, "own1", case, operation, folder if names else None, settings)
+                own[operation] = first(ours, "own1", case, operation, folder if names else None, settings)
                 watch = _watch(ours, machine)
                 arguments = {"size": work(case, operation).footprint, "dtype": case.dtype}
                 run(machine, "bench.limits", "measure", **arguments)  # compiles, and touches the pages
@@ -98,7 +98,7 @@ def against(ours: Process, name: str, case: Case, folder: str, settings: Setting
             row = _row(case, name, operation)
             try:
                 _estimate(name, case, operation, settings)
-                row |= _first(theirs, name, case, operation, answers, settings)
+                row |= first(theirs, name, case, operation, answers, settings)
                 row["difference"] = check(f"{folder}/{operation}", f"{answers}/{operation}", case.dtype)
                 watch = _watch(ours, theirs)
                 times = alternate(ours, theirs, operation, settings.seconds, settings.build_limit)
@@ -110,7 +110,7 @@ def against(ours: Process, name: str, case: Case, folder: str, settings: Setting
             yield row | quartiles(times.theirs) | {"ratio": times.ratio}, times.ours
 
 
-def _first(worker: Process, name: str, case: Case, operation: str, folder: str | None, settings: Settings) -> Row:
+def first(worker: Process, name: str, case: Case, operation: str, folder: str | None, settings: Settings) -> Row:
     """Build what an operation needs, call it for the first time, and save its results in a folder, if any is given."""
     start = time.monotonic()
     peer = PEERS[name]

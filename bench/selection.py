@@ -34,7 +34,7 @@ def chosen(workload: str, named: Iterable[str] | None, everything: bool) -> list
     """
     if named is not None:
         return [name for name in PEERS if name in set(named) and name != "own1"]
-    candidates = [name for name in PEERS if name != "own1"]
+    candidates = [name for name, peer in PEERS.items() if name != "own1" and not peer.in_training]
     if everything:
         return candidates
     return [name for name in candidates if workload in _ONLY_ON.get(name, (workload,))]

@@ -8,6 +8,7 @@ PyTorch, JAX and Keras call, and what a training loop of one's own needs, where 
 `input_gradient`    dx = A(kernel, dy), for which <dx, x> = <dy, F(x, kernel)>
 `weight_gradient`   dkernel = B(x, dy), for which <dkernel, kernel> = <dy, F(x, kernel)>
 `gradients`         both in one pass over the weights
+`bias_gradient`     the sum of dy over the batch
 ==================  =========================================================================
 
 F is linear in x and in the kernel, so the gradients of A and B are these maps again: of A(kernel, dy) with the
@@ -32,7 +33,7 @@ from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import any_shape, int_tuple, integer, thread_count
 
-__all__ = ["Spec", "apply", "gradients", "input_gradient", "weight_gradient"]
+__all__ = ["Spec", "apply", "bias_gradient", "gradients", "input_gradient", "weight_gradient"]
 
 # Hexadecimal digits of the digest that a text begins with, and the most specs of texts that are kept.
 DIGEST = 32
@@ -460,6 +461,48 @@ def gradients(
     return flat_dx.reshape(x.shape) if dx is None else dx, dkernel
 
 
+@public
+def bias_gradient(spec: Spec, dy: Array, *, out: Array | None = None, n_threads: int | None = None) -> Array:
+    """Return the gradient by a bias of each output, the sum of dy over the batch.
+
+    Parameters
+    ----------
+    spec : Spec
+        The layer.
+    dy : array, (N, *output, F)
+        The gradient by y.
+    out : array, (*output, F), optional
+        The array for the result.
+    n_threads : int, optional
+        As for `apply`.
+
+    Returns
+    -------
+    array, (*output, F)
+        `out`, or a new array. Its sum over the positions is the gradient by a bias of each filter.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As for `apply`.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> functional.bias_gradient(functional.Spec((3, 1), 1, 2), np.array([[[1.0], [2.0]], [[10.0], [20.0]]]))
+    array([[11.],
+           [22.]])
+    """
+    _batch("dy", dy, spec.output_shape)
+    given = {"dy": dy}
+    _target("out", out, spec.output_shape, given)
+    _same_dtype(given)
+    flat = None if out is None else out.reshape(-1, spec.filters)
+    result = _loop().bias_gradient(_by_position(spec, dy), None, thread_count(n_threads), flat)
+    return result.reshape(spec.output_shape) if out is None else out
+
+
 def _gradient_arguments(spec: Spec, x: Array, dy: Array) -> dict[str, Array]:
     """The arrays x and dy, which must have as many samples."""
     size = _batch("x", x, spec.input_shape)
@@ -530,6 +573,13 @@ def _present(spec: Spec, kernel: Array) -> Array:
         return kernel
     require(kernel.nbytes, "a copy of the kernel", "set the weights that the mask excludes to 0")
     return np.where(np.atleast_3d(mask), kernel, kernel.dtype.type(0))
+
+
+@import_whole
+def _loop() -> Any:
+    from lcnumba.implementations import loop
+
+    return loop
 
 
 @import_whole

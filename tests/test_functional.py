@@ -25,10 +25,10 @@ def spec_of(problem, **rest):
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_the_maps_are_those_of_the_reference(problem, dtype, with_out, rng):
     spec, (x, kernel, bias, dy) = spec_of(problem), problem.data(rng, dtype)
-    dx, dkernel, _ = reference.backward(x, kernel, dy, **problem.settings)
+    dx, dkernel, dbias = reference.backward(x, kernel, dy, **problem.settings)
     expected = {
         "y": reference.forward(x, kernel, bias, **problem.settings), "one bias": None, "dx": dx, "dkernel": dkernel,
-        "both": (dx, dkernel),
+        "both": (dx, dkernel), "dbias": dbias,
     }  # fmt: skip
     expected["one bias"] = reference.forward(x, kernel, np.broadcast_to(bias[(0,) * (bias.ndim - 1)], bias.shape),
                                              **problem.settings)  # fmt: skip
@@ -42,6 +42,7 @@ def test_the_maps_are_those_of_the_reference(problem, dtype, with_out, rng):
         "dx": functional.input_gradient(spec, kernel, dy, out=out(x)),
         "dkernel": functional.weight_gradient(spec, x, dy, out=out(kernel)),
         "both": functional.gradients(spec, x, kernel, dy, out=(out(x), out(kernel))),
+        "dbias": functional.bias_gradient(spec, dy, out=out(bias)),
     }
     for name, value in expected.items():
         for array, right in zip(*((a if name == "both" else [a]) for a in (found[name], value)), strict=True):
@@ -184,6 +185,7 @@ MAPS = {
     "input_gradient": lambda kernel=KERNEL, dy=DY, **rest: functional.input_gradient(SPEC, kernel, dy, **rest),
     "weight_gradient": lambda x=X, dy=DY, **rest: functional.weight_gradient(SPEC, x, dy, **rest),
     "gradients": lambda x=X, kernel=KERNEL, dy=DY, **rest: functional.gradients(SPEC, x, kernel, dy, **rest),
+    "bias_gradient": lambda dy=DY, **rest: functional.bias_gradient(SPEC, dy, **rest),
 }
 SHAPES = {"x": X, "kernel": KERNEL, "dy": DY}
 
@@ -205,7 +207,8 @@ def test_bad_arrays_are_refused(name, argument):
     refused(np.ma.masked_equal(good, 3), TypeError, f"{argument} is a numpy MaskedArray")
     refused(good[..., None], ValueError, rf"{argument} has shape \(.*\); give shape \(")
     refused(np.ones((), np.float32), ValueError, rf"{argument} has shape \(\)")
-    refused(good.astype(np.float64), TypeError, "has dtype float.., and .* float..; give the same: ")
+    if name != "bias_gradient":
+        refused(good.astype(np.float64), TypeError, "has dtype float.., and .* float..; give the same: ")
     refused(good.astype(np.int32), TypeError, "int32")
     refused(good.astype(">f4"), TypeError, ">f4")
     refused(np.asfortranarray(good), TypeError, f"{argument} is not C-contiguous")

@@ -81,6 +81,8 @@ class Peer:
         Distributions whose versions are reported.
     needs : (case, operation) -> int
         Lower bound of its memory in bytes beyond the data, to skip peers that cannot fit.
+    in_training : bool
+        Whether it is a layer within a framework's training, for `bench.bridges` alone.
     """
 
     label: str
@@ -88,6 +90,7 @@ class Peer:
     options: dict[str, Any] = field(default_factory=dict)
     packages: tuple[str, ...] = ()
     needs: Callable[[Case, str], int] = _nothing
+    in_training: bool = False
 
 
 _KERAS = ("tf_keras", "tensorflow", "tensorflow-cpu")
@@ -104,4 +107,23 @@ PEERS = {
     "keras1-xla": Peer("tf_keras 1 XLA", "bench.peers.keras_peer", {"implementation": 1, "xla": True}, _KERAS),
     "keras2": Peer("tf_keras 2", "bench.peers.keras_peer", {"implementation": 2}, _KERAS, _dense),
     "keras3": Peer("tf_keras 3", "bench.peers.keras_peer", {"implementation": 3}, _KERAS),
-}
+    "torch-bridge": Peer("lcnumba.torch", "bench.peers.torch_module", {"form": "lcnumba"}, in_training=True),
+    "torch-autograd": Peer(
+        "unfold, baddbmm", "bench.peers.torch_module", {"form": "baddbmm"}, ("torch",), _patches, True
+    ),
+    "torch-compiled": Peer(
+        "the same, compiled", "bench.peers.torch_module", {"form": "baddbmm", "compiled": True}, ("torch",), _patches,
+        True,
+    ),
+    "jax-bridge": Peer("lcnumba.jax", "bench.peers.jax_peer", {"form": "lcnumba"}, in_training=True),
+    **{
+        f"keras3-{backend}-{name}": Peer(
+            label, "bench.peers.keras3_peer", {"form": form, "backend": backend}, ("keras",),
+            _nothing if form == "lcnumba" else _patches, True,
+        )
+        for backend in ("jax", "torch", "tensorflow")
+        for name, form, label in (
+            ("bridge", "lcnumba", f"lcnumba.keras, {backend}"), ("patches", "patches", "extract_patches, einsum"),
+        )
+    },
+}  # fmt: skip

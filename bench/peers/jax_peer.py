@@ -1,4 +1,4 @@
-"""JAX: `conv_general_dilated_local` under jit, with donated parameters in the step."""
+"""JAX: `conv_general_dilated_local`, or this library's function, under jit, with donated parameters in the step."""
 
 from typing import Any
 
@@ -11,8 +11,8 @@ from bench.peers import Operations
 __all__ = ["make"]
 
 
-def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - same signature for all peers
-    """Make the layer; XLA uses one thread per available processor."""
+def make(case: Case, data: Data, threads: int, form: str = "conv_local") -> Operations:  # noqa: ARG001
+    """Make the layer; XLA uses one thread per available processor. `form` may be "lcnumba"."""
     import jax
 
     jax.config.update("jax_enable_x64", case.dtype == "float64")
@@ -24,6 +24,18 @@ def make(case: Case, data: Data, threads: int) -> Operations:  # noqa: ARG001 - 
             case.wrapped(x, jax.numpy.concatenate), kernel, case.strides, case.zero_pad, case.kernel_size,
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
+
+    def apply_own(x: Any, kernel: Any, bias: Any) -> Any:
+        from lcnumba.jax import locally_connected
+
+        modes = tuple("circular" if circular else "zeros" for circular in case.circular)
+        return locally_connected(
+            x, kernel.reshape(-1, K, F), bias, kernel_size=case.kernel_size, strides=case.strides,
+            padding="valid" if case.padding == "valid" else case.pad, padding_mode=modes,
+        )  # fmt: skip
+
+    if form == "lcnumba":
+        apply, taps, C = apply_own, 1, K  # in the order of this library
 
     def update(x: Any, kernel: Any, bias: Any, dy: Any) -> Any:
         y, pullback = jax.vjp(apply, x, kernel, bias)

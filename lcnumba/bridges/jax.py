@@ -39,6 +39,12 @@ def _gradients(text: str, x: Any, kernel: Any, dy: Any) -> Any:
     return tuple(call("gradients", text, [_like(x.shape, x), _like(kernel.shape, x)], x, kernel, dy))
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _bias_gradient(text: str, dy: Any) -> Any:
+    """The sum over the batch, for which XLA takes several times as long as for all the rest."""
+    return call("bias_gradient", text, [_like(Spec.from_text(text).output_shape, dy)], dy)[0]
+
+
 def _forward_of_apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
     # Only what the wanted gradients need is kept: None tells backward which are. XLA cannot see that half of a result
     # is not used.
@@ -60,7 +66,8 @@ def _backward_of_apply(text: str, kept: Any, dy: Any) -> Any:
     elif x is not None:
         dkernel = _weight_gradient(text, x, dy)
     if bias is not None:
-        dbias = dy.sum(axis=tuple(range(dy.ndim - bias.ndim)))
+        dbias = _bias_gradient(text, dy)
+        dbias = dbias.sum(axis=tuple(range(dbias.ndim - bias.ndim)))
     return dx, dkernel, dbias
 
 
@@ -72,6 +79,10 @@ _input_gradient.defvjp(
 _weight_gradient.defvjp(
     lambda text, x, dy: (_weight_gradient(text, x, dy), (x, dy)),
     lambda text, kept, v: (_input_gradient(text, v, kept[1]), _apply(text, kept[0], v, None)),
+)
+_bias_gradient.defvjp(
+    lambda text, dy: (_bias_gradient(text, dy), dy),  # of which only the shape is used
+    lambda text, dy, u: (jax.numpy.broadcast_to(u, dy.shape),),
 )
 _gradients.defvjp(
     lambda text, x, kernel, dy: (_gradients(text, x, kernel, dy), (x, kernel, dy)),

@@ -127,7 +127,7 @@ def _version() -> tuple[int, int]:
     return int(major[1]), int(minor[1])
 
 
-MAPS = ("apply", "input_gradient", "weight_gradient", "gradients")
+MAPS = ("apply", "input_gradient", "weight_gradient", "gradients", "bias_gradient")
 # Registered once for the life of the process, which must keep them.
 _HANDLERS = {name: _handler(name) for name in MAPS}
 for _name, _function in _HANDLERS.items():

@@ -394,9 +394,9 @@ def _odd_lines(size: int) -> int:
     return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
 
 
-def bias_gradient(dy: Array, y: Array | None, threads: int | None) -> Array:
-    """Return the sum of dy (N, P, F) over the batch, (P, F); for y see `Implementation`."""
-    dbias = np.empty(dy.shape[1:], dy.dtype)
+def bias_gradient(dy: Array, y: Array | None, threads: int | None, out: Array | None = None) -> Array:
+    """Return the sum of dy (N, P, F) over the batch, (P, F); for y and out see `Implementation`."""
+    dbias = np.empty(dy.shape[1:], dy.dtype) if out is None else out
     values = {
         "dy": address(dy), "y": 0 if y is None else address(y), "N": len(dy), "entries": dbias.size,
         "dbias": address(dbias),

@@ -153,10 +153,10 @@ def test_only_the_gradients_that_are_needed_are_computed(rng, monkeypatch):
         jax.block_until_ready(jax.grad(lambda *given: (layer(*given) ** 2).sum(), argnums)(*arrays))
         return set(called) - {"apply"}
 
-    assert names((0, 1, 2)) == {"gradients"}
-    assert names((0, 2)) == {"input_gradient"}
+    assert names((0, 1, 2)) == {"gradients", "bias_gradient"}
+    assert names((0, 2)) == {"input_gradient", "bias_gradient"}
     assert names(1) == {"weight_gradient"}
-    assert names(2) == set()
+    assert names(2) == {"bias_gradient"}
 
 
 def test_arrays_are_not_copied(rng, monkeypatch):
