@@ -26,7 +26,7 @@ __all__ = ["main"]
 
 # Each bridge, the forms that its framework has of its own, and the library's own layer with its fused step.
 FORMS = {
-    "torch-bridge": ("torch-autograd", "torch-compiled", "own1"),
+    "torch-bridge": ("torch-unfold", "torch-gather", "own1"),
     "jax-bridge": ("jax", "own1"),
     "keras3-jax-bridge": ("keras3-jax-patches",),
     "keras3-torch-bridge": ("keras3-torch-patches",),

@@ -108,12 +108,9 @@ PEERS = {
     "keras2": Peer("tf_keras 2", "bench.peers.keras_peer", {"implementation": 2}, _KERAS, _dense),
     "keras3": Peer("tf_keras 3", "bench.peers.keras_peer", {"implementation": 3}, _KERAS),
     "torch-bridge": Peer("lcnumba.torch", "bench.peers.torch_module", {"form": "lcnumba"}, in_training=True),
-    "torch-autograd": Peer(
-        "unfold, baddbmm", "bench.peers.torch_module", {"form": "baddbmm"}, ("torch",), _patches, True
-    ),
-    "torch-compiled": Peer(
-        "the same, compiled", "bench.peers.torch_module", {"form": "baddbmm", "compiled": True}, ("torch",), _patches,
-        True,
+    "torch-unfold": Peer("unfold, baddbmm", "bench.peers.torch_module", {"form": "unfold"}, ("torch",), _patches, True),
+    "torch-gather": Peer(
+        "gather, baddbmm, compiled", "bench.peers.torch_module", {"form": "gather"}, ("torch",), _patches, True
     ),
     "jax-bridge": Peer("lcnumba.jax", "bench.peers.jax_peer", {"form": "lcnumba"}, in_training=True),
     **{
