@@ -24,6 +24,7 @@ test-bridges: .venv/bridges/ready ## PyTorch, JAX, ONNX, and Keras 3 with each o
 	$(BRIDGES)/test_torch.py
 	$(BRIDGES)/test_jax.py
 	$(BRIDGES)/test_onnx.py
+	$(BRIDGES)/test_pages.py
 	for backend in torch jax tensorflow numpy; do \
 		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(BRIDGES)/test_keras.py || exit 1; done
 

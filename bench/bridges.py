@@ -2,13 +2,16 @@
 
 Each form is timed alternately with the bridge, after its results have been compared, on the public layer sizes whose
 step takes more than a millisecond. Steps are those of the framework: its autograd, its optimizer. With ``--write`` the
-tables go to docs/frameworks.md. All takes about half an hour on two cores; the machine should be otherwise idle.
+tables go to docs/frameworks.md. All takes about an hour on two cores; the machine should be otherwise idle. ``--calls``
+times calls of a tiny layer instead, beside those of the kernels alone.
 """
 
 import argparse
 import re
+import statistics
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from statistics import geometric_mean
 from typing import Any
@@ -16,7 +19,7 @@ from typing import Any
 from bench import ROOT, environment
 from bench.case import Case
 from bench.cells import Row, threads
-from bench.measure import Settings, against, first
+from bench.measure import Settings, against, first, run
 from bench.peers import OPERATIONS, PEERS
 from bench.process import Failure, Process, available_memory
 from lcnumba.tools.bench import WORKLOADS
@@ -94,6 +97,50 @@ def table(bridge: str, found: list[Row]) -> list[str]:
     ]
 
 
+def calls(framework: str) -> dict[str, float]:
+    """Microseconds of a call of a tiny layer in a framework, and of the map that it calls: medians of rounds in turn."""
+    import numpy as np
+
+    from lcnumba.functional import Spec
+
+    spec = Spec((4, 4, 1), 2, 2)
+    x, kernel = np.ones((2, 4, 4, 1), np.float32), np.ones(spec.kernel_shape, np.float32)
+    bias = np.ones(spec.output_shape, np.float32)
+    flat = x.reshape(2, -1), kernel, bias.reshape(-1, 2)
+    map_ = spec._implementation.apply
+    if framework == "torch":
+        import torch
+
+        from lcnumba.torch import LocallyConnected2d
+
+        module = LocallyConnected2d(1, 2, 2, in_shape=4, channels_last=True).requires_grad_(False)
+        given = torch.from_numpy(x)
+
+        def call() -> Any:
+            return module(given)
+    else:
+        import jax
+
+        from lcnumba.jax import locally_connected
+
+        function = jax.jit(lambda *arrays: locally_connected(*arrays, kernel_size=2))
+        arrays = list(map(jax.numpy.asarray, (x, kernel, bias)))
+
+        def call() -> Any:
+            return function(*arrays).block_until_ready()
+
+    rounds = [[_mean(call), _mean(lambda: map_(*flat))] for _ in range(21)]
+    whole, alone = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return {"call": 1e6 * whole, "map": 1e6 * alone}
+
+
+def _mean(work: Any, number: int = 500) -> float:
+    start = time.perf_counter()
+    for _ in range(number):
+        work()
+    return (time.perf_counter() - start) / number
+
+
 def main() -> int:
     """Measure and print the tables; return 1 if a result differs."""
     parser = argparse.ArgumentParser(prog="python -m bench.bridges", description=__doc__)
@@ -102,7 +149,14 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=usable_processors(), metavar="N")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="per operation, default 0.3")
     parser.add_argument("--write", action="store_true", help="write the tables to docs/frameworks.md")
+    parser.add_argument("--calls", action="store_true", help="time calls of a tiny layer")
     given = parser.parse_args()
+    if given.calls:
+        for framework in ("torch", "jax"):
+            with Process(1) as worker:
+                found = run(worker, "bench.bridges", "calls", framework=framework)
+            print(f"{framework}: {found['call']:.0f} us a call, of which the map takes {found['map']:.0f}")
+        return 0
     free = available_memory()
     settings = Settings(given.threads, given.seconds, int(0.8 * free) if free else None, 300.0)
     lines: list[str] = []

@@ -19,6 +19,7 @@ NEEDS = {
     "estimators.md": ("sklearn",),
     "training.md": ("h5py",),
     "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
+    "frameworks.md": (),
     "migrating.md": ("h5py",),
 }
 
@@ -50,11 +51,16 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_all_pages_with_code_are_tested():
-    """Here, or in interop/test_arrays.py, whose environment has torch."""
+    """Here, or in frameworks/test_pages.py, whose environment has the frameworks."""
     with_code = {page for page, code in PAGES.items() if code}
-    assert with_code == set(NEEDS) | {"torch.md"}, (
+    assert with_code == set(NEEDS) | {"torch.md", "jax.md", "keras3.md", "onnx.md"}, (
         "give a page with Python blocks a test here, or mark what cannot run as text"
     )
+
+
+def test_frameworks(run):
+    names = run("frameworks.md")
+    assert names["dx"].shape == names["x"].shape
 
 
 def test_training(run, tmp_path, rng):

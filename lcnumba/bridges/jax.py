@@ -21,12 +21,12 @@ def _like(shape: tuple[int, ...], array: Any) -> jax.ShapeDtypeStruct:
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
     arrays = (x, kernel) if bias is None else (x, kernel, bias)
-    return call("apply", text, [_like((len(x), *Spec.from_text(text).output_shape), x)], *arrays)[0]
+    return call("apply", text, [_like((x.shape[0], *Spec.from_text(text).output_shape), x)], *arrays)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _input_gradient(text: str, kernel: Any, dy: Any) -> Any:
-    return call("input_gradient", text, [_like((len(dy), *Spec.from_text(text).input_shape), dy)], kernel, dy)[0]
+    return call("input_gradient", text, [_like((dy.shape[0], *Spec.from_text(text).input_shape), dy)], kernel, dy)[0]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))

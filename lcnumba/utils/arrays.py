@@ -91,9 +91,8 @@ def as_numpy(name: str, array: Any, *, any_dtype: bool = False) -> tuple[Array, 
         return _asarray(name, array), _unchanged
     if getattr(array, "requires_grad", False):
         _refuse(
-            name, array, "it requires a gradient; pass .detach(). Autograd sees nothing of this library: for training, "
-            "call y, backward = layer.forward(x) and dx, grads = backward(dy) in a torch.autograd.Function, as "
-            "docs/torch.md does"
+            name, array, "it requires a gradient, and autograd sees nothing of this layer; within a network of torch "
+            "use lcnumba.torch.LocallyConnected2d, and otherwise pass .detach()"
         )  # fmt: skip
     if isinstance(getattr(type(array), "__torch_dispatch__", None), types.MethodType):
         _refuse(name, array, "it wraps other tensors, whose mask or the like would be ignored; pass a plain tensor")
@@ -284,8 +283,8 @@ def _hint(array: Any) -> str | None:
         return None
     if isinstance(array, getattr(sys.modules.get("jax.core"), "Tracer", ())):
         return (
-            "it is a tracer inside a JAX transformation; call the layer outside of jax.jit and jax.grad: its own "
-            "gradients are y, backward = layer.forward(x) and dx, grads = backward(dy)"
+            "it is a tracer inside a JAX transformation; there use lcnumba.jax.locally_connected, and call this layer "
+            "outside of jax.jit and jax.grad"
         )
     sparse = "make it dense with .todense()" if hasattr(type(array), "todense") else None
     return _REFUSED.get(type(array).__module__.partition(".")[0], sparse)

@@ -4,11 +4,9 @@
 
 import importlib
 import os
-import re
 import subprocess
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -353,22 +351,6 @@ def test_both_work_in_one_process_in_either_order(order, name):
         [sys.executable, "-c", first + ORDER + calls], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-
-
-def test_the_page_about_torch_runs():
-    """The blocks of the page run, and the gradients of autograd equal finite differences."""
-    torch = library("torch")
-    page = Path(__file__).resolve().parents[2] / "docs" / "torch.md"
-    [code] = re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
-    names = {}
-    exec(compile(code, page, "exec"), names)  # noqa: S102 - that is the test
-    layer = lc.LocallyConnected2D(2, 3, activation="tanh", dtype="float64", rng=0)
-    x = torch.randn(2, 5, 5, 1, dtype=torch.float64, requires_grad=True)
-    y = names["Local"].apply(x, layer, 0.0)
-    dy = torch.randn_like(y)
-    y.backward(dy)
-    expected = lc.testing.numerical_gradient(lambda at: np.sum(dy.numpy() * layer(at)), x.detach().numpy())
-    np.testing.assert_allclose(x.grad.numpy(), expected, atol=1e-8)
 
 
 def test_half_precision_targets_pass_where_their_loss_takes_them():

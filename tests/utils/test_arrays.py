@@ -171,7 +171,10 @@ ENDLESS.append(ENDLESS)
         (MATRIX, r"x is a numpy matrix; convert it with np.asarray"),
         (scipy.sparse.csr_array(np.eye(3)), r"x is a scipy csr_array; make it dense with .toarray"),
         (FakeDask(), r"x is a dask FakeDask; it would be computed as a whole; .*map_blocks"),
-        (FakeTensor(requires_grad=True), r"requires a gradient; pass .detach\(\)"),
+        (
+            FakeTensor(requires_grad=True),
+            r"requires a gradient, .* use lcnumba.torch.LocallyConnected2d, and otherwise pass .detach\(\)",
+        ),
         (FakeTensor(device="cuda:0"), r"lives on device 'cuda:0'; move it to the CPU first"),
         (array_api_strict.asarray(X, device=array_api_strict.Device("device1")), "move it to the CPU first"),
         (FakeWrapper(), r"wraps other tensors, .*; pass a plain tensor"),
