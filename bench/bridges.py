@@ -98,7 +98,7 @@ def table(bridge: str, found: list[Row]) -> list[str]:
 
 
 def calls(framework: str) -> dict[str, float]:
-    """Microseconds of a call of a tiny layer in a framework, and of the map that it calls: medians of rounds in turn."""
+    """Microseconds of a call of a tiny layer in a framework, and of the map that it calls: medians of rounds."""
     import numpy as np
 
     from lcnumba.functional import Spec

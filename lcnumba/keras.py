@@ -476,7 +476,7 @@ def _translated(entry: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in settings.items():
         if key.endswith("activation") and _is_hard_sigmoid(value):
             settings[key] = keras.saving.serialize_keras_object(hard_sigmoid)
-        elif isinstance(value, Mapping) and isinstance(value.get("config"), Mapping) and key in ("layer", "cell"):
+        elif key in ("layer", "backward_layer", "cell") and isinstance(value, Mapping):  # of wrappers
             settings[key] = _translated(value)
     shape = settings.pop("batch_input_shape", None)
     if "layers" in settings:
@@ -501,7 +501,10 @@ def _translated(entry: Mapping[str, Any]) -> dict[str, Any]:
     axis = settings.get("axis")
     if isinstance(axis, list) and len(axis) == 1:  # of BatchNormalization
         settings["axis"] = axis[0]
-    if str(rest.get("module") or "keras").partition(".")[0] in ("keras", "tf_keras", "tensorflow"):
+    registered = str(rest.get("registered_name") or name)
+    if ">" in registered:  # a class of the user's, which Keras finds if it is registered here, too
+        rest |= {"module": None, "class_name": registered.rpartition(">")[2], "registered_name": registered}
+    elif str(rest.get("module") or "keras").partition(".")[0] in ("keras", "tf_keras", "tensorflow"):
         rest |= _keras_entry(name, settings)
     return {**rest, "config": settings}
 

@@ -46,28 +46,32 @@ def _bias_gradient(text: str, dy: Any) -> Any:
 
 
 def _forward_of_apply(text: str, x: Any, kernel: Any, bias: Any) -> Any:
-    # Only what the wanted gradients need is kept: None tells backward which are. XLA cannot see that half of a result
-    # is not used.
-    value = None if bias is None else bias.value
-    kept_bias = value if bias is not None and bias.perturbed else None
-    kept = x.value if kernel.perturbed else None, kernel.value if x.perturbed else None, kept_bias
-    return _apply(text, x.value, kernel.value, value), kept
+    # Only what the wanted gradients need is kept, and a scalar in place of the rest tells backward which are wanted:
+    # XLA cannot see that half of a result is not used. None would not do: JAX remembers one structure for all calls.
+    kept = [_kept(x, kernel.perturbed), _kept(kernel, x.perturbed)]
+    if bias is not None:
+        kept.append(_kept(bias, bias.perturbed))
+    return _apply(text, x.value, kernel.value, None if bias is None else bias.value), kept
+
+
+def _kept(primal: Any, wanted: bool) -> Any:
+    return primal.value if wanted else jax.numpy.zeros((), primal.value.dtype)
 
 
 def _backward_of_apply(text: str, kept: Any, dy: Any) -> Any:
-    x, kernel, bias = kept
     dx = dkernel = dbias = None
     if isinstance(dy, jax.custom_derivatives.SymbolicZero):
-        return None, None, None
-    if x is not None and kernel is not None:
+        return dx, dkernel, dbias
+    x, kernel, *bias = kept
+    if x.ndim and kernel.ndim:
         dx, dkernel = _gradients(text, x, kernel, dy)
-    elif kernel is not None:
+    elif kernel.ndim:
         dx = _input_gradient(text, kernel, dy)
-    elif x is not None:
+    elif x.ndim:
         dkernel = _weight_gradient(text, x, dy)
-    if bias is not None:
+    if bias and bias[0].ndim:
         dbias = _bias_gradient(text, dy)
-        dbias = dbias.sum(axis=tuple(range(dbias.ndim - bias.ndim)))
+        dbias = dbias.sum(axis=tuple(range(dbias.ndim - bias[0].ndim)))
     return dx, dkernel, dbias
 
 

@@ -1,5 +1,6 @@
 import concurrent.futures
 import doctest
+import itertools
 import os
 import re
 import subprocess
@@ -157,6 +158,39 @@ def test_only_the_gradients_that_are_needed_are_computed(rng, monkeypatch):
     assert names((0, 2)) == {"input_gradient", "bias_gradient"}
     assert names(1) == {"weight_gradient"}
     assert names(2) == {"bias_gradient"}
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_different_gradients_of_one_jitted_function(with_bias, rng):
+    """JAX caches what it traced of a function, and runs the parts of several traces in any order."""
+    arrays = small(rng)[: 2 + with_bias]
+    f, plain = (
+        jax.jit(layer),
+        functional.gradients(SMALL, *map(np.asarray, arrays[:2]), np.ones((4, *SMALL.output_shape))),
+    )
+    expected = (*plain, np.full(SMALL.output_shape, 4.0))
+    choices = [c for size in (1, 2, 3) for c in itertools.combinations(range(len(arrays)), size)]
+
+    def pullback(choice):
+        def call(*given):
+            each = list(arrays)
+            for place, array in zip(choice, given, strict=True):
+                each[place] = array
+            return f(*each).sum()
+
+        return jax.vjp(call, *(arrays[place] for place in choice))[1]
+
+    def check(found, choice):
+        for gradient, place in zip(found, choice, strict=True):
+            np.testing.assert_allclose(gradient, expected[place], rtol=1e-12)
+
+    for choice in (*choices, *choices[::-1]):
+        check(pullback(choice)(1.0), choice)
+    waiting = [(pullback(choice), choice) for choice in choices]
+    for function, choice in waiting[::-1]:
+        check(function(1.0), choice)
+    for choice in choices:
+        check(jax.jit(jax.grad(lambda *a: f(*a).sum(), choice))(*arrays), choice)
 
 
 def test_arrays_are_not_copied(rng, monkeypatch):
