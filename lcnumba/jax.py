@@ -14,7 +14,7 @@ from typing import Any
 from lcnumba.connectivity.geometry import padding_modes, paddings
 from lcnumba.functional import Spec
 from lcnumba.utils.messages import install, public
-from lcnumba.utils.validation import boolean, choice, int_tuple, integer
+from lcnumba.utils.validation import boolean, choice, hashable, int_tuple, integer
 
 try:
     import jax
@@ -187,7 +187,8 @@ def locally_connected(
             f"x has shape {x.shape} and kernel {kernel.shape}; give (N, *spatial, C) with 1 to 3 spatial sizes, and "
             "(P, K, F)"
         )
-    settings: Any = map(_hashable, (kernel_size, strides, padding, dilation_rate, padding_mode))
+    arguments = {"kernel_size": kernel_size, "strides": strides, "padding": padding, "dilation_rate": dilation_rate}
+    settings: Any = [hashable(name, value) for name, value in (arguments | {"padding_mode": padding_mode}).items()]
     make: Any = _known_spec if kernel_mask is None else _spec
     spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, kernel_mask)
     _check_dtype("x", x.dtype)
@@ -206,11 +207,6 @@ def locally_connected(
 def _check_dtype(name: str, dtype: Any) -> None:
     if dtype not in (jnp.float32, jnp.float64):
         raise TypeError(f"{name} has dtype {dtype}; give float32 or float64: {name}.astype('float32')")
-
-
-def _hashable(value: Any) -> Any:
-    """Lists as tuples, for the cache."""
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def __dir__() -> list[str]:

@@ -243,7 +243,14 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
     path = file_path(path)
     version = integer("opset", opset, LEAST_OPSET, onnx.defs.onnx_opset_version())
     if not isinstance(model, Sequential | LocallyConnected | Dense):
-        raise TypeError(f"model is a {type(model).__name__}; give a Sequential, a locally connected layer or a Dense")
+        hint = (
+            "; torch.onnx.export writes modules of torch, with torch_translations()"
+            if hasattr(model, "modules")
+            else ""
+        )
+        raise TypeError(
+            f"model is a {type(model).__name__}; give an lcnumba.Sequential, a locally connected layer or a Dense{hint}"
+        )
     if not model.built:
         raise ValueError(f"{model.name!r} has no weights yet; call or build it first")
     shape = model.input_shape

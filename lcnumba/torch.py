@@ -26,11 +26,12 @@ from lcnumba.layers.locally_connected import (
     LocallyConnected3D,
 )
 from lcnumba.utils.messages import install, public_class
-from lcnumba.utils.validation import boolean, choice, int_tuple, integer
+from lcnumba.utils.validation import axes_hint, boolean, choice, hashable, int_tuple, integer
 
 try:
     import torch
     from torch import Tensor, nn
+    from torch.autograd import forward_ad
 except ImportError as error:
     raise ImportError(f"{error}; lcnumba.torch needs PyTorch: {install('torch')}") from error
 
@@ -43,12 +44,14 @@ __all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "lo
 def _spec(
     in_shape: tuple[int, ...], filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any
 ) -> Spec:
-    """The spec of torch's arguments; `in_shape` has the channels last."""
+    """The spec of torch's arguments, which are `hashable`; `in_shape` has the channels last."""
     rank = len(in_shape) - 1
     size, steps, dilated = (
         int_tuple(name, value, rank)
         for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
     )
+    if isinstance(padding, str):
+        padding = choice("padding", padding, ("valid", "same"))
     if padding == "same":
         if max(steps) > 1:
             raise ValueError(f"padding='same' needs stride=1, as in torch, got {stride!r}; give the padding in numbers")
@@ -56,12 +59,10 @@ def _spec(
         padding = tuple((t // 2, t - t // 2) for t in total)
     elif padding == "valid":
         padding = 0
-    if not isinstance(padding, tuple | list):
+    if not isinstance(padding, tuple):
         padding = (padding,) * rank
-    pairs = tuple(
-        pair if isinstance(pair, tuple | list) else (integer("padding", pair, 0),) * 2 for pair in padding
-    )  # fmt: skip
-    plain: Any = "valid" if not any(map(max, pairs)) else pairs
+    pairs = tuple(pair if isinstance(pair, tuple) else (pair, pair) for pair in padding)
+    plain: Any = "valid" if not any(map(any, pairs)) else pairs
     return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=padding_modes(mode, rank))
 
 
@@ -122,11 +123,20 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
             "sizes, and (P, K, F)"
         )
     inner = x if channels_last else x.movedim(1, -1)
-    text = _text(tuple(inner.shape[1:]), weight.shape[2], kernel_size, stride, padding, dilation, padding_mode)
+    settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+    given = [hashable(name, value) for name, value in settings.items()]
+    text = _text(tuple(inner.shape[1:]), weight.shape[2], *given, hashable("padding_mode", padding_mode))
     return _called(x, weight, bias, text, channels_last)
 
 
 def _called(x: Tensor, weight: Tensor, bias: Tensor | None, text: str, channels_last: bool) -> Tensor:
+    if not torch.compiler.is_compiling():
+        for tensor in (x, weight) if bias is None else (x, weight, bias):
+            if forward_ad.unpack_dual(tensor).tangent is not None:  # torch would take 0 for the derivative
+                raise NotImplementedError(
+                    "locally connected layers have no forward-mode derivatives; use reverse mode, such as "
+                    "torch.autograd.functional.jacobian"
+                )
     if channels_last:
         return apply(x, weight, bias, text)
     y = apply(x.movedim(1, -1), weight, bias, text).movedim(-1, 1)
@@ -167,8 +177,9 @@ class _LocallyConnected(nn.Module):
                             ("stride", stride), ("dilation", dilation)):  # fmt: skip
             if isinstance(value, list | tuple) and len(value) != self.rank:
                 raise ValueError(f"{name}={value!r} has {len(value)} entries; give one value or {self.rank}")
-        settings = map(_hashable, (kernel_size, stride, padding, dilation, padding_mode))
-        spec = _spec(shape, integer("out_channels", out_channels), *settings)
+        settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+        given = [hashable(name, value) for name, value in settings.items()]
+        spec = _spec(shape, integer("out_channels", out_channels), *given, hashable("padding_mode", padding_mode))
         self._setup(spec, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
         self._create(device, dtype)
 
@@ -181,6 +192,7 @@ class _LocallyConnected(nn.Module):
                 padding_mode=spec.padding_mode, kernel_mask=mask,
             )  # fmt: skip
         self.spec, self._text = spec, spec.text
+        self.in_channels, self.out_channels = spec.input_shape[-1], spec.filters
         self.channels_last = boolean("channels_last", channels_last)
         self._sample_shape = torch.Size(self._outer(spec.input_shape))
         shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
@@ -215,13 +227,19 @@ class _LocallyConnected(nn.Module):
         y is contiguous, or channels last in memory if x is.
         """
         sample, weight = self._sample_shape, self.weight
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x is a {type(x).__name__}; give a torch.Tensor, such as torch.as_tensor(x)")
         if x.shape[1:] != sample:
             if x.shape == sample:
                 return self.forward(x.unsqueeze(0)).squeeze(0)
             raise RuntimeError(
                 f"x has shape {tuple(x.shape)}; this {type(self).__name__} needs (N, {', '.join(map(str, sample))}): "
                 "each position has its own weights, so every sample must have that shape"
+                + axes_hint("x", tuple(x.shape), (None, *sample)).partition(", and a layer")[0]
             )
+        if weight.dtype not in (torch.float32, torch.float64):
+            raise RuntimeError(f"the weights have dtype {weight.dtype}; call .float() of the module: it computes in "
+                               "float32 or float64")  # fmt: skip
         if x.dtype != weight.dtype and not torch.is_autocast_enabled("cpu"):
             raise RuntimeError(
                 f"x has dtype {x.dtype}, and the weights {weight.dtype}; give the same: x.to({weight.dtype})"
@@ -291,7 +309,8 @@ class _LocallyConnected(nn.Module):
         Parameters
         ----------
         layer : lcnumba.LocallyConnected1D, 2D or 3D
-            A built layer without activation, regularizers and constraints, which in torch are not part of a layer.
+            A built layer without activation, regularizers and constraints, which in torch are not part of a layer. The
+            order of axes, `channels_last`, is that of the layer.
         """
         if not isinstance(layer, cls._layer):
             raise TypeError(f"layer is a {type(layer).__name__}; {cls.__name__} needs a {cls._layer.__name__}")
@@ -438,11 +457,6 @@ class LocallyConnected3d(_LocallyConnected):
 
     rank = 3
     _layer = LocallyConnected3D
-
-
-def _hashable(value: Any) -> Any:
-    """Lists as tuples, for the cache."""
-    return tuple(map(_hashable, value)) if isinstance(value, list | tuple) else value
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,7 @@ __all__ = [
     "choice",
     "file_path",
     "generator",
+    "hashable",
     "input_shape",
     "int_tuple",
     "integer",
@@ -71,6 +72,24 @@ def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, 
     if len(value) != rank:
         raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer or {rank}")
     return tuple(integer(name, entry, minimum, MAX_SIZE) for entry in value)
+
+
+def hashable(name: str, value: Any) -> Any:
+    """Return `value`, a string, an integer, or a list or tuple of them, for the key of a cache.
+
+    Other numbers are refused, though they may be equal: 3.0 and True would find what was cached for 3 and 1.
+
+    Examples
+    --------
+    >>> from lcnumba.utils.validation import hashable
+    >>> hashable("padding", [[1, 0], [0, 2]])
+    ((1, 0), (0, 2))
+    """
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return tuple(hashable(name, entry) for entry in value)
+    return value if isinstance(value, str) else integer(name, value, 0)
 
 
 def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int | None, ...]:

