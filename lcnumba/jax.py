@@ -5,7 +5,7 @@ scanned. XLA calls the kernels on its own arrays, without copies. Computation is
 ``jax_enable_x64``.
 
 There are no forward-mode derivatives (`jax.jvp`, `jax.jacfwd`, `jax.hessian`; ``jacrev(jacrev(f))`` works), and no GPU.
-Sharded arrays need `jax.shard_map`.
+Within `jax.shard_map` they need ``check_vma=False``.
 """
 
 import functools
@@ -112,7 +112,8 @@ def init(
     settings = (strides, padding, dilation_rate, padding_mode, kernel_mask)
     spec = _spec(tuple(input_shape), integer("filters", filters), kernel_size, *settings)
     wanted = jnp.zeros((), dtype).dtype
-    _check_dtype("dtype", wanted)
+    if wanted not in (jnp.float32, jnp.float64):
+        raise TypeError(f"dtype={wanted.name!r} is not supported; give 'float32' or 'float64'")
     draw = jax.nn.initializers.lecun_normal(in_axis=1, out_axis=2, batch_axis=0)
     weights = {"kernel": draw(key, spec.kernel_shape, wanted)}
     if spec.exists is not None:
@@ -185,7 +186,7 @@ def locally_connected(
     if x.ndim not in (3, 4, 5) or kernel.ndim != 3:
         raise TypeError(
             f"x has shape {x.shape} and kernel {kernel.shape}; give (N, *spatial, C) with 1 to 3 spatial sizes, and "
-            "(P, K, F)"
+            "(P, K, F); x[None] adds the batch"
         )
     arguments = {"kernel_size": kernel_size, "strides": strides, "padding": padding, "dilation_rate": dilation_rate}
     settings: Any = [hashable(name, value) for name, value in (arguments | {"padding_mode": padding_mode}).items()]
@@ -198,10 +199,24 @@ def locally_connected(
         given["bias"] = bias, spec.output_shape[-1:] if bias.ndim == 1 else spec.output_shape
     for name, (array, shape) in given.items():
         if array.shape != shape:
-            raise TypeError(f"{name} has shape {array.shape}; x and the settings need {shape}")
+            raise TypeError(
+                f"{name} has shape {array.shape}; x, (N, *spatial, C) = {x.shape}, and the settings need {shape}"
+            )
         if array.dtype != x.dtype:
             raise TypeError(f"{name} has dtype {array.dtype}, and x {x.dtype}; give the same: {name}.astype(x.dtype)")
+    for name, (array, _) in {"x": (x, None), **given}.items():
+        _check_sharding(name, array)
     return apply(x, kernel, bias, spec.text)
+
+
+def _check_sharding(name: str, array: Any) -> None:
+    """Raise within `jax.shard_map` with its check: its rules for gradients do not know these functions."""
+    kind = jax.typeof(array)
+    if getattr(kind, "vma", None) or getattr(getattr(kind, "manual_axis_type", None), "varying", None):
+        raise NotImplementedError(
+            f"{name} is of type {kind}, within jax.shard_map; give shard_map check_vma=False, and sum the gradients of "
+            "replicated weights over the devices yourself"
+        )
 
 
 def _check_dtype(name: str, dtype: Any) -> None:

@@ -133,8 +133,10 @@ def _relu(g: _Graph, z: str, activation: activations.ReLU) -> str:
     if activation.plain:
         return g.op("Relu", z)
     above = z if activation.max_value is None else g.op("Min", z, activation.max_value)
-    below = g.op("Mul", g.op("Sub", z, activation.threshold), activation.alpha)
-    return g.op("Where", g.op("Greater", z, activation.threshold), above, below)
+    below: Any = 0.0
+    if activation.alpha:
+        below = g.op("Mul", g.op("Sub", z, activation.threshold), activation.alpha)
+    return g.op("Where", g.op("LessOrEqual", z, activation.threshold), below, above)
 
 
 def _elu(g: _Graph, z: str, alpha: float, scale: float = 1.0) -> str:
@@ -157,7 +159,7 @@ _ACTIVATIONS: dict[type, Callable[[_Graph, str, Any], str]] = {
     activations.ReLU: _relu,
     activations.ReLU6: lambda g, z, _: g.op("Clip", z, 0.0, 6.0),
     activations.LeakyReLU: lambda g, z, a: g.op("LeakyRelu", z, alpha=float(a.alpha)),
-    activations.ThresholdedReLU: lambda g, z, a: g.op("Where", g.op("Greater", z, a.theta), z, 0.0),
+    activations.ThresholdedReLU: lambda g, z, a: g.op("Where", g.op("LessOrEqual", z, a.theta), 0.0, z),
     activations.ELU: lambda g, z, a: _elu(g, z, a.alpha),
     activations.SELU: lambda g, z, _: _elu(g, z, activations.SELU_ALPHA, activations.SELU_SCALE),
     activations.Softplus: lambda g, z, _: _softplus(g, z),

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lcnumba import activations
-from lcnumba.connectivity.geometry import padding_modes
+from lcnumba.connectivity.geometry import padding_modes, paddings
 from lcnumba.functional import Spec
 from lcnumba.layers.locally_connected import (
     LocallyConnected,
@@ -61,8 +61,8 @@ def _spec(
         padding = 0
     if not isinstance(padding, tuple):
         padding = (padding,) * rank
-    pairs = tuple(pair if isinstance(pair, tuple) else (pair, pair) for pair in padding)
-    plain: Any = "valid" if not any(map(any, pairs)) else pairs
+    pairs = paddings(tuple(pair if isinstance(pair, tuple) else (pair, pair) for pair in padding), rank)
+    plain = pairs if any(map(any, pairs)) else "valid"
     return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=padding_modes(mode, rank))
 
 
@@ -125,7 +125,9 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
     inner = x if channels_last else x.movedim(1, -1)
     settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     given = [hashable(name, value) for name, value in settings.items()]
-    text = _text(tuple(inner.shape[1:]), weight.shape[2], *given, hashable("padding_mode", padding_mode))
+    # A range needs numbers: from the second size on torch.compile would take sizes for symbols.
+    *sizes, filters = (len(range(size)) for size in (*inner.shape[1:], weight.shape[2]))
+    text = _text(tuple(sizes), filters, *given, hashable("padding_mode", padding_mode))
     return _called(x, weight, bias, text, channels_last)
 
 

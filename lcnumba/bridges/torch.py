@@ -48,6 +48,8 @@ def _vmap(operator: Any, info: Any, in_dims: tuple[int | None, ...], *arguments:
     for number in range(info.batch_size):
         each = [a if d is None else a.select(d, number) for a, d in zip(arguments, in_dims, strict=True)]
         results.append(operator(*each))
+    if not results:
+        raise ValueError("the mapped dimension is empty; give at least one entry")
     if isinstance(results[0], tuple):
         return tuple(map(torch.stack, zip(*results, strict=True))), (0,) * len(results[0])
     return torch.stack(results), 0

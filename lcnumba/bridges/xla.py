@@ -1,9 +1,14 @@
-"""The linear maps as typed handlers of XLA's foreign function interface, on the CPU, without C++.
+"""The linear maps as a typed handler of XLA's foreign function interface, on the CPU, without C++.
 
-XLA calls a handler, a function of ctypes, with a frame of pointers; arrays are read and written where XLA has them. The
-structures are those of ``xla/ffi/api/c_api.h``, which jaxlib installs. Fields are only ever added to them at the end,
-and the version that a handler reports is read from that file. Handlers call nothing of JAX: that could wait for the
-computation that waits for the handler.
+XLA calls the handler with a frame of pointers; arrays are read and written where XLA has them. The structures are those
+of ``xla/ffi/api/c_api.h``, which jaxlib installs. Fields are only ever added to them at the end, and the version that
+the handler reports is read from that file. The handler calls nothing of JAX: that could wait for the computation that
+waits for the handler.
+
+It is a function of ctypes within one that Numba compiles. An exception that leaves the former, as Ctrl-C may raise at
+its first instruction, is printed, and what it returns is undefined: for XLA it may be success, with whatever the memory
+of the results holds. So the former writes its status to memory, last of all. Without one, the latter calls it again,
+and then sets the interrupt again.
 """
 
 import ctypes
@@ -20,6 +25,7 @@ import numpy as np
 
 from lcnumba import functional
 from lcnumba.functional import Spec
+from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array
 
@@ -28,6 +34,7 @@ __all__ = ["call"]
 # Values of the enumerations of the C API.
 _METADATA, _STRING, _EXECUTE = 1, 4, 3
 _INVALID_ARGUMENT, _INTERNAL = 3, 13
+TARGET = "lcnumba"
 _DTYPES: dict[int, np.dtype[Any]] = {11: np.dtype(np.float32), 12: np.dtype(np.float64)}
 
 
@@ -43,7 +50,9 @@ _ERROR = struct.Struct("@N P P i")  # message, code
 # Offsets of the version in the metadata, and of the function that makes an error in the API.
 _MAJOR_MINOR, _CREATE_ERROR = 24, 48
 
-_HANDLER = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)
+_DONE = 1  # no address of an error
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_ssize_t, ctypes.c_ssize_t)
+_CREATE = ctypes.CFUNCTYPE(ctypes.c_ssize_t, ctypes.c_ssize_t)
 
 
 def _read(structure: struct.Struct, address: int) -> tuple[Any, ...]:
@@ -66,14 +75,19 @@ def _arrays(number: int, addresses: int) -> list[Array]:
     return arrays
 
 
-def _spec(number: int, types: int, addresses: int) -> Spec:
-    """The spec, whose text is the only attribute."""
+def _what(number: int, types: int, addresses: int) -> tuple[str, Spec]:
+    """The name of the map and the spec, whose text follows it in the only attribute."""
     if number != 1 or ctypes.c_int.from_address(types).value != _STRING:
-        raise RuntimeError("XLA passes other attributes than the text of the spec")
+        raise RuntimeError("XLA passes other attributes than the map and its spec")
     text, size = _read(_TEXT, _addresses(addresses, 1)[0])
     # A mask makes a text long; of a known spec the digest is enough.
-    digest = ctypes.string_at(text, min(size, functional.DIGEST)).decode()
-    return Spec.of_digest(digest) or Spec.from_text(ctypes.string_at(text, size).decode())
+    name, _, start = ctypes.string_at(text, min(size, _LONGEST_NAME + 1 + functional.DIGEST)).decode().partition(" ")
+    spec = Spec.of_digest(start[: functional.DIGEST])
+    return name, spec or Spec.from_text(ctypes.string_at(text, size).decode().partition(" ")[2])
+
+
+MAPS = ("apply", "input_gradient", "weight_gradient", "gradients", "bias_gradient")
+_LONGEST_NAME = max(map(len, MAPS))
 
 
 def _run(name: str, spec: Spec, arguments: Sequence[Array], results: Sequence[Array]) -> None:
@@ -81,31 +95,35 @@ def _run(name: str, spec: Spec, arguments: Sequence[Array], results: Sequence[Ar
     getattr(functional, name)(spec, *arguments, out=out)
 
 
-def _handler(name: str) -> Any:
-    """The handler of a map of `lcnumba.functional`."""
+def _handle(address: int, status: int) -> None:
+    """Compute what a frame asks for; set the status to 1, or to the address of an error."""
+    try:
+        done = _computed(address)
+        ctypes.c_int64.from_address(status).value = done
+    except BaseException:  # noqa: BLE001, S110 - an interrupt: without a status it is called again
+        pass
 
-    def handle(address: int) -> int | None:
-        (
-            size, extension, api, _, stage, _, _, n_arguments, _, arguments, _, _, n_results, _, results,
-            _, _, n_attributes, types, _, attributes,
-        ) = _read(_FRAME, address)  # fmt: skip
-        if size < _FRAME.size:
-            return None  # another interface, which the check of the results will notice
+
+def _computed(address: int) -> int:
+    (
+        size, extension, api, _, stage, _, _, n_arguments, _, arguments, _, _, n_results, _, results,
+        _, _, n_attributes, types, _, attributes,
+    ) = _read(_FRAME, address)  # fmt: skip
+    if size < _FRAME.size:
+        return _DONE  # another interface, which the check of the results will notice
+    while extension:
+        _, kind, following, metadata = _read(_EXTENSION, extension)
+        if kind == _METADATA:
+            struct.pack_into("@2i", (ctypes.c_char * 8).from_address(metadata + _MAJOR_MINOR), 0, *_version())
+            return _DONE
+        extension = following
+    if stage == _EXECUTE:
         try:
-            while extension:
-                _, kind, following, metadata = _read(_EXTENSION, extension)
-                if kind == _METADATA:
-                    struct.pack_into("@2i", (ctypes.c_char * 8).from_address(metadata + _MAJOR_MINOR), 0, *_version())
-                    return None
-                extension = following
-            if stage == _EXECUTE:
-                spec = _spec(n_attributes, types, attributes)
-                _run(name, spec, _arrays(n_arguments, arguments), _arrays(n_results, results))
-        except BaseException as error:  # noqa: BLE001 - XLA raises it again; from here it would only be printed
-            return _error(api, f"lcnumba.{name}: {type(error).__name__}: {error}", error)
-        return None
-
-    return _HANDLER(handle)
+            name, spec = _what(n_attributes, types, attributes)
+            _run(name, spec, _arrays(n_arguments, arguments), _arrays(n_results, results))
+        except Exception as error:  # noqa: BLE001 - XLA raises it again
+            return _error(api, f"lcnumba: {type(error).__name__}: {error}", error)
+    return _DONE
 
 
 def _error(api: int, message: str, cause: BaseException) -> int:
@@ -114,7 +132,7 @@ def _error(api: int, message: str, cause: BaseException) -> int:
     code = _INVALID_ARGUMENT if isinstance(cause, TypeError | ValueError) else _INTERNAL
     arguments = ctypes.create_string_buffer(_ERROR.pack(_ERROR.size, 0, ctypes.addressof(text), code), _ERROR.size)
     [create] = _addresses(api + _CREATE_ERROR, 1)
-    return int(_HANDLER(create)(ctypes.addressof(arguments)))
+    return int(_CREATE(create)(ctypes.addressof(arguments)))
 
 
 @functools.cache
@@ -127,13 +145,28 @@ def _version() -> tuple[int, int]:
     return int(major[1]), int(minor[1])
 
 
-MAPS = ("apply", "input_gradient", "weight_gradient", "gradients", "bias_gradient")
-# Registered once for the life of the process, which must keep them.
-_HANDLERS = {name: _handler(name) for name in MAPS}
-for _name, _function in _HANDLERS.items():
-    jax.ffi.register_ffi_target(
-        f"lcnumba_{_name}", jax.ffi.pycapsule(ctypes.cast(_function, ctypes.c_void_p)), platform="cpu"
-    )
+@functools.cache
+def _registered() -> tuple[Any, ...]:
+    """Register the handler, once for the life of the process; return what must be kept meanwhile."""
+    with deferred():
+        import numba
+
+    handle = _HANDLER(_handle)
+    interrupt = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p).value
+    set_interrupt = ctypes.CFUNCTYPE(None)(interrupt or 0)
+
+    @numba.cfunc("intp(intp)")
+    def handler(address: Any) -> Any:
+        status = np.zeros(1, np.int64)
+        handle(address, status.ctypes.data)
+        if status[0] == 0:
+            while status[0] == 0:
+                handle(address, status.ctypes.data)
+            set_interrupt()
+        return 0 if status[0] == _DONE else status[0]
+
+    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler.address), platform="cpu")
+    return handle, set_interrupt, handler
 
 
 @functools.cache
@@ -142,6 +175,7 @@ def handlers_work() -> bool:
     spec = Spec((2, 1), 1, 1)
     try:
         _version()
+        _registered()
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
             x, kernel = np.array([[[2], [3]]], np.float32), np.array([[[5]], [[7]]], np.float32)
             y = _by_handler("apply", spec, [jax.ShapeDtypeStruct(x.shape, x.dtype)], x, kernel)[0]
@@ -181,8 +215,8 @@ def call(name: str, text: str, results: Sequence[jax.ShapeDtypeStruct], *arrays:
 
 
 def _by_handler(name: str, spec: Spec, results: Sequence[jax.ShapeDtypeStruct], *arrays: Any) -> list[Any]:
-    function = jax.ffi.ffi_call(f"lcnumba_{name}", list(results), vmap_method="sequential")
-    return list(function(*arrays, spec=spec.text))
+    function = jax.ffi.ffi_call(TARGET, list(results), vmap_method="sequential")
+    return list(function(*arrays, what=f"{name} {spec.text}"))
 
 
 def _by_callback(name: str, spec: Spec, results: Sequence[jax.ShapeDtypeStruct], *arrays: Any) -> list[Any]:

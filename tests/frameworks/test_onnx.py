@@ -96,6 +96,16 @@ def test_activations(activation, dtype, tmp_path, rng):
                                atol=2e-6 if dtype == "float32" else 1e-12)  # fmt: skip
 
 
+@pytest.mark.parametrize("activation", [*NAMES, *OTHERS], ids=str)
+def test_values_that_are_not_finite(activation, tmp_path):
+    model = lc.Sequential([lc.Dense(1, kernel_initializer="ones", input_shape=(1,)), lc.Activation(activation)])
+    x = np.array([[np.nan], [np.inf], [-np.inf]], np.float32)
+    export(model, tmp_path / "model.onnx")
+    with np.errstate(all="ignore"):
+        expected = model(x)
+    np.testing.assert_array_equal(run(tmp_path / "model.onnx", x), expected)
+
+
 def test_all_activations_are_tested_and_written():
     kinds = {type(A.get(name)) for name in NAMES} | {type(activation) for activation in OTHERS}
     assert kinds == set(lcnumba.onnx._ACTIVATIONS)

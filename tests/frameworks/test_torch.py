@@ -385,6 +385,8 @@ def test_the_function_is_the_module(channels_last):
         ({"padding": (True, 0)}, TypeError, "padding=True is a bool"),
         ({"padding": -1}, ValueError, "padding=-1 is too small"),
         ({"padding_mode": "reflect"}, ValueError, "'reflect'"),
+        ({"padding": ((-1, 0), (0, 0))}, ValueError, "padding=-1 is too small"),
+        ({"padding": ((0, 0, 0), (0, 0))}, ValueError, "padding=.* has 3 entries"),
         ({"padding": (1, 1, 1)}, ValueError, r"padding=\(1, 1, 1\) has 3 entries; give one value or 2"),
         ({"kernel_size": 6}, ValueError, "does not fit input"),
         ({"bias_sharing": "no"}, ValueError, "bias_sharing='no' is not known"),
@@ -483,6 +485,18 @@ def test_compile_the_function():
     found, module.weight.grad = module.weight.grad, None
     module(x).square().sum().backward()
     torch.testing.assert_close(module.weight.grad, found)
+
+
+def test_compile_the_function_for_several_sizes():
+    torch._dynamo.reset()
+
+    @torch.compile(fullgraph=True, backend="aot_eager")
+    def call(x, weight):
+        return locally_connected(x, weight, kernel_size=[2, 2])
+
+    for size in (4, 5, 6):
+        x, weight = torch.randn(2, 1, size, size), torch.randn((size - 1) ** 2, 4, 3)
+        assert torch.equal(call(x, weight), locally_connected(x, weight, kernel_size=2))
 
 
 @pytest.mark.parametrize("mask", [False, True])
