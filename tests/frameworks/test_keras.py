@@ -70,8 +70,7 @@ def outer(array, data_format):
     return array if data_format == "channels_last" else np.moveaxis(array, -1, 1).copy()
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("dtype", "data_format"), [("float32", "channels_last"), ("float64", "channels_first")])
 @pytest.mark.parametrize("problem", PROBLEMS, ids=str)
 def test_value_and_gradients_are_those_of_the_reference(problem, dtype, data_format, rng):
     x, kernel, bias, dy = problem.data(rng, np.dtype(dtype).type)
