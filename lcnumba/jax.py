@@ -190,6 +190,10 @@ def locally_connected(
         )
     arguments = {"kernel_size": kernel_size, "strides": strides, "padding": padding, "dilation_rate": dilation_rate}
     settings: Any = [hashable(name, value) for name, value in (arguments | {"padding_mode": padding_mode}).items()]
+    if isinstance(kernel_mask, jax.core.Tracer):
+        raise TypeError(
+            "kernel_mask is a tracer; give a NumPy array, which is made outside of jit and part of the program"
+        )
     make: Any = _known_spec if kernel_mask is None else _spec
     spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, kernel_mask)
     _check_dtype("x", x.dtype)

@@ -298,6 +298,12 @@ def test_bad_arguments(arguments, error, message):
         jax.jit(lambda x: locally_connected(**(given | {"x": x} | arguments)))(given["x"])
 
 
+def test_a_mask_cannot_be_traced(rng):
+    x, kernel, _ = small(rng)
+    with pytest.raises(TypeError, match="kernel_mask is a tracer; give a NumPy array"):
+        jax.jit(lambda mask: layer(x, kernel, kernel_mask=mask))(np.ones((8, 12), bool))
+
+
 def test_forward_mode_is_refused(rng):
     x, kernel, bias = small(rng)
     with pytest.raises(TypeError, match="forward-mode"):
