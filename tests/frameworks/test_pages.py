@@ -28,7 +28,7 @@ def run(page, folder, before="", after=""):
 @pytest.mark.parametrize("page", ["torch.md", "jax.md"])
 def test_the_digits_are_learned(page, tmp_path):
     accuracy = float(re.search(r"accuracy ([\d.]+)%", run(page, tmp_path))[1])
-    assert accuracy > 85
+    assert accuracy > 80
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch", "tensorflow"])
@@ -40,7 +40,7 @@ def test_keras(backend, tmp_path, monkeypatch):
     given = "import numpy as np\ndata = np.load('data.npz')\nx, y = data['x'], data['y']\n"
     check = "assert np.allclose(load_model('old.h5').predict(x, verbose=0), y, atol=1e-5)"
     printed = run("keras3.md", tmp_path, given, check)
-    assert float(re.search(r"accuracy ([\d.]+)%", printed)[1]) > 85
+    assert float(re.search(r"accuracy ([\d.]+)%", printed)[1]) > 80
     assert (tmp_path / "new.keras").is_file()
 
 
