@@ -21,8 +21,8 @@ def _operator(name: str, function: Callable[..., Any]) -> Any:
     """Make an operator of torch from a map of `lcnumba.functional`, whose arguments follow those of the map."""
 
     def read(tensor: Tensor | None) -> Any:
-        # Gradients come with any strides: those of a sum are expanded. A conjugated or negated view has no NumPy form.
-        return None if tensor is None else tensor.detach().resolve_neg().contiguous().numpy()
+        # Gradients come with any strides: those of a sum are expanded. (torch itself resolves views that are negated.)
+        return None if tensor is None else tensor.detach().contiguous().numpy()
 
     @functools.wraps(function)
     def call(*arguments: Any) -> Any:
