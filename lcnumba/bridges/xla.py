@@ -25,6 +25,7 @@ import numpy as np
 
 from lcnumba import functional
 from lcnumba.functional import Spec
+from lcnumba.runtime.locks import Mutex
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array
@@ -35,6 +36,8 @@ __all__ = ["call"]
 _METADATA, _STRING, _EXECUTE = 1, 4, 3
 _INVALID_ARGUMENT, _INTERNAL = 3, 13
 TARGET = "lcnumba"
+MAPS = ("apply", "input_gradient", "weight_gradient", "gradients", "bias_gradient")
+_LONGEST_NAME = max(map(len, MAPS))
 _DTYPES: dict[int, np.dtype[Any]] = {11: np.dtype(np.float32), 12: np.dtype(np.float64)}
 
 
@@ -86,10 +89,6 @@ def _what(number: int, types: int, addresses: int) -> tuple[str, Spec]:
     return name, spec or Spec.from_text(ctypes.string_at(text, size).decode().partition(" ")[2])
 
 
-MAPS = ("apply", "input_gradient", "weight_gradient", "gradients", "bias_gradient")
-_LONGEST_NAME = max(map(len, MAPS))
-
-
 def _run(name: str, spec: Spec, arguments: Sequence[Array], results: Sequence[Array]) -> None:
     out = tuple(results) if len(results) > 1 else results[0]
     getattr(functional, name)(spec, *arguments, out=out)
@@ -111,18 +110,18 @@ def _computed(address: int) -> int:
     ) = _read(_FRAME, address)  # fmt: skip
     if size < _FRAME.size:
         return _DONE  # another interface, which the check of the results will notice
-    while extension:
-        _, kind, following, metadata = _read(_EXTENSION, extension)
-        if kind == _METADATA:
-            struct.pack_into("@2i", (ctypes.c_char * 8).from_address(metadata + _MAJOR_MINOR), 0, *_version())
-            return _DONE
-        extension = following
-    if stage == _EXECUTE:
-        try:
+    try:
+        while extension:
+            _, kind, following, metadata = _read(_EXTENSION, extension)
+            if kind == _METADATA:
+                struct.pack_into("@2i", (ctypes.c_char * 8).from_address(metadata + _MAJOR_MINOR), 0, *_version())
+                return _DONE
+            extension = following
+        if stage == _EXECUTE:
             name, spec = _what(n_attributes, types, attributes)
             _run(name, spec, _arrays(n_arguments, arguments), _arrays(n_results, results))
-        except Exception as error:  # noqa: BLE001 - XLA raises it again
-            return _error(api, f"lcnumba: {type(error).__name__}: {error}", error)
+    except Exception as error:  # noqa: BLE001 - XLA raises it again
+        return _error(api, f"lcnumba: {type(error).__name__}: {error}", error)
     return _DONE
 
 
@@ -145,12 +144,23 @@ def _version() -> tuple[int, int]:
     return int(major[1]), int(minor[1])
 
 
-@functools.cache
-def _registered() -> tuple[Any, ...]:
-    """Register the handler, once for the life of the process; return what must be kept meanwhile."""
+_lock = Mutex()
+_registered: list[Any] = []  # what the registered handler needs, for the life of the process
+
+
+def _register() -> None:
+    """Register the handler unless it is registered; two threads may begin at once."""
     with deferred():
         import numba
 
+    with _lock.lock:
+        if not _registered:
+            _registered.extend(_make_handler(numba))
+            jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(_registered[-1].address), platform="cpu")
+
+
+def _make_handler(numba: Any) -> tuple[Any, ...]:
+    """The functions of ctypes that the handler calls, and the handler."""
     handle = _HANDLER(_handle)
     interrupt = ctypes.cast(ctypes.pythonapi.PyErr_SetInterrupt, ctypes.c_void_p).value
     set_interrupt = ctypes.CFUNCTYPE(None)(interrupt or 0)
@@ -165,7 +175,6 @@ def _registered() -> tuple[Any, ...]:
             set_interrupt()
         return 0 if status[0] == _DONE else status[0]
 
-    jax.ffi.register_ffi_target(TARGET, jax.ffi.pycapsule(handler.address), platform="cpu")
     return handle, set_interrupt, handler
 
 
@@ -175,7 +184,7 @@ def handlers_work() -> bool:
     spec = Spec((2, 1), 1, 1)
     try:
         _version()
-        _registered()
+        _register()
         with jax.ensure_compile_time_eval(), jax.default_device(jax.local_devices(backend="cpu")[0]):
             x, kernel = np.array([[[2], [3]]], np.float32), np.array([[[5]], [[7]]], np.float32)
             y = _by_handler("apply", spec, [jax.ShapeDtypeStruct(x.shape, x.dtype)], x, kernel)[0]

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -344,6 +345,17 @@ def test_the_version_is_that_of_the_header(tmp_path, monkeypatch):
     (folder / "c_api.h").write_text("#define XLA_FFI_API_MAJOR 1\n#define XLA_FFI_API_MINOR 0\n")
     with pytest.raises(RuntimeError, match="another version of the interface"):
         xla._version()
+
+
+def test_two_threads_register_one_handler(monkeypatch):
+    registered, made, make = [], [], xla._make_handler
+    monkeypatch.setattr(jax.ffi, "register_ffi_target", lambda *arguments, **rest: registered.append(arguments))
+    monkeypatch.setattr(xla, "_registered", [])
+    monkeypatch.setattr(xla, "_make_handler", lambda numba: (made.append(1), time.sleep(0.1), make(numba))[2])
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(xla._register) for _ in range(2)]:
+            future.result()
+    assert len(made) == len(registered) == 1
 
 
 def test_if_handlers_are_not_called_it_warns_and_calls_back(rng, monkeypatch):
