@@ -319,6 +319,7 @@ def test_forward_mode_is_refused(rng):
 def test_errors_in_a_handler_are_raised(rng):
     """A handler that raised would print it, and XLA would take what memory holds for the result."""
     x, kernel, bias = small(rng)
+    assert xla.handlers_work()
     wrong = [jax.ShapeDtypeStruct((4, 2, 4, 4), x.dtype)]
     with pytest.raises(jax.errors.JaxRuntimeError, match=r"INVALID_ARGUMENT: lcnumba: ValueError: out has shape"):
         xla._by_handler("apply", SMALL, wrong, x, kernel)[0].block_until_ready()
