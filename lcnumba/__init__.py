@@ -62,7 +62,7 @@ _HOMES = {
 # Documented namespaces: lcnumba.regularizers.L2(0.1).
 _MODULES = (
     "activations", "callbacks", "constraints", "estimators", "functional", "gradients", "initializers", "losses",
-    "metrics", "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
+    "metrics", "mpi", "optimizers", "plotting", "protocol", "reference", "regularizers", "schedules", "testing",
 )  # fmt: skip
 # Those that import a framework.
 _BRIDGES = ("jax", "keras", "onnx", "torch")

@@ -960,7 +960,7 @@ def _unread(layers: Any, shape: tuple[int, ...]) -> int:
     for dimension in range(len(shape) - 1):
         needed: Any = slice(None)
         for geometry in reversed(geometries):
-            taps = geometry._taps(dimension)[needed]
+            taps = geometry.taps(dimension)[needed]
             needed = np.unique(taps[taps >= 0])
         read *= len(needed) if geometries else shape[dimension]
     return (math.prod(shape[:-1]) - read) * shape[-1]

@@ -177,7 +177,7 @@ def global_norm(grads: Any) -> float:
     >>> lc.gradients.global_norm([np.array([3.0]), None, (np.array([0.0, 4.0]),)])
     5.0
     """
-    scale, norm = norm_of_all(list(_arrays(grads)))
+    scale, norm = norm_of_all(arrays_of(grads))
     return scale * norm
 
 
@@ -204,7 +204,12 @@ def clip_by_norm(grads: Any, limit: float) -> Any:
     >>> lc.gradients.clip_by_norm([np.array([3.0]), np.array([4.0])], 1.0)
     [array([0.6]), array([0.8])]
     """
-    maximum, (scale, norm) = _limit("limit", limit), norm_of_all(list(_arrays(grads)))
+    maximum = _limit("limit", limit)
+    return scaled(grads, maximum, *norm_of_all(arrays_of(grads)))
+
+
+def scaled(grads: Any, maximum: float, scale: float, norm: float) -> Any:
+    """Return gradients whose norm is ``scale * norm``, scaled down to `maximum` if that is less."""
     if scale * norm <= maximum:
         return grads
     factor = maximum / (scale * norm)
@@ -339,6 +344,11 @@ def _structure(grads: Any) -> Any:
     if isinstance(grads, dict):
         return "dict", sorted(map(str, grads))
     return type(grads).__name__, len(grads) if isinstance(grads, list | tuple) else 0
+
+
+def arrays_of(grads: Any) -> list[Array]:
+    """Return the arrays of gradients."""
+    return list(_arrays(grads))
 
 
 def _arrays(grads: Any) -> Iterator[Array]:

@@ -84,6 +84,11 @@ class Initializer:
 
     _fields: tuple[str, ...] = ()
 
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order, so that the first rows do not depend on how many follow."""
+        return False
+
     def __call__(
         self, shape: Shape, dtype: Any, rng: np.random.Generator, fans: tuple[int, int] | None = None
     ) -> Array:
@@ -142,6 +147,11 @@ class Zeros(Initializer):
            [0., 0.]], dtype=float32)
     """
 
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return True
+
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return np.zeros(shape, dtype)
 
@@ -157,6 +167,11 @@ class Ones(Initializer):
     array([[1., 1.],
            [1., 1.]])
     """
+
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return True
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return np.ones(shape, dtype)
@@ -189,6 +204,11 @@ class Constant(Initializer):
 
     def __init__(self, value: float = 0.0) -> None:
         self.value = real("value", value)
+
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return True
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return np.full(shape, self.value, dtype)
@@ -261,6 +281,11 @@ class RandomNormal(Initializer):
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: int | None = None) -> None:
         self.mean, self.stddev, self.seed = real("mean", mean), real("stddev", stddev), _seed(seed)
 
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return True
+
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         values = rng.standard_normal(shape, dtype)
         values *= dtype.type(self.stddev)
@@ -291,6 +316,11 @@ class TruncatedNormal(RandomNormal):
     >>> bool(np.abs(values).max() <= 1)
     True
     """
+
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return False
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         values = _truncated(shape, dtype, rng, self.stddev)
@@ -327,6 +357,11 @@ class RandomUniform(Initializer):
 
     def __init__(self, minval: float = -0.05, maxval: float = 0.05, seed: int | None = None) -> None:
         self.minval, self.maxval, self.seed = real("minval", minval), real("maxval", maxval), _seed(seed)
+
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return True
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         return _uniform(shape, dtype, rng, self.minval, self.maxval)
@@ -376,6 +411,11 @@ class VarianceScaling(Initializer):
         self.mode = mode
         known = choice("distribution", distribution, (*DISTRIBUTIONS, "normal"))
         self.distribution = DISTRIBUTIONS[0] if known == "normal" else known
+
+    @property
+    def draws_in_order(self) -> bool:
+        """Whether each number is drawn once, in C order."""
+        return self.distribution != "truncated_normal"
 
     def _draw(self, shape: Shape, dtype: np.dtype[Any], rng: np.random.Generator, fans: tuple[int, int]) -> Array:
         fan_in, fan_out = fans
@@ -683,6 +723,32 @@ def draw(
     if values.shape != shape:
         raise ValueError(f"initializer {initializer!r} must return shape {shape}, got {values.shape}")
     return values
+
+
+# Rows drawn at a time by `draw_rows`, in numbers.
+BLOCK = 1 << 20
+
+
+def draw_rows(
+    initializer: Callable[..., Array], shape: Shape, first: int, last: int, dtype: np.dtype[Any],
+    rng: np.random.Generator, fans: tuple[int, int] | None,
+) -> Array:  # fmt: skip
+    """Return rows `first` to ``last - 1`` of the result of `draw`, and advance the generator in the same way.
+
+    Where numbers are drawn one after the other, no more than these rows and a block are in memory.
+    """
+    if not (type(initializer) in _BY_NAME.values() and getattr(initializer, "draws_in_order", False)):
+        return np.array(draw(initializer, shape, dtype, rng, fans)[first:last], order="C")
+    seed, made = getattr(initializer, "seed", None), np.empty((last - first, *shape[1:]), dtype)
+    source, fans = rng if seed is None else np.random.default_rng(seed), fans or fans_of(shape)
+    rows = max(1, BLOCK // max(1, math.prod(shape[1:])))
+    for at in range(0, shape[0], rows):
+        end = min(shape[0], at + rows)
+        block = initializer._draw((end - at, *shape[1:]), dtype, source, fans)  # type: ignore[attr-defined]
+        begin, stop = max(at, first), min(end, last)
+        if begin < stop:
+            made[begin - first : stop - first] = block[begin - at : stop - at]
+    return made
 
 
 def serialize(initializer: Callable[..., Array]) -> Any:

@@ -7,7 +7,8 @@ targets are valid for predictions of that shape; `fit` calls it before the first
 """
 
 import inspect
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
 from lcnumba.utils.arrays import FLOATS, normalise
 from lcnumba.utils.messages import public_class
+from lcnumba.utils.sums import exact_sum
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import MAXIMUM, axes_hint, boolean, integer, real
 
@@ -42,31 +44,26 @@ BLOCK = 1 << 13
 TOLERANCE = 1e-3
 
 
-class _Mean:
-    """A mean of terms, one per row (last axis) or per element of the predictions, computed in blocks."""
+class _OfLines:
+    """A mean of terms, whose sums are known line by line, so that lines may be in several processes."""
 
-    def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
-        """Raise unless the targets are valid for predictions of this shape."""
+    def count(self, y_true: Array, y_pred: Array) -> int:
+        """Return the number of terms that are averaged."""
         raise NotImplementedError
 
-    def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
-        """The terms of a block; their derivative by p is written to `derivative`."""
+    def by_line(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """Return the sum of the terms of each line, the second axis, and the gradient of their mean.
+
+        Parameters
+        ----------
+        y_true, y_pred, weights
+            As for the loss.
+        count : int, optional
+            The number of terms that are averaged, if there are more than those of these arrays.
+        """
         raise NotImplementedError
-
-    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
-        """Targets and predictions, reshaped: the first axis is split into blocks, and is a multiple of `weights`."""
-        raise NotImplementedError
-
-    def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The leading axes of the predictions that weights may have."""
-        return shape
-
-    def _refuse_logits(self, y_pred: Array) -> None:
-        """Raise if predictions should be probabilities but are not."""
-
-    def doubt(self, y_pred: Array) -> str | None:
-        """Return a warning about predictions that are valid but suspicious, or None."""
-        return None
 
     def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
         """Return the loss and its gradient by y_pred.
@@ -92,31 +89,86 @@ class _Mean:
         ValueError, TypeError
             If the targets or weights do not match the predictions, or these should be probabilities but are not.
         """
+        sums, gradient = self.by_line(y_true, y_pred, weights)
+        return exact_sum(sums) / max(1, self.count(y_true, gradient)), gradient
+
+
+class _Mean(_OfLines):
+    """A mean of terms, one per row (last axis) or per element of the predictions, computed in blocks."""
+
+    def check(self, y_true: Array, shape: tuple[int, ...]) -> None:
+        """Raise unless the targets are valid for predictions of this shape."""
+        raise NotImplementedError
+
+    def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
+        """The terms of a block; their derivative by p is written to `derivative`."""
+        raise NotImplementedError
+
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        """Targets and predictions, reshaped: one row or number for each of the places, along the first axis."""
+        raise NotImplementedError
+
+    def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The leading axes of the predictions that weights may have."""
+        return shape
+
+    def _refuse_logits(self, y_pred: Array) -> None:
+        """Raise if predictions should be probabilities but are not."""
+
+    def doubt(self, y_pred: Array) -> str | None:
+        """Return a warning about predictions that are valid but suspicious, or None."""
+        return None
+
+    def by_line(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """Return the sum of the terms of each line, and the gradient of their mean."""
         _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
         self._refuse_logits(y_pred)
-        y_pred, weights = _floats(y_pred), _flat_weights(weights, self._places(y_pred.shape))
-        targets, rows = self._rows(y_true, y_pred, 0 if weights is None else weights.size)
+        places = self._places(y_pred.shape)
+        y_pred, weights = _floats(y_pred), _flat_weights(weights, places)
+        targets, rows = self._rows(y_true, y_pred)
         gradient = np.empty(y_pred.shape, y_pred.dtype)
         derivatives = gradient.reshape(rows.shape)
-        block = max(1, BLOCK * len(rows) // max(1, rows.size))
-        total, terms = 0.0, max(1, self._count(rows))
+        terms = max(1, self.count(y_true, y_pred) if count is None else count)
         if weights is not None:
             weights = np.repeat(weights, len(rows) // max(1, weights.size)).astype(y_pred.dtype, copy=False)
-        for begin in range(0, len(rows), block):
-            part = slice(begin, begin + block)
+        samples, lines, each = len(y_pred), math.prod(places[1:2]), math.prod(places[2:])
+        sums = np.zeros(lines)
+        for part, first, shape in _blocks(samples, lines, each, max(1, BLOCK * len(rows) // max(1, rows.size))):
             derivative = derivatives[part]
             values = self._terms(targets[part], rows[part], derivative)
             if weights is not None:
                 values = values * weights[part].reshape(-1, *[1] * (values.ndim - 1))
                 derivative *= weights[part].reshape(-1, *[1] * (derivative.ndim - 1))
-            total += float(np.add.reduce(values, axis=None))
+            for sample in np.add.reduce(values.astype(np.float64).reshape(shape), axis=-1):
+                sums[first : first + shape[1]] += sample
             derivative *= derivative.dtype.type(1 / terms)
-        return total / terms, gradient
+        return sums, gradient
 
-    def _count(self, rows: Array) -> int:
-        """Number of terms that are averaged."""
-        raise NotImplementedError
+
+def _blocks(samples: int, lines: int, each: int, size: int) -> Iterator[tuple[slice, int, tuple[int, int, int]]]:
+    """The blocks of (samples, lines, each) rows: a slice of the rows, the first line, and the block's shape.
+
+    How a line is divided depends on its own length alone, so that its sum does not depend on the number of lines.
+    """
+    if each > size:
+        for line in range(samples * lines):
+            for at in range(0, each, size):
+                length = min(size, each - at)
+                yield slice(line * each + at, line * each + at + length), line % lines, (1, 1, length)
+    elif lines * each > size:
+        for sample in range(samples):
+            for line in range(0, lines, size // each):
+                number = min(size // each, lines - line)
+                at = (sample * lines + line) * each
+                yield slice(at, at + number * each), line, (1, number, each)
+    else:
+        number = size // max(1, lines * each)
+        for sample in range(0, samples, number):
+            count = min(number, samples - sample)
+            yield slice(sample * lines * each, (sample + count) * lines * each), 0, (count, lines, each)
 
 
 def _refuse_masks(*arrays: Any) -> None:
@@ -167,7 +219,7 @@ def _refused(predicted: float, loss: str, activation: str, instead: str) -> Valu
     )
 
 
-class _Elementwise:
+class _Elementwise(_OfLines):
     """A mean over elements of a function of y_pred - y_true; computed by a kernel on all threads."""
 
     _kind: ClassVar[int]
@@ -176,30 +228,20 @@ class _Elementwise:
         """Raise unless the targets are valid for predictions of this shape."""
         _check_numbers(y_true, shape)
 
-    def __call__(self, y_true: Array, y_pred: Array, weights: Array | None = None) -> tuple[float, Array]:
-        """Return the loss and its gradient by y_pred.
+    def count(self, y_true: Array, y_pred: Array) -> int:
+        """Return the number of elements."""
+        return y_pred.size
 
-        Parameters
-        ----------
-        y_true : array
-            Targets, as described in the class.
-        y_pred : (N, ...) array
-            Predictions.
-        weights : (N,) array, or (N, ...) by position, optional
-            A weight per sample or, with the leading axes of y_pred, per position.
-
-        Returns
-        -------
-        value : float
-            Summed up in float64.
-        dy_pred : array
-            Of the shape and dtype of y_pred.
-        """
+    def by_line(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """Return the sum of the terms of each line, and the gradient of their mean."""
         _refuse_masks(y_true, y_pred, weights)
         self.check(y_true, y_pred.shape)
         p = _floats(y_pred)
         t = np.require(y_true, dtype=p.dtype, requirements=("C", "A"))
-        return _differences().run(self._kind, getattr(self, "delta", 0.0), t, p, _flat_weights(weights, p.shape))
+        terms = p.size if count is None else count
+        return _differences().run(self._kind, getattr(self, "delta", 0.0), t, p, _flat_weights(weights, p.shape), terms)
 
 
 @import_whole
@@ -332,12 +374,12 @@ class BinaryCrossentropy(_Mean):
                 instead = "lcnumba.losses.BinaryCrossentropy(from_logits=True)"
                 raise _refused(value, "binary cross-entropy", "sigmoid", instead)
 
-    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
-        shape = (weights, y_pred.size // max(1, weights)) if weights else (y_pred.size,)
-        return y_true.reshape(shape), y_pred.reshape(shape)
+    def count(self, y_true: Array, y_pred: Array) -> int:
+        """Return the number of elements."""
+        return y_pred.size
 
-    def _count(self, rows: Array) -> int:
-        return rows.size
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
+        return y_true.reshape(-1), y_pred.reshape(-1)
 
     def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
         t = t.astype(p.dtype, copy=False)
@@ -419,12 +461,13 @@ class _Categorical(_Mean):
             "without activation"
         )
 
-    def _rows(self, y_true: Array, y_pred: Array, weights: int) -> tuple[Array, Array]:
+    def count(self, y_true: Array, y_pred: Array) -> int:
+        """Return the number of positions."""
+        return math.prod(y_pred.shape[:-1])
+
+    def _rows(self, y_true: Array, y_pred: Array) -> tuple[Array, Array]:
         rows = y_pred.reshape(-1, y_pred.shape[-1])
         return (y_true.reshape(rows.shape) if y_true.ndim == y_pred.ndim else y_true.reshape(-1)), rows
-
-    def _count(self, rows: Array) -> int:
-        return len(rows)
 
     def _terms(self, t: Array, p: Array, derivative: Array) -> Array:
         if t.ndim == 1:
@@ -605,21 +648,48 @@ class Masked:
             Of the shape of y_pred.
         """
         _refuse_masks(y_true, y_pred, weights)
+        if isinstance(self.loss, _OfLines):
+            sums, gradient = self.by_line(y_true, y_pred, weights)
+            return exact_sum(sums) / max(1, self.count(y_true, y_pred)), gradient
         self.check(y_true, y_pred.shape)
         y_pred = _floats(y_pred)
-        places = self._places(y_pred.shape)
-        known, targets = self._known(y_true, y_true.ndim == len(places))
+        known, targets = self._known(y_true, True)
         gradient = np.zeros(y_pred.shape, y_pred.dtype)
         if not known.any():
             return 0.0, gradient
         given = [targets[known], y_pred[known]]
         if weights is not None:
-            each = np.asarray(weights)
-            _flat_weights(each, places)
-            each = each.reshape(each.shape + (1,) * (len(places) - each.ndim))
-            given.append(np.broadcast_to(each, places)[known])
+            given.append(self._by_place(weights, y_pred.shape)[known])
         value, gradient[known] = self.loss(*given)
         return value, gradient
+
+    def count(self, y_true: Array, y_pred: Array) -> int:
+        """Return the number of terms that are averaged: those of known targets."""
+        return int(np.count_nonzero(self._known(y_true, y_true.ndim == len(self._places(y_pred.shape)))[0]))
+
+    def by_line(
+        self, y_true: Array, y_pred: Array, weights: Array | None = None, count: int | None = None
+    ) -> tuple[Array, Array]:
+        """Return the sum of the terms of each line, and the gradient of their mean; see `_OfLines`."""
+        self.check(y_true, y_pred.shape)
+        p, places = _floats(y_pred), self._places(y_pred.shape)
+        known, targets = self._known(y_true, y_true.ndim == len(places))
+        # Unknown targets get a valid value and the weight 0.
+        each = known.astype(p.dtype)
+        if weights is not None:
+            each = np.where(known, self._by_place(weights, y_pred.shape), 0).astype(p.dtype)
+        extra = known.reshape(known.shape + (1,) * (p.ndim - known.ndim))
+        neutral = p.dtype.type(1 / p.shape[-1] if len(places) < p.ndim else 0.5)
+        targets = np.where(known if targets.ndim == known.ndim else extra, targets, 0).astype(targets.dtype)
+        terms = int(np.count_nonzero(known)) if count is None else count
+        inner: Any = self.loss
+        return inner.by_line(targets, np.where(extra, p, neutral), each, terms)
+
+    def _by_place(self, weights: Array, shape: tuple[int, ...]) -> Array:
+        """Weights of samples or positions as an array of the leading axes of the predictions."""
+        places, each = self._places(shape), np.asarray(weights)
+        _flat_weights(each, places)
+        return np.broadcast_to(each.reshape(each.shape + (1,) * (len(places) - each.ndim)), places)
 
     def _places(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of targets per position: without the axis of classes."""
@@ -691,6 +761,11 @@ def get(identifier: Any) -> Loss:
     return found
 
 
+def is_of_lines(loss: Any) -> bool:
+    """Whether a loss has `count` and `by_line`: it is built in, or masks one that is."""
+    return isinstance(loss.loss if isinstance(loss, Masked) else loss, _OfLines)
+
+
 def takes_weights(loss: Loss) -> bool:
     """Whether a loss takes a third argument, weights of samples or positions.
 
@@ -713,7 +788,7 @@ def takes_weights(loss: Loss) -> bool:
     """
     if isinstance(loss, Masked):
         return takes_weights(loss.loss)
-    if isinstance(loss, _Mean | _Elementwise):
+    if isinstance(loss, _OfLines):
         return True
     try:
         signature = inspect.signature(loss)

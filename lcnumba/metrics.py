@@ -14,6 +14,7 @@ import numpy as np
 
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.messages import public_class
+from lcnumba.utils.sums import exact_sum, line_sums
 from lcnumba.utils.types import Array
 
 __all__ = ["AUC", "accuracy", "binary_accuracy", "get", "mae", "mse"]
@@ -36,17 +37,7 @@ def accuracy(y_true: Array, y_pred: Array) -> float:
     >>> lc.metrics.accuracy(np.array([1, 0]), np.array([[0.1, 0.9], [0.3, 0.7]]))
     0.5
     """
-    shape = y_pred.shape
-    if y_pred.ndim < 2 or shape[-1] < 2 or y_true.shape not in (shape, shape[:-1]):
-        raise ValueError(
-            "accuracy needs predictions (batch, ..., at least 2 classes) and labels (batch, ...) or "
-            f"(batch, ..., classes), got y of shape {y_true.shape} and predictions of shape {shape}; for a single "
-            "binary output use 'binary_accuracy'"
-        )
-    if y_true.ndim < y_pred.ndim:
-        return _mean_of_known(np.argmax(y_pred, axis=-1) == y_true, y_true)
-    right = np.argmax(y_pred, axis=-1) == np.argmax(y_true, axis=-1)
-    return _mean_of_known(right, y_true.sum(axis=-1))
+    return _mean_of_known(*_accuracy(y_true, y_pred))
 
 
 def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> float:
@@ -66,8 +57,7 @@ def binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> flo
     >>> lc.metrics.binary_accuracy(np.array([[1, 0]]), np.array([[0.9, 0.8]]))
     0.5
     """
-    _alike("binary_accuracy", y_true, y_pred)
-    return _mean_of_known((y_pred > threshold) == (y_true > 0.5), y_true)
+    return _mean_of_known(*_binary_accuracy(y_true, y_pred, threshold))
 
 
 def mae(y_true: Array, y_pred: Array) -> float:
@@ -88,8 +78,7 @@ def mae(y_true: Array, y_pred: Array) -> float:
     >>> lc.metrics.mae(np.array([[1, 2]]), np.array([[2.0, 0.0]]))
     1.5
     """
-    _alike("mae", y_true, y_pred)
-    return _mean_of_known(np.abs(np.subtract(y_pred, y_true, dtype=np.float64)), y_true)
+    return _mean_of_known(*_mae(y_true, y_pred))
 
 
 def mse(y_true: Array, y_pred: Array) -> float:
@@ -110,8 +99,7 @@ def mse(y_true: Array, y_pred: Array) -> float:
     >>> lc.metrics.mse(np.array([[1, 2]]), np.array([[2.0, 0.0]]))
     2.5
     """
-    _alike("mse", y_true, y_pred)
-    return _mean_of_known(np.square(np.subtract(y_pred, y_true, dtype=np.float64)), y_true)
+    return _mean_of_known(*_mse(y_true, y_pred))
 
 
 @public_class
@@ -199,11 +187,64 @@ def needs_all_samples(metric: Any) -> TypeGuard[AUC]:
     return callable(getattr(metric, "collect", None)) and callable(getattr(metric, "compute", None))
 
 
+# The terms of which each metric is the mean, and targets, of which those that are NaN have none.
+Terms = tuple[Array, Array]
+
+
+def _accuracy(y_true: Array, y_pred: Array) -> Terms:
+    shape = y_pred.shape
+    if y_pred.ndim < 2 or shape[-1] < 2 or y_true.shape not in (shape, shape[:-1]):
+        raise ValueError(
+            "accuracy needs predictions (batch, ..., at least 2 classes) and labels (batch, ...) or "
+            f"(batch, ..., classes), got y of shape {y_true.shape} and predictions of shape {shape}; for a single "
+            "binary output use 'binary_accuracy'"
+        )
+    if y_true.ndim < y_pred.ndim:
+        return np.argmax(y_pred, axis=-1) == y_true, y_true
+    return np.argmax(y_pred, axis=-1) == np.argmax(y_true, axis=-1), y_true.sum(axis=-1)
+
+
+def _binary_accuracy(y_true: Array, y_pred: Array, threshold: float = 0.5) -> Terms:
+    _alike("binary_accuracy", y_true, y_pred)
+    return (y_pred > threshold) == (y_true > 0.5), y_true
+
+
+def _mae(y_true: Array, y_pred: Array) -> Terms:
+    _alike("mae", y_true, y_pred)
+    return np.abs(np.subtract(y_pred, y_true, dtype=np.float64)), y_true
+
+
+def _mse(y_true: Array, y_pred: Array) -> Terms:
+    _alike("mse", y_true, y_pred)
+    return np.square(np.subtract(y_pred, y_true, dtype=np.float64)), y_true
+
+
+_TERMS: dict[Metric, Callable[[Array, Array], Terms]] = {
+    accuracy: _accuracy, binary_accuracy: _binary_accuracy, mae: _mae, mse: _mse
+}  # fmt: skip
+
+
+def is_mean_of_terms(metric: Metric) -> bool:
+    """Whether `sums_of` knows the metric."""
+    return metric in _TERMS
+
+
+def sums_of(metric: Metric, y_true: Array, y_pred: Array) -> tuple[Array, int]:
+    """Return the sums by line of the terms whose mean the metric is, and their number."""
+    return _sums_of_known(*_TERMS[metric](y_true, y_pred))
+
+
 def _mean_of_known(values: Array, y_true: Array) -> float:
     """Mean of the values whose target is not NaN; NaN if there are none."""
+    sums, count = _sums_of_known(values, y_true)
+    return exact_sum(sums) / count if count else math.nan
+
+
+def _sums_of_known(values: Array, y_true: Array) -> tuple[Array, int]:
+    """The sums by line of the values whose target is not NaN, and how many these are."""
     if y_true.dtype.kind == "f" and (unknown := np.isnan(y_true)).any():
-        values = values[~unknown]
-    return float(np.mean(values)) if values.size else math.nan
+        return line_sums(np.where(unknown, 0, values)), values.size - int(np.count_nonzero(unknown))
+    return line_sums(values), values.size
 
 
 def _alike(name: str, y_true: Array, y_pred: Array) -> None:

@@ -83,6 +83,7 @@ class Model(Protocol):
     training_config: Any
     steps_taken: int
     history: Any
+    share: Any  # what this process does of a training, a `lcnumba.training.share.Share`
 
     @property
     def layers(self) -> tuple[Any, ...]:

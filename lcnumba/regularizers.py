@@ -9,14 +9,11 @@ import numpy as np
 
 from lcnumba.utils import registry
 from lcnumba.utils.messages import missing, public_class
+from lcnumba.utils.sums import exact_sum, row_blocks
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import real
 
 __all__ = ["L1", "L1L2", "L2", "Regularizer", "get"]
-
-
-# Elements summed at a time, which bounds the memory of temporary arrays.
-BLOCK = 1 << 15
 
 
 class Regularizer(Protocol):
@@ -98,15 +95,21 @@ class L1L2:
 
     def __call__(self, values: Array) -> float:
         """Return the penalty, summed in float64."""
-        flat = values.reshape(-1)
-        total = 0.0
-        for begin in range(0, flat.size, BLOCK):
-            block = flat[begin : begin + BLOCK].astype(np.float64)
+        return self.of_sums(*map(exact_sum, self.row_sums(values)))
+
+    def row_sums(self, values: Array) -> tuple[Array, Array]:
+        """Return the sums of |w| and of w^2 of the rows of the first axis, those whose factor is not 0."""
+        sums, squares = [np.zeros(0)], [np.zeros(0)]
+        for block in row_blocks(values):
             if self.l1:
-                total += self.l1 * float(np.sum(np.abs(block)))
+                sums.append(np.add.reduce(np.abs(block), axis=1))
             if self.l2:
-                total += self.l2 * float(np.dot(block, block))
-        return total
+                squares.append(np.einsum("ij,ij->i", block, block))
+        return np.concatenate(sums), np.concatenate(squares)
+
+    def of_sums(self, sums: float, squares: float) -> float:
+        """Return the penalty, given the sums of |w| and of w^2."""
+        return (self.l1 * sums if self.l1 else 0.0) + (self.l2 * squares if self.l2 else 0.0)
 
     def gradient(self, values: Array) -> Array:
         """Return l1 * sign(w) + 2 * l2 * w, 0 at 0."""

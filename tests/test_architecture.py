@@ -34,7 +34,7 @@ FLOORS = [
     {"callbacks"},
     {"training"},
     {"models"},
-    {"bridges", "bridges.keras2", "estimators", "plotting"},
+    {"bridges", "bridges.keras2", "estimators", "mpi", "plotting"},
     set(lcnumba._BRIDGES),
     {"tools"},
     {"__main__"},

@@ -1,28 +1,18 @@
-"""Which input each weight of a locally connected layer reads: shapes, lines, tables, index maps.
-
-An input of any spatial rank is seen as LI *lines*, each a contiguous run of W*C numbers, and an
-output as LO lines of OW columns. A window is a set of A *tap lines*; tap line ``a`` of output
-line ``o`` reads one input line ``i``, or none where padding would be. So a layer is a list of
-triples ``(o, a, i)``, and inside a triple output column ``j`` reads a few *segments* of the line:
-runs of neighbouring taps on neighbouring inputs. Everything else follows from these two tables.
-"""
+"""The geometry of a locally connected layer: its sizes, and which inputs a window reads; `tables.py` has the rest."""
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from lcnumba.connectivity.stripe import Stripe
+from lcnumba.connectivity.tables import Index, Tables, read_only
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
-from lcnumba.utils.types import Mask
 from lcnumba.utils.validation import choice, int_tuple, integer
 
-__all__ = ["Geometry", "Padding", "Segments", "Triples", "padding_modes", "paddings"]
-
-Index = npt.NDArray[np.int64]
+__all__ = ["Geometry", "Padding", "padding_modes", "paddings"]
 
 # Enough tasks to keep many cores busy. The number must not depend on that of threads, which would change the order of
 # sums, and with it the result.
@@ -38,64 +28,8 @@ MODES = ("zeros", "circular")
 Padding = str | tuple[tuple[int, int], ...]
 
 
-class Triples(NamedTuple):
-    """Triples (o, a, i), grouped: group g holds entries ``start[g]:start[g + 1]``.
-
-    Attributes
-    ----------
-    start : (groups + 1,) int64
-        Where each group begins.
-    tap_line : (triples,) int64
-        The tap line a.
-    line : (triples,) int64
-        The line of the other side: i when grouped by o, and o when grouped by i.
-
-    Examples
-    --------
-    >>> from lcnumba.connectivity.geometry import Geometry
-    >>> triples = Geometry((3, 4), channels=1, filters=1, kernel_size=2).by_output
-    >>> triples.start.tolist(), triples.tap_line.tolist(), triples.line.tolist()
-    ([0, 2, 4], [0, 1, 0, 1], [0, 1, 1, 2])
-    """
-
-    start: Index
-    tap_line: Index
-    line: Index
-
-
-class Segments(NamedTuple):
-    """Segments, grouped: group g holds entries ``start[g]:start[g + 1]``.
-
-    Attributes
-    ----------
-    start : (groups + 1,) int64
-        Where each group begins.
-    column : (segments,) int64
-        The output column j that reads the segment.
-    first_input : (segments,) int64
-        The first input column.
-    first_tap : (segments,) int64
-        The tap that reads it.
-    taps : (segments,) int64
-        How many neighbouring taps read as many neighbouring inputs.
-
-    Examples
-    --------
-    >>> from lcnumba.connectivity.geometry import Geometry
-    >>> segments = Geometry((3,), channels=1, filters=1, kernel_size=3, padding="same").columns
-    >>> segments.column.tolist(), segments.first_input.tolist(), segments.first_tap.tolist(), segments.taps.tolist()
-    ([0, 1, 2], [0, 0, 1], [1, 0, 0], [2, 3, 2])
-    """
-
-    start: Index
-    column: Index
-    first_input: Index
-    first_tap: Index
-    taps: Index
-
-
 @dataclass(frozen=True)
-class Geometry:
+class Geometry(Tables):
     """The geometry of a locally connected layer of spatial rank 1, 2 or 3.
 
     Parameters
@@ -181,9 +115,9 @@ class Geometry:
         return Geometry, (*fields, self.dilation, self.padding, self.padding_mode)
 
     @property
-    def rank(self) -> int:
-        """Number of spatial dimensions."""
-        return len(self.input_size)
+    def whole(self) -> Tables:  # type: ignore[override]
+        """The layer itself."""
+        return self
 
     @cached_property
     def effective_size(self) -> tuple[int, ...]:
@@ -209,76 +143,10 @@ class Geometry:
         return tuple(-(-(before + n + after - e + 1) // s) for n, (before, after), e, s in sizes)
 
     @cached_property
-    def positions(self) -> int:
-        """Number of output positions P."""
-        return math.prod(self.output_size)
-
-    @cached_property
-    def window(self) -> int:
-        """Inputs of a whole window: K = product of the kernel size times C."""
-        return math.prod(self.kernel_size) * self.channels
-
-    @property
-    def kernel_shape(self) -> tuple[int, int, int]:
-        """Shape (P, K, F) of the canonical kernel; K runs over (taps, channels)."""
-        return self.positions, self.window, self.filters
-
-    @property
-    def bias_shape(self) -> tuple[int, ...]:
-        """Shape (OH, OW, F) of the bias."""
-        return (*self.output_size, self.filters)
-
-    @cached_property
-    def sample_shape(self) -> tuple[int, ...]:
-        """Shape (H, W, C) of a sample."""
-        return (*self.input_size, self.channels)
-
-    @cached_property
-    def inputs(self) -> int:
-        """Elements of one input sample."""
-        return math.prod(self.input_size) * self.channels
-
-    @cached_property
-    def input_lines(self) -> int:
-        """Number of input lines LI."""
-        return math.prod(self.input_size[:-1])
-
-    @cached_property
     def connections(self) -> int:
         """Existing (position, window entry) pairs; each carries F weights."""
         # Without the tables, which may not fit into memory.
-        return math.prod(self._connected(dimension) for dimension in range(self.rank)) * self.channels
-
-    @property
-    def complete(self) -> bool:
-        """Whether every window lies wholly inside the input."""
-        return self.connections == self.positions * self.window
-
-    @cached_property
-    def by_output(self) -> Triples:
-        """The triples grouped by output line o, ordered by a; `line` is i."""
-        o, a = np.nonzero(self._line_table >= 0)
-        return Triples(_starts(o, len(self._line_table)), *_read_only(a, self._line_table[o, a]))
-
-    @cached_property
-    def by_input(self) -> Triples:
-        """The triples grouped by input line i, ordered by (o, a); `line` is o."""
-        o, a = np.nonzero(self._line_table >= 0)
-        i = self._line_table[o, a]
-        order = np.argsort(i, kind="stable")
-        return Triples(_starts(i[order], self.input_lines), *_read_only(a[order], o[order]))
-
-    @cached_property
-    def columns(self) -> Segments:
-        """The segments of one line, grouped by output column."""
-        taps = self._taps(-1)
-        exists = taps >= 0
-        follows = np.zeros_like(exists)
-        follows[:, 1:] = exists[:, 1:] & exists[:, :-1] & (taps[:, 1:] == taps[:, :-1] + 1)
-        column, first_tap = np.nonzero(exists & ~follows)
-        segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
-        length = np.bincount(segment, minlength=len(column))
-        return Segments(_starts(column, len(taps)), *_read_only(column, taps[column, first_tap], first_tap, length))
+        return math.prod(self.connected(dimension) for dimension in range(self.rank)) * self.channels
 
     @cached_property
     def band_edges(self) -> Index:
@@ -287,131 +155,9 @@ class Geometry:
         wanted = max(-(-TASKS // self.input_lines), -(-width * self.channels // LINE_ENTRIES))
         least = min(BAND_COLUMNS, -(-BAND_ENTRIES // self.channels))
         bands = max(1, min(wanted, width // least))
-        return _read_only(np.arange(bands + 1) * width // bands)[0]
+        return read_only(np.arange(bands + 1) * width // bands)[0]
 
-    @cached_property
-    def bands(self) -> Segments:
-        """The segments of one line cut at the band edges, grouped by band, ordered by column."""
-        _, column, first_input, first_tap, taps = self.columns
-        parts = []
-        for band, (left, right) in enumerate(zip(self.band_edges, self.band_edges[1:], strict=False)):
-            begin = np.maximum(first_input, left)
-            length = np.minimum(first_input + taps, right) - begin
-            inside = length > 0
-            tap = first_tap + begin - first_input
-            band_of = np.full(np.count_nonzero(inside), band)
-            parts.append((band_of, column[inside], begin[inside], tap[inside], length[inside]))
-        of_band, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
-        return Segments(_starts(of_band, len(self.band_edges) - 1), *_read_only(*table))
-
-    @cached_property
-    def column_runs(self) -> Index:
-        """For each output column, how many from it on read the same taps, one stride further on each time."""
-        start, _, first_input, first_tap, taps = self.columns
-        rows = [
-            (*first_tap[a:b], *taps[a:b], *(first_input[a:b] - j * self.strides[-1]))
-            for j, (a, b) in enumerate(pairwise(start))
-        ]
-        return _runs([a == b for a, b in pairwise(rows)])
-
-    @cached_property
-    def band_runs(self) -> Index:
-        """The same for each entry of `bands`."""
-        start, column, first_input, first_tap, taps = self.bands
-        follows = np.diff(column) == 1
-        for values in (first_input - column * self.strides[-1], first_tap, taps):
-            follows &= np.diff(values) == 0
-        follows[start[(start > 0) & (start < len(column))] - 1] = False
-        return _runs(follows)
-
-    @cached_property
-    def band_columns(self) -> Index:
-        """The first output column that reads each band, and the end of the last, (bands, 2)."""
-        start, column = self.bands[:2]
-        ends = [(column[a:b].min(), column[a:b].max() + 1) if b > a else (0, 0) for a, b in pairwise(start)]
-        return _read_only(np.array(ends))[0]
-
-    @cached_property
-    def covered(self) -> bool:
-        """Whether each input is read exactly once by each filter."""
-        return bool((np.diff(self.by_input.start) == 1).all() and (np.diff(self.inverse_map[0]) == 1).all())
-
-    @cached_property
-    def inverse_map(self) -> tuple[Index, Index, Index]:
-        """The taps that read each input column of a line: starts by input column, output column, tap."""
-        taps = self._taps(-1)
-        column, tap = np.nonzero(taps >= 0)
-        order = np.argsort(taps[column, tap], kind="stable")
-        starts = _starts(taps[column, tap][order], self.input_size[-1])
-        columns, tap_of = _read_only(column[order], tap[order])
-        return starts, columns, tap_of
-
-    @cached_property
-    def output_cycle(self) -> int:
-        """The least modulus that gives all output lines which read one input line different remainders.
-
-        So output line o can be cached in slot ``o % output_cycle`` without overwriting another one that
-        the same input line needs.
-        """
-        return _cycle(self.by_input)
-
-    @cached_property
-    def input_cycle(self) -> int:
-        """The same for the input lines that one output line reads."""
-        return _cycle(self.by_output)
-
-    @cached_property
-    def input_index(self) -> Index:
-        """Flat index (P, K) of the input that each window entry reads, -1 for none."""
-        lines, taps = self._line_table, self._taps(-1)
-        i = lines[:, None, :, None, None]
-        w = taps[None, :, None, :, None]
-        index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
-        index = np.where((i >= 0) & (w >= 0), index, -1)
-        return _read_only(index.reshape(self.positions, self.window))[0]
-
-    @cached_property
-    def exists(self) -> Mask:
-        """Which (P, K) connections exist."""
-        lines, taps = self._line_table >= 0, self._taps(-1) >= 0
-        pairs = lines[:, None, :, None] & taps[None, :, None, :]
-        exists = np.repeat(pairs.reshape(self.positions, -1), self.channels, axis=1)
-        exists.flags.writeable = False
-        return exists
-
-    def csr_index(self, pattern: Mask | None = None) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
-        """Return the pattern of the sparse form, a CSR matrix of shape (P*F, inputs).
-
-        Parameters
-        ----------
-        pattern : (P, F, K) bool, optional
-            Which weights exist; by default all, for a `complete` geometry.
-
-        Returns
-        -------
-        indptr, indices : arrays of int32, or of int64 where int32 would overflow
-            Rows run over (position, filter), and values are in the order of
-            ``kernel.transpose(0, 2, 1)[pattern]``.
-
-        Examples
-        --------
-        >>> from lcnumba.connectivity.geometry import Geometry
-        >>> indptr, indices = Geometry((4,), channels=1, filters=1, kernel_size=2).csr_index()
-        >>> indptr.tolist(), indices.tolist()
-        ([0, 2, 4, 6], [0, 1, 1, 2, 2, 3])
-        """
-        shape = (self.positions, self.filters, self.window)
-        values = math.prod(shape) if pattern is None else int(np.count_nonzero(pattern))
-        dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
-        indptr = np.zeros(self.positions * self.filters + 1, dtype)
-        rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
-        if pattern is None:
-            indptr[1:] = np.arange(1, len(indptr), dtype=np.int64) * self.window
-            return indptr, np.ascontiguousarray(rows.reshape(-1))  # with one filter it is a view
-        np.cumsum(np.count_nonzero(pattern, axis=2).reshape(-1), out=indptr[1:])
-        return indptr, rows[pattern]
-
-    def _connected(self, dimension: int) -> int:
+    def connected(self, dimension: int) -> int:
         """How many (output, tap) pairs of a dimension read an input."""
         n, k, d = self.input_size[dimension], self.kernel_size[dimension], self.dilation[dimension]
         outputs = self.output_size[dimension]
@@ -425,7 +171,7 @@ class Geometry:
         begin, end = (np.clip(-((first - edge) // stride), 0, many) for edge in (0, n))
         return int(np.sum(end - begin))
 
-    def _taps(self, dimension: int) -> Index:
+    def taps(self, dimension: int) -> Index:
         """Input coordinate (outputs, taps) that each tap of a dimension reads, -1 for none."""
         size = self.input_size[dimension]
         first = np.arange(self.output_size[dimension]) * self.strides[dimension] - self.margins[dimension][0]
@@ -434,15 +180,45 @@ class Geometry:
             return taps % size
         return np.where((taps >= 0) & (taps < size), taps, -1)
 
-    @cached_property
-    def _line_table(self) -> Index:
-        """Input line (LO, A) that each tap line of each output line reads, -1 for none."""
-        table = np.zeros((1, 1), np.int64)
-        for dimension in range(self.rank - 1):
-            outer, inner = table[:, None, :, None], self._taps(dimension)[None, :, None, :]
-            line = np.where((outer >= 0) & (inner >= 0), outer * self.input_size[dimension] + inner, -1)
-            table = line.reshape(line.shape[0] * line.shape[1], -1)
-        return table
+    def reads_of(self, first: int, last: int) -> Index:
+        """The coordinates in the first dimension that outputs `first` to ``last - 1`` span, ascending.
+
+        Between the taps of dilated windows, and between windows, no coordinate is left out.
+        """
+        size, stride = self.input_size[0], self.strides[0]
+        begin = first * stride - self.margins[0][0]
+        end = (last - 1) * stride - self.margins[0][0] + self.effective_size[0]
+        if self.padding_mode[0] == "circular":
+            return np.arange(size) if end - begin >= size else np.sort(np.arange(begin, end) % size)
+        return np.arange(max(begin, 0), min(end, size))
+
+    def stripe(self, first: int, last: int) -> Stripe:
+        """Return the part of the layer that computes output lines ``first`` to ``last - 1`` of the first dimension.
+
+        Its numbers are those of the whole layer, to the last bit; for one spatial dimension lines are columns.
+
+        Parameters
+        ----------
+        first, last : int
+            With ``0 <= first < last <= output_size[0]``.
+
+        Returns
+        -------
+        Stripe
+
+        Raises
+        ------
+        ValueError
+            If there are no such lines.
+
+        Examples
+        --------
+        >>> from lcnumba.connectivity.geometry import Geometry
+        >>> stripe = Geometry((8, 5), channels=2, filters=3, kernel_size=3).stripe(2, 4)
+        >>> stripe.reads.tolist(), stripe.output_size, stripe.kernel_shape
+        ([2, 3, 4, 5], (2, 3), (6, 18, 3))
+        """
+        return Stripe(self, first, last)
 
 
 def paddings(value: Any, rank: int) -> Padding:
@@ -512,31 +288,3 @@ def padding_modes(value: Any, rank: int) -> tuple[str, ...]:
     if not isinstance(modes, list | tuple) or len(modes) != rank:
         raise ValueError(f"padding_mode={value!r} is not known; give one of {MODES}, or {rank} of them")
     return tuple(choice("padding_mode", mode, MODES) for mode in modes)
-
-
-def _cycle(triples: Triples) -> int:
-    groups = [np.unique(triples.line[a:b]) for a, b in pairwise(triples.start)]
-    cycle = max(1, *(len(group) for group in groups))
-    while any(len(np.unique(group % cycle)) < len(group) for group in groups):
-        cycle += 1
-    return cycle
-
-
-def _runs(follows: Any) -> Index:
-    """For each of n entries, how many follow from it on; ``follows[i]``: entry i + 1 follows entry i."""
-    ends = np.flatnonzero(~np.append(np.asarray(follows, bool), False))
-    entries = np.arange(ends[-1] + 1)
-    return _read_only(ends[np.searchsorted(ends, entries)] - entries + 1)[0]
-
-
-def _starts(group: Index, groups: int) -> Index:
-    """Where each of `groups` groups begins in the sorted list `group` of group numbers."""
-    return _read_only(np.searchsorted(group, np.arange(groups + 1)))[0]
-
-
-def _read_only(*arrays: Index) -> tuple[Index, ...]:
-    """Return arrays as contiguous, read-only int64, so that one compiled specialisation serves all tables."""
-    tables = tuple(np.ascontiguousarray(array, dtype=np.int64) for array in arrays)
-    for array in tables:
-        array.flags.writeable = False
-    return tables

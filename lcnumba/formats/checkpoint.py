@@ -32,7 +32,7 @@ def write(path: str | os.PathLike[str], model: Any, progress: Any) -> None:
 
     Weights and state are not copied first: the model must not be trained meanwhile.
     """
-    arrays: list[Array] = []
+    arrays: list[Any] = []
     tree = _encode({"layers": model.get_training_state(), "progress": progress}, arrays)
     npz.write_model(path, model.get_config(), model.live_weights(), (tree, arrays))
 
@@ -73,8 +73,8 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             for known in (sample, model.input_shape[1:] if model.built else None):
                 if known is not None and known != shape[1:]:
                     raise ValueError(f"it was trained on samples of shape {shape[1:]}, not {known}")
-            weights = file.read_weights(model.weight_shapes(shape))
-            tree = _decode(file.training, file.read_state)
+            weights = model.share.read_weights(file, model.weight_shapes(shape))
+            tree = _decode(file.training, model.share.stored(file))
             progress = _validate_progress(tree["progress"])
             model.build(shape)
             prepared = model.plan_training_state(tree["layers"])
@@ -120,13 +120,16 @@ def _validate_progress(progress: Any) -> Any:
 MAX_SHOWN = 120
 
 
-def _encode(value: Any, arrays: list[Array]) -> Any:
+def _encode(value: Any, arrays: list[Any]) -> Any:
     """Return a tree as JSON values, and append its arrays to `arrays`."""
     if value is None or type(value) in (bool, int, float, str):
         return value
     if isinstance(value, np.ndarray | np.generic) and np.asarray(value).dtype.kind in "biuf":
         arrays.append(np.asarray(value))
         return {"array" if isinstance(value, np.ndarray) else "scalar": len(arrays) - 1}
+    if isinstance(value, npz.Streamed):
+        arrays.append(value)
+        return {"array": len(arrays) - 1}
     if type(value) is tuple:
         return {"tuple": [_encode(entry, arrays) for entry in value]}
     if type(value) is list:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import struct
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ from lcnumba.utils.files import PathLike, atomic_write
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import file_path
 
-__all__ = ["ModelFile", "check_suffix", "check_weights", "to_json", "write_model", "write_weights"]
+__all__ = ["ModelFile", "Streamed", "check_suffix", "check_weights", "to_json", "write_model", "write_weights"]
 
 
 FORMAT, WEIGHTS_FORMAT = "lcnumba-model-1", "lcnumba-weights-1"
@@ -31,6 +32,25 @@ CONFIG = "config"
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5", ".hdf")
 _OTHER_SUFFIXES = (".pt", ".pth", ".onnx", ".tflite", ".pb", ".pkl", ".pickle", ".joblib", ".safetensors", ".npy")
 _TEXT_SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".log")
+
+
+class Streamed:
+    """An array that is written part by part, because it is not in memory as a whole.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of the whole array.
+    dtype : numpy.dtype
+        Of its elements.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def parts(self) -> Iterator[Array]:
+        """Yield contiguous parts of the array, in C order."""
+        raise NotImplementedError
 
 
 def write_model(
@@ -82,8 +102,15 @@ def _write(path: PathLike, description: dict[str, Any], weights: Sequence[Array]
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays |= {f"state_{number}": state for number, state in enumerate(states)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
-    with atomic_write(path) as temporary, temporary.open("xb") as file:
-        np.savez(file, **arrays)  # type: ignore[arg-type]
+    with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                if isinstance(array, Streamed):
+                    _write_header(member, array)
+                    for part in array.parts():
+                        member.write(part.data.cast("B"))
+                else:
+                    np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def check_suffix(path: PathLike, table: bool = False) -> None:
@@ -179,7 +206,13 @@ class ModelFile:
 
     def read_weights(self, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Return the weights; shapes are compared before any weight is read."""
-        names = [f"weight_{number}" for number in range(len(shapes))]
+        names = self.check_count(len(shapes))
+        with self._translate_errors():
+            return [self._read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+
+    def check_count(self, weights: int) -> list[str]:
+        """Return the names of so many weights; raise unless the file holds these."""
+        names = [f"weight_{number}" for number in range(weights)]
         with self._translate_errors():
             stored = {name.removesuffix(".npy") for name in self._archive.namelist()}
             others = {name for name in stored if self.training is not None and name.startswith("state_")}
@@ -187,7 +220,7 @@ class ModelFile:
                 raise ValueError(
                     f"it holds {len(stored) - len(others) - 1} weights, but {self._expected_by()} {len(names)}"
                 )
-            return [self._read(name, shape) for name, shape in zip(names, shapes, strict=True)]
+        return names
 
     def read_state(self, number: int) -> Array:
         """Return one of the arrays that `training` refers to; each can be read once."""
@@ -202,6 +235,34 @@ class ModelFile:
                     raise ValueError(f"state_{number} has an invalid shape {shape} or dtype {dtype}")
             with self._member(f"state_{number}", limit) as member:
                 return _native(np.lib.format.read_array(member, allow_pickle=False))
+
+    def read_rows(self, name: str, first: int, last: int, shape: tuple[int, ...]) -> Array:
+        """Return some rows of the first axis of a member of this shape, reading no others.
+
+        Their check sum is not compared: that of the file is of the whole member.
+        """
+        with self._translate_errors():
+            limit = os.fstat(self._stream.fileno()).st_size
+            with self._member(name, limit) as member:
+                found, dtype = _read_header(member)
+                begin = member.tell()
+            rows = math.prod(shape[1:]) * dtype.itemsize
+            if found != shape or dtype.kind not in "biuf" or begin + rows * shape[0] > self._size(name):
+                raise ValueError(f"{name} has shape {found} and dtype {dtype}, but {self._expected_by()} shape {shape}")
+            info = self._archive.getinfo(f"{name}.npy")
+            self._stream.seek(info.header_offset + 26)  # where a local header has the lengths of its last two fields
+            lengths = struct.unpack("<HH", self._stream.read(4))
+            self._stream.seek(info.header_offset + 30 + sum(lengths) + begin + first * rows)
+            values = np.empty((last - first, *shape[1:]), dtype)
+            stream: Any = self._stream  # buffered binary
+            if values.size and stream.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
+                raise ValueError(f"{name} is shorter than its header says")
+            return _native(values)
+
+    def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+        """Return the shape and the dtype of a member."""
+        with self._translate_errors(), self._member(name, os.fstat(self._stream.fileno()).st_size) as member:
+            return _read_header(member)
 
     def weight_shapes(self) -> list[tuple[int, ...]]:
         """Return the shapes of the stored weights, without reading the weights."""
@@ -273,6 +334,13 @@ def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
     shape, _, dtype = read[np.lib.format.read_magic(member)](member)
     return shape, dtype
+
+
+def _write_header(member: IO[bytes], array: Streamed) -> None:
+    """Write the header of an .npy member, up to its data."""
+    np.lib.format.write_array_header_1_0(
+        member, {"descr": np.lib.format.dtype_to_descr(array.dtype), "fortran_order": False, "shape": array.shape}
+    )
 
 
 def _refuse(value: Any) -> Any:

@@ -1,11 +1,12 @@
 """The Protocol of implementations: the layer as a bilinear map of input and kernel, and its adjoints."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array
 
-__all__ = ["Implementation"]
+__all__ = ["Borders", "Implementation"]
 
 
 class Implementation(Protocol):
@@ -73,4 +74,22 @@ class Implementation(Protocol):
 
         Without `wants_dx` return None. `version` is the version before the update.
         """
+        ...
+
+
+class Borders(Protocol):
+    """How a part of a layer sums dx of input lines that other parts read as well.
+
+    Such a line's dx is summed over output lines in ascending order, by one part after the other.
+
+    Attributes
+    ----------
+    stages : sequence of sequence of (int, int)
+        The part's input lines, as ranges (begin, end) in the first dimension, by how many other parts come before.
+    """
+
+    stages: Sequence[Sequence[tuple[int, int]]]
+
+    def pass_on(self, stage: int, dx: Array) -> None:
+        """Pass on the sums of a stage, and write those that the next stage of this part begins with to dx."""
         ...

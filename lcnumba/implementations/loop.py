@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from lcnumba.connectivity.geometry import TASKS, Geometry
+from lcnumba.connectivity.geometry import TASKS
+from lcnumba.connectivity.tables import Tables
+from lcnumba.implementations.base import Borders
 from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
@@ -75,14 +77,17 @@ class Loops:
 
     Parameters
     ----------
-    geometry : Geometry
-        The layer.
+    geometry : Geometry or Stripe
+        The layer, or a part of it, which is computed to the same bits.
     mask : (P, K) or (P, K, F) bool, optional
         Which connections exist: the others, whose weights must be 0, get no gradient and stay 0.
+    borders : Borders, optional
+        How sums of dx are shared with other parts of a layer.
     """
 
-    def __init__(self, geometry: Geometry, mask: Mask | None = None) -> None:
-        self._geometry = geometry
+    def __init__(self, geometry: Tables, mask: Mask | None = None, borders: Borders | None = None) -> None:
+        self._geometry, self._borders = geometry, borders
+        self._whole = geometry.whole  # decides how sums are made, while geometry says where numbers are
         self._mask = None if mask is None else np.ascontiguousarray(mask)
         self._work = geometry.connections * geometry.filters  # multiplications a sample
         self._plans: dict[tuple[int, int, int, bool, bool, bool], _Plan] = {}
@@ -91,7 +96,7 @@ class Loops:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plans hold addresses of this geometry's tables: neither a copy nor another process may use them.
-        return Loops, (self._geometry, self._mask)
+        return Loops, (self._geometry, self._mask, self._borders)
 
     @cached_property
     def _sizes(self) -> dict[str, int]:
@@ -159,8 +164,8 @@ class Loops:
 
     def _forward_plan(self, N: int, size: int, threads: int) -> _Plan:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
-        g = self._geometry
-        segment = min(g.kernel_size[-1], g.input_size[-1]) * g.channels
+        g, whole = self._geometry, self._whole
+        segment = min(g.kernel_size[-1], whole.input_size[-1]) * g.channels
         by_dots = N > 0 and g.filters == 1 and segment * size >= DOTS_BYTES
         batch_tile = N if by_dots else self._batch_tile(N, size)
         lanes = vectors.for_filters(N if batch_tile else g.filters, size)
@@ -188,7 +193,7 @@ class Loops:
             sizes["cache_keys"] = threads * g.input_cycle * 8
         else:
             kernel = tiled_forward.forward()
-            parts = max(1, min(TASKS // g.positions, g.filters // (PANEL * lanes)))
+            parts = max(1, min(TASKS // whole.positions, g.filters // (PANEL * lanes)))
             width = -(-g.filters // (lanes * parts)) * lanes
             columns = min(width, g.filters)
             k_block = max(1, min(g.window, K_BLOCK_BYTES // (columns * size)))
@@ -205,7 +210,7 @@ class Loops:
         Filters that fill half a vector or less leave lanes idle. Vectors along the batch do not, but inputs and outputs
         must be transposed, at about three elements per cycle; products take half a cycle.
         """
-        g, F, VN = self._geometry, self._geometry.filters, vectors.for_batch(N, size)
+        g, F, VN = self._whole, self._whole.filters, vectors.for_batch(N, size)
         if not VN or 2 * F * size > vectors.vector_bytes():
             return 0
         batch_tile = (
@@ -217,16 +222,12 @@ class Loops:
 
     def apply_transpose(
         self, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
-        threads: int | None = None, out: Array | None = None, adds: bool = False,
+        threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
-        """Return dx (N, LI*W*C); see `Implementation`.
-
-        With `adds`, here and in the other methods, dx is added to what `out` holds, to the same bits as if all had been
-        summed at once, if that is the sum over output lines before those where dy is not 0.
-        """
+        """Return dx (N, LI*W*C); see `Implementation`."""
         dx = aligned((len(dy), self._geometry.inputs), dy.dtype) if out is None else out
         # Without a gradient x is not read.
-        self._run(dx, kernel, dy, y, None, None, dx, threads, adds)
+        self._run(dx, kernel, dy, y, None, None, dx, threads)
         return dx
 
     def weight_gradient(
@@ -240,25 +241,25 @@ class Loops:
 
     def gradients(
         self, x: Array, kernel: Array, dy: Array, *, y: Array | None = None, version: int | None = None,
-        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None), adds: bool = False,
+        threads: int | None = None, out: tuple[Array | None, Array | None] = (None, None),
     ) -> tuple[Array, Array]:  # fmt: skip
         """Return (dx, dkernel); see `Implementation`."""
         dx, dkernel = out
         dkernel = self._gradient_array(len(x), x.dtype) if dkernel is None else self._zeroed(len(x), dkernel)
         dx = aligned(x.shape, x.dtype) if dx is None else dx
-        self._run(x, kernel, dy, y, None, dkernel, dx, threads, adds)
+        self._run(x, kernel, dy, y, None, dkernel, dx, threads)
         return dx, dkernel
 
     def fused_update(
         self, x: Array, kernel: Array, dy: Array, rule: Rule, *, y: Array | None = None, wants_dx: bool = True,
-        version: int | None = None, threads: int | None = None, out: Array | None = None, adds: bool = False,
+        version: int | None = None, threads: int | None = None, out: Array | None = None,
     ) -> Array | None:  # fmt: skip
         """Update the kernel and return dx; see `Implementation`."""
         dx = None
         if wants_dx:
             dx = aligned(x.shape, x.dtype) if out is None else out
         if len(x):
-            self._run(x, kernel, dy, y, rule, kernel, dx, threads, adds)
+            self._run(x, kernel, dy, y, rule, kernel, dx, threads)
         else:  # the gradient is 0, but momentum and weight decay still change the weights
             update.run(rule, kernel, np.zeros_like(kernel), threads)
         return dx
@@ -280,20 +281,39 @@ class Loops:
 
     def _run(
         self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
-        dx: Array | None, threads: int | None, adds: bool = False,
+        dx: Array | None, threads: int | None,
     ) -> None:  # fmt: skip
         """Compute dx, unless it is None, and the gradient, unless target is None.
 
         Without a rule the gradient is stored in target; with one target is updated by it.
         """
+        arrays = (x, kernel, dy, y, rule, target, dx, threads)
+        if self._borders is None or dx is None:
+            self._run_part(*arrays)
+            return
+        for stage, parts in enumerate(self._borders.stages):
+            for part in parts:
+                self._run_part(*arrays, part, adds=stage > 0)
+            self._borders.pass_on(stage, dx)
+
+    def _run_part(
+        self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
+        dx: Array | None, threads: int | None, part: tuple[int, int] | None = None, adds: bool = False,
+    ) -> None:  # fmt: skip
+        """The same for some input lines of the first dimension and the weights that read them, by default all.
+
+        With `adds` dx is added to what it holds, to the same bits as if all had been summed at once, if that is the sum
+        over the output lines before.
+        """
         g, dtype, size = self._geometry, x.dtype, x.itemsize
         N = len(x)
         if not N:
             return
-        threads = min(workers(N * self._work, threads), g.input_lines * (len(g.band_edges) - 1))
+        tasks = g.tasks(*(part or (0, g.input_size[0])))
+        threads = min(workers(N * self._work, threads), max(1, tasks["part_lines"] * tasks["part_bands"]))
         if not vectors.TILED:
             dy = dy if y is None else np.where(y > 0, dy, dtype.type(0))
-            values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy, "adds": adds}
+            values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy, "adds": adds, **tasks}
             if dx is not None:
                 plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
             if target is not None:
@@ -307,7 +327,7 @@ class Loops:
             "x": address(x), "kernel": address(kernel), "dy": address(dy), "y": 0 if y is None else address(y),
             "dx": 0 if dx is None else address(dx), "target": 0 if target is None else address(target),
             "rule": NO_GRADIENT if target is None else GRADIENT, "factor": 0, "formula": 0, "scalars": 0,
-            "state_1": 0, "state_2": 0, "adds": adds,
+            "state_1": 0, "state_2": 0, "adds": adds, **tasks,
         }  # fmt: skip
         if rule is not None:
             scalars = update.scalars_of(rule)
@@ -319,19 +339,20 @@ class Loops:
 
     def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
         """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
-        g, C, F = self._geometry, self._geometry.channels, self._geometry.filters
+        g, whole = self._geometry, self._whole
+        C, F = g.channels, g.filters
         # The weights of a single filter are a row vector along the inputs.
         VN = 0 if F == 1 else vectors.for_batch(N, size)
-        entries = int(np.max(np.diff(g.band_edges))) * C
+        entries = int(np.max(np.diff(whole.band_edges))) * C
         batch_tile = N
         if VN and wants_dx:
             fitting = min(TRANSPOSED_DX_BYTES // (entries * size * VN), TRANSPOSED_DY_BYTES // (F * size * VN))
             batch_tile = max(1, min(-(-N // VN), fitting)) * VN
-        window = min(g.kernel_size[-1], g.input_size[-1]) * C  # entries of a block
+        window = min(whole.kernel_size[-1], whole.input_size[-1]) * C  # entries of a block
         most_run = max(1, RUN_BYTES // (window * F * size))
-        blocks = int(np.max(np.diff(g.by_input.start))) * int(np.max(np.diff(g.inverse_map[0])))
-        columns = int(np.max(np.diff(g.band_columns)))
-        dy_fits = g.output_cycle * columns * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
+        blocks = int(np.max(np.diff(whole.by_input.start))) * int(np.max(np.diff(whole.inverse_map[0])))
+        columns = int(np.max(np.diff(whole.band_columns)))
+        dy_fits = whole.output_cycle * columns * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
         pays_off = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
         by_inputs = VN > 0 and wants_dx and dy_fits and pays_off
         cached_lines, columns = (g.output_cycle, columns) if dy_fits else (0, min(columns, most_run))
@@ -344,7 +365,7 @@ class Loops:
         transposed = F == 1 or (VN > 0 and 2 * F <= lanes <= rows and along_inputs < along_filters)
         VL = vectors.for_filters(rows if transposed else F, size)
         # Rows of dy in place are far apart, and many map to a few cache sets; a single position has contiguous rows.
-        in_place = (g.positions == 1 or N <= IN_PLACE_BATCH) and not rectified and not by_inputs
+        in_place = (whole.positions == 1 or N <= IN_PLACE_BATCH) and not rectified and not by_inputs
         row, dy_row = _odd_lines(entries * size) // size, _odd_lines(columns * F * size)
         row = row if N * row * size <= BAND_BYTES and F > 1 else 0
         slots, gradient = max(cached_lines, 1), max(2 * weight_gradient.ROW_TILE * F, window) * size
@@ -380,7 +401,7 @@ class Loops:
         if by_inputs:
             kernel = tiled_backward.backward_by_inputs()
             values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
-            values["most_blocks"] = blocks
+            values |= {"most_blocks": blocks, "sums_columns": g.rank == 1}
             sizes["column_segments"] = threads * 2 * blocks * SEGMENT * 8
         else:
             kernel = tiled_backward.backward()

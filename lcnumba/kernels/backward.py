@@ -26,7 +26,7 @@ PREFETCH_SAMPLES = 4
 
 BACKWARD = Fields(f"{FIELDS} {BANDS} band_run row_block", each_call=EACH_CALL)
 BACKWARD_BY_INPUTS = Fields(
-    f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks", each_call=EACH_CALL
+    f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks sums_columns", each_call=EACH_CALL
 )
 BACKWARD_BIAS = Fields("", each_call="dy y N entries dbias")
 
@@ -39,7 +39,9 @@ def backward():
     """Make the backward kernel by blocks."""
 
     def backward(worker, record):
-        """Compute dx, and the kernel's gradient or update, one task per band of each input line.
+        """Compute dx, and the kernel's gradient or update, one task per band of each input line of the part.
+
+        The part is `part_lines` input lines from `first_line` on, and `part_bands` bands from `first_band` on.
 
         x (N, LI, W*C), kernel (P, K, F), dy (N, P, F). y (N, P, F) is the output of a ReLU whose mask y > 0 is
         applied to dy, or 0. With VN, vectors of dx run along the batch, with VN = 0 along the filters. `row_*` are the
@@ -65,7 +67,7 @@ def backward():
         """
         r = read_backward(record)
         N, P, K, F, LI, OW, line, C, KW = r.N, r.P, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
-        rule, bands, batch_tile, row_block = r.rule, r.n_bands, r.batch_tile, r.row_block
+        rule, batch_tile, row_block = r.rule, r.batch_tile, r.row_block
         size, VN, wants_dx, dy_row = r.size, r.VN, r.dx != 0, r.dy_row
         row_bytes, tile_bytes, sample_bytes = F * size, batch_tile * size, LI * line * size
         w_step, x_step, kernel_at = K * row_bytes, r.stride * C, r.kernel
@@ -81,11 +83,10 @@ def backward():
         row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
         band_start, band_column, band_input = r.band_start, r.band_column, r.band_input
         band_tap, band_taps = r.band_tap, r.band_taps
-        total = LI * bands
+        total = r.part_lines * r.part_bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            band = task // LI
-            i = task - band * LI
+            band, i = r.first_band + task // r.part_lines, r.first_line + task % r.part_lines
             left = int_at(edges, band) * C
             entries = int_at(edges, band + 1) * C - left
             x_at, x_bytes = r.x + (i * line + left) * size, sample_bytes
@@ -218,13 +219,14 @@ def backward_by_inputs():
         """Compute the same as `backward`, one input column at a time: for many channels.
 
         dx of a column of C channels is summed over all blocks that read it, C by F each, while it is in cache.
-        `read_*` lists, by input column, the taps and output columns that read it. Scratch: column_segments
+        `read_*` lists, by input column, the taps and output columns that read it. With `sums_columns` there is one
+        output line, and dx is summed column by column. Scratch: column_segments
         (workers, 2, blocks of a column, 4) for the current column and the next one, whose blocks are prefetched;
         packed_dy and dyt hold all positions that a band of a line reads.
         """
         r = read_by_inputs(record)
         N, P, K, F, LI, OW, line, C, KW = r.N, r.P, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
-        rule, bands, batch_tile, cached_lines, width = r.rule, r.n_bands, r.batch_tile, r.cached_lines, r.cached_columns
+        rule, batch_tile, cached_lines, width = r.rule, r.batch_tile, r.cached_lines, r.cached_columns
         size, VN, most_blocks, dy_row = r.size, r.VN, r.most_blocks, r.dy_row
         row_bytes, tile_bytes, sample_bytes = F * size, batch_tile * size, LI * line * size
         kernel_at = r.kernel
@@ -236,11 +238,10 @@ def backward_by_inputs():
         cache_keys[:] = -1
         row_start, row_tap, row_line, edges = r.row_start, r.row_tap, r.row_line, r.edges
         read_start, read_column, read_tap = r.read_start, r.read_column, r.read_tap
-        total = LI * bands
+        total = r.part_lines * r.part_bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            band = task // LI
-            i = task - band * LI
+            band, i = r.first_band + task // r.part_lines, r.first_line + task % r.part_lines
             left, right = int_at(edges, band), int_at(edges, band + 1)
             triples = int_at(row_start, i + 1) - int_at(row_start, i)
             first_column = int_at(r.band_columns, 2 * band)
@@ -296,14 +297,14 @@ def backward_by_inputs():
                         next_blocks = triples * (int_at(read_start, w + 2) - int_at(read_start, w + 1))
                     for m in range(blocks):
                         table[m, 2], table[m, 3] = F, next_table[m, 0] if m < next_blocks else table[m, 0]
-                    # One sum for each output line, added to those of the lines before.
+                    # One sum for each output line, added to those of the lines before; with one line for each column.
                     out = dxt_at + (w - left) * C * tile_bytes
                     init, init_row = (out, tile_bytes) if r.adds else (r.zeros, 0)
-                    reads = min(reads, blocks)  # 0 if no line reads this one
-                    for row in range(triples if blocks else 1):
+                    step = 1 if r.sums_columns else max(reads, 1)
+                    for first in range(0, max(blocks, 1), step):
                         call(
                             r.multiply_dx, kernel_at, row_bytes, size, dyt_at, tile_bytes, r.panel_bytes_dx,
-                            table_at + row * reads * SEGMENT * 8, reads, out, tile_bytes, init, init_row,
+                            table_at + first * SEGMENT * 8, min(step, blocks), out, tile_bytes, init, init_row,
                             C, -(-count // VN) * VN, kernel_at, row_bytes, 0, size, ONE, NO_CLAMP,
                             1, 0, 0, 0, 0, 0,
                         )  # fmt: skip

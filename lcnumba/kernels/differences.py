@@ -1,6 +1,7 @@
 """Elementwise losses of differences: the sum of the terms and the gradient in one pass over memory."""
 
 import functools
+import math
 from typing import Any
 
 import numba
@@ -13,7 +14,7 @@ from lcnumba.kernels.rules import ABSOLUTE, SQUARED, workers
 
 __all__ = ["run"]
 
-TASK_SIZE = 1 << 15  # elements per task
+TASK_SIZE = 1 << 15  # elements per task, in whole lines
 WORK = 8  # operations per element, in the unit of `workers`
 
 
@@ -40,7 +41,26 @@ def _loss_and_gradient(kind, delta, factor, one, t, p, gradient):
     return total
 
 
-LOSS = Fields("kind t p gradient size weights n_weights width sums n_sums", "delta scale")
+@numba.njit(error_model="numpy", nogil=True)
+def _losses_and_gradients(kind, delta, factor, one, weight, t, p, gradient, sums):
+    """The same for lines of one element: add the weighted term of each to its sum."""
+    half = one / (one + one)
+    for e in range(len(p)):
+        difference = p[e] - t[e]
+        if kind == SQUARED:
+            gradient[e] = factor * (difference + difference)
+            term = np.float64(difference * difference)
+        elif kind == ABSOLUTE:
+            gradient[e] = factor if difference > 0 else -factor if difference < 0 else difference
+            term = np.float64(abs(difference))
+        else:
+            clipped = delta if difference > delta else max(difference, -delta)
+            gradient[e] = factor * clipped
+            term = np.float64(clipped * (difference - half * clipped))
+        sums[e] += weight * term
+
+
+LOSS = Fields("kind t p gradient samples lines each weights n_weights width sums task_lines", "delta scale")
 read = reader(LOSS.dtype)
 
 
@@ -50,56 +70,63 @@ def difference_loss(SIZE):
     number = np.float32 if SIZE == 4 else np.float64
 
     def difference_loss(worker, record):
-        """Process flat t and p, TASK_SIZE elements per task, and write each task's weighted sum to `sums`.
+        """Process t and p (samples, lines, each), `task_lines` lines per task; write weighted sums by line to `sums`.
 
         Each `width` consecutive elements share one weight; width 0 means no weights. All scalars have the dtype of p
         (Numba promotes float32 times an integer to float64).
         """
         r = read(record)
-        size, one, delta, scale = r.size, number(1), number(r.delta), number(r.scale)
+        size, one, delta, scale = r.samples * r.lines * r.each, number(1), number(r.delta), number(r.scale)
         t, p, gradient = array_at(r.t, size, number), array_at(r.p, size, number), array_at(r.gradient, size, number)
-        weights, sums = array_at(r.weights, r.n_weights, number), array_at(r.sums, r.n_sums, np.float64)
-        task = next_task(r.counter, r.workers, worker, len(sums))
+        weights, sums = array_at(r.weights, r.n_weights, number), array_at(r.sums, r.lines, np.float64)
+        total = -(-r.lines // r.task_lines)
+        task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            begin = task * TASK_SIZE
-            end = min(size, begin + TASK_SIZE)
-            total = 0.0
-            while begin < end:
-                stop, weight = end, one
-                if r.width:
-                    sample = begin // r.width
-                    stop, weight = min(end, (sample + 1) * r.width), weights[sample]
-                loss = _loss_and_gradient(
-                    r.kind, delta, scale * weight, one, t[begin:stop], p[begin:stop], gradient[begin:stop]
-                )  # fmt: skip
-                total += weight * loss
-                begin = stop
-            sums[task] = total
-            task = next_task(r.counter, r.workers, worker, len(sums))
+            first, last = task * r.task_lines, min(r.lines, (task + 1) * r.task_lines)
+            for n in range(r.samples):
+                begin = (n * r.lines + first) * r.each
+                end_of_task = begin + (last - first) * r.each
+                while begin < end_of_task:
+                    line = begin // r.each - n * r.lines
+                    end = end_of_task if r.each == 1 else (n * r.lines + line + 1) * r.each
+                    weight = one
+                    if r.width:
+                        place = begin // r.width
+                        end, weight = min(end, (place + 1) * r.width), weights[place]
+                    part = slice(begin, end)
+                    if r.each == 1:
+                        _losses_and_gradients(
+                            r.kind, delta, scale * weight, one, weight, t[part], p[part], gradient[part],
+                            sums[line : line + end - begin],
+                        )  # fmt: skip
+                    else:
+                        sums[line] += weight * _loss_and_gradient(
+                            r.kind, delta, scale * weight, one, t[part], p[part], gradient[part]
+                        )
+                    begin = end
+            task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(specialised(difference_loss, SIZE), LOSS)
 
 
 def run(
-    kind: int,
-    delta: float,
-    t: npt.NDArray[Any],
-    p: npt.NDArray[Any],
-    weights: npt.NDArray[Any] | None = None,
-) -> tuple[float, npt.NDArray[Any]]:
-    """Return the mean of the terms and its gradient with respect to p; t and p have the same shape and dtype.
+    kind: int, delta: float, t: npt.NDArray[Any], p: npt.NDArray[Any], weights: npt.NDArray[Any] | None, count: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[Any]]:
+    """Return the sums of the terms by line, and the gradient of their mean over `count` terms with respect to p.
 
-    `weights`, if given, has one entry per index of p's leading axes, in C order.
+    t and p have the same shape (samples, lines, ...) and dtype. `weights`, if given, has one entry per index of p's
+    leading axes, in C order.
     """
     number = p.dtype.type
-    gradient, sums = np.empty(p.shape, p.dtype), np.zeros(-(-p.size // TASK_SIZE))
-    count = max(1, p.size)
+    samples, lines, each = len(p), math.prod(p.shape[1:2]), math.prod(p.shape[2:])
+    gradient, sums = np.empty(p.shape, p.dtype), np.zeros(lines)
     sample_weights = np.empty(0, p.dtype) if weights is None else weights.astype(p.dtype)
     width = 0 if weights is None else max(1, p.size // max(1, weights.size))
     t, p = np.ascontiguousarray(t), np.ascontiguousarray(p)
-    difference_loss(p.itemsize)(
-        kind=kind, t=t, p=p, gradient=gradient, size=p.size, weights=sample_weights, n_weights=sample_weights.size,
-        width=width, sums=sums, n_sums=len(sums), delta=number(delta), scale=number(1 / count),
-        threads=workers(WORK * p.size, None),
-    )  # fmt: skip
-    return float(np.sum(sums)) / count, gradient
+    if p.size:
+        difference_loss(p.itemsize)(
+            kind=kind, t=t, p=p, gradient=gradient, samples=samples, lines=lines, each=each, weights=sample_weights,
+            n_weights=sample_weights.size, width=width, sums=sums, task_lines=max(1, TASK_SIZE // (samples * each)),
+            delta=number(delta), scale=number(1 / max(1, count)), threads=workers(WORK * p.size, None),
+        )  # fmt: skip
+    return sums, gradient

@@ -12,7 +12,10 @@ from lcnumba.kernels.jit import Kernel, next_task, specialised
 from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, reader, tables_3, tables_4
 
 FORWARD = Fields(f"x kernel bias bias_rows y N P K F LI LO OW line C KW task_positions {ROWS} {COLUMNS}")
-BACKWARD = Fields(f"x kernel dy result adds N P K F LI OW line C KW n_bands {ROWS} {BANDS}")
+BACKWARD = Fields(
+    "x kernel dy result adds N P K F LI OW line C KW n_bands first_line part_lines first_band part_bands "
+    f"{ROWS} {BANDS}"
+)
 
 read_forward, read_backward = reader(FORWARD.dtype), reader(BACKWARD.dtype)
 
@@ -64,7 +67,7 @@ def backward_input(SIZE):
     number = np.float32 if SIZE == 4 else np.float64
 
     def backward_input(worker, record):
-        """Compute dx (result), one task per band of each input line.
+        """Compute dx (result), one task per band of each input line of the part.
 
         kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
         split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables; with `adds`
@@ -78,11 +81,10 @@ def backward_input(SIZE):
         band_start, band_column, band_input = tables_3(bands, r.band_start, r.band_column, r.band_input)
         _, band_tap, band_taps = tables_3(bands, r.band_start, r.band_tap, r.band_taps)
         edges = array_at(r.edges, bands + 1, np.int64)
-        total = r.LI * bands
+        total = r.part_lines * r.part_bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            i = task // bands
-            band = task - i * bands
+            band, i = r.first_band + task % r.part_bands, r.first_line + task // r.part_bands
             for n in range(N):
                 for at in range(edges[band] * C, 0 if r.adds else edges[band + 1] * C):
                     dx[n, i, at] = 0
@@ -108,7 +110,7 @@ def backward_kernel(SIZE):
     number = np.float32 if SIZE == 4 else np.float64
 
     def backward_kernel(worker, record):
-        """Compute dkernel (result), one task per band of each input line: no other task writes its blocks.
+        """Compute dkernel (result), one task per band of each input line of the part: no other task writes its blocks.
 
         x (N, LI, W*C), dy (N, P, F), dkernel (P, K, F), written only at existing connections; the tables are those of
         `backward_input`.
@@ -120,11 +122,10 @@ def backward_kernel(SIZE):
         row_start, row_tap, row_line = tables_3(r.LI, r.row_start, r.row_tap, r.row_line)
         band_start, band_column, band_input = tables_3(bands, r.band_start, r.band_column, r.band_input)
         _, band_tap, band_taps = tables_3(bands, r.band_start, r.band_tap, r.band_taps)
-        total = r.LI * bands
+        total = r.part_lines * r.part_bands
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
-            i = task // bands
-            band = task - i * bands
+            band, i = r.first_band + task % r.part_bands, r.first_line + task // r.part_bands
             for row in range(row_start[i], row_start[i + 1]):
                 for col in range(band_start[band], band_start[band + 1]):
                     p = row_line[row] * r.OW + band_column[col]

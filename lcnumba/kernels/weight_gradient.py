@@ -35,7 +35,10 @@ BATCH = 64
 TRANSPOSED_BYTES = 256
 
 # The fields that begin the records of `backward.py`: see there.
-EACH_CALL = "x kernel dy y rule formula scalars factor target state_1 state_2 dx adds"
+EACH_CALL = (
+    "x kernel dy y rule formula scalars factor target state_1 state_2 dx adds "
+    "first_line part_lines first_band part_bands"
+)
 FIELDS = (
     "size N P K F LI OW line C KW stride n_bands VN batch_tile ranges zeros packed_x packed_x_row packed_dy "
     "dy_row dyt cached_lines cached_columns most_run cache_keys dxt dxt_rows gradient gradient_bytes covered "

@@ -50,10 +50,13 @@ class Vjp(Protocol):
         Whether no user code, which may raise, is involved.
     supports_fused : bool
         Whether `fused_update` can apply a rule; without, it computes dx alone, for weights that are not trainable.
+    bytes_of_dx : int
+        The size of dx in bytes.
     """
 
     cannot_fail: bool
     supports_fused: bool
+    bytes_of_dx: int
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         """Return dx and the gradients; raise if the weights have changed since the call."""
@@ -114,6 +117,16 @@ class Backward(PublicNames):
     def activity_loss(self) -> float:
         """The penalty of the output of this call, divided by the batch; 0 without one."""
         return 0.0 if self._activity is None else self._activity.loss
+
+    @property
+    def bytes_of_dx(self) -> int:
+        """The size of dx in bytes."""
+        return self._vjp.bytes_of_dx
+
+    @property
+    def bytes_of_weights(self) -> int:
+        """The size of the weights, and of their gradients, in bytes."""
+        return sum(array.nbytes for array in self._parameters.views().values())
 
     @public
     def __call__(self, dy: Any) -> tuple[Any, Gradients]:

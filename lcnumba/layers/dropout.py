@@ -11,7 +11,7 @@ from lcnumba.runtime.locks import Mutex
 from lcnumba.utils import random_state
 from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.messages import public, public_class
-from lcnumba.utils.types import Array
+from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import generator, integer, real
 
 __all__ = ["Dropout"]
@@ -115,13 +115,18 @@ class Dropout(Stateless):
         """
         values, like = as_floats(x, 2)
         with self._rng_lock.lock:
-            mask = self._rng.random(values.shape, np.float32) >= self.rate
+            mask = self._draw(values.shape)
         factor = values.dtype.type(1 / (1 - self.rate))
 
         def drop(array: Array) -> Array:
             return np.where(mask, array * factor, array.dtype.type(0))
 
         return like(drop(values)), StatelessBackward(values, drop, cannot_fail=True)
+
+    def _draw(self, shape: tuple[int, ...]) -> Mask:
+        """Which elements are kept."""
+        kept: Mask = self._rng.random(shape, np.float32) >= self.rate
+        return kept
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments of an equal layer.

@@ -28,6 +28,7 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.arrays import as_numpy, read_only
 from lcnumba.utils.keras_config import FORMATS, data_format
 from lcnumba.utils.messages import public, public_class, warn
+from lcnumba.utils.sums import ordered_sum
 from lcnumba.utils.types import Array, Mask, Shape
 from lcnumba.utils.validation import axes_hint, boolean, choice, int_tuple, integer, thread_count
 
@@ -462,6 +463,15 @@ class LocallyConnected(Trainable):
             return z, z, version
         return *activations.apply(self.activation, z, for_backward), version
 
+    def _sum_lines(self, dbias: Array) -> Array:
+        """The sum of dbias (P, F) over positions, one line of the output after the other."""
+        return ordered_sum(self._line_totals(dbias))
+
+    def _line_totals(self, dbias: Array) -> Array:
+        """The sums of dbias (P, F) over the positions of each line of the output, in float64."""
+        lines = dbias.reshape(self._geometry.output_size[0], -1, self.filters).astype(np.float64)
+        return np.stack([np.add.reduce(line, axis=0) for line in lines]) if lines.shape[1] > 1 else lines[:, 0]
+
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":
             return None
@@ -536,7 +546,7 @@ class _Vjp:
         geometry = layer._geometry
         self._layer, self._version = layer, version
         self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
-        self._saved = saved
+        self._saved, self.bytes_of_dx = saved, x.nbytes
         self._flat = (len(x), geometry.positions, geometry.filters)
         self.cannot_fail = activations.is_built_in(layer.activation)
         self.supports_fused = layer._implementation.supports_fused
@@ -585,7 +595,9 @@ class _Vjp:
         if not self._layer.use_bias:
             return None
         dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
-        return dbias.reshape(self._saved.shape[1:]) if self._layer.bias_sharing == "position" else dbias.sum(axis=0)
+        if self._layer.bias_sharing == "position":
+            return dbias.reshape(self._saved.shape[1:])
+        return self._layer._sum_lines(dbias).astype(dbias.dtype)
 
 
 @register_layer(keras=_KERAS)

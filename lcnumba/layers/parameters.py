@@ -226,12 +226,16 @@ class Parameters:
 
     def count(self) -> int:
         """The number of elements that exist."""
-        total = 0
+        return sum(self.counts().values())
+
+    def counts(self) -> dict[str, int]:
+        """The number of elements of each array that exist."""
+        found = {}
         for name, array in self._arrays.items():
             mask = self._exists.get(name)
             each = 1 if mask is None or mask.ndim == array.ndim else array.shape[-1]
-            total += array.size if mask is None else int(np.count_nonzero(mask)) * each
-        return total
+            found[name] = array.size if mask is None else int(np.count_nonzero(mask)) * each
+        return found
 
     def check_version(self, version: int | None) -> None:
         """Raise if the arrays have changed since this version (None: any); the caller holds the lock."""

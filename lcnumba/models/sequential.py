@@ -26,6 +26,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.training import data, evaluation, loop, run, step
 from lcnumba.training.config import TrainingConfig, training_config, warn_of_last_activation
+from lcnumba.training.share import Share
 from lcnumba.utils.arrays import as_numpy, check_dtype, fresh, reads_lazily
 from lcnumba.utils.deprecation import Renamed, plan_method
 from lcnumba.utils.display import PublicNames, html_table, parameters_text
@@ -66,6 +67,8 @@ class Sequential(PublicNames, Container):
     """
 
     __module__ = "lcnumba"
+
+    share = Share()
 
     def __init__(self, layers: Iterable[Layer] = (), name: str | None = None) -> None:
         if not is_iterable(layers) or isinstance(layers, Sequential):

@@ -33,13 +33,24 @@ class Rows(Protocol):
         """Shape of all samples, (N, ...)."""
         ...
 
+    @property
+    def in_memory(self) -> bool:
+        """Whether all samples can be read at once."""
+        ...
+
     def take(self, chosen: Any) -> Array:
         """Return the samples at a slice, or at an array of distinct indices."""
+        ...
+
+    def take_lines(self, chosen: Any, lines: slice) -> Array:
+        """Return some lines, the second axis, of these samples, and read no others."""
         ...
 
 
 class _InMemory:
     """The samples of a NumPy array, which may be memory-mapped."""
+
+    in_memory = True
 
     def __init__(self, values: Array) -> None:
         self.values = values
@@ -49,6 +60,10 @@ class _InMemory:
         if isinstance(chosen, slice):
             return self.values[chosen]
         return _rows().take(self.values, chosen)
+
+    def take_lines(self, chosen: Any, lines: slice) -> Array:
+        # A slice and an index array: NumPy reads the lines of these samples alone.
+        return np.ascontiguousarray(self.values[chosen, lines])
 
 
 @import_whole
@@ -61,6 +76,8 @@ def _rows() -> Any:
 class _Lazy:
     """The samples of an object that reads on indexing: a data set of h5py, netCDF4, zarr, Dask, xarray etc."""
 
+    in_memory = False
+
     def __init__(self, name: str, source: Any) -> None:
         self._name, self._source = name, source
         if any(math.isnan(size) for size in source.shape):
@@ -68,11 +85,17 @@ class _Lazy:
         self.shape = tuple(map(int, source.shape))
 
     def take(self, chosen: Any) -> Array:
+        return self._take(chosen)
+
+    def take_lines(self, chosen: Any, lines: slice) -> Array:
+        return self._take(chosen, lines)
+
+    def _take(self, chosen: Any, *lines: slice) -> Array:
         if isinstance(chosen, slice):
-            return self._read(chosen)
+            return self._read((chosen, *lines) if lines else chosen)
         # h5py requires indices in increasing order.
         order = np.argsort(chosen)
-        part = self._read(chosen[order])
+        part = self._read((chosen[order], *lines) if lines else chosen[order])
         result = np.empty_like(part)
         result[order] = part
         return result
@@ -112,7 +135,7 @@ class _Part:
     """A contiguous range of other samples."""
 
     def __init__(self, whole: Rows, begin: int, end: int) -> None:
-        self._whole, self._begin = whole, begin
+        self._whole, self._begin, self.in_memory = whole, begin, whole.in_memory
         self.shape = (end - begin, *whole.shape[1:])
 
     def take(self, chosen: Any) -> Array:
@@ -121,16 +144,22 @@ class _Part:
             return self._whole.take(slice(self._begin + begin, self._begin + end))
         return self._whole.take(chosen + self._begin)
 
+    def take_lines(self, chosen: Any, lines: slice) -> Array:
+        if isinstance(chosen, slice):
+            begin, end, _ = chosen.indices(self.shape[0])
+            return self._whole.take_lines(slice(self._begin + begin, self._begin + end), lines)
+        return self._whole.take_lines(chosen + self._begin, lines)
+
 
 class Samples:
     """Inputs, targets and optional weights, split into batches.
 
     Parameters
     ----------
-    x, y : arrays, or objects that read lazily
+    x, y : Rows
         Of equal length, at least 1.
     weights : array, optional
-        A weight per sample or per position, finite and at least 0.
+        A weight per sample or per position, as `sample_weights` returns them.
     batch_size : int or None
         Samples per batch; the last one may be smaller. None: a single batch.
     check : callable
@@ -138,21 +167,11 @@ class Samples:
         object is made, lazy data batch by batch.
     """
 
-    def __init__(self, x: Any, y: Any, weights: Any, batch_size: int | None, check: Check) -> None:
-        if y is None:
-            raise TypeError("y is missing; pass one target per sample of x")
-        self._x, self._y, self._check = rows("x", x), rows("y", y, any_dtype=True), check
-        self.samples, self.sample = self._x.shape[0], tuple(self._x.shape[1:])
+    def __init__(self, x: Rows, y: Rows, weights: Array | None, batch_size: int | None, check: Check) -> None:
+        self._x, self._y, self._weights, self._check = x, y, weights, check
+        self.samples, self.sample = x.shape[0], tuple(x.shape[1:])
         self._batch_size = batch_size or max(1, self.samples)
-        if self.samples != self._y.shape[0]:
-            raise ValueError(
-                f"x and y must have the same number of samples, got x of shape {self._x.shape} and y of shape "
-                f"{self._y.shape}"
-            )
-        if not self.samples:
-            raise ValueError("x and y are empty; at least one sample is required")
-        self._weights = None if weights is None else sample_weights(weights, self.samples)
-        self._checked = isinstance(self._x, _InMemory) and isinstance(self._y, _InMemory)
+        self._checked = x.in_memory and y.in_memory
         probe = slice(None) if self._checked else slice(0, 1)
         check(self._x.take(probe), self._y.take(probe))
 
@@ -206,6 +225,8 @@ class Batches:
         is exhausted, unless it is an iterator.
     check : callable
         As for `Samples`.
+    part : callable, optional
+        ``part(name, array)`` returns this process' part of each array of a batch.
 
     Attributes
     ----------
@@ -213,10 +234,12 @@ class Batches:
         Whether the last epoch had fewer batches than `steps`.
     """
 
-    def __init__(self, iterable: Any, steps: int | None, check: Check) -> None:
+    def __init__(
+        self, iterable: Any, steps: int | None, check: Check, part: Callable[[str, Array], Array] | None = None
+    ) -> None:
         if not isinstance(iterable, Iterable):
             raise TypeError(f"x must be an array or an iterable of batches (x, y), got {type(iterable).__name__}")
-        self._iterable, self._steps, self._check = iterable, steps, check
+        self._iterable, self._steps, self._check, self._part = iterable, steps, check, part or _whole
         self._iterator: Iterator[Any] | None = None
         self.ended = False
 
@@ -277,9 +300,14 @@ class Batches:
                 f"batch {number} must have as many targets as inputs, at least one, got x of shape {x.shape} and y of "
                 f"shape {y.shape}"
             )
+        x, y, samples = self._part("x", x), self._part("y", y), len(x)
         self._check(x, y)
         weights = given[2] if len(given) == 3 else None
-        return Batch(x, y, None if weights is None else sample_weights(weights, len(x)))
+        return Batch(x, y, None if weights is None else self._part("sample_weight", sample_weights(weights, samples)))
+
+
+def _whole(_: str, array: Array) -> Array:
+    return array
 
 
 def sample_weights(weights: Any, samples: int) -> Array:

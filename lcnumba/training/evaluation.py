@@ -95,9 +95,10 @@ def evaluate(
     batch_size: int = 256,
 ) -> Logs:
     """Loss and metrics of a model on data; `lcnumba.Sequential.evaluate` documents the arguments."""
-    config = config_of_call(model, loss, metrics)
-    size = integer("batch_size", batch_size)
-    data = dataset(model, config, x, y, sample_weight, size, None)
+    with model.share.together():
+        config = config_of_call(model, loss, metrics)
+        size = integer("batch_size", batch_size)
+        data = dataset(model, config, x, y, sample_weight, size, None)
     return evaluate_batches(model, data, config, warn_of_loss=True)
 
 
@@ -108,8 +109,8 @@ def loss_and_metrics(
 
     The loss and the metrics get read-only arrays: backward uses the prediction, and y may be the user's own array.
     """
-    y, view = read_only(batch.y), read_only(prediction)
-    found: Any = config.loss(y, view) if batch.weights is None else config.loss(y, view, batch.weights)
+    y, view, share = read_only(batch.y), read_only(prediction), model.share
+    found: Any = share.loss(config.loss, y, view, batch.weights)
     try:
         value, dy = found
         value = float(value)
@@ -117,8 +118,7 @@ def loss_and_metrics(
         raise TypeError(
             f"loss {config.loss!r} must return a pair (value, dy_pred) with a scalar value, got {found!r:.80}"
         ) from error
-    doubt = getattr(config.loss, "doubt", None) if warn_of_loss else None
-    if doubt is not None and (text := doubt(view)) is not None:
+    if warn_of_loss and (text := share.doubt(config.loss, view)) is not None:
         warn(text)
     penalty = model.penalties() + activity
     logs, collected = {"loss": value + penalty}, {}
@@ -127,9 +127,9 @@ def loss_and_metrics(
     for name, metric in config.metrics.items():
         if needs_all_samples(metric):
             # Copied, because a generator of batches may reuse its arrays.
-            collected[name] = tuple(np.array(array) for array in metric.collect(y, view))
+            collected[name] = tuple(np.array(array) for array in share.collect(metric, y, view))
             continue
-        found = metric(y, view)
+        found = share.metric(metric, y, view)
         try:
             logs[name] = float(found)
         except (TypeError, ValueError) as error:
@@ -142,7 +142,7 @@ def loss_and_metrics(
 def evaluate_batches(model: Model, data: Data, config: TrainingConfig, warn_of_loss: bool = False) -> Logs:
     """Loss and metrics over all batches."""
     mean = RunningMean()
-    for batch in data.batches():
+    for batch in model.share.batches(data.batches()):
         prediction, activity = model.call_penalised(batch.x)
         first = warn_of_loss and not mean.samples
         mean.add(len(batch.x), loss_and_metrics(model, activity, batch, prediction, config, first)[0])

@@ -7,7 +7,7 @@ from typing import Any
 from lcnumba import losses
 from lcnumba.protocol import Model
 from lcnumba.training.config import TrainingConfig
-from lcnumba.training.data import Batches, Samples, class_weights
+from lcnumba.training.data import Batches, Samples, class_weights, rows, sample_weights
 from lcnumba.utils.arrays import check_dtype, reads_lazily
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import axes_hint, integer, real
@@ -61,12 +61,24 @@ def dataset(
     if y is None and isinstance(x, Iterable) and not hasattr(x, "shape") and not reads_lazily(x):
         if weights is not None:
             raise TypeError("sample_weight needs arrays; an iterable of batches must yield (x, y, weights) instead")
-        return Batches(x, None if steps is None else integer("steps_per_epoch", steps), check)
+        return Batches(x, None if steps is None else integer("steps_per_epoch", steps), check, model.share.array)
     if steps is not None:
         raise TypeError("steps_per_epoch needs an iterable of batches; an epoch of arrays visits all samples")
     if weights is not None:
         _check_weighable(config, "sample_weight")
-    return Samples(x, y, weights, size, check)
+    if y is None:
+        raise TypeError("y is missing; pass one target per sample of x")
+    inputs, targets = rows("x", x), rows("y", y, any_dtype=True)
+    samples = inputs.shape[0]
+    if samples != targets.shape[0]:
+        raise ValueError(
+            f"x and y must have the same number of samples, got x of shape {inputs.shape} and y of shape "
+            f"{targets.shape}"
+        )
+    if not samples:
+        raise ValueError("x and y are empty; at least one sample is required")
+    each = None if weights is None else model.share.array("sample_weight", sample_weights(weights, samples))
+    return Samples(model.share.rows("x", inputs), model.share.rows("y", targets), each, size, check)
 
 
 def class_weighting(config: TrainingConfig, weights: Mapping[int, float] | None) -> Callable[[Array], Array] | None:
@@ -90,13 +102,14 @@ def _check(
 ) -> None:  # fmt: skip
     """Raise unless inputs and targets fit the model, the loss and the class weights."""
     check_dtype("x", inputs)
-    if model.built and inputs.shape[1:] != model.input_shape[1:]:
+    sample = model.share.sample_shape(model)
+    if sample is not None and inputs.shape[1:] != sample:
         raise ValueError(
-            f"x has shape {inputs.shape}; the model was built for {model.input_shape}"
-            + axes_hint("x", inputs.shape, model.input_shape)
+            f"x has shape {inputs.shape}; the model was built for {(None, *sample)}"
+            + axes_hint("x", inputs.shape, (None, *sample))
         )
     check = getattr(loss, "check", None)
     if check is not None:
-        check(targets, tuple(model.compute_output_shape(inputs.shape)))
+        check(targets, model.share.output_shape(model, inputs.shape))
     if weigh is not None:
         weigh(targets)

@@ -61,39 +61,41 @@ def fit(
     progress: bool = True,
 ) -> History:
     """Train a model; `lcnumba.Sequential.fit` documents the arguments."""
-    epochs, first = integer("epochs", epochs, 0), integer("initial_epoch", initial_epoch, 0)
-    if first and resume is not None:
-        raise ValueError("initial_epoch and resume cannot be combined: the checkpoint has its own epoch")
-    size = integer("batch_size", batch_size)
-    shuffle = choice("shuffle", shuffle, (True, False, "batch"))
-    config = config_of_call(model, loss, metrics, lr)
-    weigh = class_weighting(config, class_weight)
-    callbacks = _checked_callbacks(callbacks, boolean("progress", progress))
-    data, validation = data_and_validation(
-        model, config, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split, weigh
-    )
-    if isinstance(data, Batches) and data.is_one_shot and epochs > first + 1:
-        raise ValueError(
-            f"x is a one-shot iterator ({type(x).__name__}), but epochs={epochs}; give steps_per_epoch or a re-iterable"
+    share = model.share
+    with share.together():
+        epochs, first = integer("epochs", epochs, 0), integer("initial_epoch", initial_epoch, 0)
+        if first and resume is not None:
+            raise ValueError("initial_epoch and resume cannot be combined: the checkpoint has its own epoch")
+        size = integer("batch_size", batch_size)
+        shuffle = choice("shuffle", shuffle, (True, False, "batch"))
+        config = config_of_call(model, loss, metrics, lr)
+        weigh = class_weighting(config, class_weight)
+        callbacks = _checked_callbacks(callbacks, boolean("progress", progress))
+        data, validation = data_and_validation(
+            model, config, x, y, sample_weight, size, steps_per_epoch, validation_data, validation_split, weigh
         )
+        if isinstance(data, Batches) and data.is_one_shot and epochs > first + 1:
+            raise ValueError(
+                f"x is a one-shot iterator ({type(x).__name__}), but epochs={epochs}; give steps_per_epoch or a "
+                "re-iterable"
+            )
 
-    names = ["loss", *config.metrics]
-    names += [f"val_{name}" for name in names] if validation is not None else []
-    if resume is not None:
-        resume = file_path(resume, "resume").absolute()  # a callback may change the working directory
-    settings = {
-        "batch_size": size, "shuffle": shuffle, "accumulate": config.accumulate, "steps_per_epoch": steps_per_epoch,
-        "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
-    }  # fmt: skip
-    run = Run(model, epochs, len(data), config.lr, names, generator(rng), callbacks, settings)
-    run.epoch = first
-    stepper = Stepper(model, config, run, weigh)
-    _check_checkpoints(resume, callbacks)
+        names = ["loss", *config.metrics]
+        names += [f"val_{name}" for name in names] if validation is not None else []
+        if resume is not None:
+            resume = file_path(resume, "resume").absolute()  # a callback may change the working directory
+        settings = {
+            "batch_size": size, "shuffle": shuffle, "accumulate": config.accumulate, "steps_per_epoch": steps_per_epoch,
+            "samples": data.samples if isinstance(data, Samples) else None, "batches": len(data), "figures": names,
+        }  # fmt: skip
+        run = Run(model, epochs, len(data), config.lr, names, generator(rng), callbacks, settings)
+        run.epoch = first
+        stepper = Stepper(model, config, run, weigh)
+        _check_checkpoints(resume, callbacks)
     with ExitStack() as stack:
         for callback in callbacks:
             stack.callback(callback.close)
-        for callback in callbacks:
-            callback.on_train_begin(run)
+        share.notify(run, "on_train_begin")
         mean = RunningMean() if resume is None else _resumed(run, resume, data)
         done = run.batch
         if resume is not None and (run.stopped or run.epoch >= epochs):
@@ -115,10 +117,8 @@ def fit(
             # The remaining batches of an interrupted epoch must not be skipped when the training resumes.
             if run.finished or not interrupted:
                 run.resume_point = ResumePoint(run.epoch + 1, 0, mean, random_state.generator_state(run.rng))
-            for callback in callbacks:
-                callback.on_epoch_end(run, dict(logs))
-            for callback in callbacks:
-                callback.after_epoch(run, dict(logs))
+            share.notify(run, "on_epoch_end", dict(logs))
+            share.notify(run, "after_epoch", dict(logs))
             run.resume_point = None
             if isinstance(data, Batches) and data.ended:
                 break
@@ -128,8 +128,7 @@ def fit(
                 f"x ended in epoch {run.epoch + 1} of {epochs}, after {run.batch} of {len(data)} batches; "
                 "training ends there"
             )
-        for callback in callbacks:
-            callback.on_train_end(run)
+        share.notify(run, "on_train_end")
     return run.history
 
 
@@ -152,15 +151,20 @@ def _check_checkpoints(resume: Any, callbacks: Sequence[Callback]) -> None:
 def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> RunningMean:
     """Resume from a checkpoint, if it exists; return loss and metrics of the current epoch's batches so far."""
     name = os.fspath(path)
-    if not files.exists(path):
+    share = run.model.share
+    if not share.of_root(files.exists(path)):
         _log.info("no checkpoint at %s; training from the beginning", name)
         return RunningMean()
     # Deferred, so that an exception of a signal handler is not taken for an error of the file.
     with run.model.unbuilt_on_failure(), deferred():
-        progress, restore_model = checkpoint.read(path, run.model, data.sample if isinstance(data, Samples) else None)
+        with share.together():
+            # With a built model the data have been checked already.
+            sample = data.sample if isinstance(data, Samples) and not run.model.built else None
+            progress, restore_model = checkpoint.read(path, run.model, sample)
         state = progress["rng"]
         try:
-            mean = run.restore_progress(progress)  # calls user code, which may fail, so it comes before the model
+            with share.together():  # it calls user code, which may fail, so it comes before the model
+                mean = run.restore_progress(progress)
             restore_model()
             # Set in place if the kind allows, since the user may have passed this very generator.
             if type(run.rng.bit_generator).__name__ == state["bit_generator"]:
@@ -201,9 +205,9 @@ def _train_epoch(run: Run, stepper: Stepper, data: Data, shuffle: Any, done: int
     """Train on the batches of an epoch after the first `done`; return loss and metrics of all of them."""
     rng_state = random_state.generator_state(run.rng)
     run.batch = done
-    for callback in run.callbacks:
-        callback.on_epoch_begin(run)
-    for batch in data.batches(shuffle, run.rng, done, len(run.history.epoch) * len(data)):
+    share = run.model.share
+    share.notify(run, "on_epoch_begin")
+    for batch in share.batches(data.batches(shuffle, run.rng, done, len(run.history.epoch) * len(data))):
         # Ctrl-C must not separate the steps of the layers, or a step from its count.
         with deferred():
             run.resume_point = None
@@ -213,10 +217,8 @@ def _train_epoch(run: Run, stepper: Stepper, data: Data, shuffle: Any, done: int
             if stepped and not stepper.has_pending_gradients:
                 run.resume_point = ResumePoint(run.epoch, run.batch, mean, rng_state)
         logs = mean.result()
-        for callback in run.callbacks:
-            callback.on_batch_end(run, dict(logs))
-        for callback in run.callbacks:
-            callback.after_batch(run, dict(logs))
+        share.notify(run, "on_batch_end", dict(logs))
+        share.notify(run, "after_batch", dict(logs))
         if run.stopped:
             break
     run.resume_point = None

@@ -227,7 +227,7 @@ class Run(PublicNames):
                 "a checkpoint can only be written after a step or an epoch, in after_batch or after_epoch; with "
                 "accumulate > 1, only when no gradients are pending"
             )
-        checkpoint.write(path, self.model, self._progress(self.resume_point))
+        self.model.share.save(path, self.model, self._progress(self.resume_point))
 
     def check_saving(self) -> None:
         """Raise a TypeError if `save` would, as far as that is known before the training."""

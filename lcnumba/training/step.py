@@ -72,8 +72,7 @@ class Stepper:
         )
         self._is_first = False
         self._warn_if_not_finite(result.logs["loss"], batch)
-        for callback in self._run.callbacks:
-            callback.before_step(self._run, dict(result.logs))
+        self._model.share.notify(self._run, "before_step", dict(result.logs))
         if self._run.stopped:
             self._accumulator = gradients.Accumulator()
         elif self._config.allows_fused_step:
@@ -130,15 +129,16 @@ def train_on_batch(
     lr: Any = None,
 ) -> Logs:
     """Step a model once; `lcnumba.Sequential.train_on_batch` documents the arguments."""
-    config = config_of_call(model, loss, metrics, lr)
-    if y is None:
-        raise TypeError("y is missing; pass one target per sample of x")
-    data = dataset(model, config, x, y, sample_weight, None, None)
-    weigh = class_weighting(config, class_weight)
-    run = Run(model, 0, 1, config.lr, ())
-    run.step = model.steps_taken
-    stepper = Stepper(model, dataclasses.replace(config, accumulate=1), run, weigh)
-    [batch] = data.batches()
+    with model.share.together():
+        config = config_of_call(model, loss, metrics, lr)
+        if y is None:
+            raise TypeError("y is missing; pass one target per sample of x")
+        data = dataset(model, config, x, y, sample_weight, None, None)
+        weigh = class_weighting(config, class_weight)
+        run = Run(model, 0, 1, config.lr, ())
+        run.step = model.steps_taken
+        stepper = Stepper(model, dataclasses.replace(config, accumulate=1), run, weigh)
+    [batch] = model.share.batches(data.batches())
     with deferred():
         result = stepper.train(batch)
         model.steps_taken = run.step

@@ -1,18 +1,18 @@
 """Euclidean norms without overflow and underflow: numbers are scaled before they are squared if need be."""
 
+import math
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
+from lcnumba.utils.sums import exact_sum, row_blocks
 from lcnumba.utils.types import Array
 
 __all__ = ["norm_of_all", "norms_over"]
 
 
-# Numbers squared at a time, to limit the memory.
-BLOCK = 1 << 15
 # Smaller sums of squares have lost digits, since squares are subnormal.
 LEAST = 2.0**-960
 
@@ -45,10 +45,13 @@ def norms_over(values: Array, axes: Iterable[int]) -> Array:
         return np.where(beyond, scale * np.sqrt(squares(values / scale)), np.sqrt(sums))
 
 
-def norm_of_all(arrays: Sequence[Array]) -> tuple[float, float]:
+def norm_of_all(
+    arrays: Sequence[Array], total: Callable[[Array], float] = exact_sum, maximum: Callable[[float], float] = float
+) -> tuple[float, float]:
     """Return a number s, and the norm of all arrays together divided by s.
 
-    s is 1 where the squares are in the range of float64, else a power of two near the largest magnitude.
+    s is 1 where the squares are in the range of float64, else a power of two near the largest magnitude. Where other
+    processes have further arrays, `total` and `maximum` return the sum and the maximum of the numbers of all.
 
     Examples
     --------
@@ -58,13 +61,13 @@ def norm_of_all(arrays: Sequence[Array]) -> tuple[float, float]:
     ((1.0, 5.0), True)
     """
     with np.errstate(over="ignore", under="ignore"):
-        total = _squares(arrays, 1.0)
-        if not LEAST <= total < np.inf:
-            largest = max((float(np.max(np.abs(array))) for array in arrays if array.size), default=0.0)
+        squares = total(_squares(arrays, 1.0))
+        if not LEAST <= squares < np.inf:
+            largest = maximum(max((float(np.max(np.abs(array))) for array in arrays if array.size), default=0.0))
             if 0 < largest < np.inf:
                 scale = float(_power_of_two(largest))
-                return scale, float(np.sqrt(_squares(arrays, scale)))
-        return 1.0, float(np.sqrt(total))
+                return scale, math.sqrt(total(_squares(arrays, scale)))
+        return 1.0, math.sqrt(squares)
 
 
 def _power_of_two(largest: Any) -> Any:
@@ -72,14 +75,12 @@ def _power_of_two(largest: Any) -> Any:
     return np.ldexp(1.0, np.frexp(largest)[1] - 1)
 
 
-def _squares(arrays: Sequence[Array], scale: float) -> float:
-    total = 0.0
+def _squares(arrays: Sequence[Array], scale: float) -> Array:
+    """The sums of squares of the rows of all arrays."""
+    sums = [np.zeros(0)]
     for array in arrays:
-        flat, squares = array.reshape(-1), 0.0
-        for begin in range(0, flat.size, BLOCK):
-            block = flat[begin : begin + BLOCK].astype(np.float64)
+        for block in row_blocks(array):
             if scale != 1:
                 block /= scale
-            squares += float(np.dot(block, block))
-        total += squares
-    return total
+            sums.append(np.einsum("ij,ij->i", block, block))
+    return np.concatenate(sums)

@@ -187,7 +187,7 @@ def test_the_inverse_map_holds_the_taps_that_read_a_column(g):
     assert len(start) == g.input_size[-1] + 1
     found = {(w, j, t) for w in range(g.input_size[-1]) for j, t in zip(column[start[w]:start[w + 1]],
              tap[start[w]:start[w + 1]], strict=True)}  # fmt: skip
-    taps = g._taps(-1)
+    taps = g.taps(-1)
     assert found == {(taps[j, t], j, t) for j in range(taps.shape[0]) for t in range(taps.shape[1]) if taps[j, t] >= 0}
     assert len(column) == len(found)
 

@@ -91,7 +91,7 @@ def test_a_failed_save_leaves_the_old_file(saved, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     with pytest.raises(OSError, match="No space left"):
         net.save(path)
     assert path.read_bytes() == before

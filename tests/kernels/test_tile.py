@@ -367,34 +367,6 @@ def test_dx_by_blocks_and_by_input_columns_agree(problem, held, rng, monkeypatch
     check_against_reference(problem, 1, np.float32, rng)
 
 
-@pytest.mark.parametrize("way", ["by blocks", "by input columns", "plain"])
-@pytest.mark.parametrize("dtype", SIZES.values(), ids=lambda d: d.__name__)
-@pytest.mark.parametrize("problem", [each for each in PROBLEMS if each.geometry.rank > 1], ids=str)
-def test_dx_continued_from_a_partial_sum_equals_the_whole(problem, dtype, way, rng, monkeypatch):
-    """Bitwise, whatever numbers: the partial sum is over the output lines before, as of a neighbouring stripe."""
-    from lcnumba.implementations import loop
-
-    monkeypatch.setattr(loop, "CHANNELS", 1 if way == "by input columns" else 1 << 30)
-    monkeypatch.setattr(loop, "BLOCK_WORK", 0)
-    monkeypatch.setattr(vectors, "TILED", way != "plain")
-    for batch in (problem.batch, 1, 9, 70):
-        g, lines = problem.geometry, problem.geometry.output_size[0]
-        kernel = rng.standard_normal(g.kernel_shape).astype(dtype)
-        x = rng.standard_normal((batch, g.inputs)).astype(dtype)
-        dy = rng.standard_normal((batch, *g.output_size, g.filters)).astype(dtype)
-        loops, flat = Loops(g), (batch, g.positions, g.filters)
-        whole, dkernel = loops.gradients(x, kernel, dy.reshape(flat))
-        for cut in {1, lines // 2, lines - 1}:
-            first, second = dy.copy(), dy.copy()
-            first[:, cut:], second[:, :cut] = 0, 0
-            dx = loops.apply_transpose(kernel, first.reshape(flat))
-            both = loops.apply_transpose(kernel, second.reshape(flat), out=dx.copy(), adds=True)
-            np.testing.assert_array_equal(both, whole)
-            out = dx.copy(), np.empty_like(dkernel)
-            loops.gradients(x, kernel, second.reshape(flat), out=out, adds=True)
-            np.testing.assert_array_equal(out[0], whole)
-
-
 RUNS = (
     "one_filter",
     "few_filters",

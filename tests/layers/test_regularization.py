@@ -7,6 +7,7 @@ import lcnumba as lc
 from lcnumba import constraints, regularizers
 from lcnumba.implementations.create import IMPLEMENTATIONS
 from lcnumba.testing import numerical_gradient
+from lcnumba.utils import sums
 
 # Also run with every index checked, and interpreted instead of compiled.
 pytestmark = pytest.mark.kernels
@@ -43,7 +44,7 @@ def test_missing_factor_is_0():
 
 def test_penalties_of_large_arrays_need_no_memory_of_their_size(monkeypatch):
     whole = regularizers.L1L2(0.5, 0.25)(W)
-    monkeypatch.setattr(regularizers, "BLOCK", 3)
+    monkeypatch.setattr(sums, "BLOCK", 3)
     assert regularizers.L1L2(0.5, 0.25)(W) == pytest.approx(whole, rel=1e-12)
 
 

@@ -298,7 +298,7 @@ def test_dask_arrays_of_unknown_length_and_weights_that_read_lazily(arrays):
 
 def test_samples_come_once_each_in_any_order(rng):
     x, y = np.arange(23.0)[:, None], np.arange(23)
-    samples = data.Samples(x, y, y.astype(float), 5, lambda x, y: None)
+    samples = data.Samples(data.rows("x", x), data.rows("y", y), y.astype(float), 5, lambda x, y: None)
     assert len(samples) == 5
     for shuffle in (True, False, "batch"):
         whole = list(samples.batches(shuffle, np.random.default_rng(1)))

@@ -170,7 +170,7 @@ def public():
 # Calls with nothing that another library has by another name.
 PLAIN = {
     "lcnumba.gradients.Accumulator", "lcnumba.History", "lcnumba.Tuning", "lcnumba.callbacks.Progress",
-    "lcnumba.testing.Problem",
+    "lcnumba.mpi.DistributedSequential", "lcnumba.testing.Problem",
 }  # fmt: skip
 
 

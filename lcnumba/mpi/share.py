@@ -1,0 +1,277 @@
+"""What a rank does in training: its lines of data and of the loss, callbacks on the root, and agreement."""
+
+import dataclasses
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeVar
+
+import numpy as np
+
+from lcnumba import gradients, losses, metrics
+from lcnumba.formats import checkpoint
+from lcnumba.formats.npz import ModelFile
+from lcnumba.mpi.exchange import World
+from lcnumba.mpi.files import Stored, writing
+from lcnumba.training.config import ClipByNorm
+from lcnumba.training.data import Batch, Rows
+from lcnumba.training.share import Share
+from lcnumba.utils.arrays import as_numpy, reads_lazily
+from lcnumba.utils.norms import norm_of_all
+from lcnumba.utils.types import Array, Shape
+
+__all__ = ["ClipTogether", "RankShare", "digest"]
+
+Value = TypeVar("Value")
+
+
+class RankShare(Share):
+    """The share of one rank in the training of a distributed model.
+
+    Parameters
+    ----------
+    world : World
+        The ranks.
+    model : DistributedSequential
+        The model.
+    reads : array of int64
+        The lines of the data that this rank reads.
+    edges : sequence of int or None
+        The lines at which the stripes of the prediction begin, and the end; None if all ranks have all of it.
+    """
+
+    def __init__(self, world: World, model: Any, reads: Any, edges: Sequence[int] | None) -> None:
+        self._world, self._model, self._edges = world, model, edges
+        self._reads = _slices(reads)
+        self._targets = None if edges is None else [slice(*edges[world.rank : world.rank + 2])]
+        self._digests: list[Any] = []  # of the arrays of a batch
+        self.leads = False  # whether this is the root, whose callbacks run while the other ranks wait for its commands
+
+    # --- agreement
+
+    def together(self) -> AbstractContextManager[None]:
+        """Run a block that may fail: if it does so on any rank, it fails on all."""
+        return self._world.agreed()
+
+    def of_root(self, value: Value) -> Value:
+        """Return the root's value."""
+        found: Value = self._world.broadcast(value)
+        return found
+
+    def notify(self, run: Any, method: str, *arguments: Any) -> None:
+        """Call a method of the root's callbacks, and let all ranks know what they have set."""
+        if not self._world.is_root:
+            self._follow(run)
+            return
+        error = None
+        self.leads = True
+        try:
+            super().notify(run, method, *arguments)
+        except Exception as found:  # noqa: BLE001 - raised below
+            error = found
+        finally:
+            self.leads = False
+        trainable = [getattr(layer, "trainable", None) for layer in self._model.layers]
+        self._world.broadcast(("done", (run.stopped, run.finished, run._lr_override, trainable)))
+        self._world.raise_first(error)
+
+    def _follow(self, run: Any) -> None:
+        """Do what the root's callbacks demand, until they have returned."""
+        while True:
+            command, argument = self._world.broadcast(None)
+            if command == "done":
+                break
+            getattr(self._model, command)(*argument)
+        run.stopped, run.finished, run._lr_override, trainable = argument
+        for layer, value in zip(self._model.layers, trainable, strict=True):
+            if value is not None:
+                layer.trainable = value
+        self._world.raise_first(None)
+
+    def command(self, name: str, *arguments: Any) -> None:
+        """Let the other ranks call a method of the model, if they wait for the root's callbacks."""
+        if self.leads:
+            self._world.broadcast((name, arguments))
+
+    def save(self, path: str | os.PathLike[str], model: Any, progress: Any) -> None:
+        """Write a checkpoint; called by the root's callbacks."""
+        self.command("send_state")
+        with writing(self._world, model.striped_arrays):
+            checkpoint.write(path, model, progress)
+
+    # --- files
+
+    def stored(self, file: ModelFile) -> Callable[[int], Any]:
+        """Return the function by which a checkpoint's arrays are read: larger ones later, or in part."""
+
+        def array(number: int) -> Any:
+            found = Stored(file, number)
+            return found if len(found.shape) > 1 else found.read()
+
+        return array
+
+    def read_weights(self, file: ModelFile, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Return this rank's rows of the weights in a file."""
+        names = file.check_count(len(shapes))
+        rows = self._model.weight_rows()
+        return [
+            file.read_rows(name, row[0], row[1], shape) for name, row, shape in zip(names, rows, shapes, strict=True)
+        ]
+
+    # --- data
+
+    def sample_shape(self, model: Any) -> Shape | None:
+        """Return the shape of this rank's part of a sample."""
+        return _length(self._reads), *model.input_shape[2:]
+
+    def output_shape(self, model: Any, shape: Shape) -> Shape:
+        """Return the shape of this rank's part of the prediction."""
+        whole = model.output_shape
+        return shape[0], *(whole[1:] if self._targets is None else (_length(self._targets), *whole[2:]))
+
+    def rows(self, name: str, rows: Rows) -> Rows:
+        """Return the lines of samples that this rank reads."""
+        lines = self._lines(name, rows.shape)
+        return rows if lines is None else _LinesOfRows(rows, lines)
+
+    def array(self, name: str, array: Array) -> Array:
+        """Return this rank's lines of an array."""
+        lines = self._lines(name, array.shape)
+        self._digests.append(digest(array))
+        return array if lines is None else _take(array, lines)
+
+    def _lines(self, name: str, shape: tuple[int, ...]) -> list[slice] | None:
+        """The lines of an array that this rank has; None if all ranks have all of it."""
+        if name == "x":
+            wanted = self._model.input_shape
+            if tuple(shape[1:]) != tuple(wanted[1:]):
+                raise ValueError(f"x has shape {tuple(shape)}; the model was built for {wanted}")
+            return self._reads
+        if self._targets is None or (len(shape) < 2 and name == "sample_weight"):
+            return None
+        wanted = self._model.output_shape
+        if len(shape) < 2 or shape[1] != wanted[1]:
+            raise ValueError(f"{name} has shape {tuple(shape)}; the model predicts shape {wanted}")
+        return self._targets
+
+    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches; an error of reading is raised on all ranks."""
+        while True:
+            with self._world.agreed():
+                batch = next(batches, None)
+            self._digests, read = [], (None if batch is None else len(batch.x), self._digests)
+            if any(other != read for other in self._world.gather_values(read)):
+                raise ValueError("ranks have different batches; give all ranks the same data in the same order")
+            if batch is None:
+                return
+            yield batch
+
+    # --- loss and metrics
+
+    def loss(self, loss: Any, y: Array, prediction: Array, weights: Array | None) -> Any:
+        """Return a loss of all lines, and its gradient by this rank's."""
+        if self._edges is None:
+            with self._world.agreed():
+                return super().loss(loss, y, prediction, weights)
+        if not losses.is_of_lines(loss):
+            whole = [self.whole(array) for array in (y, prediction)]
+            whole += [] if weights is None else [weights if weights.ndim < 2 else self.whole(weights)]
+            with self._world.agreed():
+                value, dy = loss(*whole)
+                return value, _take(np.asarray(dy), self._targets or [])
+        with self._world.agreed():
+            count = loss.count(y, prediction)
+        count = self._world.count(count)
+        with self._world.agreed():
+            sums, dy = loss.by_line(y, prediction, weights, count)
+        return self._world.total(sums) / max(1, count), dy
+
+    def doubt(self, loss: Any, prediction: Array) -> str | None:
+        """Return the first rank's warning about predictions, or None."""
+        with self._world.agreed():
+            found = super().doubt(loss, prediction)
+        return next((text for text in self._world.gather_values(found) if text is not None), None)
+
+    def metric(self, metric: Any, y: Array, prediction: Array) -> Any:
+        """Return a metric of all lines."""
+        if self._edges is None or not metrics.is_mean_of_terms(metric):
+            whole = [self.whole(array) for array in (y, prediction)]
+            with self._world.agreed():
+                return metric(*whole)
+        with self._world.agreed():
+            sums, count = metrics.sums_of(metric, y, prediction)
+        count = self._world.count(count)
+        return self._world.total(sums) / count if count else float("nan")
+
+    def collect(self, metric: Any, y: Array, prediction: Array) -> tuple[Array, ...]:
+        """Return what a metric of all samples needs of a batch, of all lines."""
+        whole = [self.whole(array) for array in (y, prediction)]
+        with self._world.agreed():
+            return super().collect(metric, *whole)
+
+    def whole(self, array: Array) -> Array:
+        """All lines of an array, of which each rank has its own."""
+        return array if self._edges is None else self._world.gather(array, self._edges)
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipTogether(ClipByNorm):
+    """Gradient transform: scale all gradients down together if their norm over all ranks exceeds `limit`."""
+
+    model: Any = None
+
+    def __call__(self, grads: Any) -> Any:
+        """Return the clipped gradients."""
+        world: World = self.model.share._world
+        with world.agreed():
+            arrays = self.model.counted(grads)
+        scale, norm = norm_of_all(arrays, world.total, world.maximum)
+        with world.agreed():
+            return gradients.scaled(grads, self.limit, scale, norm)
+
+
+class _LinesOfRows:
+    """Some lines of samples."""
+
+    def __init__(self, whole: Rows, lines: list[slice]) -> None:
+        self._whole, self._lines, self.in_memory = whole, lines, whole.in_memory
+        self.shape = (whole.shape[0], _length(lines), *whole.shape[2:])
+
+    def take_lines(self, chosen: Any, lines: slice) -> Array:
+        return self.take(chosen)[:, lines]
+
+    def take(self, chosen: Any) -> Array:
+        parts = [self._whole.take_lines(chosen, lines) for lines in self._lines]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+def _slices(lines: Any) -> list[slice]:
+    """Ascending numbers of lines as slices."""
+    joints = np.flatnonzero(np.diff(lines) != 1) + 1
+    return [slice(int(part[0]), int(part[-1]) + 1) for part in np.split(lines, joints)]
+
+
+def _length(slices: list[slice]) -> int:
+    return sum(part.stop - part.start for part in slices)
+
+
+def _take(array: Array, lines: list[slice]) -> Array:
+    """Some lines of an array, contiguous."""
+    parts = [array[:, part] for part in lines]
+    return np.ascontiguousarray(parts[0]) if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+
+# How many numbers of an array are compared between ranks.
+COMPARED = 256
+
+
+def digest(array: Any) -> Any:
+    """What is compared of an array in memory: its shape, dtype, and a check sum of some of its numbers."""
+    if array is None or reads_lazily(array) or not hasattr(array, "shape"):
+        return None
+    values = as_numpy("x", array, any_dtype=True)[0]
+    if values.dtype.hasobject or not values.size:
+        return values.shape
+    chosen = np.linspace(0, values.size - 1, min(values.size, COMPARED)).astype(np.int64)
+    return values.shape, values.dtype.str, zlib.crc32(np.ascontiguousarray(values.flat[chosen]).tobytes())

@@ -1,0 +1,123 @@
+"""What fails on one rank: the same error on all and unchanged weights, or the end of all and a file to resume from."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from cases import digest
+from launcher import HERE, MPIEXEC, OPEN_MPI, need_mpi, run
+
+need_mpi()
+
+ERRORS = {
+    "reading": ("OSError", "the disk of rank 1 is gone"),
+    "memory": ("MemoryError", ""),
+    "loss": ("ArithmeticError", "the loss of one rank failed"),
+    "callback": ("KeyError", "a callback failed"),
+    "shape": ("ValueError", "ranks were given different data"),
+    "different_data": ("ValueError", "ranks were given different data"),
+    "different_batches": ("ValueError", "ranks have different batches"),
+    "fewer_batches": ("ValueError", "ranks have different batches"),
+    "unwritable": ("FileNotFoundError", "no such folder"),
+    "unreadable": ("ValueError", "is not an lcnumba model file"),
+    "argument": ("ValueError", "batch_size=0 is too small"),
+    "thin": ("ValueError", "at most 2"),
+    "different_models": ("ValueError", "the weights of the model differ between ranks"),
+    "evaluate_in_callback": ("RuntimeError", "give validation_data to fit"),
+}
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory):
+    """The folder of what three ranks reported of all ways."""
+    folder = tmp_path_factory.mktemp("failed")
+    run("failures.py", folder, *ERRORS, ranks=3)
+    return folder
+
+
+@pytest.mark.parametrize("way", ERRORS)
+def test_all_ranks_raise_the_same_and_weights_are_unchanged(failed, way):
+    reports = [json.loads((failed / f"{way}{rank}.json").read_text()) for rank in range(3)]
+    kind, text = ERRORS[way]
+    for report in reports:
+        assert report["ranks"] == 3
+        assert (report["type"], report["text"]) == (kind, reports[0]["text"])
+        assert text in report["text"]
+        assert not report["changed"]
+        assert report["loss"] == reports[0]["loss"]
+
+
+@pytest.mark.parametrize("way", ["bug", "killed", "interrupted"])
+def test_the_end_of_one_rank_ends_all(tmp_path, way):
+    began = time.monotonic()
+    found = run("failures.py", tmp_path, way, ranks=3, check=False, seconds=60)
+    assert found.returncode != 0
+    assert "not reached" not in found.stderr
+    assert time.monotonic() - began < 40, "ended by itself, not by the time limit of the test"
+
+
+def start(folder, ranks, pace="slowly"):
+    command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "mpi4py", str(HERE / "killed.py"), folder, pace]
+    return subprocess.Popen(command, env={**os.environ, **OPEN_MPI}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def kill_and_resume(folder, kills, seed):
+    """Kill a random rank at random moments, and resume on other numbers of ranks; return how many were killed."""
+    rng, killed = random.Random(seed), 0
+    while not (folder / "done").exists():
+        ranks = rng.choice([1, 2, 3, 4])
+        for file in folder.glob("pid*"):
+            file.unlink()
+        process = start(folder, ranks, "slowly" if killed < kills else "fast")
+        try:
+            if killed < kills:
+                while len(list(folder.glob("pid*"))) < ranks or not all(f.read_text() for f in folder.glob("pid*")):
+                    assert process.poll() is None, process.stderr.read().decode()
+                    time.sleep(0.01)
+                time.sleep(rng.random() * 0.6)
+                if process.poll() is None:
+                    os.kill(int((folder / f"pid{rng.randrange(ranks)}").read_text()), signal.SIGKILL)
+                    killed += 1
+                process.wait(10)  # all processes end
+            else:
+                assert process.wait(120) == 0, process.stderr.read().decode()
+        finally:
+            process.kill()
+            process.wait()
+            process.stderr.close()
+    return killed
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_training_resumes_to_the_same_bytes_on_any_number_of_ranks(tmp_path, kills):
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    whole = start(tmp_path / "whole", 2, "fast")
+    assert whole.wait(120) == 0
+    whole.stderr.close()
+    assert kill_and_resume(tmp_path / "killed", kills, seed=kills) == kills
+    assert digest(tmp_path / "killed" / "run.npz") == digest(tmp_path / "whole" / "run.npz")
+    assert not list((tmp_path / "killed").glob(".run.npz.*")), "files of killed writers were removed"
+
+
+def test_a_file_is_an_ordinary_one(tmp_path):
+    """One process reads what three have written, and goes on with the training."""
+    import lcnumba as lc
+
+    process = start(tmp_path, 3, "fast")
+    assert process.wait(120) == 0
+    process.stderr.close()
+    model = lc.load(tmp_path / "run.npz")
+    with np.load(tmp_path / "run.npz") as file:
+        for number, weight in enumerate(model.get_weights()):
+            np.testing.assert_array_equal(file[f"weight_{number}"], weight)
+    x, y = np.ones((8, 24, 10, 2), np.float32), np.ones((8, 12, 5, 3), np.float32)
+    model.compile("adam", "mse", ["mae"], lr=0.01, clip_norm=1.0)
+    history = model.fit(x, y, epochs=6, batch_size=8, resume=tmp_path / "run.npz", progress=False)
+    assert history.epoch == list(range(6))
