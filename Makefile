@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-interop test-bridges test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
+.PHONY: help demo test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -28,11 +28,19 @@ test-bridges: .venv/bridges/ready ## PyTorch, JAX, ONNX, and Keras 3 with each o
 	for backend in torch jax tensorflow numpy; do \
 		KERAS_BACKEND=$$backend TF_CPP_MIN_LOG_LEVEL=3 $(BRIDGES)/test_keras.py || exit 1; done
 
+# What is missing is a failure here.
+MPI = bin/pytest tests/mpi
+test-mpi: .venv/mpi/ready ## Models divided between ranks, on 1 to 4 of them, with MPICH
+	LCNUMBA_MPI=complete .venv/mpi/$(MPI)
+
+test-openmpi: .venv/openmpi/ready ## The same with Open MPI
+	LCNUMBA_MPI=complete .venv/openmpi/$(MPI)
+
 # About an hour on two cores, and 6 to 10 minutes more with each other Python.
 test-all: ## Everything: lint and all tests, one after the other, and the time of each
 	$(PYTHON) tests/parts.py $(ALL)
 
-ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-bridges test-lowest test-pythons test-frozen test-signals stress
+ALL = lint test-slow test-checked test-interpreted test-deep test-interop test-bridges test-mpi test-openmpi test-lowest test-pythons test-frozen test-signals stress
 
 # Also all of scikit-learn's checks, the examples on real data, a killed training, large arrays. Coverage costs a third of
 # the time and is therefore not measured in the quick suite.
@@ -109,6 +117,8 @@ clean: ## Remove environments and output
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
 .venv/bridges/made: EXTRAS = . --group bridges
+.venv/mpi/made: EXTRAS = .[mpi] --group mpi
+.venv/openmpi/made: EXTRAS = .[mpi] --group openmpi
 .venv/pre/made: EXTRAS = --pre .[demo] --group test
 $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 .venv/frozen/made: EXTRAS = . --group frozen
@@ -130,7 +140,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-READY = $(foreach e,demo test interop bridges pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+READY = $(foreach e,demo test interop bridges mpi openmpi pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
 $(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@

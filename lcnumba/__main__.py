@@ -1,4 +1,4 @@
-"""Command line: ``python -m lcnumba info``, ``train``, ``bench``, ``warm-up``, ``convert`` and ``inspect``."""
+"""The command line: ``python -m lcnumba COMMAND``, or without a command its help."""
 
 import argparse
 import sys
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import lcnumba
+from lcnumba.connectivity.geometry import Geometry, padding_modes
 from lcnumba.implementations.create import IMPLEMENTATIONS
 from lcnumba.models.saving import UnknownLayerError
+from lcnumba.mpi import plan
 from lcnumba.runtime import compilation
 from lcnumba.runtime.signals import deferred
 from lcnumba.tools import bench, demo, info, inspect, warm_up
@@ -64,16 +66,32 @@ def _parser() -> argparse.ArgumentParser:
         "the weights in a Keras file, and which of its layers can be loaded.",
     )
     inspect.add_argument("file", metavar="FILE")
+    _add_mpi_plan(commands)
     return parser
 
 
-def _add_bench(commands: Any) -> None:
-    """Add the command ``bench``."""
+def _add_mpi_plan(commands: Any) -> None:
+    """Add the command ``mpi-plan``."""
     command = commands.add_parser(
-        "bench",
-        help="time the implementations on a published or custom layer size",
+        "mpi-plan",
+        help="what dividing a layer between machines costs: bytes, memory, predicted time",
+        description="Prints, for a layer in the midst of a network on several ranks: the lines of each, the bytes that "
+        "are sent in a training step, against those of data-parallel training, the memory of the largest rank, and the "
+        "time of the messages by a model of the network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    _add_size(command)
+    command.add_argument(
+        "--ranks", nargs="+", type=_Integer(1), default=[2, 4, 8, 16, 32, 64], metavar="R", help="ranks"
+    )
+    command.add_argument("--circular", action="store_true", help="whether the last axis is circular, as longitudes")
+    command.add_argument("--optimizer", choices=tuple(plan.STATES), default="adam", help="whose states are in memory")
+    command.add_argument("--alpha", type=float, default=2e-6, metavar="S", help="seconds per message")
+    command.add_argument("--beta", type=float, default=1e10, metavar="B", help="bytes per second that a rank sends")
+
+
+def _add_size(command: Any) -> None:
+    """Add the arguments that give the size of a layer."""
     names = tuple(bench.WORKLOADS)
     command.add_argument(
         "--workload", nargs="+", choices=names, metavar="NAME", help=f"published sizes: {', '.join(names)}"
@@ -86,6 +104,28 @@ def _add_bench(commands: Any) -> None:
     size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="strides")
     size.add_argument("--padding", choices=("valid", "same"), default="valid", help="as in Keras")
     size.add_argument("--batch", type=positive, default=32, metavar="N", help="batch size")
+
+
+def _workloads(parser: argparse.ArgumentParser, command: str, given: dict[str, Any]) -> list[bench.Workload]:
+    """The layers that the arguments of `_add_size` give."""
+    if bool(given["workload"]) == bool(given["input"]):
+        parser.error(f"{command}: give either --workload NAME or --input H W C")
+    if given["workload"]:
+        return [bench.WORKLOADS[name] for name in given["workload"]]
+    input_size, kernel, strides = (tuple(given[name]) for name in ("input", "kernel", "strides"))
+    settings = (given["batch"], input_size, given["filters"], kernel, strides, given["padding"])
+    return [bench.Workload("own", "given on the command line", *settings)]
+
+
+def _add_bench(commands: Any) -> None:
+    """Add the command ``bench``."""
+    command = commands.add_parser(
+        "bench",
+        help="time the implementations on a published or custom layer size",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_size(command)
+    positive = _Integer(1)
     command.add_argument(
         "--implementation", nargs="+", type=int, choices=IMPLEMENTATIONS, default=[1], help="1 loops, 2 dense, 3 sparse"
     )
@@ -120,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     run = {
         "info": _info, "train": _train, "bench": _bench, "warm-up": _warm_up, "convert": _convert, "inspect": _inspect,
+        "mpi-plan": _mpi_plan,
     }  # fmt: skip
     return run[given.pop("command")](parser, given)
 
@@ -180,15 +221,7 @@ def _warm_up(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
 
 
 def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
-    if bool(given["workload"]) == bool(given["input"]):
-        parser.error("bench: give either --workload NAME or --input H W C")
-    if given["workload"]:
-        workloads = [bench.WORKLOADS[name] for name in given["workload"]]
-    else:
-        sizes = (tuple(given[name]) for name in ("input", "kernel", "strides"))
-        input_size, kernel, strides = sizes
-        settings = (given["batch"], input_size, given["filters"], kernel, strides, given["padding"])
-        workloads = [bench.Workload("own", "given on the command line", *settings)]
+    workloads = _workloads(parser, "bench", given)
     try:
         if given["threads"]:
             with deferred():
@@ -198,6 +231,28 @@ def _bench(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         bench.run(workloads, given["implementation"], given["dtype"], given["seconds"], given["json"])
     except (ValueError, OSError, MemoryError) as error:
         parser.error(f"bench: {error}")
+    return 0
+
+
+def _mpi_plan(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
+    network = {name: given[name] for name in ("optimizer", "alpha", "beta")}
+    if min(given["alpha"], given["beta"]) <= 0:
+        parser.error("mpi-plan: --alpha and --beta must be above 0")
+    for workload in _workloads(parser, "mpi-plan", given):
+        rank = len(workload.input_size) - 1
+        modes = padding_modes(workload.padding_mode, rank)
+        if given["circular"]:
+            modes = (*modes[:-1], "circular")
+        try:
+            geometry = Geometry(
+                workload.input_size[:-1], workload.input_size[-1], workload.filters, workload.kernel_size,
+                workload.strides[:rank], (1,) * rank, workload.padding, modes,
+            )  # fmt: skip
+        except ValueError as error:
+            parser.error(f"mpi-plan: {error}")
+        for line in plan.table(geometry, given["ranks"], workload.batch, **network):
+            print(line)
+        print()
     return 0
 
 

@@ -18,6 +18,13 @@ def test_lbfgs(capsys):
     assert "connections right" in capsys.readouterr().out
 
 
+def test_global_field(tmp_path, capsys):
+    arguments = ["--size", "18", "24", "--samples", "64", "--epochs", "6", "--folder", str(tmp_path)]
+    figures = runpy.run_path(str(FOLDER / "global_field.py"))["main"](arguments)
+    assert figures["model"] < 0.5 * figures["persistence"]
+    assert f"model {figures['model']:.6f}" in capsys.readouterr().out
+
+
 def picture(path):
     """Read a PNG as an array."""
     return pytest.importorskip("matplotlib.image").imread(path, format="png")

@@ -579,6 +579,11 @@ class DistributedSequential(PublicNames):
             check_dtype(weight.name, array)
         return [array.astype(weight.layer.dtype) for array, weight in zip(arrays, self._weights, strict=True)]
 
+    @property
+    def bytes_sent(self) -> int:
+        """How many bytes of lines this rank has sent since `distribute`."""
+        return self._world.bytes_sent
+
     def count_params(self) -> int:
         """Return the number of weights of the whole model."""
         return self._parameter_count

@@ -177,15 +177,24 @@ class LayerStripes:
         found = [{other: lines for other in others if len(lines := of(other))} for of in (sends, gets)]
         return found[0], found[1]
 
-    def lines_sent(self, wants_dx: bool = True) -> int:
-        """How many lines all ranks send in a step, forward and backward."""
-        total = 0
-        for rank in range(self.ranks):
-            transfers = [self.halo(rank)[0]]
-            if wants_dx and self.owns_input:
-                transfers += [self.carry(rank, stage)[0] for stage in range(self.stage_count)] + [self.home(rank)[0]]
-            total += sum(len(lines) for transfer in transfers for lines in transfer.values())
-        return total
+    @property
+    def output_ranges(self) -> list[tuple[int, int]]:
+        """The output lines of each rank."""
+        return list(pairwise(self.output_edges))
+
+    def lines_sent_by(self, rank: int) -> int:
+        """How many lines a rank sends in a training step: of x before forward, and of dx in backward."""
+        return sum(len(lines) for sends in self._sends(rank) for lines in sends.values())
+
+    def messages_sent_by(self, rank: int) -> int:
+        """In how many messages."""
+        return sum(map(len, self._sends(rank)))
+
+    def _sends(self, rank: int) -> list[Transfer]:
+        if not self.owns_input:
+            return []
+        carried = [self.carry(rank, stage)[0] for stage in range(self.stage_count)]
+        return [self.halo(rank)[0], *carried, self.home(rank)[0]]
 
     @property
     def is_thick(self) -> bool:

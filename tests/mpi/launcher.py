@@ -17,10 +17,14 @@ OPEN_MPI = {
 }  # fmt: skip
 
 
+def has_mpi():
+    """Whether there is MPI, or must be."""
+    return os.environ.get("LCNUMBA_MPI") == "complete" or (find_spec("mpi4py") is not None and MPIEXEC.exists())
+
+
 def need_mpi():
-    """Skip a file of tests without MPI, unless everything must be there."""
-    missing = find_spec("mpi4py") is None or not MPIEXEC.exists()
-    if missing and os.environ.get("LCNUMBA_MPI") != "complete":
+    """Skip a file of tests without MPI."""
+    if not has_mpi():
         pytest.skip("needs mpi4py and mpiexec; make test-mpi has them", allow_module_level=True)
 
 
