@@ -51,9 +51,9 @@ def run(tmp_path, monkeypatch, capsys):
 
 
 def test_all_pages_with_code_are_tested():
-    """Here, or in frameworks/test_pages.py, whose environment has the frameworks."""
+    """Here, in frameworks/test_pages.py, whose environment has the frameworks, or in mpi/test_pages.py."""
     with_code = {page for page, code in PAGES.items() if code}
-    assert with_code == set(NEEDS) | {"torch.md", "jax.md", "keras3.md", "onnx.md"}, (
+    assert with_code == set(NEEDS) | {"torch.md", "jax.md", "keras3.md", "onnx.md", "distributed.md"}, (
         "give a page with Python blocks a test here, or mark what cannot run as text"
     )
 
