@@ -12,7 +12,7 @@ import numpy as np
 
 from lcnumba.utils import registry
 from lcnumba.utils.messages import public_class
-from lcnumba.utils.norms import norms_over
+from lcnumba.utils.norms import Rows, norms_over
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import integer, real
 
@@ -49,6 +49,8 @@ class NonNeg:
 class Norm:
     """Base class of constraints on norms n = sqrt(sum of w^2 over the axes), which scale each by a factor."""
 
+    rows = Rows()  # where the rows of the weights are
+
     def __init__(self, axis: int | Iterable[int]) -> None:
         entries = axis if isinstance(axis, list | tuple) else (axis,)
         self._axes = [integer("axis", entry, -8) for entry in entries]
@@ -80,7 +82,7 @@ class Norm:
 
     def factors(self, weights: Array) -> Array:
         """The factors of the weights, in float64, of length 1 along the axes."""
-        return self._factors(norms_over(weights, self._axes))
+        return self._factors(norms_over(weights, self._axes, self.rows))
 
     def _factors(self, norms: Array) -> Array:
         raise NotImplementedError

@@ -84,10 +84,11 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             raise ValueError(f"cannot resume from {name!r}: {error}") from error
 
     def restore() -> None:
+        model.share.check_read()
         before = model.get_training_state()
         prepared()
         try:
-            model.set_weights(weights)
+            model.share.set_weights(model, weights)
         except BaseException:
             model.plan_training_state(before)()
             raise

@@ -6,9 +6,10 @@ import os
 import re
 import struct
 import zipfile
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import IO, Any, Self
+from typing import IO, Any, NamedTuple, Self
 
 import numpy as np
 
@@ -19,7 +20,17 @@ from lcnumba.utils.files import PathLike, atomic_write
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import file_path
 
-__all__ = ["ModelFile", "Streamed", "check_suffix", "check_weights", "to_json", "write_model", "write_weights"]
+__all__ = [
+    "ModelFile",
+    "Part",
+    "Streamed",
+    "check_parts",
+    "check_suffix",
+    "check_weights",
+    "to_json",
+    "write_model",
+    "write_weights",
+]
 
 
 FORMAT, WEIGHTS_FORMAT = "lcnumba-model-1", "lcnumba-weights-1"
@@ -161,6 +172,67 @@ def to_json(description: Any) -> str:
     return json.dumps(description, default=_refuse)
 
 
+class Part(NamedTuple):
+    """Some bytes of a member: where they begin, how many, their check sum; and that of the member, and its size."""
+
+    name: str
+    begin: int
+    length: int
+    crc: int
+    member_crc: int
+    member_size: int
+
+
+def check_parts(parts: Iterable[Part]) -> None:
+    """Raise a ValueError unless parts, read by several processes, are whole members and have their check sums.
+
+    Examples
+    --------
+    >>> import zlib
+    >>> from lcnumba.formats.npz import Part, check_parts
+    >>> whole = zlib.crc32(b"one two")
+    >>> check_parts([Part("a", 4, 3, zlib.crc32(b"two"), whole, 7), Part("a", 0, 4, zlib.crc32(b"one "), whole, 7)])
+    """
+    members: dict[str, list[Part]] = {}
+    for part in sorted(set(parts)):
+        members.setdefault(part.name, []).append(part)
+    for name, found in members.items():
+        at = crc = 0
+        for part in found:
+            if part.begin != at:
+                break
+            at, crc = at + part.length, _joined_crc(crc, part.crc, part.length)
+        if (at, crc) != (found[0].member_size, found[0].member_crc):
+            raise ValueError(f"{name} of the file is damaged: its check sum differs")
+
+
+def _joined_crc(first: int, second: int, length: int) -> int:
+    """The CRC-32 of two strings one after the other, given theirs and the length of the second one.
+
+    A CRC is linear over bits: `length` zero bytes after the first string multiply its CRC by a matrix, which is made by
+    repeated squaring (Mark Adler's crc32_combine of zlib).
+    """
+    # The matrix of one zero bit, as the images of the bits of a CRC.
+    matrix = [0xEDB88320, *(1 << bit for bit in range(31))]
+    bits = 8 * length
+    while bits:
+        if bits & 1:
+            first = _times(matrix, first)
+        matrix = [_times(matrix, column) for column in matrix]
+        bits >>= 1
+    return first ^ second
+
+
+def _times(matrix: list[int], vector: int) -> int:
+    """A product of a matrix and a vector of bits."""
+    found = 0
+    for column in matrix:
+        if vector & 1:
+            found ^= column
+        vector >>= 1
+    return found
+
+
 class ModelFile:
     """A file of `write_model` or `write_weights`, opened for reading; a context manager.
 
@@ -182,6 +254,7 @@ class ModelFile:
     def __init__(self, path: PathLike) -> None:
         self._path = path
         self._read_states: set[int] = set()
+        self.parts: list[Part] = []  # of members that were not read as a whole
         with ExitStack() as stack:
             self._stream = stack.enter_context(contents.open_regular(file_path(path)))
             with self._translate_errors(opening=True):
@@ -239,7 +312,7 @@ class ModelFile:
     def read_rows(self, name: str, first: int, last: int, shape: tuple[int, ...]) -> Array:
         """Return some rows of the first axis of a member of this shape, reading no others.
 
-        Their check sum is not compared: that of the file is of the whole member.
+        The file has a check sum of the whole member; `check_parts` compares it with those of rows, noted in `parts`.
         """
         with self._translate_errors():
             limit = os.fstat(self._stream.fileno()).st_size
@@ -257,6 +330,12 @@ class ModelFile:
             stream: Any = self._stream  # buffered binary
             if values.size and stream.readinto(values.reshape(-1).view(np.uint8).data) != values.nbytes:
                 raise ValueError(f"{name} is shorter than its header says")
+            with self._member(name, limit) as member:
+                header = member.read(begin)
+            self.parts += [
+                Part(name, 0, begin, zlib.crc32(header), info.CRC, info.file_size),
+                Part(name, begin + first * rows, values.nbytes, zlib.crc32(values.data), info.CRC, info.file_size),
+            ]
             return _native(values)
 
     def header(self, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:

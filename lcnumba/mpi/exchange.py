@@ -16,10 +16,11 @@ from typing import Any
 import numpy as np
 
 from lcnumba.mpi.stripes import LayerStripes, Transfer
+from lcnumba.utils.norms import Rows
 from lcnumba.utils.sums import exact_parts, exact_sum
 from lcnumba.utils.types import Array
 
-__all__ = ["Lines", "World"]
+__all__ = ["Lines", "World", "WorldRows"]
 
 # The most bytes of a message: MPI before version 4 counts in 32 bits.
 MESSAGE_BYTES = 1 << 30
@@ -93,7 +94,11 @@ class World:
 
     def broadcast(self, value: Any) -> Any:
         """Return the root's value on all ranks."""
-        return self._comm.bcast(value, 0)
+        return self.broadcast_from(0, value)
+
+    def broadcast_from(self, rank: int, value: Any) -> Any:
+        """Return the value of a rank on all ranks."""
+        return self._comm.bcast(value, rank)
 
     def gather_values(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in order."""
@@ -147,6 +152,35 @@ class World:
         for other, array in gets.items():
             whole[:, parts[other]] = array
         return whole
+
+
+class WorldRows(Rows):
+    """The rows of an array of which each rank has some."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __deepcopy__(self, memo: Any) -> "WorldRows":
+        """Return itself: a communicator cannot be copied."""
+        return self
+
+    def sums(self, partial: Callable[[Array | None], Array]) -> Array:
+        """Return a sum over the rows of all ranks, which each rank continues from that of the one before."""
+        world = self._world
+        first = partial(None) if world.is_root else np.zeros(0)
+        start = np.empty(world.broadcast(first.shape))
+        if not world.is_root:
+            world.transfer({}, {world.rank - 1: start})
+            first = partial(start)
+        found = np.ascontiguousarray(first)
+        if world.rank + 1 < world.size:
+            world.transfer({world.rank + 1: found}, {})
+        return world.broadcast_from(world.size - 1, found)
+
+    def maximum(self, values: Array) -> Array:
+        """Return the largest values of all ranks."""
+        largest: Array = np.max(self._world.gather_values(values), axis=0)
+        return largest
 
 
 class Lines:

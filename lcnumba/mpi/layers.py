@@ -1,16 +1,18 @@
 """The layers of a distributed model on one rank: each has its stripe of the numbers."""
 
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from lcnumba.connectivity.stripe import Stripe
+from lcnumba.constraints import Norm
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.locally_connected import LocallyConnected
 from lcnumba.layers.stateless import Stateless
-from lcnumba.mpi.exchange import Lines, World
+from lcnumba.mpi.exchange import Lines, World, WorldRows
 from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.sums import ordered_sum
 from lcnumba.utils.types import Array, Mask, Shape
@@ -150,6 +152,11 @@ def striped(layer: LocallyConnected, stripe: Stripe, world: World, lines: Lines 
     settings = {name: getattr(layer, name) for name in layer._rules}
     mask = layer.kernel_mask
     settings["kernel_mask"] = None if mask is None else mask[slice(*rows_of(stripe))]
+    for weight in ("kernel", *(["bias"] if layer.bias_sharing == "position" else [])):
+        constraint = getattr(layer, f"{weight}_constraint")
+        if isinstance(constraint, Norm):  # which may be over positions
+            settings[f"{weight}_constraint"] = constraint = copy.copy(constraint)
+            constraint.rows = WorldRows(world)
     made: Any = own(
         **settings, name=layer.name, trainable=layer.trainable, optimizer=layer.optimizer, n_threads=layer.n_threads
     )

@@ -524,7 +524,8 @@ class DistributedSequential(PublicNames):
         self._refuse_in_callback("load_weights")
         with self._world.agreed(), npz.ModelFile(path) as file:
             own = self.share.read_weights(file, self.weight_shapes(self.input_shape))
-        self._model.set_weights(own)
+        self.share.check_read()
+        self.set_own_weights(own)
 
     def get_weights(self) -> list[Array]:
         """Return copies of all weights of the whole model, in order, on all ranks, which must have the memory."""
@@ -548,7 +549,11 @@ class DistributedSequential(PublicNames):
                 array[slice(*weight.rows(self._world.rank))]
                 for array, weight in zip(self._checked(weights), self._weights, strict=True)
             ]
-        self._model.set_weights(own)
+        self.set_own_weights(own)
+
+    def set_own_weights(self, weights: list[Array]) -> None:
+        """Set this rank's rows of all weights, which have been checked."""
+        self._model.set_weights(weights)
 
     def receive_weights(self, weights: list[Array] | None = None) -> None:
         """Set this rank's rows of weights that the root sends."""
@@ -564,7 +569,7 @@ class DistributedSequential(PublicNames):
                 self._world.transfer(parts, {})
                 mine[...] = weights[number][first:last]
             own.append(mine)
-        self._model.set_weights(own)
+        self.set_own_weights(own)
 
     def _checked(self, weights: Any) -> list[Array]:
         """Weights of the whole model, cast to the layers' dtypes."""
@@ -715,11 +720,6 @@ def _check_layer(layer: Any, flat: bool) -> None:
             raise TypeError(_refusal(f"{weight}_regularizer", regularizer, f"of {name!r}"))
         if not constraints.is_built_in(constraint):
             raise TypeError(_refusal(f"{weight}_constraint", constraint, f"of {name!r}"))
-        if isinstance(layer, LocallyConnected) and isinstance(constraint, constraints.Norm) and 0 in constraint._axes:
-            raise TypeError(
-                f"{weight}_constraint of {name!r} is over the first axis, that of positions, which ranks divide; give "
-                "another axis"
-            )
 
 
 def _refusal(what: str, value: Any, where: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 
 from lcnumba import gradients, losses, metrics
 from lcnumba.formats import checkpoint
-from lcnumba.formats.npz import ModelFile
+from lcnumba.formats.npz import ModelFile, Part, check_parts
 from lcnumba.mpi.exchange import World
 from lcnumba.mpi.files import Stored, writing
 from lcnumba.training.config import ClipByNorm
@@ -45,6 +45,7 @@ class RankShare(Share):
         self._world, self._model, self._edges = world, model, edges
         self._reads = _slices(reads)
         self._targets = None if edges is None else [slice(*edges[world.rank : world.rank + 2])]
+        self._parts: list[Part] = []  # of the file that was read last
         self._digests: list[Any] = []  # of the arrays of a batch
         self.leads = False  # whether this is the root, whose callbacks run while the other ranks wait for its commands
 
@@ -113,11 +114,19 @@ class RankShare(Share):
 
     def read_weights(self, file: ModelFile, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Return this rank's rows of the weights in a file."""
-        names = file.check_count(len(shapes))
+        self._parts, names = file.parts, file.check_count(len(shapes))
         rows = self._model.weight_rows()
         return [
             file.read_rows(name, row[0], row[1], shape) for name, row, shape in zip(names, rows, shapes, strict=True)
         ]
+
+    def check_read(self) -> None:
+        """Raise a ValueError on all ranks if a file, of which each has read some rows, is damaged."""
+        check_parts(part for parts in self._world.gather_values(self._parts) for part in parts)
+
+    def set_weights(self, model: Any, weights: list[Array]) -> None:
+        """Set this rank's rows of the weights to those of `read_weights`."""
+        model.set_own_weights(weights)
 
     # --- data
 

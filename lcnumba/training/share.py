@@ -81,6 +81,13 @@ class Share:
         """Return the weights in a file, of a model of these shapes."""
         return file.read_weights(shapes)
 
+    def check_read(self) -> None:
+        """Raise a ValueError if a file that was read is damaged, unless that has been checked."""
+
+    def set_weights(self, model: Any, weights: list[Array]) -> None:
+        """Set the weights of a model to those of `read_weights`."""
+        model.set_weights(weights)
+
     def save(self, path: str | os.PathLike[str], model: Any, progress: Any) -> None:
         """Write a checkpoint."""
         checkpoint.write(path, model, progress)

@@ -1,4 +1,4 @@
-"""A training that is killed and resumed: `mpiexec -n 2 python -m mpi4py killed.py FOLDER`.
+"""A training that is killed and resumed: `mpiexec -n 2 python -m mpi4py killed.py FOLDER slowly 3`.
 
 Each rank writes its process number to FOLDER; the root writes the file `done` at the end. Batches take a while, so that
 there is time to kill it, and a checkpoint is written after each.
@@ -17,12 +17,23 @@ import lcnumba as lc
 SHAPE = (None, 24, 10, 2)
 
 
+class Begins(lc.callbacks.Callback):
+    """Writes which step was the first, when that has been saved."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def after_batch(self, run, logs):
+        if not (self.folder / "begun").exists():
+            (self.folder / "begun").write_text(f"{run.step}")
+
+
 class Slowly(lc.callbacks.Callback):
     def after_batch(self, run, logs):
         time.sleep(0.03)
 
 
-def main(folder, pace="slowly"):
+def main(folder, pace, epochs):
     comm, folder = MPI.COMM_WORLD, Path(folder)
     layers = [
         lc.LocallyConnected2D(8, 3, padding="same", activation="relu", rng=1), lc.Dropout(0.2, seed=2),
@@ -34,8 +45,8 @@ def main(folder, pace="slowly"):
     x, y = (rng.standard_normal((60, *shape), np.float32) for shape in (SHAPE[1:], (12, 5, 3)))
     (folder / f"pid{comm.rank}").write_text(str(os.getpid()))
     checkpoint = lc.callbacks.Checkpoint(folder / "run.npz", every_batches=1)
-    model.fit(x, y, epochs=5, batch_size=8, rng=5, resume=folder / "run.npz", progress=False,
-              callbacks=[checkpoint, *([Slowly()] if pace == "slowly" else [])])  # fmt: skip
+    model.fit(x, y, epochs=int(epochs), batch_size=8, rng=5, resume=folder / "run.npz", progress=False,
+              callbacks=[checkpoint, Begins(folder), *([Slowly()] if pace == "slowly" else [])])  # fmt: skip
     if comm.rank == 0:
         (folder / "done").touch()
 
