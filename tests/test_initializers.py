@@ -190,3 +190,35 @@ def test_an_initializer_that_uses_its_layer_is_an_error_and_no_deadlock():
 def test_a_mode_is_a_word():
     with pytest.raises(ValueError, match="mode=array"):
         initializers.VarianceScaling(mode=np.array([]))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("name", [*initializers._BY_NAME, "custom", "seeded"])
+def test_rows_are_those_of_the_whole(name, dtype, monkeypatch):
+    """And the generator goes on as after the whole."""
+    monkeypatch.setattr(initializers, "BLOCK", 4000)
+    initializer = {
+        "custom": lambda shape, dtype, rng: rng.random(shape),
+        "seeded": initializers.RandomUniform(seed=3),
+    }.get(name) or initializers.get(name)
+    shape, fans = ((40, 50), None) if name == "identity" else (SHAPE, (7, 9))
+    rng = np.random.default_rng(1)
+    whole = initializers.draw(initializer, shape, np.dtype(dtype), rng, fans)
+    for first, last in ((0, 40), (0, 1), (3, 17), (39, 40)):
+        twin = np.random.default_rng(1)
+        rows = initializers.draw_rows(initializer, shape, first, last, np.dtype(dtype), twin, fans)
+        np.testing.assert_array_equal(rows, whole[first:last])
+        assert rows.dtype == dtype
+        assert rows.flags.c_contiguous
+        assert twin.bit_generator.state == rng.bit_generator.state
+
+
+def test_rows_of_random_numbers_need_no_memory_of_the_whole():
+    import tracemalloc
+
+    initializer, dtype, rng = initializers.get("glorot_uniform"), np.dtype(np.float32), np.random.default_rng(0)
+    tracemalloc.start()
+    initializers.draw_rows(initializer, (4000, 100, 50), 10, 20, dtype, rng, None)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * 4 * initializers.BLOCK < 4000 * 100 * 50 * 4

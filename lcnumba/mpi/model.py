@@ -376,7 +376,7 @@ class DistributedSequential(PublicNames):
 
         def own(array: Any) -> Any:
             if weight.edges is None or getattr(array, "shape", None) != weight.shape:
-                return array
+                return copy.copy(array)
             return array.read_rows(first, last) if isinstance(array, Stored) else array[first:last].copy()
 
         return {key: own(array) for key, array in arrays.items()} if isinstance(arrays, dict) else arrays

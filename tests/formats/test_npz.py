@@ -579,3 +579,54 @@ def test_non_native_byte_order(saved):
     assert all(weight.dtype.isnative for weight in again.get_weights())
     again.load_weights(path)
     np.testing.assert_array_equal(again(x), y)
+
+
+class Parts(npz.Streamed):
+    """An array that is written row by row."""
+
+    def __init__(self, values):
+        self.values, self.shape, self.dtype = values, values.shape, values.dtype
+
+    def parts(self):
+        yield from self.values
+
+
+def test_an_array_in_parts_gives_the_same_file(tmp_path, rng):
+    values = [rng.standard_normal((5, 3, 2)), rng.standard_normal((4, 1)).astype(np.float32)]
+    npz.write_weights(tmp_path / "whole.npz", values)
+    npz.write_weights(tmp_path / "parts.npz", [Parts(array) for array in values])
+    members = [{n: zipfile.ZipFile(tmp_path / f).read(n) for n in ("weight_0.npy", "weight_1.npy", "config.npy")}
+               for f in ("whole.npz", "parts.npz")]  # fmt: skip
+    assert members[0] == members[1]
+    with np.load(tmp_path / "parts.npz") as file:
+        np.testing.assert_array_equal(file["weight_0"], values[0])
+
+
+def test_rows_are_read_alone_and_checked_together(tmp_path, rng):
+    values = rng.standard_normal((11, 900, 2)).astype(np.float32)
+    path = tmp_path / "weights.npz"
+    npz.write_weights(path, [values, values])
+
+    def read(*ranges):
+        parts = []
+        for first, last in ranges:  # in as many processes
+            with npz.ModelFile(path) as file:
+                np.testing.assert_array_equal(file.read_rows("weight_1", first, last, values.shape), values[first:last])
+                parts += file.parts
+        return parts
+
+    npz.check_parts(read((4, 7), (0, 4), (7, 11)))
+    npz.check_parts(read((0, 11), (0, 11)))
+    npz.check_parts(read((0, 11), (11, 11)))
+    for missing in (read((4, 7), (7, 11)), read((0, 4)), read((0, 4), (5, 11))):
+        with pytest.raises(ValueError, match="weight_1 of the file is damaged"):
+            npz.check_parts(missing)
+    with npz.ModelFile(path) as file, pytest.raises(ValueError, match=r"weight_1 has shape \(11, 900, 2\)"):
+        file.read_rows("weight_1", 0, 2, (11, 1800))
+    content = bytearray(path.read_bytes())
+    content[content.rindex(values[5].tobytes()) + 3] ^= 16
+    path.write_bytes(content)
+    with npz.ModelFile(path) as file:
+        file.read_rows("weight_1", 0, 11, values.shape)
+        with pytest.raises(ValueError, match="damaged"):
+            npz.check_parts(file.parts)
