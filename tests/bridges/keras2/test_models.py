@@ -896,7 +896,7 @@ def test_version_and_help(capsys):
     assert ended.value.code == 0
     assert capsys.readouterr().out == f"lcnumba {lc.__version__}\n"
     assert command_line.main([]) == 0
-    assert "{info,train,bench,warm-up,convert,inspect}" in capsys.readouterr().out
+    assert "{info,train,bench,warm-up,convert,inspect,mpi-plan}" in capsys.readouterr().out
 
 
 def test_bench_checks_its_arguments_before_it_prints(capsys, tmp_path):
