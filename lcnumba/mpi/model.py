@@ -473,7 +473,7 @@ class DistributedSequential(PublicNames):
         y: Any = None
         for at in range(0, max(1, samples), size):
             with self._world.agreed():
-                part = rows.take(slice(at, min(samples, at + size)))
+                part = np.ascontiguousarray(rows.take(slice(at, min(samples, at + size))))
                 check_dtype("x", part)
             found = self.share.whole(self.call_penalised(part)[0])
             with self._world.agreed():
@@ -570,6 +570,7 @@ class DistributedSequential(PublicNames):
                 mine[...] = weights[number][first:last]
             own.append(mine)
         self.set_own_weights(own)
+        self.share.note_states()
 
     def _checked(self, weights: Any) -> list[Array]:
         """Weights of the whole model, cast to the layers' dtypes."""

@@ -46,6 +46,7 @@ class RankShare(Share):
         self._reads = _slices(reads)
         self._targets = None if edges is None else [slice(*edges[world.rank : world.rank + 2])]
         self._parts: list[Part] = []  # of the file that was read last
+        self._noted: list[Any] = []
         self._digests: list[Any] = []  # of the arrays of a batch
         self.leads = False  # whether this is the root, whose callbacks run while the other ranks wait for its commands
 
@@ -65,17 +66,31 @@ class RankShare(Share):
         if not self._world.is_root:
             self._follow(run)
             return
-        error = None
+        error: Exception | None = None
         self.leads = True
+        self.note_states()
         try:
             super().notify(run, method, *arguments)
         except Exception as found:  # noqa: BLE001 - raised below
             error = found
         finally:
             self.leads = False
+        if error is None and self._states() != self._noted:
+            error = RuntimeError(
+                f"a callback has changed weights or the optimizer of a layer in {method}, on this rank alone; use "
+                "run.model.set_weights, and set the optimizer before fit"
+            )
         trainable = [getattr(layer, "trainable", None) for layer in self._model.layers]
         self._world.broadcast(("done", (run.stopped, run.finished, run._lr_override, trainable)))
         self._world.raise_first(error)
+
+    def note_states(self) -> None:
+        """Note the present weights and optimizers, which callbacks must not change on one rank alone."""
+        self._noted = self._states()
+
+    def _states(self) -> list[Any]:
+        layers = [layer for layer in self._model.layers if hasattr(layer, "optimizer")]
+        return [(layer._parameters.version, layer.optimizer) for layer in layers]
 
     def _follow(self, run: Any) -> None:
         """Do what the root's callbacks demand, until they have returned."""
@@ -169,6 +184,8 @@ class RankShare(Share):
         while True:
             with self._world.agreed():
                 batch = next(batches, None)
+                if batch is not None:  # some lines of an array are no contiguous memory
+                    batch = batch._replace(x=np.ascontiguousarray(batch.x), y=np.ascontiguousarray(batch.y))
             self._digests, read = [], (None if batch is None else len(batch.x), self._digests)
             if any(other != read for other in self._world.gather_values(read)):
                 raise ValueError("ranks have different batches; give all ranks the same data in the same order")
@@ -244,7 +261,8 @@ class _LinesOfRows:
     """Some lines of samples."""
 
     def __init__(self, whole: Rows, lines: list[slice]) -> None:
-        self._whole, self._lines, self.in_memory = whole, lines, whole.in_memory
+        self._whole, self._lines = whole, lines
+        self.in_memory = whole.in_memory and len(lines) == 1  # then all samples are a view
         self.shape = (whole.shape[0], _length(lines), *whole.shape[2:])
 
     def take_lines(self, chosen: Any, lines: slice) -> Array:

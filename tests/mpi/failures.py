@@ -180,6 +180,18 @@ def evaluate_in_callback(model):
     return lambda: model.fit(x, y, progress=False, callbacks=[Evaluates()]), None
 
 
+def changes_one_rank(model):
+    """A callback that sets the root's rows of a layer."""
+    x, y = data_of()
+
+    class Sets(lc.callbacks.Callback):
+        def on_epoch_end(self, run, logs):
+            layer = run.model.layers[0]
+            layer.set_weights([2 * weight for weight in layer.get_weights()])
+
+    return lambda: model.fit(x, y, progress=False, callbacks=[Sets()]), None
+
+
 # Ways in which one rank ends without the others' agreement: all processes end.
 
 

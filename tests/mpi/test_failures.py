@@ -30,6 +30,7 @@ ERRORS = {
     "argument": ("ValueError", "batch_size=0 is too small"),
     "thin": ("ValueError", "at most 2"),
     "different_models": ("ValueError", "the weights of the model differ between ranks"),
+    "changes_one_rank": ("RuntimeError", "on this rank alone"),
     "evaluate_in_callback": ("RuntimeError", "give validation_data to fit"),
 }
 
