@@ -28,6 +28,11 @@ def need_mpi():
         pytest.skip("needs mpi4py and mpiexec; make test-mpi has them", allow_module_level=True)
 
 
+def environment():
+    """The environment of programs on ranks."""
+    return {**os.environ, **OPEN_MPI}
+
+
 def run(program, *arguments, ranks, seconds=120, check=True, environ=None):
     """Run a program of this folder on some ranks; 0 for one process without mpiexec. Return the finished process."""
     program = [str(HERE / program), *map(str, arguments)]
@@ -35,7 +40,7 @@ def run(program, *arguments, ranks, seconds=120, check=True, environ=None):
     command = launched if ranks else [sys.executable, *program]
     found = subprocess.run(
         command, capture_output=True, text=True, timeout=seconds, check=False,
-        env={**os.environ, **OPEN_MPI, **(environ or {})},
+        env={**environment(), **(environ or {})},
     )  # fmt: skip
     assert not check or found.returncode == 0, found.stdout[-2000:] + found.stderr[-4000:]
     return found

@@ -11,7 +11,7 @@ import time
 import numpy as np
 import pytest
 from cases import digest
-from launcher import HERE, MPIEXEC, OPEN_MPI, need_mpi, run
+from launcher import HERE, MPIEXEC, environment, need_mpi, run
 
 need_mpi()
 
@@ -67,7 +67,7 @@ def test_the_end_of_one_rank_ends_all(tmp_path, way):
 def start(folder, ranks, pace, epochs):
     command = [str(MPIEXEC), "-n", str(ranks), sys.executable, "-m", "mpi4py", str(HERE / "killed.py")]
     command += [str(folder), pace, str(epochs)]
-    return subprocess.Popen(command, env={**os.environ, **OPEN_MPI}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(command, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
 
 def kill_and_resume(folder, kills, epochs):
