@@ -199,7 +199,7 @@ class DistributedSequential(PublicNames):
                     found = source[len(arrays) if given is None else 0][first:last]
                 else:
                     found = initializers.draw_rows(draw[name], whole, first, last, dtype, layer._rng, fans.get(name))
-                arrays.append(np.array(found, dtype, order="C"))
+                arrays.append(found if found.base is None else np.array(found, dtype, order="C"))
                 self._weights.append(weight)
             own.build_with(own_shape, arrays)
 
