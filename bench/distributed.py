@@ -1,9 +1,9 @@
 """One process with all threads against ranks of MPI with one thread each: ``python -m bench.distributed``.
 
-Both run in turn, in fresh processes, on the same data, of which each rank reads its lines. Each training step is timed by
-itself, and losses must be equal to the last bit. Printed are medians with quartiles over all turns, the ratio of medians
-turn by turn, and the peak of the memory of the largest rank, above that of a process that only imports the library and
-Numba. Needs ``pip install '.[mpi]' mpich h5py``.
+Both run in turn, in fresh processes, on the same data, of which each rank reads its lines. Each training step is timed
+by itself, and losses must be equal to the last bit. Printed are medians with quartiles over all turns, the ratio of
+medians turn by turn, and the peak of the memory of the largest rank, above that of a process that only imports the
+library and Numba. Needs ``pip install '.[mpi]' mpich h5py``.
 """
 
 import argparse

@@ -11,6 +11,7 @@ import warnings
 import zipfile
 from pathlib import Path
 
+import h5py
 import numpy as np
 
 import lcnumba as lc
@@ -109,6 +110,8 @@ def cases():
                                 callbacks=lambda: [lc.callbacks.EarlyStopping(patience=1)]),
         "learning rate": field((12, 5, 2), conv(3, 3), conv(2, 3), epochs=3,
                                callbacks=lambda: [lc.callbacks.LearningRate(lambda epoch, lr: 0.01 / (epoch + 1))]),
+        "read lazily": field((12, 6, 2), conv(3, 3, **ring), conv(2, 3, **same), lazy=True, validation_split=0.25),
+        "memory map": field((12, 6, 2), lc.Activation("tanh"), conv(3, 3, **same), lazy="map"),
         "batches": field((12, 5, 2), conv(3, 3, **same), generator=True),
         "control": field((13, 7, 2), conv(3, 3, **same, activation="relu"), conv(2, 3, **same), seed=77),
     }  # fmt: skip
@@ -133,6 +136,20 @@ def data_of(case, model, rng):
     return x, y
 
 
+def lazily(how, path, comm, *arrays):
+    """The arrays in files that rank 0 writes."""
+    if comm is None or comm.rank == 0:
+        for number, array in enumerate(arrays):
+            np.save(f"{path}{number}.npy", array)
+            with h5py.File(f"{path}{number}.h5", "w") as file:
+                file["data"] = array
+    if comm is not None:
+        comm.Barrier()
+    if how == "map":
+        return tuple(np.load(f"{path}{number}.npy", mmap_mode="r") for number in range(len(arrays)))
+    return tuple(h5py.File(f"{path}{number}.h5")["data"] for number in range(len(arrays)))
+
+
 def train(case, path, comm=None):
     """Train a model, and return it with its predictions."""
     model = lc.Sequential(case["layers"], name="model")
@@ -150,7 +167,7 @@ def train(case, path, comm=None):
     settings = {name: case[name] for name in ("class_weight", "validation_split") if name in case}
     if "weights" in case:
         settings["sample_weight"] = rng.random((SAMPLES, *case["weights"]))
-    given = (x, y)
+    given = lazily(case["lazy"], path, comm, x, y) if "lazy" in case else (x, y)
     if "generator" in case:
         given = ([(x[at : at + 7], y[at : at + 7]) for at in range(0, SAMPLES, 7)],)
     callbacks = [*case.get("callbacks", list)(), lc.callbacks.Checkpoint(path)]
