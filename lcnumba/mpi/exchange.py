@@ -60,6 +60,9 @@ class World:
             yield
         except Exception as found:  # noqa: BLE001 - raised below
             error = found
+        except BaseException:  # this process ends, by Ctrl-C or sys.exit
+            self.abort()
+            raise
         self.raise_first(error)
 
     def raise_first(self, error: Exception | None) -> None:
@@ -82,15 +85,16 @@ class World:
         try:
             yield
         except BaseException:
-            if self.size == 1:
-                raise
-            traceback.print_exc()
             self.abort()
+            raise
 
     def abort(self) -> None:
-        """End all processes."""
-        sys.stderr.flush()
-        self._comm.Abort(1)
+        """Print the error that is being handled, and end all processes, if there are others."""
+        if self.size > 1:
+            traceback.print_exc()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self._comm.Abort(1)
 
     def broadcast(self, value: Any) -> Any:
         """Return the root's value on all ranks."""

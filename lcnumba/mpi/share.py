@@ -73,6 +73,9 @@ class RankShare(Share):
             super().notify(run, method, *arguments)
         except Exception as found:  # noqa: BLE001 - raised below
             error = found
+        except BaseException:  # this process ends, by Ctrl-C or sys.exit
+            self._world.abort()
+            raise
         finally:
             self.leads = False
         if error is None and self._states() != self._noted:

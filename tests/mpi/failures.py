@@ -214,6 +214,24 @@ def killed(model):
     raise AssertionError("not reached")
 
 
+def exits(model):
+    """A callback that ends the program."""
+    x, y = data_of()
+
+    class Exits(lc.callbacks.Callback):
+        def after_batch(self, run, logs):
+            sys.exit(0)
+
+    model.fit(x, y, batch_size=4, progress=False, callbacks=[Exits()])
+    raise AssertionError("not reached")
+
+
+def exits_in_loss(model):
+    x, y = data_of()
+    model.fit(x, y, progress=False, loss=lambda y, p: sys.exit(3) if COMM.rank == 1 else (0.0, np.zeros_like(p)))
+    raise AssertionError("not reached")
+
+
 def interrupted(model):
     """Ctrl-C at one rank."""
     x, y = data_of()

@@ -55,7 +55,7 @@ def test_all_ranks_raise_the_same_and_weights_are_unchanged(failed, way):
         assert report["loss"] == reports[0]["loss"]
 
 
-@pytest.mark.parametrize("way", ["bug", "killed", "interrupted"])
+@pytest.mark.parametrize("way", ["bug", "killed", "interrupted", "exits", "exits_in_loss"])
 def test_the_end_of_one_rank_ends_all(tmp_path, way):
     began = time.monotonic()
     found = run("failures.py", tmp_path, way, ranks=3, check=False, seconds=60)
