@@ -80,7 +80,7 @@ def _add_mpi_plan(commands: Any) -> None:
         "time of the messages by a model of the network.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    _add_size(command)
+    _add_size(command, any_rank=True)
     command.add_argument(
         "--ranks", nargs="+", type=_Integer(1), default=[2, 4, 8, 16, 32, 64], metavar="R", help="ranks"
     )
@@ -90,18 +90,28 @@ def _add_mpi_plan(commands: Any) -> None:
     command.add_argument("--beta", type=float, default=1e10, metavar="B", help="bytes per second that a rank sends")
 
 
-def _add_size(command: Any) -> None:
-    """Add the arguments that give the size of a layer."""
+def _add_size(command: Any, any_rank: bool = False) -> None:
+    """Add the arguments that give the size of a layer: of two dimensions, or of one to three."""
     names = tuple(bench.WORKLOADS)
     command.add_argument(
         "--workload", nargs="+", choices=names, metavar="NAME", help=f"published sizes: {', '.join(names)}"
     )
     size = command.add_argument_group("custom size, instead of --workload")
     positive = _Integer(1)
-    size.add_argument("--input", nargs=3, type=positive, metavar=("H", "W", "C"), help="height, width, channels")
+    sizes = {
+        "input": (3, ("H", "W", "C"), None, "height, width, channels"),
+        "kernel": (2, ("KH", "KW"), (3, 3), "window size"),
+        "strides": (2, ("SH", "SW"), (1, 1), "strides"),
+    }  # fmt: skip
+    for name, (count, letters, default, text) in sizes.items():
+        settings: dict[str, Any] = {"nargs": count, "metavar": letters, "default": default}
+        if any_rank:
+            settings = {"nargs": "+", "metavar": "N", "default": default and default[:1]}
+            text += (
+                ", or of other dimensions; one number for all" if default else ", or of other dimensions, channels last"
+            )
+        size.add_argument(f"--{name}", type=positive, help=text, **settings)
     size.add_argument("--filters", type=positive, default=32, metavar="F", help="number of filters")
-    size.add_argument("--kernel", nargs=2, type=positive, default=(3, 3), metavar=("KH", "KW"), help="window size")
-    size.add_argument("--strides", nargs=2, type=positive, default=(1, 1), metavar=("SH", "SW"), help="strides")
     size.add_argument("--padding", choices=("valid", "same"), default="valid", help="as in Keras")
     size.add_argument("--batch", type=positive, default=32, metavar="N", help="batch size")
 
@@ -243,10 +253,12 @@ def _mpi_plan(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         modes = padding_modes(workload.padding_mode, rank)
         if given["circular"]:
             modes = (*modes[:-1], "circular")
+        kernel, strides = (size * rank if len(size) == 1 else size for size in (workload.kernel_size, workload.strides))
+        strides = strides if given["input"] else strides[:rank]
         try:
             geometry = Geometry(
-                workload.input_size[:-1], workload.input_size[-1], workload.filters, workload.kernel_size,
-                workload.strides[:rank], (1,) * rank, workload.padding, modes,
+                workload.input_size[:-1], workload.input_size[-1], workload.filters, kernel, strides, (1,) * rank,
+                workload.padding, modes,
             )  # fmt: skip
         except ValueError as error:
             parser.error(f"mpi-plan: {error}")

@@ -75,7 +75,7 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
                     raise ValueError(f"it was trained on samples of shape {shape[1:]}, not {known}")
             weights = model.share.read_weights(file, model.weight_shapes(shape))
             tree = _decode(file.training, model.share.stored(file))
-            progress = _validate_progress(tree["progress"])
+            progress = _validate_progress(model.share.loaded(tree["progress"]))
             model.build(shape)
             prepared = model.plan_training_state(tree["layers"])
         except Exception as error:
@@ -84,7 +84,6 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             raise ValueError(f"cannot resume from {name!r}: {error}") from error
 
     def restore() -> None:
-        model.share.check_read()
         before = model.get_training_state()
         prepared()
         try:

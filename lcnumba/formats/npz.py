@@ -317,11 +317,15 @@ class ModelFile:
         with self._translate_errors():
             limit = os.fstat(self._stream.fileno()).st_size
             with self._member(name, limit) as member:
-                found, dtype = _read_header(member)
+                found, is_fortran, dtype = _read_whole_header(member)
                 begin = member.tell()
             rows = math.prod(shape[1:]) * dtype.itemsize
             if found != shape or dtype.kind not in "biuf" or begin + rows * shape[0] > self._size(name):
                 raise ValueError(f"{name} has shape {found} and dtype {dtype}, but {self._expected_by()} shape {shape}")
+            if is_fortran:  # rows are no contiguous bytes
+                with self._member(name, limit) as member:
+                    whole = np.lib.format.read_array(member, allow_pickle=False)
+                return _native(np.ascontiguousarray(whole[first:last]))
             info = self._archive.getinfo(f"{name}.npy")
             self._stream.seek(info.header_offset + 26)  # where a local header has the lengths of its last two fields
             lengths = struct.unpack("<HH", self._stream.read(4))
@@ -410,9 +414,15 @@ def _native(array: Array) -> Array:
 
 def _read_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Read the shape and dtype of an .npy member, up to its data."""
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
-    shape, _, dtype = read[np.lib.format.read_magic(member)](member)
+    shape, _, dtype = _read_whole_header(member)
     return shape, dtype
+
+
+def _read_whole_header(member: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Read the shape, whether the order is Fortran's, and the dtype of an .npy member, up to its data."""
+    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+    found: tuple[tuple[int, ...], bool, np.dtype[Any]] = read[np.lib.format.read_magic(member)](member)
+    return found
 
 
 def _write_header(member: IO[bytes], array: Streamed) -> None:

@@ -72,18 +72,22 @@ class World:
         if not failed.any():
             return
         first = int(np.argmax(failed))
-        told = self._comm.bcast(_portable(error) if self.rank == first else None, first)
-        found = error if self.rank == first else told
-        assert found is not None
+        told: Exception = self._comm.bcast(_portable(error) if self.rank == first else None, first)
+        if self.rank == first and type(error) is type(told):
+            told = error  # with its traceback
         if self.size > 1:
-            found.add_note(f"raised by rank {first} of {self.size}")
-        raise found
+            told.add_note(f"raised by rank {first} of {self.size}")
+        raise told from (None if told is error else error)
 
     @contextmanager
     def committed(self) -> Iterator[None]:
-        """Run a block that must not fail; if it does, end all processes."""
+        """Run a block that must not fail; if it does, end all processes.
+
+        NumPy does not warn in it: where warnings are errors, one of a number that overflows would be a failure.
+        """
         try:
-            yield
+            with np.errstate(all="ignore"):
+                yield
         except BaseException:
             self.abort()
             raise

@@ -63,7 +63,8 @@ def writing(world: World, arrays: Callable[[], Sequence[Striped]]) -> Iterator[b
     Yields whether this is the root; the other ranks' block comes when all has been sent.
     """
     if not world.is_root:
-        own = {array.key: array.own for array in arrays()}
+        with world.committed():  # the root waits for it
+            own = {array.key: array.own for array in arrays()}
         world.serve(lambda what: own[what[0]][what[1] : what[2]])
         yield False
         return

@@ -43,7 +43,7 @@ def communicator(comm: Any = None) -> Any:
         comm = _mpi().COMM_WORLD
     if not all(hasattr(comm, name) for name in ("Get_rank", "Get_size", "Dup")):
         raise TypeError(f"comm={comm!r:.80} is a {type(comm).__name__}; give an mpi4py communicator, MPI.COMM_WORLD")
-    if comm.Get_size() == 1:
+    if comm.Get_size() == 1 and _mpi().COMM_WORLD.Get_size() == 1:
         check_launcher(os.environ)
     return comm
 
@@ -86,7 +86,7 @@ def prepare(comm: Any) -> None:
     """
     if comm.Get_size() == 1:
         return
-    _install_hook(comm)
+    _install_hook()
     node_ranks = _ranks_on_node(comm)
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     limit_threads(threads_per_rank(affinity, os.cpu_count() or 1, node_ranks))
@@ -116,7 +116,7 @@ def limit_threads(number: int) -> None:
         threadpool_limits(number, "blas")
 
 
-def _install_hook(comm: Any) -> None:
+def _install_hook() -> None:
     """Let an error that ends this process end all: the others would wait for it forever."""
     before = sys.excepthook
     if getattr(before, "ends_all", False):
@@ -127,7 +127,7 @@ def _install_hook(comm: Any) -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         if threading.current_thread() is threading.main_thread():
-            comm.Abort(1)
+            _mpi().COMM_WORLD.Abort(1)
 
     hook.ends_all = True  # type: ignore[attr-defined]
     sys.excepthook = hook

@@ -35,6 +35,7 @@ from lcnumba.utils import validation
 from lcnumba.utils.arrays import as_numpy, check_dtype, read_only, reads_lazily
 from lcnumba.utils.display import PublicNames
 from lcnumba.utils.messages import public
+from lcnumba.utils.sums import exact_sum
 from lcnumba.utils.types import Array, Shape
 
 __all__ = ["DistributedSequential", "distribute"]
@@ -93,8 +94,8 @@ def distribute(model: Sequential, comm: Any = None, *, input_shape: Shape | None
     """
     found = communicator(comm)
     world = World(found)
+    prepare(found)
     with world.agreed():
-        prepare(found)
         whole, shape = _unbuilt(model, input_shape)
         stripes = _stripes(whole, shape, world.size)
     _synchronise(whole, model, world)
@@ -294,10 +295,10 @@ class DistributedSequential(PublicNames):
                 if regularizer is None:
                     continue
                 array = layer._parameters[weight.name]
-                if weight.edges is None:
-                    found.append(regularizer(array))
-                else:
-                    found.append(regularizer.of_sums(*map(self._world.total, regularizer.row_sums(array))))
+                with self._world.agreed():
+                    sums = regularizer.row_sums(array)
+                total_of = exact_sum if weight.edges is None else self._world.total
+                found.append(regularizer.of_sums(*map(total_of, sums)))
             total.append(sum(found))
         return sum(total)
 
@@ -390,6 +391,7 @@ class DistributedSequential(PublicNames):
 
     def set_optimizer(self, optimizer: Any) -> None:
         """Set the optimizer, a name or an object, of every layer; its state is reset."""
+        self._refuse_in_callback("set_optimizer")
         with self._world.agreed():
             found = optimizers.get(optimizer)
             if not optimizers.is_built_in(found):
@@ -404,6 +406,7 @@ class DistributedSequential(PublicNames):
         clip_value: float | None = None, clip_norm: float | None = None, accumulate: int = 1,
     ) -> None:  # fmt: skip
         """Configure training; as `Sequential.compile`."""
+        self._refuse_in_callback("compile")
         with self._world.agreed():
             config = training_config(loss, metrics, lr, clip_value, clip_norm, accumulate)
             warn_of_last_activation(self, config)
@@ -428,7 +431,11 @@ class DistributedSequential(PublicNames):
         with self._world.agreed():
             generator = validation.generator(rng)
         generator.bit_generator.state = self._world.broadcast(generator.bit_generator.state)
-        self._check_same(x, y)
+        held_out = validation_data if isinstance(validation_data, tuple | list) else ()
+        self._check_same(
+            x, y, sample_weight, *held_out, epochs, batch_size, lr, shuffle, initial_epoch, steps_per_epoch
+        )
+        self._check_class_weight(class_weight)
         return loop.fit(
             self, x, y, loss=loss, epochs=epochs, batch_size=batch_size, lr=lr, metrics=metrics,
             sample_weight=sample_weight, class_weight=class_weight, validation_data=validation_data,
@@ -444,6 +451,7 @@ class DistributedSequential(PublicNames):
     ) -> Logs:  # fmt: skip
         """Return loss and metrics of the model on data; as `Sequential.evaluate`."""
         self._refuse_in_callback("evaluate")
+        self._check_same(x, y, sample_weight, batch_size)
         return evaluation.evaluate(
             self, x, y, loss=loss, metrics=metrics, sample_weight=sample_weight, batch_size=batch_size
         )
@@ -455,7 +463,8 @@ class DistributedSequential(PublicNames):
     ) -> Logs:  # fmt: skip
         """Step the model once; as `Sequential.train_on_batch`."""
         self._refuse_in_callback("train_on_batch")
-        self._check_same(x, y)
+        self._check_same(x, y, sample_weight, lr)
+        self._check_class_weight(class_weight)
         return step.train_on_batch(
             self, x, y, sample_weight=sample_weight, class_weight=class_weight, loss=loss, metrics=metrics, lr=lr
         )
@@ -464,6 +473,7 @@ class DistributedSequential(PublicNames):
     def predict(self, x: Any, batch_size: int = 256) -> Any:
         """Return the whole output on all ranks, computed in batches; as `Sequential.predict`."""
         self._refuse_in_callback("predict")
+        self._check_same(x, batch_size)
         with self._world.agreed():
             size = validation.integer("batch_size", batch_size)
             values, like = (x, lambda y: y) if reads_lazily(x) else as_numpy("x", x)
@@ -552,23 +562,34 @@ class DistributedSequential(PublicNames):
         self.set_own_weights(own)
 
     def set_own_weights(self, weights: list[Array]) -> None:
-        """Set this rank's rows of all weights, which have been checked."""
-        self._model.set_weights(weights)
+        """Set this rank's rows of all weights, on all ranks or none."""
+        rest, plans = list(weights), []
+        with self._world.agreed():
+            for layer in self._own:
+                count = sum(weight.layer is layer for weight in self._weights)
+                if count:
+                    plans.append(layer.plan_weights(rest[:count]))
+                    rest = rest[count:]
+        with self._world.committed():
+            for plan in plans:
+                plan()
 
     def receive_weights(self, weights: list[Array] | None = None) -> None:
         """Set this rank's rows of weights that the root sends."""
-        own = []
-        for number, weight in enumerate(self._weights):
-            first, last = weight.rows(self._world.rank)
-            mine = np.empty((last - first, *weight.shape[1:]), weight.layer.dtype)
+        with self._world.agreed():
+            ranges = [weight.rows(self._world.rank) for weight in self._weights]
+            own = [
+                np.empty((last - first, *weight.shape[1:]), weight.layer.dtype)
+                for weight, (first, last) in zip(self._weights, ranges, strict=True)
+            ]
+        for number, (weight, mine) in enumerate(zip(self._weights, own, strict=True)):
             if weights is None:
                 self._world.transfer({}, {0: mine})
             else:
                 others = range(1, self._world.size)
                 parts = {rank: np.ascontiguousarray(weights[number][slice(*weight.rows(rank))]) for rank in others}
                 self._world.transfer(parts, {})
-                mine[...] = weights[number][first:last]
-            own.append(mine)
+                mine[...] = weights[number][slice(*ranges[number])]
         self.set_own_weights(own)
         self.share.note_states()
 
@@ -613,13 +634,19 @@ class DistributedSequential(PublicNames):
         shapes = f"{self.input_shape} -> {self.output_shape}"
         return f"<DistributedSequential {self.name!r} on {self._world.size} ranks: {shapes}>"
 
-    def _check_same(self, *arrays: Any) -> None:
-        """Raise unless all ranks were given the same arrays, as far as a few of their numbers show."""
-        with self._world.agreed():
-            mine = [digest(array) for array in arrays]
-        found = self._world.gather_values(mine)
+    def _check_same(self, *arguments: Any) -> None:
+        """Raise unless all ranks were given the same, as far as numbers and some of the entries of arrays show."""
+        found = self._world.gather_values([digest("x", argument) for argument in arguments])
         if any(other != found[0] for other in found):
             raise ValueError("ranks were given different data; all must get the same, such as from one seed or file")
+
+    def _check_class_weight(self, class_weight: Any) -> None:
+        """Refuse weights of classes where ranks have lines of the targets."""
+        if class_weight is not None and len(self.output_shape) > 2:
+            raise TypeError(
+                f"class_weight needs one label a sample; the model predicts shape {self.output_shape}: give "
+                "sample_weight by position"
+            )
 
 
 class _DistributedBackward(SequentialBackward):
@@ -751,7 +778,9 @@ def _synchronise(whole: Sequential, model: Sequential, world: World) -> None:
     with world.agreed():
         for rng, state in zip(generators, states, strict=True):
             rng.bit_generator.state = state
-    digests = world.gather_values([digest(weight) for weight in model.live_weights()] if model.built else None)
+    digests = world.gather_values(
+        [digest("weights", weight) for weight in model.live_weights()] if model.built else None
+    )
     if any(other != digests[0] for other in digests):
         raise ValueError(
             "the weights of the model differ between ranks; build it with rng=..., or not before distribute"

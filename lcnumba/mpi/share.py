@@ -13,13 +13,15 @@ from lcnumba import gradients, losses, metrics
 from lcnumba.formats import checkpoint
 from lcnumba.formats.npz import ModelFile, Part, check_parts
 from lcnumba.mpi.exchange import World
-from lcnumba.mpi.files import Stored, writing
+from lcnumba.mpi.files import Stored, loaded, writing
 from lcnumba.training.config import ClipByNorm
 from lcnumba.training.data import Batch, Rows
+from lcnumba.training.evaluation import value_and_slope
 from lcnumba.training.share import Share
-from lcnumba.utils.arrays import as_numpy, reads_lazily
+from lcnumba.utils.arrays import as_numpy, check_dtype, reads_lazily
 from lcnumba.utils.norms import norm_of_all
 from lcnumba.utils.types import Array, Shape
+from lcnumba.utils.validation import axes_hint
 
 __all__ = ["ClipTogether", "RankShare", "digest"]
 
@@ -46,11 +48,20 @@ class RankShare(Share):
         self._reads = _slices(reads)
         self._targets = None if edges is None else [slice(*edges[world.rank : world.rank + 2])]
         self._parts: list[Part] = []  # of the file that was read last
+        self._closes = False
         self._noted: list[Any] = []
         self._digests: list[Any] = []  # of the arrays of a batch
         self.leads = False  # whether this is the root, whose callbacks run while the other ranks wait for its commands
 
     # --- agreement
+
+    def committing(self) -> AbstractContextManager[None]:
+        """Run a block that must not fail; if it does, all processes end."""
+        return self._world.committed()
+
+    def first(self, value: Value | None) -> Value | None:
+        """Return the value of the first rank that has one."""
+        return next((found for found in self._world.gather_values(value) if found is not None), None)
 
     def together(self) -> AbstractContextManager[None]:
         """Run a block that may fail: if it does so on any rank, it fails on all."""
@@ -108,8 +119,18 @@ class RankShare(Share):
                 layer.trainable = value
         self._world.raise_first(None)
 
+    def close(self, callback: Any) -> None:
+        """Close a callback, on the root, which must not need the other ranks."""
+        self._closes = True
+        try:
+            callback.close()
+        finally:
+            self._closes = False
+
     def command(self, name: str, *arguments: Any) -> None:
         """Let the other ranks call a method of the model, if they wait for the root's callbacks."""
+        if self._closes:
+            raise RuntimeError("a callback cannot save or change the model in close(); do so in on_train_end")
         if self.leads:
             self._world.broadcast((name, arguments))
 
@@ -129,6 +150,10 @@ class RankShare(Share):
             return found if len(found.shape) > 1 else found.read()
 
         return array
+
+    def loaded(self, tree: Any) -> Any:
+        """Return a tree of what `stored` returned with whole arrays in its place."""
+        return loaded(tree)
 
     def read_weights(self, file: ModelFile, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Return this rank's rows of the weights in a file."""
@@ -165,7 +190,7 @@ class RankShare(Share):
     def array(self, name: str, array: Array) -> Array:
         """Return this rank's lines of an array."""
         lines = self._lines(name, array.shape)
-        self._digests.append(digest(array))
+        self._digests.append(digest(name, array))
         return array if lines is None else _take(array, lines)
 
     def _lines(self, name: str, shape: tuple[int, ...]) -> list[slice] | None:
@@ -173,23 +198,27 @@ class RankShare(Share):
         if name == "x":
             wanted = self._model.input_shape
             if tuple(shape[1:]) != tuple(wanted[1:]):
-                raise ValueError(f"x has shape {tuple(shape)}; the model was built for {wanted}")
+                hint = axes_hint("x", tuple(shape), wanted)
+                raise ValueError(f"x has shape {tuple(shape)}; the model was built for {wanted}{hint}")
             return self._reads
         if self._targets is None or (len(shape) < 2 and name == "sample_weight"):
             return None
         wanted = self._model.output_shape
         if len(shape) < 2 or shape[1] != wanted[1]:
-            raise ValueError(f"{name} has shape {tuple(shape)}; the model predicts shape {wanted}")
+            wanted = (shape[0], *wanted[1:])
+            hint = axes_hint(name, tuple(shape), wanted)
+            raise ValueError(f"{name} has shape {tuple(shape)}; the model predicts shape {wanted}{hint}")
         return self._targets
 
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield batches; an error of reading is raised on all ranks."""
         while True:
+            self._digests = []
             with self._world.agreed():
                 batch = next(batches, None)
                 if batch is not None:  # some lines of an array are no contiguous memory
                     batch = batch._replace(x=np.ascontiguousarray(batch.x))
-            self._digests, read = [], (None if batch is None else len(batch.x), self._digests)
+            read = (None if batch is None else len(batch.x), self._digests)
             if any(other != read for other in self._world.gather_values(read)):
                 raise ValueError("ranks have different batches; give all ranks the same data in the same order")
             if batch is None:
@@ -198,17 +227,30 @@ class RankShare(Share):
 
     # --- loss and metrics
 
+    def check(self, loss: Any, y: Array, shape: Shape) -> None:
+        """Raise unless targets are valid; a loss of one's own, which gets all lines, checks them when it is called."""
+        if self._edges is None or losses.is_of_lines(loss):
+            super().check(loss, y, shape)
+
+    def transformed(self, transform: Any, grads: Any) -> Any:
+        """Return gradients, transformed."""
+        if isinstance(transform, ClipTogether):
+            return transform(grads)
+        with self._world.agreed():
+            return transform(grads)
+
     def loss(self, loss: Any, y: Array, prediction: Array, weights: Array | None) -> Any:
         """Return a loss of all lines, and its gradient by this rank's."""
-        if self._edges is None:
+        if self._edges is None or not losses.is_of_lines(loss):
+            y, prediction = self.whole(y), self.whole(prediction)
+            each = weights if weights is None or weights.ndim < 2 else self.whole(weights)
             with self._world.agreed():
-                return super().loss(loss, y, prediction, weights)
-        if not losses.is_of_lines(loss):
-            whole = [self.whole(array) for array in (y, prediction)]
-            whole += [] if weights is None else [weights if weights.ndim < 2 else self.whole(weights)]
-            with self._world.agreed():
-                value, dy = loss(*whole)
-                return value, _take(np.asarray(dy), self._targets or [])
+                value, dy = value_and_slope(loss, super().loss(loss, y, prediction, each))
+                if np.shape(dy) != prediction.shape:
+                    raise ValueError(f"dy has shape {np.shape(dy)}; give the shape of y, {prediction.shape}")
+                slope = as_numpy("dy", dy)[0]
+                check_dtype("dy", slope)
+                return value, slope if self._targets is None else _take(slope, self._targets)
         with self._world.agreed():
             count = loss.count(y, prediction)
         count = self._world.count(count)
@@ -264,8 +306,7 @@ class _LinesOfRows:
     """Some lines of samples."""
 
     def __init__(self, whole: Rows, lines: list[slice]) -> None:
-        self._whole, self._lines = whole, lines
-        self.in_memory = whole.in_memory and len(lines) == 1  # then all samples are a view
+        self._whole, self._lines, self.in_memory = whole, lines, whole.in_memory
         self.shape = (whole.shape[0], _length(lines), *whole.shape[2:])
 
     def take_lines(self, chosen: Any, lines: slice) -> Array:
@@ -296,11 +337,16 @@ def _take(array: Array, lines: list[slice]) -> Array:
 RUNS, RUN = 16, 16
 
 
-def digest(array: Any) -> Any:
-    """What is compared of an array in memory: its shape, dtype, and a check sum of some of its numbers."""
-    if array is None or reads_lazily(array) or not hasattr(array, "shape"):
+def digest(name: str, value: Any) -> Any:
+    """What is compared of an argument: of an array in memory its shape, dtype, and a check sum of some entries."""
+    if isinstance(value, str | int | float | bool):
+        return value
+    if value is None or reads_lazily(value) or not hasattr(value, "shape"):
         return None
-    values = as_numpy("x", array, any_dtype=True)[0]
+    try:
+        values = as_numpy(name, value, any_dtype=True)[0]
+    except (TypeError, ValueError):  # raised again where the argument is used
+        return None
     if values.dtype.hasobject or not values.size:
         return values.shape
     begins = np.linspace(0, max(0, values.size - RUN), RUNS).astype(np.int64)

@@ -171,8 +171,12 @@ class Samples:
         self.samples, self.sample = x.shape[0], tuple(x.shape[1:])
         self._batch_size = batch_size or max(1, self.samples)
         self._checked = x.in_memory and y.in_memory
-        probe = slice(None) if self._checked else slice(0, 1)
-        check(self._x.take(probe), self._y.take(probe))
+        # Of the inputs only shape and dtype are checked.
+        first = self._x.take(slice(0, 1))
+        if self._checked:
+            check(np.broadcast_to(first, self._x.shape), self._y.take(slice(None)))
+        else:
+            check(first, self._y.take(slice(0, 1)))
 
     def __len__(self) -> int:
         """Number of batches."""

@@ -17,7 +17,7 @@ from lcnumba.utils.messages import warn
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import integer
 
-__all__ = ["BatchResult", "RunningMean", "evaluate", "evaluate_batches", "loss_and_metrics"]
+__all__ = ["BatchResult", "RunningMean", "evaluate", "evaluate_batches", "loss_and_metrics", "value_and_slope"]
 
 Collected = dict[str, tuple[Array, ...]]
 
@@ -110,14 +110,7 @@ def loss_and_metrics(
     The loss and the metrics get read-only arrays: backward uses the prediction, and y may be the user's own array.
     """
     y, view, share = read_only(batch.y), read_only(prediction), model.share
-    found: Any = share.loss(config.loss, y, view, batch.weights)
-    try:
-        value, dy = found
-        value = float(value)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"loss {config.loss!r} must return a pair (value, dy_pred) with a scalar value, got {found!r:.80}"
-        ) from error
+    value, dy = value_and_slope(config.loss, share.loss(config.loss, y, view, batch.weights))
     if warn_of_loss and (text := share.doubt(config.loss, view)) is not None:
         warn(text)
     penalty = model.penalties() + activity
@@ -137,6 +130,17 @@ def loss_and_metrics(
                 f"metric {name!r} must return a scalar, got {found!r:.80} of type {type(found).__name__}"
             ) from error
     return BatchResult(logs, collected, penalty), dy
+
+
+def value_and_slope(loss: Any, found: Any) -> tuple[float, Any]:
+    """What a loss has returned, as a number and the gradient; a TypeError if it is no such pair."""
+    try:
+        value, dy = found
+        return float(value), dy
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"loss {loss!r} must return a pair (value, dy_pred) with a scalar value, got {found!r:.80}"
+        ) from error
 
 
 def evaluate_batches(model: Model, data: Data, config: TrainingConfig, warn_of_loss: bool = False) -> Logs:

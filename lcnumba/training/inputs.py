@@ -108,8 +108,6 @@ def _check(
             f"x has shape {inputs.shape}; the model was built for {(None, *sample)}"
             + axes_hint("x", inputs.shape, (None, *sample))
         )
-    check = getattr(loss, "check", None)
-    if check is not None:
-        check(targets, model.share.output_shape(model, inputs.shape))
+    model.share.check(loss, targets, model.share.output_shape(model, inputs.shape))
     if weigh is not None:
         weigh(targets)

@@ -94,7 +94,7 @@ def fit(
         _check_checkpoints(resume, callbacks)
     with ExitStack() as stack:
         for callback in callbacks:
-            stack.callback(callback.close)
+            stack.callback(share.close, callback)
         share.notify(run, "on_train_begin")
         mean = RunningMean() if resume is None else _resumed(run, resume, data)
         done = run.batch
@@ -165,7 +165,9 @@ def _resumed(run: Run, path: str | os.PathLike[str], data: Data) -> RunningMean:
         try:
             with share.together():  # it calls user code, which may fail, so it comes before the model
                 mean = run.restore_progress(progress)
-            restore_model()
+            share.check_read()
+            with share.committing():
+                restore_model()
             # Set in place if the kind allows, since the user may have passed this very generator.
             if type(run.rng.bit_generator).__name__ == state["bit_generator"]:
                 run.rng.bit_generator.state = state

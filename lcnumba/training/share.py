@@ -26,6 +26,14 @@ class Share:
         """Run a block that may fail: if it does so anywhere, it fails everywhere."""
         return nullcontext()
 
+    def committing(self) -> AbstractContextManager[None]:
+        """Run a block that must not fail, since everything has been checked."""
+        return nullcontext()
+
+    def first(self, value: Value | None) -> Value | None:
+        """Return the value of the first process that has one."""
+        return value
+
     def of_root(self, value: Value) -> Value:
         """Return the value of the first process."""
         return value
@@ -49,6 +57,16 @@ class Share:
     def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Return batches, which may fail to be read."""
         return batches
+
+    def check(self, loss: Any, y: Array, shape: Shape) -> None:
+        """Raise unless targets are valid for predictions of this shape."""
+        check = getattr(loss, "check", None)
+        if check is not None:
+            check(y, shape)
+
+    def transformed(self, transform: Any, grads: Any) -> Any:
+        """Return gradients, transformed."""
+        return transform(grads)
 
     def loss(self, loss: Any, y: Array, prediction: Array, weights: Array | None) -> Any:
         """Return a loss and its gradient by this process' part of the prediction."""
@@ -77,6 +95,10 @@ class Share:
         """Return the function by which a checkpoint's arrays are read."""
         return file.read_state
 
+    def loaded(self, tree: Any) -> Any:
+        """Return a tree of what `stored` returned with arrays in its place."""
+        return tree
+
     def read_weights(self, file: ModelFile, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
         """Return the weights in a file, of a model of these shapes."""
         return file.read_weights(shapes)
@@ -87,6 +109,10 @@ class Share:
     def set_weights(self, model: Any, weights: list[Array]) -> None:
         """Set the weights of a model to those of `read_weights`."""
         model.set_weights(weights)
+
+    def close(self, callback: Any) -> None:
+        """Close a callback at the end of a training."""
+        callback.close()
 
     def save(self, path: str | os.PathLike[str], model: Any, progress: Any) -> None:
         """Write a checkpoint."""

@@ -76,14 +76,17 @@ class Stepper:
         if self._run.stopped:
             self._accumulator = gradients.Accumulator()
         elif self._config.allows_fused_step:
-            backward.step(dy, self._run.lr, wants_dx=False)
+            with self._model.share.together():  # a schedule may be the user's
+                lr = self._run.lr
+            backward.step(dy, lr, wants_dx=False)
             self._run.step += 1
         else:
             grads = _of_trainable(self._model, backward(dy)[1])
             if self._config.accumulate == 1:
                 self._step(grads)
                 return result
-            self._accumulator.add(grads, len(batch.x))
+            with self._model.share.together():
+                self._accumulator.add(grads, len(batch.x))
             if self._accumulator.count >= self._config.accumulate:
                 self.finish()
         return result
@@ -94,9 +97,12 @@ class Stepper:
             self._step(self._accumulator.take())
 
     def _step(self, grads: Any) -> None:
+        share = self._model.share
         for transform in self._config.gradient_transforms:
-            grads = transform(grads)
-        self._model.step(grads, self._run.lr)
+            grads = share.transformed(transform, grads)
+        with share.together():
+            lr = self._run.lr
+        self._model.step(grads, lr)
         self._run.step += 1
 
     def _warn_if_not_finite(self, loss: float, batch: Batch) -> None:
@@ -108,12 +114,12 @@ class Stepper:
             name: np.count_nonzero(np.isnan(array)) if array.dtype.kind == "f" else 0
             for name, array in {"x": batch.x, "y": batch.y}.items()
         }
+        hint = None
         if nans["y"]:
             hint = f"y has {nans['y']} NaN there; lcnumba.losses.Masked ignores them"
         elif nans["x"]:
             hint = f"x has {nans['x']} NaN there; fill them or set a kernel_mask"
-        else:
-            hint = "check for non-finite inputs, or lower lr"
+        hint = self._model.share.first(hint) or "check for non-finite inputs, or lower lr"
         warn(f"the loss is {loss} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; {hint}")
 
 

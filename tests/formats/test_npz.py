@@ -621,6 +621,9 @@ def test_rows_are_read_alone_and_checked_together(tmp_path, rng):
     for missing in (read((4, 7), (7, 11)), read((0, 4)), read((0, 4), (5, 11))):
         with pytest.raises(ValueError, match="weight_1 of the file is damaged"):
             npz.check_parts(missing)
+    np.savez(tmp_path / "fortran.npz", weight_0=np.asfortranarray(values), config=np.load(path)["config"])
+    with npz.ModelFile(tmp_path / "fortran.npz") as file:
+        np.testing.assert_array_equal(file.read_rows("weight_0", 2, 5, values.shape), values[2:5])
     with npz.ModelFile(path) as file, pytest.raises(ValueError, match=r"weight_1 has shape \(11, 900, 2\)"):
         file.read_rows("weight_1", 0, 2, (11, 1800))
     content = bytearray(path.read_bytes())

@@ -172,10 +172,22 @@ def train(case, path, comm=None):
         given = ([(x[at : at + 7], y[at : at + 7]) for at in range(0, SAMPLES, 7)],)
     callbacks = [*case.get("callbacks", list)(), lc.callbacks.Checkpoint(path)]
     model.fit(*given, epochs=case.get("epochs", 2), batch_size=case.get("batch_size", 7), rng=11, progress=False,
-              callbacks=callbacks, **settings)  # fmt: skip
+              callbacks=callbacks, resume=path if case.get("resumes") else None, **settings)  # fmt: skip
     logs = model.evaluate(*given[:1], *given[1:], batch_size=5)
     more = {} if "generator" in case else model.train_on_batch(x[:5], y[:5])
     return model, model.predict(x, batch_size=9), {"evaluated": logs, "batch": more}
+
+
+def resumed(path, comm=None):
+    """A training that stops after an epoch and is resumed, with the best weights and labels of all samples kept."""
+    histories = []
+    for epochs in (2, 5):
+        case = field((12, 5, 2), conv(1, 3, padding="same", activation="sigmoid"), epochs=epochs, lr=0.3,
+                     loss="binary_crossentropy", metrics=["auc"], binary=True, validation_split=0.25, resumes=True,
+                     callbacks=lambda: [lc.callbacks.EarlyStopping("auc", patience=2, mode="min")])  # fmt: skip
+        model, predictions, _ = train(case, path, comm)
+        histories.append(model.history.history)
+    return model, predictions, histories
 
 
 def digest(path, *others):
@@ -203,6 +215,10 @@ def main(folder):
         weights = model.get_weights()
         if comm is None or comm.rank == 0:
             report["digests"][name] = digest(path, predictions, logs, model.history.history, *weights)
+    path = Path(folder, "resumed.npz")
+    model, predictions, histories = resumed(path, comm)
+    weights = model.get_weights()
+    report["digests"]["resumed"] = digest(path, predictions, histories, *weights)
     if comm is None or comm.rank == 0:
         print(json.dumps(report))
 

@@ -170,6 +170,53 @@ def different_models(model):
     return lambda: lc.mpi.distribute(lc.Sequential(layers), COMM), 0
 
 
+def schedule(model):
+    """A learning rate of the user's own fails on one rank."""
+    x, y = data_of()
+
+    def lr(step):
+        if COMM.rank == 1:
+            raise LookupError("no learning rate")
+        return 0.01
+
+    return lambda: model.fit(x, y, lr=lr, progress=False), 0
+
+
+def slope(model):
+    x, y = data_of()
+    return lambda: model.fit(x, y, loss=lambda y, p: (0.0, np.zeros(3)), progress=False), 0
+
+
+def number(model):
+    x, y = data_of()
+    return lambda: model.fit(x, y, loss=lambda y, p: 0.5, progress=False), 0
+
+
+def labels_of_positions(model):
+    x, y = data_of()
+    return lambda: model.fit(x, y, class_weight={0: 2.0}, progress=False), 0
+
+
+def different_evaluation(model):
+    x, y = data_of(seed=COMM.rank)
+    return lambda: model.evaluate(x, y), 0
+
+
+def different_epochs(model):
+    x, y = data_of()
+    return lambda: model.fit(x, y, epochs=1 + COMM.rank, progress=False), 0
+
+
+def compile_in_callback(model):
+    x, y = data_of()
+
+    class Compiles(lc.callbacks.Callback):
+        def on_epoch_end(self, run, logs):
+            run.model.compile("sgd", "mae")
+
+    return lambda: model.fit(x, y, progress=False, callbacks=[Compiles()]), None
+
+
 def evaluate_in_callback(model):
     x, y = data_of()
 

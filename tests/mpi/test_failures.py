@@ -30,6 +30,13 @@ ERRORS = {
     "argument": ("ValueError", "batch_size=0 is too small"),
     "thin": ("ValueError", "at most 2"),
     "different_models": ("ValueError", "the weights of the model differ between ranks"),
+    "schedule": ("LookupError", "no learning rate"),
+    "slope": ("ValueError", "dy has shape (3,); give the shape of y, (24, 16, 6, 3)"),
+    "number": ("TypeError", "must return a pair"),
+    "labels_of_positions": ("TypeError", "class_weight needs one label a sample"),
+    "different_evaluation": ("ValueError", "ranks were given different data"),
+    "different_epochs": ("ValueError", "ranks were given different data"),
+    "compile_in_callback": ("RuntimeError", "compile cannot be called by a callback"),
     "changes_one_rank": ("RuntimeError", "on this rank alone"),
     "evaluate_in_callback": ("RuntimeError", "give validation_data to fit"),
 }

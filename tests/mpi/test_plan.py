@@ -68,6 +68,12 @@ def test_the_command(capsys):
     assert "28 output lines are too few for 40 ranks" in printed
     assert "times are a model" in printed
     assert main(["mpi-plan", "--input", "18", "36", "4", "--padding", "same", "--circular", "--ranks", "3"]) == 0
+    capsys.readouterr()
+    for more in (["500", "4", "--kernel", "5"], ["9", "8", "7", "4"], ["9", "8", "7", "4", "--kernel", "1", "2", "3"]):
+        assert main(["mpi-plan", "--ranks", "2", "--input", *more]) == 0
+    assert "window (5,)" in (printed := capsys.readouterr().out)
+    assert "window (3, 3, 3)" in printed
+    assert "window (1, 2, 3)" in printed
     for wrong in (["--alpha", "0"], ["--kernel", "50", "3"], ["--workload", "seed2"]):
         with pytest.raises(SystemExit):
             main(["mpi-plan", "--input", "18", "36", "4", *wrong])

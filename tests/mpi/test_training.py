@@ -29,7 +29,7 @@ def reports(tmp_path_factory):
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("case", cases())
+@pytest.mark.parametrize("case", [*cases(), "resumed"])
 def test_any_number_of_ranks_gives_the_bytes_of_one_process(reports, case, ranks):
     found = reports(ranks)
     assert found["ranks"] == ranks, "the launcher started as many processes that know of each other"
