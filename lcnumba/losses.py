@@ -19,7 +19,7 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils import registry
 from lcnumba.utils.arrays import FLOATS, normalise
 from lcnumba.utils.messages import public_class
-from lcnumba.utils.sums import exact_sum
+from lcnumba.utils.sums import exact_sum, ordered_sum
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import MAXIMUM, axes_hint, boolean, integer, real
 
@@ -142,8 +142,10 @@ class _Mean(_OfLines):
             if weights is not None:
                 values = values * weights[part].reshape(-1, *[1] * (values.ndim - 1))
                 derivative *= weights[part].reshape(-1, *[1] * (derivative.ndim - 1))
-            for sample in np.add.reduce(values.astype(np.float64).reshape(shape), axis=-1):
-                sums[first : first + shape[1]] += sample
+            of_lines = slice(first, first + shape[1])
+            sums[of_lines] = ordered_sum(
+                np.add.reduce(values.astype(np.float64).reshape(shape), axis=-1), sums[of_lines]
+            )
             derivative *= derivative.dtype.type(1 / terms)
         return sums, gradient
 

@@ -15,6 +15,7 @@ from lcnumba.kernels.rules import ABSOLUTE, SQUARED, workers
 __all__ = ["run"]
 
 TASK_SIZE = 1 << 15  # elements per task, in whole lines
+LONG_LINE = 64  # elements from which a line is worth a call
 WORK = 8  # operations per element, in the unit of `workers`
 
 
@@ -42,22 +43,30 @@ def _loss_and_gradient(kind, delta, factor, one, t, p, gradient):
 
 
 @numba.njit(error_model="numpy", nogil=True)
-def _losses_and_gradients(kind, delta, factor, one, weight, t, p, gradient, sums):
-    """The same for lines of one element: add the weighted term of each to its sum."""
+def _lines_and_gradients(kind, delta, factor, one, weight, each, t, p, gradient, sums):
+    """The same for whole lines of `each` elements: add the weighted sum of the terms of each to its entry of `sums`."""
     half = one / (one + one)
-    for e in range(len(p)):
-        difference = p[e] - t[e]
-        if kind == SQUARED:
+    if each == 1 and kind == SQUARED:  # in vectors
+        for e in range(len(p)):
+            difference = p[e] - t[e]
             gradient[e] = factor * (difference + difference)
-            term = np.float64(difference * difference)
-        elif kind == ABSOLUTE:
-            gradient[e] = factor if difference > 0 else -factor if difference < 0 else difference
-            term = np.float64(abs(difference))
-        else:
-            clipped = delta if difference > delta else max(difference, -delta)
-            gradient[e] = factor * clipped
-            term = np.float64(clipped * (difference - half * clipped))
-        sums[e] += weight * term
+            sums[e] += weight * np.float64(difference * difference)
+        return
+    for line in range(len(sums)):
+        total = 0.0
+        for e in range(line * each, (line + 1) * each):
+            difference = p[e] - t[e]
+            if kind == SQUARED:
+                gradient[e] = factor * (difference + difference)
+                total += difference * difference
+            elif kind == ABSOLUTE:
+                gradient[e] = factor if difference > 0 else -factor if difference < 0 else difference
+                total += abs(difference)
+            else:
+                clipped = delta if difference > delta else max(difference, -delta)
+                gradient[e] = factor * clipped
+                total += clipped * (difference - half * clipped)
+        sums[line] += weight * total
 
 
 LOSS = Fields("kind t p gradient samples lines each weights n_weights width sums task_lines", "delta scale")
@@ -88,16 +97,19 @@ def difference_loss(SIZE):
                 end_of_task = begin + (last - first) * r.each
                 while begin < end_of_task:
                     line = begin // r.each - n * r.lines
-                    end = end_of_task if r.each == 1 else (n * r.lines + line + 1) * r.each
-                    weight = one
+                    end, weight = end_of_task, one
                     if r.width:
                         place = begin // r.width
                         end, weight = min(end, (place + 1) * r.width), weights[place]
+                    whole = 0  # lines that are computed by one call, where they are short
+                    if r.each < LONG_LINE and begin % r.each == 0:
+                        whole = (end - begin) // r.each
+                    end = begin + whole * r.each if whole else min(end, (n * r.lines + line + 1) * r.each)
                     part = slice(begin, end)
-                    if r.each == 1:
-                        _losses_and_gradients(
-                            r.kind, delta, scale * weight, one, weight, t[part], p[part], gradient[part],
-                            sums[line : line + end - begin],
+                    if whole:
+                        _lines_and_gradients(
+                            r.kind, delta, scale * weight, one, weight, r.each, t[part], p[part], gradient[part],
+                            sums[line : line + whole],
                         )  # fmt: skip
                     else:
                         sums[line] += weight * _loss_and_gradient(

@@ -73,10 +73,11 @@ def line_sums(values: Array) -> Array:
     """
     lines = values.shape[1] if values.ndim > 1 else 1
     of_samples = values.reshape(len(values), lines, math.prod(values.shape[2:]))
-    sums = np.zeros(lines)
-    for sample in of_samples:
+    sums, count = np.zeros(lines), max(1, BLOCK // max(1, math.prod(values.shape[1:])))
+    for begin in range(0, len(values), count):
         # Not converted by the reduction, which would do so in blocks that ignore lines.
-        sums += np.add.reduce(sample.astype(np.float64), axis=-1)
+        block = of_samples[begin : begin + count].astype(np.float64)
+        sums = ordered_sum(np.add.reduce(block, axis=-1), sums)
     return sums
 
 
