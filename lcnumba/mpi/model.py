@@ -18,7 +18,12 @@ from lcnumba.layers.base import Trainable
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
-from lcnumba.layers.locally_connected import LocallyConnected
+from lcnumba.layers.locally_connected import (
+    LocallyConnected,
+    LocallyConnected1D,
+    LocallyConnected2D,
+    LocallyConnected3D,
+)
 from lcnumba.models.backward import SequentialBackward, plan_updates
 from lcnumba.models.sequential import Sequential
 from lcnumba.mpi.exchange import Lines, World
@@ -192,12 +197,16 @@ class DistributedSequential(PublicNames):
         draw = {"kernel": layer.kernel_initializer, "bias": layer.bias_initializer}
         fans, dtype = {"kernel": layer._kernel_fans(shape)}, np.dtype(layer.dtype)
         with self._world.agreed():
-            for name, whole in layer.weight_shapes(shape).items():
+            shapes = layer.weight_shapes(shape)
+            if given is not None:
+                given = given[len(self._weights) :]
+            elif layer._initial_weights is not None:
+                given = list(layer._parameters.checked(layer._initial_weights, shapes, dtype).values())
+            for name, whole in shapes.items():
                 weight = _Weight(own, name, tuple(whole), rows.get(name))
                 first, last = weight.rows(self._world.rank)
-                source = layer._initial_weights if given is None else given[len(self._weights) :]
-                if source is not None:
-                    found = source[len(arrays) if given is None else 0][first:last]
+                if given is not None:
+                    found = given[len(arrays)][first:last]
                 else:
                     found = initializers.draw_rows(draw[name], whole, first, last, dtype, layer._rng, fans.get(name))
                 arrays.append(found if found.base is None else np.array(found, dtype, order="C"))
@@ -717,10 +726,15 @@ def _without_weights(layer: Any) -> Any:
     return other
 
 
+_LAYERS = (
+    LocallyConnected1D, LocallyConnected2D, LocallyConnected3D, Activation, Dropout, Flatten, Dense,
+)  # fmt: skip
+
+
 def _check_layer(layer: Any, flat: bool) -> None:
     """Raise unless a layer can be divided."""
     name = getattr(layer, "name", layer)
-    if type(layer) not in (Activation, Dropout, Flatten, Dense) and not isinstance(layer, LocallyConnected):
+    if type(layer) not in _LAYERS:
         raise TypeError(
             f"layer {name!r} is a {type(layer).__name__}; a distributed model can have LocallyConnected1D to 3D, "
             "Activation, Dropout, Flatten and Dense"

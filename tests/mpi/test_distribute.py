@@ -38,6 +38,7 @@ class Mine:
         (lambda: [lc.Flatten(), lc.Dense(2)], "no locally connected layer"),
         (lambda: [layer(), lc.Dense(2)], "put a Flatten before it"),
         (lambda: [layer(), lc.Sequential([layer()])], "is a Sequential"),
+        (lambda: [type("Mine", (lc.LocallyConnected2D,), {})(2, 3)], "is a Mine"),
     ],
 )
 def test_what_cannot_be_divided_is_named(layers, match):
@@ -72,6 +73,18 @@ def test_a_built_model_keeps_its_weights_and_states(rng):
     assert model.train_on_batch(x, y) == whole.train_on_batch(x, y)
     np.testing.assert_array_equal(model.predict(x), whole.predict(x))
     np.testing.assert_array_equal(model(x), whole(x))
+
+
+def test_given_weights(rng):
+    kernel, bias = rng.standard_normal((108, 18, 3)), rng.standard_normal((12, 9, 3))
+    whole = lc.Sequential([layer(weights=[kernel, bias])])
+    whole.build(SHAPE)
+    model = lc.mpi.distribute(lc.Sequential([layer(weights=[kernel, bias])]), input_shape=SHAPE)
+    for mine, given in zip(model.get_weights(), whole.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, given)
+    for wrong in ([kernel], [kernel[1:], bias]):
+        with pytest.raises(ValueError, match="needs"):
+            lc.mpi.distribute(lc.Sequential([layer(weights=wrong)]), input_shape=SHAPE)
 
 
 def test_weights_in_and_out(rng, tmp_path):
