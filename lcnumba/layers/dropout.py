@@ -123,6 +123,11 @@ class Dropout(Stateless):
 
         return like(drop(values)), StatelessBackward(values, drop, cannot_fail=True)
 
+    def skip(self, shape: tuple[int, ...]) -> None:
+        """Advance the random generator as a forward call of an input of this shape does."""
+        with self._rng_lock.lock:
+            self._draw(shape)
+
     def _draw(self, shape: tuple[int, ...]) -> Mask:
         """Which elements are kept."""
         kept: Mask = self._rng.random(shape, np.float32) >= self.rate

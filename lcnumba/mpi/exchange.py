@@ -27,30 +27,51 @@ MESSAGE_BYTES = 1 << 30
 
 
 class World:
-    """The ranks that have the stripes of a model.
+    """The ranks that have the stripes of a model, and other groups of ranks that have the same stripes.
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm
-        The communicator; messages go over a copy of it.
+        The communicator; messages go over copies of it.
+    groups : int, default 1
+        How many groups there are; neighbouring ranks of the communicator are in one.
 
     Attributes
     ----------
     rank, size : int
-        The number of this process, and of all.
+        The number of this process in its group, and of all in it.
+    group, groups : int
+        The number of this group, and of all.
     bytes_sent : int
         How many bytes of lines this rank has sent.
     """
 
-    def __init__(self, comm: Any) -> None:
-        self._comm = comm.Dup()
-        self.rank, self.size = comm.Get_rank(), comm.Get_size()
+    def __init__(self, comm: Any, groups: int = 1) -> None:
+        self._all = comm.Dup()
+        rank, size = comm.Get_rank(), comm.Get_size()
+        if size % groups:
+            raise ValueError(f"data_groups={groups} must divide the number of ranks, {size}")
+        self.groups, self.size = groups, size // groups
+        self.group, self.rank = divmod(rank, self.size)
+        self._comm = self._all if groups == 1 else self._all.Split(self.group, self.rank)
+        self._peers = None if groups == 1 else self._all.Split(self.rank, self.group)
+        self._agreeing = self._all  # who must agree
+        self.is_root = rank == 0  # which prints, calls callbacks and writes files
+        self.is_alone = size == 1
         self.bytes_sent = 0
 
-    @property
-    def is_root(self) -> bool:
-        """Whether this is rank 0, which prints, calls callbacks and writes files."""
-        return self.rank == 0
+    @contextmanager
+    def in_group(self) -> Iterator[None]:
+        """Within this block the ranks of each group agree by themselves; at its end all do."""
+        error = None
+        self._agreeing = self._comm
+        try:
+            yield
+        except Exception as found:  # noqa: BLE001 - raised below
+            error = found
+        finally:
+            self._agreeing = self._all
+        self.raise_first(error)
 
     @contextmanager
     def agreed(self) -> Iterator[None]:
@@ -67,16 +88,17 @@ class World:
 
     def raise_first(self, error: Exception | None) -> None:
         """Raise the error of the first rank that has one, on all ranks."""
-        failed = np.zeros(self.size, np.int8)
-        self._comm.Allgather(np.array([error is not None], np.int8), failed)
+        comm = self._agreeing
+        rank, failed = comm.Get_rank(), np.zeros(comm.Get_size(), np.int8)
+        comm.Allgather(np.array([error is not None], np.int8), failed)
         if not failed.any():
             return
         first = int(np.argmax(failed))
-        told: Exception = self._comm.bcast(_portable(error) if self.rank == first else None, first)
-        if self.rank == first and type(error) is type(told):
+        told: Exception = comm.bcast(_portable(error) if rank == first else None, first)
+        if rank == first and type(error) is type(told):
             told = error  # with its traceback
-        if self.size > 1:
-            told.add_note(f"raised by rank {first} of {self.size}")
+        if len(failed) > 1 and not getattr(told, "__notes__", []):
+            told.add_note(f"raised by rank {first} of {len(failed)}")
         raise told from (None if told is error else error)
 
     @contextmanager
@@ -94,23 +116,41 @@ class World:
 
     def abort(self) -> None:
         """Print the error that is being handled, and end all processes, if there are others."""
-        if self.size > 1:
+        if not self.is_alone:
             traceback.print_exc()
             sys.stdout.flush()
             sys.stderr.flush()
-            self._comm.Abort(1)
+            self._all.Abort(1)
 
     def broadcast(self, value: Any) -> Any:
         """Return the root's value on all ranks."""
-        return self.broadcast_from(0, value)
+        return self._all.bcast(value, 0)
 
     def broadcast_from(self, rank: int, value: Any) -> Any:
-        """Return the value of a rank on all ranks."""
+        """Return the value of a rank on all ranks of its group."""
         return self._comm.bcast(value, rank)
 
+    def broadcast_from_group(self, group: int, value: Any) -> Any:
+        """Return the value of a group's rank on the ranks of other groups that have the same stripe."""
+        return value if self._peers is None else self._peers.bcast(value, group)
+
+    def copy_from_group(self, group: int, array: Array) -> None:
+        """Copy a contiguous array of a group's rank to the ranks of other groups that have the same stripe."""
+        if self._peers is None:
+            return
+        for part in _messages(array):
+            self._peers.Bcast(part, group)
+        if group == self.group:
+            self.bytes_sent += array.nbytes * (self.groups - 1)
+
     def gather_values(self, value: Any) -> list[Any]:
-        """Return the values of all ranks, in order."""
+        """Return the values of all ranks of this group, in order."""
         found: list[Any] = self._comm.allgather(value)
+        return found
+
+    def gather_all(self, value: Any) -> list[Any]:
+        """Return the values of all ranks that must agree, in order."""
+        found: list[Any] = self._agreeing.allgather(value)
         return found
 
     def total(self, values: Array) -> float:
@@ -175,9 +215,9 @@ class WorldRows(Rows):
     def sums(self, partial: Callable[[Array | None], Array]) -> Array:
         """Return a sum over the rows of all ranks, which each rank continues from that of the one before."""
         world = self._world
-        first = partial(None) if world.is_root else np.zeros(0)
-        start = np.empty(world.broadcast(first.shape))
-        if not world.is_root:
+        first = partial(None) if world.rank == 0 else np.zeros(0)
+        start = np.empty(world.broadcast_from(0, first.shape))
+        if world.rank:
             world.transfer({}, {world.rank - 1: start})
             first = partial(start)
         found = np.ascontiguousarray(first)

@@ -62,6 +62,9 @@ def writing(world: World, arrays: Callable[[], Sequence[Striped]]) -> Iterator[b
 
     Yields whether this is the root; the other ranks' block comes when all has been sent.
     """
+    if world.group:  # the first group writes
+        yield False
+        return
     if not world.is_root:
         with world.committed():  # the root waits for it
             own = {array.key: array.own for array in arrays()}

@@ -12,6 +12,7 @@ import numpy as np
 from lcnumba import activations, constraints, initializers, optimizers, regularizers
 from lcnumba.callbacks import Callback, Logs
 from lcnumba.formats import npz
+from lcnumba.gradients import Gradients
 from lcnumba.layers.activation import Activation
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import Trainable
@@ -62,7 +63,9 @@ class _Weight(NamedTuple):
 
 
 @public
-def distribute(model: Sequential, comm: Any = None, *, input_shape: Shape | None = None) -> "DistributedSequential":
+def distribute(
+    model: Sequential, comm: Any = None, *, input_shape: Shape | None = None, data_groups: int = 1
+) -> "DistributedSequential":
     """Divide a model between the ranks of a communicator: each gets the weights of some lines of positions.
 
     All ranks call it, and every method of the result, with the same arguments.
@@ -77,6 +80,9 @@ def distribute(model: Sequential, comm: Any = None, *, input_shape: Shape | None
         By default ``MPI.COMM_WORLD``.
     input_shape : tuple of int or None, optional
         The batch, or None, first; required unless the model has been built or its first layer has an input shape.
+    data_groups : int, default 1
+        How many groups of ranks have all stripes: in training each computes another batch, and their gradients are
+        averaged before a step. So `fit` equals that of one group with as many batches accumulated.
 
     Returns
     -------
@@ -98,7 +104,7 @@ def distribute(model: Sequential, comm: Any = None, *, input_shape: Shape | None
     >>> model = lc.mpi.distribute(model)  # doctest: +SKIP
     """
     found = communicator(comm)
-    world = World(found)
+    world = World(found, validation.integer("data_groups", data_groups))
     prepare(found)
     with world.agreed():
         whole, shape = _unbuilt(model, input_shape)
@@ -139,6 +145,7 @@ class DistributedSequential(PublicNames):
         self._input_shape = input_shape
         self._weights: list[_Weight] = []
         self._own: list[Any] = []  # the layers of this rank
+        self._sample_shapes: list[tuple[Any, ...]] = []  # of their inputs on this rank
         self._model = Sequential(name=self.name)  # with layers that exchange lines between them
         self._make(given.live_weights() if given.built else None)
         if given.built:
@@ -181,6 +188,7 @@ class DistributedSequential(PublicNames):
                 self._add_weights(layer, own, shape, shape, {}, weights)
             self._append(own)
             self._own.append(own)
+            self._sample_shapes.append(shape[1:] if lines is None else (len(lines), *shape[2:]))
             shape = tuple(layer.compute_output_shape(shape))
         self._output_shape = shape
         self.share = RankShare(world, self, self._stripes[0].reads[rank], None if lines is None else edges)
@@ -219,7 +227,8 @@ class DistributedSequential(PublicNames):
             ClipTogether(each.limit, self) if isinstance(each, ClipByNorm) else each
             for each in config.gradient_transforms
         )
-        return dataclasses.replace(config, gradient_transforms=transforms)
+        accumulate = config.accumulate * self._world.groups
+        return dataclasses.replace(config, gradient_transforms=transforms, accumulate=accumulate)
 
     # --- what training needs; see `lcnumba.protocol.Model`
 
@@ -318,9 +327,32 @@ class DistributedSequential(PublicNames):
             if grad is None:
                 continue
             for weight in (each for each in self._weights if each.layer is layer):
-                if weight.edges is not None or self._world.is_root:
+                if weight.edges is not None or self._world.rank == 0:
                     arrays.append(getattr(grad, weight.name))
         return arrays
+
+    def gradients_of_group(self, group: int, grads: Any) -> list[Any]:
+        """Return the gradients of a group's batch, given them in that group."""
+        mine = group == self._world.group
+        present = self._world.broadcast_from_group(group, [grad is not None for grad in grads] if mine else None)
+        found: list[Any] = []
+        for number, (layer, is_present) in enumerate(zip(self._own, present, strict=True)):
+            if not is_present:
+                found.append(None)
+                continue
+            arrays = {}
+            for weight in (each for each in self._weights if each.layer is layer):
+                own = weight.layer._parameters[weight.name]
+                array = np.ascontiguousarray(getattr(grads[number], weight.name)) if mine else np.empty_like(own)
+                self._world.copy_from_group(group, array)
+                arrays[weight.name] = array
+            found.append(Gradients(**arrays))
+        return found
+
+    def dropouts(self) -> list[tuple[Dropout, tuple[Any, ...]]]:
+        """Return the Dropout layers, and the shape of a sample that each gets on this rank."""
+        return [(layer, shape) for layer, shape in zip(self._own, self._sample_shapes, strict=True)
+                if isinstance(layer, Dropout)]  # fmt: skip
 
     def get_config(self) -> dict[str, Any]:
         """Return the config of the whole model, as `Sequential.get_config` does."""
@@ -592,6 +624,8 @@ class DistributedSequential(PublicNames):
                 for weight, (first, last) in zip(self._weights, ranges, strict=True)
             ]
         for number, (weight, mine) in enumerate(zip(self._weights, own, strict=True)):
+            if self._world.group:  # which gets them from the first group
+                continue
             if weights is None:
                 self._world.transfer({}, {0: mine})
             else:
@@ -599,6 +633,8 @@ class DistributedSequential(PublicNames):
                 parts = {rank: np.ascontiguousarray(weights[number][slice(*weight.rows(rank))]) for rank in others}
                 self._world.transfer(parts, {})
                 mine[...] = weights[number][slice(*ranges[number])]
+        for mine in own:
+            self._world.copy_from_group(0, mine)
         self.set_own_weights(own)
         self.share.note_states()
 
@@ -629,7 +665,7 @@ class DistributedSequential(PublicNames):
         for layer in self._own:
             counts = layer._parameters.counts() if isinstance(layer, Trainable) else {}
             for weight in (each for each in self._weights if each.layer is layer):
-                if weight.edges is not None or self._world.is_root:
+                if weight.edges is not None or self._world.rank == 0:
                     yield counts[weight.name]
 
     def _refuse_in_callback(self, method: str) -> None:
@@ -645,7 +681,7 @@ class DistributedSequential(PublicNames):
 
     def _check_same(self, *arguments: Any) -> None:
         """Raise unless all ranks were given the same, as far as numbers and some of the entries of arrays show."""
-        found = self._world.gather_values([digest("x", argument) for argument in arguments])
+        found = self._world.gather_all([digest("x", argument) for argument in arguments])
         if any(other != found[0] for other in found):
             raise ValueError("ranks were given different data; all must get the same, such as from one seed or file")
 
@@ -792,9 +828,7 @@ def _synchronise(whole: Sequential, model: Sequential, world: World) -> None:
     with world.agreed():
         for rng, state in zip(generators, states, strict=True):
             rng.bit_generator.state = state
-    digests = world.gather_values(
-        [digest("weights", weight) for weight in model.live_weights()] if model.built else None
-    )
+    digests = world.gather_all([digest("weights", weight) for weight in model.live_weights()] if model.built else None)
     if any(other != digests[0] for other in digests):
         raise ValueError(
             "the weights of the model differ between ranks; build it with rng=..., or not before distribute"

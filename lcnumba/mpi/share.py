@@ -1,6 +1,7 @@
 """What a rank does in training: its lines of data and of the loss, callbacks on the root, and agreement."""
 
 import dataclasses
+import itertools
 import os
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -15,7 +16,7 @@ from lcnumba.formats.npz import ModelFile, Part, check_parts
 from lcnumba.mpi.exchange import World
 from lcnumba.mpi.files import Stored, loaded, writing
 from lcnumba.training.config import ClipByNorm
-from lcnumba.training.data import Batch, Rows
+from lcnumba.training.data import Batch, Rows, SkippedBatch
 from lcnumba.training.evaluation import value_and_slope
 from lcnumba.training.share import Share
 from lcnumba.utils.arrays import as_numpy, check_dtype, reads_lazily
@@ -49,6 +50,7 @@ class RankShare(Share):
         self._targets = None if edges is None else [slice(*edges[world.rank : world.rank + 2])]
         self._parts: list[Part] = []  # of the file that was read last
         self._closes = False
+        self._turns: Any = None  # the result and gradients of this group's batch
         self._noted: list[Any] = []
         self._digests: list[Any] = []  # of the arrays of a batch
         self.leads = False  # whether this is the root, whose callbacks run while the other ranks wait for its commands
@@ -61,7 +63,7 @@ class RankShare(Share):
 
     def first(self, value: Value | None) -> Value | None:
         """Return the value of the first rank that has one."""
-        return next((found for found in self._world.gather_values(value) if found is not None), None)
+        return next((found for found in self._world.gather_all(value) if found is not None), None)
 
     def together(self) -> AbstractContextManager[None]:
         """Run a block that may fail: if it does so on any rank, it fails on all."""
@@ -165,7 +167,7 @@ class RankShare(Share):
 
     def check_read(self) -> None:
         """Raise a ValueError on all ranks if a file, of which each has read some rows, is damaged."""
-        check_parts(part for parts in self._world.gather_values(self._parts) for part in parts)
+        check_parts(part for parts in self._world.gather_all(self._parts) for part in parts)
 
     def set_weights(self, model: Any, weights: list[Array]) -> None:
         """Set this rank's rows of the weights to those of `read_weights`."""
@@ -210,20 +212,60 @@ class RankShare(Share):
             raise ValueError(f"{name} has shape {tuple(shape)}; the model predicts shape {wanted}{hint}")
         return self._targets
 
-    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Yield batches; an error of reading is raised on all ranks."""
+    def batches(self, batches: Iterator[Any], training: bool = False) -> Iterator[Any]:
+        """Yield batches; an error of reading is raised on all ranks.
+
+        In training each group computes one of as many batches as there are groups: these are yielded one after the
+        other as `Turn`.
+        """
+        groups = self._world.groups if training else 1
         while True:
-            self._digests = []
+            self._digests, read = [], []
             with self._world.agreed():
-                batch = next(batches, None)
-                if batch is not None:  # some lines of an array are no contiguous memory
-                    batch = batch._replace(x=np.ascontiguousarray(batch.x))
-            read = (None if batch is None else len(batch.x), self._digests)
-            if any(other != read for other in self._world.gather_values(read)):
+                for batch in itertools.islice(batches, groups):
+                    if isinstance(batch, Batch):  # some lines of an array are no contiguous memory
+                        batch = batch._replace(x=np.ascontiguousarray(batch.x))
+                    read.append(batch)
+            sizes = [batch.samples if isinstance(batch, SkippedBatch) else len(batch.x) for batch in read]
+            same = sizes, self._digests
+            if any(other != same for other in self._world.gather_all(same)):
                 raise ValueError("ranks have different batches; give all ranks the same data in the same order")
-            if batch is None:
+            if groups == 1:
+                yield from read
+            else:
+                mine = read[self._world.group] if self._world.group < len(read) else None
+                yield from (Turn(number, mine, sizes) for number in range(len(read)))
+            if len(read) < groups:
                 return
-            yield batch
+
+    def takes(self, number: int) -> bool:
+        """Whether this rank's group computes a batch of an epoch."""
+        return number % self._world.groups == self._world.group
+
+    def computed(self, compute: Callable[[Any], Any], batch: Any) -> Any:
+        """Return the result and gradients of a batch, computed by this rank's group or another one."""
+        if not isinstance(batch, Turn):
+            return compute(batch)
+        if batch.number == 0:
+            with self._world.in_group():
+                self._turns = self._compute_own(compute, batch)
+        world, own = self._world, self._turns
+        result = world.broadcast_from_group(batch.number, own[0] if batch.number == world.group else None)
+        grads = own[1] if batch.number == world.group else None
+        if batch.number + 1 == len(batch.sizes):
+            self._turns = None
+        return result, self._model.gradients_of_group(batch.number, grads)
+
+    def _compute_own(self, compute: Callable[[Any], Any], turn: "Turn") -> Any:
+        """The result and gradients of this group's batch; other batches' random numbers are skipped."""
+        dropouts, found = self._model.dropouts(), (None, None)
+        for number, samples in enumerate(turn.sizes):
+            if number == self._world.group:
+                found = compute(turn.own)
+            else:
+                for layer, shape in dropouts:
+                    layer.skip((samples, *shape))
+        return found
 
     # --- loss and metrics
 
@@ -262,7 +304,7 @@ class RankShare(Share):
         """Return the first rank's warning about predictions, or None."""
         with self._world.agreed():
             found = super().doubt(loss, prediction)
-        return next((text for text in self._world.gather_values(found) if text is not None), None)
+        return self.first(found)
 
     def metric(self, metric: Any, y: Array, prediction: Array) -> Any:
         """Return a metric of all lines."""
@@ -284,6 +326,24 @@ class RankShare(Share):
     def whole(self, array: Array) -> Array:
         """All lines of an array, of which each rank has its own."""
         return array if self._edges is None else self._world.gather(array, self._edges)
+
+
+class Turn:
+    """One of the batches that groups compute at the same time.
+
+    Attributes
+    ----------
+    number : int
+        Its group.
+    own : Batch or None
+        The batch of this rank's group, if there is one for it.
+    sizes : list of int
+        The samples of each.
+    """
+
+    def __init__(self, number: int, own: Batch | None, sizes: list[int]) -> None:
+        self.number, self.own, self.sizes = number, own, sizes
+        self.x = range(sizes[number])  # whose length is asked for
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,7 @@ from lcnumba.utils.arrays import as_numpy, check_dtype, reads_lazily
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import integer, real
 
-__all__ = ["Batch", "Batches", "Rows", "Samples", "class_weights", "rows", "sample_weights"]
+__all__ = ["Batch", "Batches", "Rows", "Samples", "SkippedBatch", "class_weights", "rows", "sample_weights"]
 
 Check = Callable[[Array, Array], None]
 
@@ -23,6 +23,12 @@ class Batch(NamedTuple):
     x: Array
     y: Array
     weights: Array | None = None
+
+
+class SkippedBatch(NamedTuple):
+    """A batch that another process reads."""
+
+    samples: int
 
 
 class Rows(Protocol):
@@ -182,17 +188,24 @@ class Samples:
         """Number of batches."""
         return math.ceil(self.samples / self._batch_size)
 
-    def batches(self, shuffle: bool | str = False, rng: Any = None, done: int = 0, earlier: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, shuffle: bool | str = False, rng: Any = None, done: int = 0, earlier: int = 0,
+        takes: Callable[[int], bool] | None = None,
+    ) -> Iterator[Any]:  # fmt: skip
         """Yield the batches of an epoch after the first `done`.
 
-        ``shuffle=True`` shuffles the samples, "batch" the batches, each of consecutive samples.
+        ``shuffle=True`` shuffles the samples, "batch" the batches, each of consecutive samples. Batches of whose number
+        `takes` is false are not read, but yielded as `SkippedBatch`.
         """
         starts = np.arange(0, self.samples, self._batch_size)
         if shuffle == "batch":
             rng.shuffle(starts)
         order = rng.permutation(self.samples) if shuffle is True else None
-        for at in map(int, starts[done:]):
+        for number, at in enumerate(map(int, starts[done:]), done):
             part = slice(at, min(self.samples, at + self._batch_size))
+            if takes is not None and not takes(number):
+                yield SkippedBatch(part.stop - part.start)
+                continue
             chosen = part if order is None else order[part]
             x, y = self._x.take(chosen), self._y.take(chosen)
             if not self._checked:
@@ -257,7 +270,9 @@ class Batches:
             return self._steps
         return len(self._iterable) if isinstance(self._iterable, Sized) else 0
 
-    def batches(self, shuffle: Any = False, rng: Any = None, done: int = 0, earlier: int = 0) -> Iterator[Batch]:
+    def batches(
+        self, shuffle: Any = False, rng: Any = None, done: int = 0, earlier: int = 0, takes: Any = None
+    ) -> Iterator[Batch]:
         """Yield the batches of an epoch, in the order of the iterable.
 
         When an interrupted epoch is resumed, its first `done` batches are skipped, and so are the `earlier` ones of

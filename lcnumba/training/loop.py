@@ -209,7 +209,8 @@ def _train_epoch(run: Run, stepper: Stepper, data: Data, shuffle: Any, done: int
     run.batch = done
     share = run.model.share
     share.notify(run, "on_epoch_begin")
-    for batch in share.batches(data.batches(shuffle, run.rng, done, len(run.history.epoch) * len(data))):
+    earlier = len(run.history.epoch) * len(data)
+    for batch in share.batches(data.batches(shuffle, run.rng, done, earlier, share.takes), training=True):
         # Ctrl-C must not separate the steps of the layers, or a step from its count.
         with deferred():
             run.resume_point = None

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from lcnumba.formats import checkpoint
 from lcnumba.formats.npz import ModelFile
-from lcnumba.training.data import Batch, Rows
+from lcnumba.training.data import Rows
 from lcnumba.utils.types import Array, Shape
 
 __all__ = ["Share"]
@@ -54,9 +54,17 @@ class Share:
         """Return this process' part of a batch, or of weights of positions."""
         return array
 
-    def batches(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        """Return batches, which may fail to be read."""
+    def batches(self, batches: Iterator[Any], training: bool = False) -> Iterator[Any]:
+        """Return batches, which may fail to be read; in training some may be computed elsewhere."""
         return batches
+
+    def takes(self, number: int) -> bool:
+        """Whether this process computes a batch of an epoch in training."""
+        return True
+
+    def computed(self, compute: Callable[[Any], Value], batch: Any) -> Value:
+        """Return what a function computes of a batch, here or elsewhere: its result and gradients."""
+        return compute(batch)
 
     def check(self, loss: Any, y: Array, shape: Shape) -> None:
         """Raise unless targets are valid for predictions of this shape."""

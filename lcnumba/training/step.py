@@ -61,6 +61,36 @@ class Stepper:
             raise
 
     def _train(self, batch: Batch) -> BatchResult:
+        share = self._model.share
+        if not self._config.allows_fused_step:
+            result, grads = share.computed(self._gradients, batch)
+            share.notify(self._run, "before_step", dict(result.logs))
+            if self._run.stopped:
+                self._accumulator = gradients.Accumulator()
+            elif self._config.accumulate == 1:
+                self._step(grads)
+            else:
+                with share.together():
+                    self._accumulator.add(grads, len(batch.x))
+                if self._accumulator.count >= self._config.accumulate:
+                    self.finish()
+            return result
+        result, backward, dy = self._forward(batch)
+        share.notify(self._run, "before_step", dict(result.logs))
+        if not self._run.stopped:
+            with share.together():  # a schedule may be the user's
+                lr = self._run.lr
+            backward.step(dy, lr, wants_dx=False)
+            self._run.step += 1
+        return result
+
+    def _gradients(self, batch: Batch) -> tuple[BatchResult, Any]:
+        """Loss and metrics of a batch, and its gradients."""
+        result, backward, dy = self._forward(batch)
+        return result, _of_trainable(self._model, backward(dy)[1])
+
+    def _forward(self, batch: Batch) -> tuple[BatchResult, Any, Array]:
+        """Loss and metrics of a batch, the pullback, and the gradient of the loss by the prediction."""
         if self._weigh is not None:
             weights = self._weigh(batch.y)
             if batch.weights is not None:
@@ -72,24 +102,7 @@ class Stepper:
         )
         self._is_first = False
         self._warn_if_not_finite(result.logs["loss"], batch)
-        self._model.share.notify(self._run, "before_step", dict(result.logs))
-        if self._run.stopped:
-            self._accumulator = gradients.Accumulator()
-        elif self._config.allows_fused_step:
-            with self._model.share.together():  # a schedule may be the user's
-                lr = self._run.lr
-            backward.step(dy, lr, wants_dx=False)
-            self._run.step += 1
-        else:
-            grads = _of_trainable(self._model, backward(dy)[1])
-            if self._config.accumulate == 1:
-                self._step(grads)
-                return result
-            with self._model.share.together():
-                self._accumulator.add(grads, len(batch.x))
-            if self._accumulator.count >= self._config.accumulate:
-                self.finish()
-        return result
+        return result, backward, dy
 
     def finish(self) -> None:
         """Step with the accumulated gradients, if there are any."""

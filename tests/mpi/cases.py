@@ -150,8 +150,11 @@ def lazily(how, path, comm, *arrays):
     return tuple(h5py.File(f"{path}{number}.h5")["data"] for number in range(len(arrays)))
 
 
-def train(case, path, comm=None):
-    """Train a model, and return it with its predictions."""
+def train(case, path, comm=None, groups=1):
+    """Train a model, and return it with its predictions.
+
+    On several groups of ranks, or in one process with as many batches accumulated.
+    """
     model = lc.Sequential(case["layers"], name="model")
     rng = np.random.default_rng(case.get("seed", 3))
     for layer in model.layers:
@@ -160,9 +163,12 @@ def train(case, path, comm=None):
     if comm is None:
         model.build((None, *case["shape"]))
     else:
-        model = lc.mpi.distribute(model, comm, input_shape=(None, *case["shape"]))
+        model = lc.mpi.distribute(model, comm, input_shape=(None, *case["shape"]), data_groups=groups)
+    settings = dict(case.get("compile", {}))
+    if comm is None and groups > 1:
+        settings["accumulate"] = groups * settings.get("accumulate", 1)
     lr = case.get("lr", 0.01)
-    model.compile(case.get("optimizer", "adam"), case["loss"], case["metrics"], lr=lr, **case.get("compile", {}))
+    model.compile(case.get("optimizer", "adam"), case["loss"], case["metrics"], lr=lr, **settings)
     x, y = data_of(case, model, rng)
     settings = {name: case[name] for name in ("class_weight", "validation_split") if name in case}
     if "weights" in case:
@@ -178,14 +184,14 @@ def train(case, path, comm=None):
     return model, model.predict(x, batch_size=9), {"evaluated": logs, "batch": more}
 
 
-def resumed(path, comm=None):
+def resumed(path, comm=None, groups=1):
     """A training that stops after an epoch and is resumed, with the best weights and labels of all samples kept."""
     histories = []
     for epochs in (2, 5):
         case = field((12, 5, 2), conv(1, 3, padding="same", activation="sigmoid"), epochs=epochs, lr=0.3,
                      loss="binary_crossentropy", metrics=["auc"], binary=True, validation_split=0.25, resumes=True,
                      callbacks=lambda: [lc.callbacks.EarlyStopping("auc", patience=2, mode="min")])  # fmt: skip
-        model, predictions, _ = train(case, path, comm)
+        model, predictions, _ = train(case, path, comm, groups)
         histories.append(model.history.history)
     return model, predictions, histories
 
@@ -207,16 +213,17 @@ def main(folder):
         from mpi4py import MPI
 
         comm = MPI.COMM_WORLD
+    groups = int(sys.argv[sys.argv.index("--groups") + 1]) if "--groups" in sys.argv else 1
     warnings.simplefilter("ignore")
     report = {"ranks": 1 if comm is None else comm.size, "digests": {}}
     for name, case in cases().items():
         path = Path(folder, f"{name.replace(' ', '_')}.npz")
-        model, predictions, logs = train(case, path, comm)
+        model, predictions, logs = train(case, path, comm, groups)
         weights = model.get_weights()
         if comm is None or comm.rank == 0:
             report["digests"][name] = digest(path, predictions, logs, model.history.history, *weights)
     path = Path(folder, "resumed.npz")
-    model, predictions, histories = resumed(path, comm)
+    model, predictions, histories = resumed(path, comm, groups)
     weights = model.get_weights()
     report["digests"]["resumed"] = digest(path, predictions, histories, *weights)
     if comm is None or comm.rank == 0:

@@ -18,13 +18,14 @@ from mpi4py import MPI
 import lcnumba as lc
 
 COMM = MPI.COMM_WORLD
+GROUPS = int(os.environ.get("GROUPS", "1"))
 SHAPE = (None, 16, 6, 2)
 
 
 def model_of():
     """Two layers and Adam, on all ranks."""
     layers = [lc.LocallyConnected2D(4, 3, padding="same", rng=1), lc.LocallyConnected2D(3, 3, padding="same", rng=2)]
-    model = lc.mpi.distribute(lc.Sequential(layers), COMM, input_shape=SHAPE)
+    model = lc.mpi.distribute(lc.Sequential(layers), COMM, input_shape=SHAPE, data_groups=GROUPS)
     model.compile("adam", "mse", lr=0.01)
     return model
 
@@ -98,7 +99,7 @@ def memory(model):
 def loss(model):
     x, y = data_of()
     model.train_on_batch(x, y)
-    return lambda: model.fit(x, y, loss=failing_loss, progress=False), 0
+    return lambda: model.fit(x, y, loss=failing_loss, batch_size=8, progress=False), 0
 
 
 def callback(model):
