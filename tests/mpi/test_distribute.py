@@ -51,6 +51,8 @@ def test_what_cannot_be_divided_is_named(layers, match):
     [
         ({}, ValueError, "input_shape is missing"),
         ({"input_shape": (None, 12, 9)}, ValueError, "has 3 entries; give 4"),
+        ({"input_shape": SHAPE, "data_groups": 3}, ValueError, "data_groups=3 must divide the number of ranks, 1"),
+        ({"input_shape": SHAPE, "data_groups": 0}, ValueError, "data_groups=0 is too small"),
         ({"input_shape": SHAPE, "comm": 3}, TypeError, "comm=3 is a int"),
     ],
 )
