@@ -43,7 +43,7 @@ class World:
     group, groups : int
         The number of this group, and of all.
     bytes_sent : int
-        How many bytes of lines this rank has sent.
+        How many bytes of lines this rank has sent, and of gradients to other groups.
     """
 
     def __init__(self, comm: Any, groups: int = 1) -> None:
@@ -69,6 +69,9 @@ class World:
             yield
         except Exception as found:  # noqa: BLE001 - raised below
             error = found
+        except BaseException:  # this process ends
+            self.abort()
+            raise
         finally:
             self._agreeing = self._all
         self.raise_first(error)
