@@ -1,5 +1,6 @@
 """Stripes of one layer, one after the other in one process: they equal the whole to the last bit."""
 
+import itertools
 from itertools import pairwise
 
 import hypothesis.extra.numpy as npst
@@ -80,46 +81,48 @@ def possible(geometry, ranks):
     return min(geometry.output_size[0], geometry.input_size[0]) >= ranks
 
 
-CASES = [(problem, ranks) for problem in PROBLEMS for ranks in (2, 3, 5) if possible(problem.geometry, ranks)]
+def numbers_of_ranks(problem):
+    return [ranks for ranks in (2, 3, 5) if possible(problem.geometry, ranks)]
+
+
+DIVISIBLE = [problem for problem in PROBLEMS if numbers_of_ranks(problem)]
 
 
 @pytest.mark.parametrize("way", ["tuned", "by blocks", "by input columns", "plain"])
-@pytest.mark.parametrize(("problem", "ranks"), CASES, ids=str)
-def test_stripes_equal_the_whole(problem, ranks, way, rng, monkeypatch):
+@pytest.mark.parametrize("problem", DIVISIBLE, ids=str)
+def test_stripes_equal_the_whole(problem, way, rng, monkeypatch):
     """Forward, dx and the gradient of the weights, whatever numbers."""
     if way != "tuned":
         monkeypatch.setattr(loop, "CHANNELS", 1 if way == "by input columns" else 1 << 30)
         monkeypatch.setattr(loop, "BLOCK_WORK", 0)
         monkeypatch.setattr(vectors, "TILED", way != "plain")
-    for dtype in (np.float32, np.float64):
-        for batch in (problem.batch, 1, 2, 9, 40):
-            layer = Layer(problem.geometry, ranks, batch, dtype, rng)
-            y = layer.whole.apply(layer.x.reshape(batch, layer.geometry.inputs), layer.kernel, layer.bias, relu=True)
-            dx, dkernel = layer.whole.gradients(
-                layer.x.reshape(batch, layer.geometry.inputs), layer.kernel, layer.dy, y=y
-            )
-            # Without dx the blocks of weights may be other ones.
-            alone = layer.whole.weight_gradient(layer.x.reshape(batch, layer.geometry.inputs), layer.dy, y=y)
-            parts = []
-            for rank, rows in zip(layer.ranks, layer.rows, strict=True):
-                loops, x, dy = layer.part(rank)
-                kernel = np.ascontiguousarray(layer.kernel[rows])
-                own = loops.apply(x, kernel, layer.bias[rows], relu=True)
-                np.testing.assert_array_equal(own, y[:, rows])
-                own_dx, own_dkernel = loops.gradients(x, kernel, dy, y=own)
-                np.testing.assert_array_equal(own_dkernel, dkernel[rows])
-                np.testing.assert_array_equal(loops.weight_gradient(x, dy, y=own), alone[rows])
-                parts.append(own_dx)
-            np.testing.assert_array_equal(layer.joined(parts), dx)
+    batches = (1, 2, 9, 40) if way == "tuned" else ()
+    kinds = [(problem.batch, np.float32), (9, np.float64), *((batch, np.float32) for batch in batches)]
+    for ranks, (batch, dtype) in itertools.product(numbers_of_ranks(problem), kinds):
+        layer = Layer(problem.geometry, ranks, batch, dtype, rng)
+        flat = layer.x.reshape(batch, layer.geometry.inputs)
+        y = layer.whole.apply(flat, layer.kernel, layer.bias, relu=True)
+        dx, dkernel = layer.whole.gradients(flat, layer.kernel, layer.dy, y=y)
+        # Without dx the blocks of weights may be other ones.
+        alone = layer.whole.weight_gradient(flat, layer.dy, y=y)
+        parts = []
+        for rank, rows in zip(layer.ranks, layer.rows, strict=True):
+            loops, x, dy = layer.part(rank)
+            kernel = np.ascontiguousarray(layer.kernel[rows])
+            own = loops.apply(x, kernel, layer.bias[rows], relu=True)
+            np.testing.assert_array_equal(own, y[:, rows])
+            own_dx, own_dkernel = loops.gradients(x, kernel, dy, y=own)
+            np.testing.assert_array_equal(own_dkernel, dkernel[rows])
+            np.testing.assert_array_equal(loops.weight_gradient(x, dy, y=own), alone[rows])
+            parts.append(own_dx)
+        np.testing.assert_array_equal(layer.joined(parts), dx)
 
 
-@pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", RULES)
-@pytest.mark.parametrize(("problem", "ranks"), CASES[::2], ids=str)
-def test_fused_updates_of_stripes_equal_those_of_the_whole(problem, ranks, name, masked, rng):
+@pytest.mark.parametrize("problem", DIVISIBLE[::2], ids=str)
+def test_fused_updates_of_stripes_equal_those_of_the_whole(problem, name, rng):
+    """With and without a mask of connections."""
     g, batch = problem.geometry, max(1, problem.batch)
-    mask = rng.random(g.kernel_shape[:2]) < 0.7 if masked else None
-    layer = Layer(g, ranks, batch, np.float32, rng, mask)
 
     def step(loops, x, kernel, dy):
         optimizer = RULES[name]
@@ -131,17 +134,20 @@ def test_fused_updates_of_stripes_equal_those_of_the_whole(problem, ranks, name,
             optimizer.advance(state)
         return found, kernel, state
 
-    dx, kernel, state = step(layer.whole, layer.x.reshape(batch, g.inputs), layer.kernel.copy(), layer.dy)
-    parts = []
-    for rank, rows in zip(layer.ranks, layer.rows, strict=True):
-        loops, x, dy = layer.part(rank)
-        own, own_kernel, own_state = step(loops, x, np.ascontiguousarray(layer.kernel[rows]), dy)
-        np.testing.assert_array_equal(own_kernel, kernel[rows])
-        for key, values in state.items():
-            np.testing.assert_array_equal(own_state[key], values[rows] if values.ndim > 1 else values)
-        parts.append(own)
-    for number, whole in enumerate(dx):
-        np.testing.assert_array_equal(layer.joined([part[number] for part in parts]), whole)
+    for ranks, masked in itertools.product(numbers_of_ranks(problem)[:2], (False, True)):
+        mask = rng.random(g.kernel_shape[:2]) < 0.7 if masked else None
+        layer = Layer(g, ranks, batch, np.float32, rng, mask)
+        dx, kernel, state = step(layer.whole, layer.x.reshape(batch, g.inputs), layer.kernel.copy(), layer.dy)
+        parts = []
+        for rank, rows in zip(layer.ranks, layer.rows, strict=True):
+            loops, x, dy = layer.part(rank)
+            own, own_kernel, own_state = step(loops, x, np.ascontiguousarray(layer.kernel[rows]), dy)
+            np.testing.assert_array_equal(own_kernel, kernel[rows])
+            for key, values in state.items():
+                np.testing.assert_array_equal(own_state[key], values[rows] if values.ndim > 1 else values)
+            parts.append(own)
+        for number, whole in enumerate(dx):
+            np.testing.assert_array_equal(layer.joined([part[number] for part in parts]), whole)
 
 
 @st.composite
