@@ -2,7 +2,6 @@
 
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
@@ -12,7 +11,7 @@ from lcnumba.utils.messages import install
 
 __all__ = ["check_launcher", "communicator", "prepare", "threads_per_rank"]
 
-# Where launchers tell a process how many there are: PMI of MPICH and Intel MPI, Open MPI, Slurm, PMIx.
+# Where launchers tell a process how many there are: MPICH and Slurm's PMI, Open MPI, MVAPICH2, Intel MPI.
 _SIZES = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "MPI_LOCALNRANKS")
 
 
@@ -94,8 +93,6 @@ def prepare(comm: Any) -> None:
 
 def _ranks_on_node(comm: Any) -> int:
     """How many ranks of the communicator are on this node."""
-    if not hasattr(comm, "Split_type"):
-        return int(comm.Get_size())
     node = comm.Split_type(_mpi().COMM_TYPE_SHARED)
     ranks = int(node.Get_size())
     node.Free()
@@ -126,8 +123,7 @@ def _install_hook() -> None:
         before(kind, error, trace)
         sys.stdout.flush()
         sys.stderr.flush()
-        if threading.current_thread() is threading.main_thread():
-            _mpi().COMM_WORLD.Abort(1)
+        _mpi().COMM_WORLD.Abort(1)
 
     hook.ends_all = True  # type: ignore[attr-defined]
     sys.excepthook = hook

@@ -308,7 +308,7 @@ class DistributedSequential(PublicNames):
         total = []
         for layer in self._own:
             found = []
-            for weight in (each for each in self._weights if each.layer is layer):
+            for weight in self._weights_of(layer):
                 regularizer = getattr(layer, f"{weight.name}_regularizer")
                 if regularizer is None:
                     continue
@@ -326,7 +326,7 @@ class DistributedSequential(PublicNames):
         for layer, grad in zip(self._own, grads, strict=True):
             if grad is None:
                 continue
-            for weight in (each for each in self._weights if each.layer is layer):
+            for weight in self._weights_of(layer):
                 if weight.edges is not None or self._world.rank == 0:
                     arrays.append(getattr(grad, weight.name))
         return arrays
@@ -341,7 +341,7 @@ class DistributedSequential(PublicNames):
                 found.append(None)
                 continue
             arrays = {}
-            for weight in (each for each in self._weights if each.layer is layer):
+            for weight in self._weights_of(layer):
                 own = weight.layer._parameters[weight.name]
                 array = np.ascontiguousarray(getattr(grads[number], weight.name)) if mine else np.empty_like(own)
                 self._world.copy_from_group(group, array)
@@ -364,6 +364,10 @@ class DistributedSequential(PublicNames):
     def weight_shapes(self, input_shape: Shape) -> list[tuple[int, ...]]:
         """Return the shapes of the weights of the whole model, in order."""
         return [weight.shape for weight in self._weights]
+
+    def _weights_of(self, layer: Any) -> list[_Weight]:
+        """The weights of a layer of this rank."""
+        return [weight for weight in self._weights if weight.layer is layer]
 
     def weight_rows(self) -> list[tuple[int, int]]:
         """Return which rows of each weight this rank has."""
@@ -388,7 +392,7 @@ class DistributedSequential(PublicNames):
                         key: self._part((number, w.name, key), w, array) if array.ndim > 1 else array
                         for key, array in state[w.name].items()
                     }
-                    for w in self._weights if w.layer is layer and w.name in state
+                    for w in self._weights_of(layer) if w.name in state
                 }  # fmt: skip
             states.append(state)
         return states
@@ -401,7 +405,7 @@ class DistributedSequential(PublicNames):
         for layer, mine in zip(self._own, state, strict=True):
             if mine is None:
                 continue
-            weights = {w.name: w for w in self._weights if w.layer is layer}
+            weights = {w.name: w for w in self._weights_of(layer)}
             if weights and isinstance(mine, dict) and mine.keys() <= weights.keys():
                 mine = {name: self._own_state(weights[name], arrays) for name, arrays in mine.items()}
             plans.append(layer.plan_training_state(loaded(mine)))
@@ -542,14 +546,14 @@ class DistributedSequential(PublicNames):
 
         It returns when the file is complete.
         """
-        self._write(lambda: npz.write_model(path, self.get_config(), self.live_weights()))
+        self.write_file(lambda: npz.write_model(path, self.get_config(), self.live_weights()))
 
     @public
     def save_weights(self, path: str | os.PathLike[str]) -> None:
         """Write only the weights to one ordinary file; as `Sequential.save_weights`."""
-        self._write(lambda: npz.write_weights(path, self.live_weights()))
+        self.write_file(lambda: npz.write_weights(path, self.live_weights()))
 
-    def _write(self, write: Callable[[], None]) -> None:
+    def write_file(self, write: Callable[[], None]) -> None:
         """Write a file on the root, with the rows of all ranks."""
         self.share.command("send_state")
         error = None
@@ -607,7 +611,7 @@ class DistributedSequential(PublicNames):
         rest, plans = list(weights), []
         with self._world.agreed():
             for layer in self._own:
-                count = sum(weight.layer is layer for weight in self._weights)
+                count = len(self._weights_of(layer))
                 if count:
                     plans.append(layer.plan_weights(rest[:count]))
                     rest = rest[count:]
@@ -653,7 +657,7 @@ class DistributedSequential(PublicNames):
 
     @property
     def bytes_sent(self) -> int:
-        """How many bytes of lines this rank has sent since `distribute`."""
+        """How many bytes of lines, and of gradients to other groups, this rank has sent since `distribute`."""
         return self._world.bytes_sent
 
     def count_params(self) -> int:
@@ -664,7 +668,7 @@ class DistributedSequential(PublicNames):
         """How many weights exist, of those that this rank counts."""
         for layer in self._own:
             counts = layer._parameters.counts() if isinstance(layer, Trainable) else {}
-            for weight in (each for each in self._weights if each.layer is layer):
+            for weight in self._weights_of(layer):
                 if weight.edges is not None or self._world.rank == 0:
                     yield counts[weight.name]
 

@@ -14,7 +14,7 @@ from lcnumba import gradients, losses, metrics
 from lcnumba.formats import checkpoint
 from lcnumba.formats.npz import ModelFile, Part, check_parts
 from lcnumba.mpi.exchange import World
-from lcnumba.mpi.files import Stored, loaded, writing
+from lcnumba.mpi.files import Stored, loaded
 from lcnumba.training.config import ClipByNorm
 from lcnumba.training.data import Batch, Rows, SkippedBatch
 from lcnumba.training.evaluation import value_and_slope
@@ -138,9 +138,7 @@ class RankShare(Share):
 
     def save(self, path: str | os.PathLike[str], model: Any, progress: Any) -> None:
         """Write a checkpoint; called by the root's callbacks."""
-        self.command("send_state")
-        with writing(self._world, model.striped_arrays):
-            checkpoint.write(path, model, progress)
+        model.write_file(lambda: checkpoint.write(path, model, progress))
 
     # --- files
 
