@@ -26,6 +26,12 @@ def test_parts_of_two_processes_give_the_exact_sum(numbers, cut):
     assert exact_sum([*exact_parts(numbers[:cut]), *exact_parts(numbers[cut:])]) == expected
 
 
+def test_parts_keep_what_rounding_loses():
+    ulp = 2.0**-52
+    assert exact_sum([exact_sum([1.0, ulp / 2]), ulp / 2]) == 1.0
+    assert exact_sum([*exact_parts([1.0, ulp / 2]), ulp / 2]) == 1.0 + ulp
+
+
 @pytest.mark.parametrize(
     ("numbers", "expected"),
     [
