@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from lcnumba.connectivity import sharing
 from lcnumba.connectivity.stripe import Stripe
 from lcnumba.connectivity.tables import Index, Tables, read_only
 from lcnumba.runtime.memory import require
@@ -24,7 +25,6 @@ LINE_ENTRIES = 4096
 
 
 MODES = ("zeros", "circular")
-
 Padding = str | tuple[tuple[int, int], ...]
 
 
@@ -49,11 +49,17 @@ class Geometry(Tables):
     padding : {"valid", "same"} or tuple of (int, int), default "valid"
         "valid": only windows inside the input. "same": as in Keras; the window of output o begins at
         input ``o * stride - effective // 2``, where ``effective = dilation * (kernel - 1) + 1``. For
-        even kernels and strides this is not the window of TensorFlow's convolutions. Or the padding
-        before and after, for each dimension, less than `effective`.
+        even kernels and strides this is not the window of TensorFlow's convolutions, which "tf_same" is:
+        as many outputs, with the smaller half of the padding before. Or the padding before and after, for
+        each dimension, less than `effective`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
         What is read beyond the input, in all dimensions or in each: nothing (these connections do not
         exist), or the input from its other end.
+    groups : int, default 1
+        Parts G of the channels and of the filters, in order: filters read the channels of their part. It
+        divides both.
+    weight_sharing : None, "all", int, tuple of int or array of int, optional
+        Which positions share their weights; see `lcnumba.connectivity.sharing`.
 
     Raises
     ------
@@ -76,6 +82,8 @@ class Geometry(Tables):
     dilation: tuple[int, ...] = 1  # type: ignore[assignment]
     padding: Padding = "valid"
     padding_mode: tuple[str, ...] = "zeros"  # type: ignore[assignment]
+    groups: int = 1
+    weight_sharing: sharing.Sharing = None
 
     def __post_init__(self) -> None:
         """Normalise and check every field."""
@@ -94,6 +102,8 @@ class Geometry(Tables):
             "dilation": int_tuple("dilation", self.dilation, rank),
             "padding": paddings(self.padding, rank),
             "padding_mode": padding_modes(self.padding_mode, rank),
+            "groups": integer("groups", self.groups),
+            "weight_sharing": sharing.get(self.weight_sharing, rank),
         }
         for name, value in fields.items():
             object.__setattr__(self, name, value)
@@ -108,11 +118,16 @@ class Geometry(Tables):
                 f"{f' with dilation={self.dilation}' if max(self.dilation) > 1 else ''} does not fit input "
                 f"{self.input_size} with padding={self.padding!r}; use padding='same' or a smaller kernel"
             )
+        for name, size in (("channels", self.channels), ("filters", self.filters)):
+            if size % self.groups:
+                raise ValueError(f"groups={self.groups} does not divide {name}={size}; each group has as many of them")
+        if isinstance(self.weight_sharing, tuple | sharing.Regions):
+            sharing.sets(self.weight_sharing, self.output_size)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copy and pickle the fields alone; the tables are computed again."""
         fields = (self.input_size, self.channels, self.filters, self.kernel_size, self.strides)
-        return Geometry, (*fields, self.dilation, self.padding, self.padding_mode)
+        return Geometry, (*fields, self.dilation, self.padding, self.padding_mode, self.groups, self.weight_sharing)
 
     @property
     def whole(self) -> Tables:  # type: ignore[override]
@@ -132,6 +147,10 @@ class Geometry(Tables):
         """
         if self.padding == "same":
             return tuple((e // 2, 0) for e in self.effective_size)
+        if self.padding == "tf_same":
+            sizes = zip(self.input_size, self.strides, self.effective_size, strict=True)
+            totals = (max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in sizes)
+            return tuple((total // 2, total - total // 2) for total in totals)
         return ((0, 0),) * self.rank if isinstance(self.padding, str) else self.padding
 
     @cached_property
@@ -146,7 +165,21 @@ class Geometry(Tables):
     def connections(self) -> int:
         """Existing (position, window entry) pairs; each carries F weights."""
         # Without the tables, which may not fit into memory.
-        return math.prod(self.connected(dimension) for dimension in range(self.rank)) * self.channels
+        return math.prod(self.connected(dimension) for dimension in range(self.rank)) * (self.channels // self.groups)
+
+    @cached_property
+    def sets(self) -> Index | None:
+        """The weight set of each position, (P,); None if each position has its own."""
+        return None if self._sets is None else self._sets[0]
+
+    @cached_property
+    def n_sets(self) -> int:
+        """How many sets of weights there are, S; P without sharing."""
+        return self.positions if self._sets is None else self._sets[1]
+
+    @cached_property
+    def _sets(self) -> tuple[Index, int] | None:
+        return sharing.sets(self.weight_sharing, self.output_size)
 
     @cached_property
     def band_edges(self) -> Index:
@@ -227,7 +260,7 @@ def paddings(value: Any, rank: int) -> Padding:
     Parameters
     ----------
     value : str or pairs
-        "valid", "same", or (before, after) for each dimension; for one dimension also a single pair.
+        "valid", "same", "tf_same", or (before, after) for each dimension; for one dimension also a single pair.
     rank : int
         Spatial dimensions.
 
@@ -247,13 +280,15 @@ def paddings(value: Any, rank: int) -> Padding:
     ('same', ((2, 0),), ((2, 0), (1, 1)))
     """
     if isinstance(value, str):
-        found: str = choice("padding", value, ("valid", "same"))
+        found: str = choice("padding", value, ("valid", "same", "tf_same"))
         return found
     pairs = value.tolist() if isinstance(value, np.ndarray) else value
     if rank == 1 and isinstance(pairs, list | tuple) and not any(isinstance(pair, list | tuple) for pair in pairs):
         pairs = (pairs,)
     if not isinstance(pairs, list | tuple) or len(pairs) != rank:
-        raise ValueError(f"padding={value!r} is not known; give 'valid', 'same', or {rank} pairs (before, after)")
+        raise ValueError(
+            f"padding={value!r} is not known; give 'valid', 'same', 'tf_same', or {rank} pairs (before, after)"
+        )
     if not all(isinstance(pair, list | tuple) for pair in pairs):
         raise TypeError(f"padding must hold a pair (before, after) for each dimension, got {value!r}")
     return tuple((before, after) for before, after in (int_tuple("padding", pair, 2, 0) for pair in pairs))

@@ -39,7 +39,7 @@ class Stripe(Tables):
             )
         self.whole, self.first, self.last = whole, first, last
         self.channels, self.filters = whole.channels, whole.filters
-        self.kernel_size, self.strides = whole.kernel_size, whole.strides
+        self.kernel_size, self.strides, self.groups = whole.kernel_size, whole.strides, whole.groups
         self.output_size = (last - first, *whole.output_size[1:])
         self.reads = whole.reads_of(first, last)
         self.input_size = (len(self.reads), *whole.input_size[1:])
@@ -60,7 +60,17 @@ class Stripe(Tables):
     def connections(self) -> int:
         """Existing (position, window entry) pairs; each carries F weights."""
         counts = (np.count_nonzero(self.taps(dimension) >= 0) for dimension in range(self.rank))
-        return math.prod(map(int, counts)) * self.channels
+        return math.prod(map(int, counts)) * self.tap_entries
+
+    @property
+    def sets(self) -> None:
+        """None: a set of weights that positions share belongs to no stripe, and has none."""
+        return
+
+    @property
+    def n_sets(self) -> int:
+        """The positions, each of which has weights of its own."""
+        return self.positions
 
     @cached_property
     def band_edges(self) -> Index:

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Mask
 
-__all__ = ["Index", "Segments", "Tables", "Triples", "read_only"]
+__all__ = ["Index", "Segments", "SetSegments", "Tables", "Triples", "read_only"]
 
 Index = npt.NDArray[np.int64]
 
@@ -79,10 +79,46 @@ class Segments(NamedTuple):
     taps: Index
 
 
+class SetSegments(NamedTuple):
+    """Runs of positions of one weight set, in one line, which read the same taps, a stride further on each time.
+
+    They are grouped by set and kind: group ``set * kinds + kind`` holds entries ``start[g]:start[g + 1]``. A position
+    has a run for each of its segments; a kind is the taps of one.
+
+    Attributes
+    ----------
+    kind_tap, kind_taps : (kinds,) int64
+        The first tap of the segments of a kind, and how many there are.
+    start : (sets * kinds + 1,) int64
+        Where each group begins.
+    line, column : (runs,) int64
+        Output line and column of the first position.
+    first_input : (runs,) int64
+        The first input column that it reads.
+    length : (runs,) int64
+        How many positions.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import Geometry
+    >>> geometry = Geometry((6,), channels=1, filters=1, kernel_size=2, weight_sharing="all")
+    >>> geometry.set_segments.length.tolist()
+    [5]
+    """
+
+    kind_tap: Index
+    kind_taps: Index
+    start: Index
+    line: Index
+    column: Index
+    first_input: Index
+    length: Index
+
+
 class Tables:
     """The tables of a layer, or of a part of one, by the coordinates that its taps read in each dimension.
 
-    A subclass has these attributes, and implements `taps`, `reads_of`, `connections` and `band_edges`.
+    A subclass has these attributes, and implements `taps`, `reads_of`, `connections`, `band_edges`, `sets`, `n_sets`.
 
     Attributes
     ----------
@@ -92,6 +128,8 @@ class Tables:
         Channels C of the input, and filters F, the channels of the output.
     kernel_size, strides : tuple of int
         Window, and distance of neighbouring windows.
+    groups : int
+        Parts of the channels and filters; filters read the channels of their part.
     whole : Tables
         The layer that this is a part of, or itself.
     """
@@ -102,6 +140,7 @@ class Tables:
     filters: int
     kernel_size: tuple[int, ...]
     strides: tuple[int, ...]
+    groups: int
     whole: "Tables"
 
     @abstractmethod
@@ -127,6 +166,18 @@ class Tables:
         ...
 
     @property
+    @abstractmethod
+    def sets(self) -> Index | None:
+        """The weight set of each position, (P,); None if each position has its own."""
+        ...
+
+    @property
+    @abstractmethod
+    def n_sets(self) -> int:
+        """How many sets of weights there are, S; P without sharing."""
+        ...
+
+    @property
     def rank(self) -> int:
         """Number of spatial dimensions."""
         return len(self.input_size)
@@ -136,15 +187,25 @@ class Tables:
         """Number of output positions P."""
         return math.prod(self.output_size)
 
+    @property
+    def tap_entries(self) -> int:
+        """Inputs that a filter reads at a tap: the channels of a group."""
+        return self.channels // self.groups
+
+    @property
+    def entry_step(self) -> int:
+        """How far neighbouring entries of a segment are apart in a line; C for groups of one channel, else 1."""
+        return self.channels if self.tap_entries == 1 else 1
+
     @cached_property
     def window(self) -> int:
-        """Inputs of a whole window: K = product of the kernel size times C."""
-        return math.prod(self.kernel_size) * self.channels
+        """Inputs that a filter reads in a whole window: K = product of the kernel size times channels of a group."""
+        return math.prod(self.kernel_size) * self.tap_entries
 
     @property
     def kernel_shape(self) -> tuple[int, int, int]:
-        """Shape (P, K, F) of the canonical kernel; K runs over (taps, channels)."""
-        return self.positions, self.window, self.filters
+        """Shape (P, K, F) of the canonical kernel, or (S, K, F) with shared weights; K runs over (taps, channels)."""
+        return self.n_sets, self.window, self.filters
 
     @property
     def bias_shape(self) -> tuple[int, ...]:
@@ -174,14 +235,14 @@ class Tables:
     @cached_property
     def by_output(self) -> Triples:
         """The triples grouped by output line o, ordered by a; `line` is i."""
-        o, a = np.nonzero(self._line_table >= 0)
-        return Triples(_starts(o, len(self._line_table)), *read_only(a, self._line_table[o, a]))
+        o, a = np.nonzero(self.line_table >= 0)
+        return Triples(_starts(o, len(self.line_table)), *read_only(a, self.line_table[o, a]))
 
     @cached_property
     def by_input(self) -> Triples:
         """The triples grouped by input line i, ordered by (o, a); `line` is o."""
-        o, a = np.nonzero(self._line_table >= 0)
-        i = self._line_table[o, a]
+        o, a = np.nonzero(self.line_table >= 0)
+        i = self.line_table[o, a]
         order = np.argsort(i, kind="stable")
         return Triples(_starts(i[order], self.input_lines), *read_only(a[order], o[order]))
 
@@ -191,7 +252,8 @@ class Tables:
         taps = self.taps(-1)
         exists = taps >= 0
         follows = np.zeros_like(exists)
-        follows[:, 1:] = exists[:, 1:] & exists[:, :-1] & (taps[:, 1:] == taps[:, :-1] + 1)
+        if self.groups == 1 or self.tap_entries == 1:  # else other groups' channels lie between those of two taps
+            follows[:, 1:] = exists[:, 1:] & exists[:, :-1] & (taps[:, 1:] == taps[:, :-1] + 1)
         column, first_tap = np.nonzero(exists & ~follows)
         segment = np.cumsum((exists & ~follows).ravel())[exists.ravel()] - 1
         length = np.bincount(segment, minlength=len(column))
@@ -230,7 +292,48 @@ class Tables:
         for values in (first_input - column * self.strides[-1], first_tap, taps):
             follows &= np.diff(values) == 0
         follows[start[(start > 0) & (start < len(column))] - 1] = False
-        return _runs(follows)
+        return _runs(follows)[: len(column)]
+
+    @cached_property
+    def set_runs(self) -> tuple[int, Index]:
+        """How far the sets of neighbouring positions mostly are apart, 0 or 1, and the runs of such positions.
+
+        That is for each position how many from it on, in its line, have sets that far apart.
+        """
+        assert self.sets is not None
+        lines = self.sets.reshape(-1, self.output_size[-1])
+        steps = np.diff(lines, axis=1)
+        step = int(np.count_nonzero(steps == 1) > np.count_nonzero(steps == 0))
+        follows = np.zeros(lines.shape, bool)
+        follows[:, :-1] = steps == step
+        return step, _runs(follows.reshape(-1)[:-1])
+
+    @cached_property
+    def set_segments(self) -> "SetSegments":
+        """What the positions of each weight set read, for the gradient of shared weights."""
+        assert self.sets is not None
+        sets, stride = self.sets.reshape(-1, self.output_size[-1]), self.strides[-1]
+        _, column, first_input, first_tap, taps = self.columns
+        kinds, kind_of = np.unique(np.stack([first_tap, taps]), axis=1, return_inverse=True)
+        parts = [(np.zeros(0, np.int64),) * 5]  # windows in the gaps of a dilation may read nothing at all
+        for kind in range(kinds.shape[1]):
+            own = kind_of.reshape(-1) == kind
+            reads = np.full(sets.shape[1], -1)
+            reads[column[own]] = first_input[own]
+            follows = (reads[1:] >= 0) & (reads[:-1] >= 0) & (np.diff(reads) == stride) & (np.diff(sets, axis=1) == 0)
+            begins = np.broadcast_to(reads >= 0, sets.shape).copy()
+            begins[:, 1:] &= ~follows
+            o, j = np.nonzero(begins)
+            ends = np.ones(sets.shape, bool)
+            ends[:, :-1] = ~follows
+            positions = o * sets.shape[1] + j
+            last = np.flatnonzero(ends)[np.searchsorted(np.flatnonzero(ends), positions)]
+            parts.append((sets[o, j] * kinds.shape[1] + kind, o, j, reads[j], last - positions + 1))
+        of_set, *table = (np.concatenate(entries) for entries in zip(*parts, strict=True))
+        order = np.argsort(of_set, kind="stable")
+        start = _starts(of_set[order], self.n_sets * kinds.shape[1])
+        kind_tap, kind_taps = read_only(*kinds)
+        return SetSegments(kind_tap, kind_taps, start, *read_only(*(entries[order] for entries in table)))
 
     @cached_property
     def band_columns(self) -> Index:
@@ -284,20 +387,34 @@ class Tables:
 
     @cached_property
     def input_index(self) -> Index:
-        """Flat index (P, K) of the input that each window entry reads, -1 for none."""
-        lines, taps = self._line_table, self.taps(-1)
+        """Flat index (P, K) of the input that each window entry reads, -1 for none.
+
+        That is for filters of the first group; those of group g read g times `tap_entries` inputs further on.
+        """
+        lines, taps = self.line_table, self.taps(-1)
         i = lines[:, None, :, None, None]
         w = taps[None, :, None, :, None]
-        index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.channels)
+        index = (i * self.input_size[-1] + w) * self.channels + np.arange(self.tap_entries)
         index = np.where((i >= 0) & (w >= 0), index, -1)
         return read_only(index.reshape(self.positions, self.window))[0]
 
     @cached_property
     def exists(self) -> Mask:
         """Which (P, K) connections exist."""
-        lines, taps = self._line_table >= 0, self.taps(-1) >= 0
+        lines, taps = self.line_table >= 0, self.taps(-1) >= 0
         pairs = lines[:, None, :, None] & taps[None, :, None, :]
-        exists = np.repeat(pairs.reshape(self.positions, -1), self.channels, axis=1)
+        exists = np.repeat(pairs.reshape(self.positions, -1), self.tap_entries, axis=1)
+        exists.flags.writeable = False
+        return exists
+
+    @cached_property
+    def weight_exists(self) -> Mask:
+        """Which (S, K) weights exist: those with a connection at any position of their set; (P, K) without sharing."""
+        if self.sets is None:
+            return self.exists
+        order = np.argsort(self.sets, kind="stable")
+        starts = np.searchsorted(self.sets[order], np.arange(self.n_sets))
+        exists = np.logical_or.reduceat(self.exists[order], starts, axis=0)
         exists.flags.writeable = False
         return exists
 
@@ -326,7 +443,11 @@ class Tables:
         values = math.prod(shape) if pattern is None else int(np.count_nonzero(pattern))
         dtype = np.int32 if max(values, self.inputs) < 2**31 else np.int64
         indptr = np.zeros(self.positions * self.filters + 1, dtype)
-        rows = np.broadcast_to(self.input_index.astype(dtype)[:, None, :], shape)
+        rows = self.input_index.astype(dtype)[:, None, :]
+        if self.groups > 1:
+            group = np.arange(self.filters) // (self.filters // self.groups)
+            rows = np.add(rows, (group * self.tap_entries)[:, None], dtype=dtype)
+        rows = np.broadcast_to(rows, shape)
         if pattern is None:
             indptr[1:] = np.arange(1, len(indptr), dtype=np.int64) * self.window
             return indptr, np.ascontiguousarray(rows.reshape(-1))  # with one filter it is a view
@@ -334,7 +455,7 @@ class Tables:
         return indptr, rows[pattern]
 
     @cached_property
-    def _line_table(self) -> Index:
+    def line_table(self) -> Index:
         """Input line (LO, A) that each tap line of each output line reads, -1 for none."""
         table = np.zeros((1, 1), np.int64)
         for dimension in range(self.rank - 1):

@@ -75,8 +75,9 @@ class DenseMatrix(MatrixImplementation):
             matrix = np.zeros(shape, kernel.dtype) if old is None else old
             positions_per_task = -(-g.positions // TASKS)
             spread(kernel.itemsize)(
-                kernel=kernel, index=g.input_index, matrix=matrix, inputs=g.inputs, P=g.positions, K=g.window,
-                F=g.filters, task_positions=positions_per_task, threads=workers(kernel.size, threads),
+                kernel=kernel, sets=0 if g.sets is None else g.sets, index=g.input_index, matrix=matrix,
+                inputs=g.inputs, P=g.positions, K=g.window, F=g.filters, G=g.groups, E=g.tap_entries,
+                task_positions=positions_per_task, threads=workers(kernel.size, threads),
             )  # fmt: skip
             return matrix
 

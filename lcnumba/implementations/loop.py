@@ -16,6 +16,8 @@ from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import backward as tiled_backward
 from lcnumba.kernels import forward as tiled_forward
 from lcnumba.kernels import microkernels, plain, update, vectors, weight_gradient
+from lcnumba.kernels import shared_gradient as tiled_shared
+from lcnumba.kernels.forward import ROWS_OF_POSITIONS
 from lcnumba.kernels.jit import Kernel, Launches
 from lcnumba.kernels.records import BANDS, COLUMNS, NO_CLAMP, ROWS, address, bits
 from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRADIENT, Rule, workers
@@ -56,6 +58,9 @@ RUN_BYTES = 1 << 14
 IN_PLACE_BATCH = 8
 # What the calls for a transposed gradient of a block cost, in multiplications of vectors.
 TRANSPOSED_CALLS = 100
+# Terms of a sum over positions that share weights, and runs of them, that a product of a block takes at a time: what it
+# reads of x and dy fits in the L1 and L2 caches, for the next rows.
+MOST_SUMMED, MOST_SEGMENTS = 512, 256
 # Bytes of a band of x that a task packs.
 BAND_BYTES = 1 << 20
 
@@ -92,6 +97,7 @@ class Loops:
         self._work = geometry.connections * geometry.filters  # multiplications a sample
         self._plans: dict[tuple[int, int, int, bool, bool, bool], _Plan] = {}
         self._forward_plans: dict[tuple[int, int, int], _Plan] = {}
+        self._shared_plans: dict[tuple[int, int, int], _Plan] = {}
         self._no_bias: dict[int, Array] = {}  # a row of zeros for each size of an element
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -104,7 +110,8 @@ class Loops:
         g = self._geometry
         return {
             "P": g.positions, "K": g.window, "F": g.filters, "LI": g.input_lines, "OW": g.output_size[-1],
-            "line": g.input_size[-1] * g.channels, "C": g.channels, "KW": g.kernel_size[-1],
+            "line": g.input_size[-1] * g.channels, "C": g.channels, "KW": g.kernel_size[-1], "G": g.groups,
+            "E": g.tap_entries, "entry_step": g.entry_step,
         }  # fmt: skip
 
     @cached_property
@@ -114,8 +121,31 @@ class Loops:
         return {
             **dict(zip(ROWS.split(), g.by_output, strict=True)),
             **dict(zip(COLUMNS.split(), (columns.start, *columns[2:]), strict=True)),
-            "LO": len(g.by_output.start) - 1, "task_positions": -(-g.positions // TASKS),
+            "LO": len(g.by_output.start) - 1, "task_positions": self._task_positions, "sets": self._sets,
         }  # fmt: skip
+
+    @cached_property
+    def _task_positions(self) -> int:
+        """Positions of a task of forward: whole lines where neighbours share weights, which one call computes."""
+        g = self._geometry
+        positions, line = -(-g.positions // TASKS), g.output_size[-1]
+        if g.sets is None or g.set_runs[0]:
+            return positions
+        whole = ROWS_OF_POSITIONS if line > TASKS else line
+        return -(-positions // whole) * whole
+
+    @property
+    def _sets(self) -> Array | int:
+        """The weight set of each position, for a record."""
+        return 0 if self._geometry.sets is None else self._geometry.sets
+
+    @property
+    def _set_runs(self) -> dict[str, Any]:
+        """The fields that say how far neighbouring positions have the same weights, or the next ones."""
+        if self._geometry.sets is None:
+            return {}
+        step, runs = self._geometry.set_runs
+        return {"set_step": step, "set_run": runs}
 
     @cached_property
     def _input_tables(self) -> dict[str, Any]:
@@ -165,16 +195,17 @@ class Loops:
     def _forward_plan(self, N: int, size: int, threads: int) -> _Plan:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g, whole = self._geometry, self._whole
-        segment = min(g.kernel_size[-1], whole.input_size[-1]) * g.channels
+        segment = min(g.kernel_size[-1], whole.input_size[-1]) * g.tap_entries
         by_dots = N > 0 and g.filters == 1 and segment * size >= DOTS_BYTES
         batch_tile = N if by_dots else self._batch_tile(N, size)
-        lanes = vectors.for_filters(N if batch_tile else g.filters, size)
+        filters = g.filters // g.groups
+        lanes = vectors.for_filters(N if batch_tile else filters, size)
         panel_bytes = PANEL * lanes * size
         most_segments = math.prod(g.kernel_size) + 1
         values: dict[str, Any] = {
             **self._sizes, **self._output_tables, "size": size, "N": N, "most_segments": most_segments,
             "multiply": microkernels.multiply(size, lanes), "panel_bytes": panel_bytes,
-            "col_run": g.column_runs, "stride": g.strides[-1],
+            "col_run": g.column_runs, "stride": g.strides[-1], **self._set_runs,
         }  # fmt: skip
         sizes = {"segments": threads * most_segments * SEGMENT * 8}
         if batch_tile:
@@ -193,12 +224,13 @@ class Loops:
             sizes["cache_keys"] = threads * g.input_cycle * 8
         else:
             kernel = tiled_forward.forward()
-            parts = max(1, min(TASKS // whole.positions, g.filters // (PANEL * lanes)))
+            parts = max(1, min(TASKS // whole.positions, filters // (PANEL * lanes))) if g.groups == 1 else 1
             width = -(-g.filters // (lanes * parts)) * lanes
             columns = min(width, g.filters)
             k_block = max(1, min(g.window, K_BLOCK_BYTES // (columns * size)))
             values |= {"width": width, "k_block": k_block}
-            if N >= PACKED_BATCH and columns > PANEL * lanes and k_block * columns * size > PACKED_BYTES:
+            large = filters > PANEL * lanes and k_block * columns * size > PACKED_BYTES
+            if N >= PACKED_BATCH and g.groups == 1 and large and columns > PANEL * lanes:
                 values["pack_panels"] = microkernels.pack_panels(size, lanes)
                 sizes["panels"] = threads * -(-columns * size // panel_bytes) * panel_bytes * k_block
         plan = _Plan(kernel, values, threads, sizes)
@@ -211,12 +243,12 @@ class Loops:
         must be transposed, at about three elements per cycle; products take half a cycle.
         """
         g, F, VN = self._whole, self._whole.filters, vectors.for_batch(N, size)
-        if not VN or 2 * F * size > vectors.vector_bytes():
+        if not VN or 2 * F // g.groups * size > vectors.vector_bytes():
             return 0
         batch_tile = (
             min(-(-N // VN), TRANSPOSED_LINES_BYTES // (g.input_cycle * g.input_size[-1] * g.channels * size * VN)) * VN
         )
-        along_filters = N * g.connections / 2
+        along_filters = N * g.groups * g.connections / 2
         along_batch = F * -(-N // VN) * g.connections / 2 + N * (g.inputs + g.positions * F) / 3
         return batch_tile if along_batch < along_filters else 0
 
@@ -287,6 +319,9 @@ class Loops:
 
         Without a rule the gradient is stored in target; with one target is updated by it.
         """
+        if self._geometry.sets is not None:
+            self._run_shared(x, kernel, dy, y, rule, target, dx, threads)
+            return
         arrays = (x, kernel, dy, y, rule, target, dx, threads)
         if self._borders is None or dx is None:
             self._run_part(*arrays)
@@ -295,6 +330,87 @@ class Loops:
             for part in parts:
                 self._run_part(*arrays, part, adds=stage > 0)
             self._borders.pass_on(stage, dx)
+
+    def _run_shared(
+        self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
+        dx: Array | None, threads: int | None,
+    ) -> None:  # fmt: skip
+        """The same with weights that positions share: dx with all weights, then the gradient, set by set."""
+        if not len(x):
+            return
+        if y is not None:  # both passes read it
+            masked = aligned(dy.shape, dy.dtype)
+            masked.fill(0)
+            np.copyto(masked, dy, where=y > 0)
+            dy = masked
+        if dx is not None:
+            self._run_part(x, kernel, dy, None, None, None, dx, threads)
+        if target is None:
+            return
+        g, N, size = self._geometry, len(x), x.itemsize
+        threads = workers(N * self._work, threads)
+        if not vectors.TILED:
+            plain.shared_kernel(size)(
+                **self._sizes, **self._output_tables, S=g.n_sets, x=x, dy=dy, result=target, N=N,
+                threads=min(threads, g.n_sets),
+            )  # fmt: skip
+            if self._mask is not None:
+                np.copyto(target, 0, where=np.atleast_3d(~self._mask))
+            return
+        key = (N, size, threads)
+        plan = self._shared_plans.get(key) or self._shared_plan(*key)
+        scalars = None if rule is None else update.scalars_of(rule)
+        plan.run({
+            "x": address(x), "kernel": address(kernel), "dy": address(dy), "y": 0, "dx": 0, "adds": 0,
+            "target": address(target), **self._rule_values(rule, scalars, size), **g.tasks(0, g.input_size[0]),
+        })  # fmt: skip
+
+    def _shared_plan(self, N: int, size: int, threads: int) -> _Plan:
+        """Choose and cache the blocking of the gradient of shared weights."""
+        g, table = self._geometry, self._geometry.set_segments
+        F, filters, entries = g.filters, g.filters // g.groups, g.kernel_size[-1] * g.tap_entries
+        lines, lanes = g.line_table.shape[1], vectors.vector_bytes() // size
+        transposed = g.groups == 1 and 2 * F <= lanes <= entries
+        row_block = -(-max(1, g.n_sets * g.window // TASKS) // ROWS_OF_POSITIONS) * ROWS_OF_POSITIONS
+        row_block = min(entries, max(row_block, lanes * PANEL if transposed else 0))
+        tasks = g.n_sets * lines * -(-entries // row_block)
+        width, least = F, PANEL // 2 * lanes
+        if tasks < TASKS and g.groups == 1 and self._mask is None and not transposed:
+            width = min(F, max(least, -(-F // -(-TASKS // tasks) // least) * least))
+        VL = vectors.for_filters(row_block if transposed else min(filters, width), size)
+        longest = int(table.length.max(initial=1))
+        segments = max(1, min(MOST_SEGMENTS, N * len(table.length)))
+        gradient = row_block * width * size * (2 if transposed else 1)
+        values: dict[str, Any] = {
+            **self._sizes, "size": size, "N": N, "stride": g.strides[-1], "gradient_bytes": gradient,
+            **dict(zip(tiled_shared.SETS.split(), table, strict=True)), "S": g.n_sets, "kinds": len(table.kind_tap),
+            "tap_lines": lines, "line_table": g.line_table, "row_block": row_block, "width": width,
+            "most_segments": segments, "most_summed": min(MOST_SUMMED, segments * longest), "transposed": transposed,
+            "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
+            "transpose": microkernels.transpose(size), **self._mask_values(),
+        }  # fmt: skip
+        sizes = {"segments": threads * segments * SEGMENT * 8, "gradient": threads * gradient}
+        plan = _Plan(tiled_shared.shared_gradient(), values, threads, sizes)
+        return _store_plan(self._shared_plans, (N, size, threads), plan)
+
+    def _mask_values(self) -> dict[str, Any]:
+        """The fields by which kernels keep weights that a mask excludes at 0."""
+        if self._mask is None:
+            return {}
+        width = self._geometry.filters if self._mask.ndim == 3 else 1
+        return {"exists": self._mask, "exists_width": width, "clear_absent": weight_gradient.clear_absent()}
+
+    @staticmethod
+    def _rule_values(rule: Rule | None, scalars: Any, size: int) -> dict[str, int]:
+        """The fields of an optimizer's rule and its `scalars`, which must live until the launch; None to store."""
+        if rule is None:
+            return dict.fromkeys(("factor", "formula", "scalars", "state_1", "state_2"), 0) | {"rule": GRADIENT}
+        state_1, state_2 = update.addresses_of_states(rule)
+        return {
+            "rule": FACTOR if rule.is_factor else FORMULA, "factor": bits(-rule.scalars.lr),
+            "scalars": scalars.buffer_info()[0], "formula": update.formula(rule, size),
+            "state_1": state_1, "state_2": state_2,
+        }  # fmt: skip
 
     def _run_part(
         self, x: Array, kernel: Array, dy: Array, y: Array | None, rule: Rule | None, target: Array | None,
@@ -314,6 +430,7 @@ class Loops:
         if not vectors.TILED:
             dy = dy if y is None else np.where(y > 0, dy, dtype.type(0))
             values = {**self._sizes, **self._input_tables, **self._bands, "N": N, "dy": dy, "adds": adds, **tasks}
+            values["sets"] = self._sets
             if dx is not None:
                 plain.backward_input(size)(**values, x=0, kernel=kernel, result=dx, threads=threads)
             if target is not None:
@@ -323,18 +440,14 @@ class Loops:
             return
         key = (N, size, threads, dx is not None, target is not None, y is not None)
         plan = self._plans.get(key) or self._plan(*key)
+        scalars = None if rule is None else update.scalars_of(rule)
         values = {
             "x": address(x), "kernel": address(kernel), "dy": address(dy), "y": 0 if y is None else address(y),
             "dx": 0 if dx is None else address(dx), "target": 0 if target is None else address(target),
-            "rule": NO_GRADIENT if target is None else GRADIENT, "factor": 0, "formula": 0, "scalars": 0,
-            "state_1": 0, "state_2": 0, "adds": adds, **tasks,
+            **self._rule_values(rule, scalars, size), "adds": adds, **tasks,
         }  # fmt: skip
-        if rule is not None:
-            scalars = update.scalars_of(rule)
-            values["rule"] = FACTOR if rule.is_factor else FORMULA
-            values["factor"], values["scalars"] = bits(-rule.scalars.lr), scalars.buffer_info()[0]
-            values["formula"] = update.formula(rule, size)
-            values["state_1"], values["state_2"] = update.addresses_of_states(rule)
+        if target is None:
+            values["rule"] = NO_GRADIENT
         plan.run(values)
 
     def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
@@ -343,18 +456,21 @@ class Loops:
         C, F = g.channels, g.filters
         # The weights of a single filter are a row vector along the inputs.
         VN = 0 if F == 1 else vectors.for_batch(N, size)
+        if g.groups > 1:  # a group has too few filters for sums along them
+            VN = vectors.for_filters(N, size)
+        filters = F // g.groups
         entries = int(np.max(np.diff(whole.band_edges))) * C
         batch_tile = N
         if VN and wants_dx:
             fitting = min(TRANSPOSED_DX_BYTES // (entries * size * VN), TRANSPOSED_DY_BYTES // (F * size * VN))
             batch_tile = max(1, min(-(-N // VN), fitting)) * VN
-        window = min(whole.kernel_size[-1], whole.input_size[-1]) * C  # entries of a block
-        most_run = max(1, RUN_BYTES // (window * F * size))
+        window = min(whole.kernel_size[-1], whole.input_size[-1]) * g.tap_entries  # entries of a block
+        most_run = max(1, RUN_BYTES // (window * F * size)) if g.groups == 1 else 1
         blocks = int(np.max(np.diff(whole.by_input.start))) * int(np.max(np.diff(whole.inverse_map[0])))
         columns = int(np.max(np.diff(whole.band_columns)))
         dy_fits = whole.output_cycle * columns * F * max(batch_tile, N) * size <= CACHED_DY_BYTES
         pays_off = C >= CHANNELS and C * F * N >= BLOCK_WORK and blocks * C * F * size <= BLOCKS_BYTES
-        by_inputs = VN > 0 and wants_dx and dy_fits and pays_off
+        by_inputs = VN > 0 and wants_dx and dy_fits and pays_off and g.groups == 1
         cached_lines, columns = (g.output_cycle, columns) if dy_fits else (0, min(columns, most_run))
         k_block = weight_gradient.ROW_TILE * max(1, BLOCKS_BYTES // 2 // (weight_gradient.ROW_TILE * F * size))
         # Few filters leave lanes idle; vectors along the inputs fill them if there are enough.
@@ -362,14 +478,17 @@ class Loops:
         lanes = vectors.vector_bytes() // size
         along_filters = N * rows * -(-F // vectors.for_filters(F, size))
         along_inputs = N * F * -(-rows // lanes) + rows * F + TRANSPOSED_CALLS
-        transposed = F == 1 or (VN > 0 and 2 * F <= lanes <= rows and along_inputs < along_filters)
-        VL = vectors.for_filters(rows if transposed else F, size)
+        fits = VN > 0 and g.groups == 1 and 2 * F <= lanes <= rows
+        transposed = F == 1 or (fits and along_inputs < along_filters)
+        VL = vectors.for_filters(rows if transposed else filters, size)
         # Rows of dy in place are far apart, and many map to a few cache sets; a single position has contiguous rows.
         in_place = (whole.positions == 1 or N <= IN_PLACE_BATCH) and not rectified and not by_inputs
         row, dy_row = _odd_lines(entries * size) // size, _odd_lines(columns * F * size)
         row = row if N * row * size <= BAND_BYTES and F > 1 else 0
         slots, gradient = max(cached_lines, 1), max(2 * weight_gradient.ROW_TILE * F, window) * size
-        ranges = np.array([[0, 0, n, 0] for n in (F, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64)
+        ranges = np.array(
+            [[0, 0, n, 0] for n in (filters, weight_gradient.BATCH, N % weight_gradient.BATCH, N)], np.int64
+        )
         transposes = VN > 0 and wants_dx
         values: dict[str, Any] = {
             **self._sizes, **self._input_tables, "size": size, "N": N, "VN": VN, "batch_tile": batch_tile,
@@ -386,9 +505,7 @@ class Loops:
             values |= {"multiply_dx": microkernels.multiply(size, lanes), "panel_bytes_dx": PANEL * lanes * size}
         elif wants_dx:
             values["dots"] = microkernels.dots(size, VL)
-        if self._mask is not None:
-            values |= {"exists": self._mask, "exists_width": F if self._mask.ndim == 3 else 1}
-            values["clear_absent"] = weight_gradient.clear_absent()
+        values |= self._mask_values()
         block = weight_gradient.block_gradient_transposed if transposed else weight_gradient.block_gradient
         values["block_gradient"] = block()
         counts = {
@@ -401,11 +518,12 @@ class Loops:
         if by_inputs:
             kernel = tiled_backward.backward_by_inputs()
             values |= dict(zip(("read_start", "read_column", "read_tap"), g.inverse_map, strict=True))
-            values |= {"most_blocks": blocks, "sums_columns": g.rank == 1}
+            values |= {"most_blocks": blocks, "sums_columns": g.rank == 1, "sets": self._sets}
             sizes["column_segments"] = threads * 2 * blocks * SEGMENT * 8
         else:
             kernel = tiled_backward.backward()
-            values |= {**self._bands, "band_run": g.band_runs, "row_block": k_block}
+            values |= {**self._bands, "band_run": g.band_runs, "row_block": k_block, "sets": self._sets}
+            values |= self._set_runs
         plan = _Plan(kernel, values, threads, sizes)
         return _store_plan(self._plans, (N, size, threads, wants_dx, wants_kernel, rectified), plan)
 

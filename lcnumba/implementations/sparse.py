@@ -74,26 +74,33 @@ class SparseMatrix(MatrixImplementation):
             return None
         pattern = g.exists[:, :, None]
         if self._mask is not None:
-            pattern = pattern & np.atleast_3d(self._mask)
+            pattern = pattern & self._by_position(np.atleast_3d(self._mask))
         return np.broadcast_to(pattern.transpose(0, 2, 1), (g.positions, g.filters, g.window))
+
+    def _by_position(self, weights: Array) -> Array:
+        """An array of weights (S, K, any) of each position, (P, K, any): a copy if positions share weights."""
+        sets = self._geometry.sets
+        return weights if sets is None else weights[sets]
 
     def _matrix(self, kernel: Array, version: int | None) -> scipy.sparse.csr_array:
         """The kernel as a CSR matrix (P*F, inputs)."""
         g, pattern = self._geometry, self._pattern
 
         def fill(old: scipy.sparse.csr_array | None) -> scipy.sparse.csr_array:
-            weights = kernel.transpose(0, 2, 1)
+            values_of_positions = g.positions * g.window * g.filters
+            # Values and indices, and for the transpose as many indices and permutation entries again.
+            require(
+                (0 if old is not None else values_of_positions * (kernel.itemsize + 4 * 8))
+                + (0 if g.sets is None else values_of_positions * kernel.itemsize),
+                "building the sparse matrix of implementation 3", f"{self._hint}, {kernel.nbytes / 1e9:.3g} GB",
+            )  # fmt: skip
+            weights = self._by_position(kernel).transpose(0, 2, 1)
             if old is not None:
                 if pattern is None:
                     old.data.reshape(weights.shape)[...] = weights
                 else:
                     old.data[...] = weights[pattern]
                 return old
-            # Values and indices, and for the transpose as many indices and permutation entries again.
-            require(
-                kernel.size * (kernel.itemsize + 4 * 8), "building the sparse matrix of implementation 3",
-                f"{self._hint}, {kernel.nbytes / 1e9:.3g} GB",
-            )  # fmt: skip
             # flatten, not reshape: with F = 1 a reshape would be a view of the caller's kernel
             values = weights.flatten() if pattern is None else weights[pattern]
             indptr, indices = g.csr_index(pattern)

@@ -24,9 +24,9 @@ SAMPLES = 6
 PREFETCH_SAMPLES = 4
 
 
-BACKWARD = Fields(f"{FIELDS} {BANDS} band_run row_block", each_call=EACH_CALL)
+BACKWARD = Fields(f"{FIELDS} {BANDS} band_run sets set_run set_step row_block", each_call=EACH_CALL)
 BACKWARD_BY_INPUTS = Fields(
-    f"{FIELDS} edges read_start read_column read_tap column_segments most_blocks sums_columns", each_call=EACH_CALL
+    f"{FIELDS} edges read_start read_column read_tap sets column_segments most_blocks sums_columns", each_call=EACH_CALL
 )
 BACKWARD_BIAS = Fields("", each_call="dy y N entries dbias")
 
@@ -56,7 +56,9 @@ def backward():
         at a time; with NO_GRADIENT it is not used. A block of weights reads one input line and belongs to one band, so
         that tasks write disjoint memory.
 
-        Neighbouring positions that read the same taps, up to `most_run`, are computed by one call (`band_run`).
+        Neighbouring positions that read the same taps, up to `most_run`, are computed by one call (`band_run`). With
+        sets (P), the weights of position p are kernel[sets[p]], kernel (S, K, F), and there is no gradient or update
+        of them here. With groups, G > 1, VN is not 0, and all groups' products are one call.
 
         Scratch per worker: packed_x (N, packed_x_row), a copy of x of the band, or 0; packed_dy (cached_lines, N,
         dy_row bytes), dy of the positions of an output line that the band reads (`band_columns`: first, end), or, with
@@ -70,7 +72,13 @@ def backward():
         rule, batch_tile, row_block = r.rule, r.batch_tile, r.row_block
         size, VN, wants_dx, dy_row = r.size, r.VN, r.dx != 0, r.dy_row
         row_bytes, tile_bytes, sample_bytes = F * size, batch_tile * size, LI * line * size
-        w_step, x_step, kernel_at = K * row_bytes, r.stride * C, r.kernel
+        w_step, x_step, dyt_step, kernel_at = K * row_bytes, r.stride * C * tile_bytes, F * tile_bytes, r.kernel
+        E, entry, M = r.E, r.entry_step, F // r.G
+        if r.sets:
+            w_step *= r.set_step
+        repeated_w = w_step
+        if r.G > 1:
+            repeated_w, x_step, dyt_step = M * size, E * tile_bytes, M * tile_bytes
         # The gradient of a single sample is no sum: SGD updates the weights in the pass that reads them.
         update_in_dots = rule == FACTOR and N == 1 and wants_dx and VN == 0 and F > 1
         slots, width = max(r.cached_lines, 1), r.cached_columns
@@ -119,18 +127,23 @@ def backward():
                         run = min(int_at(r.band_run, col), r.most_run)
                         j = int_at(band_column, col)
                         at = int_at(band_input, col) * C - left
-                        k = (int_at(row_tap, row) * KW + int_at(band_tap, col)) * C
-                        entries_of_block = int_at(band_taps, col) * C
-                        weights = ((line_p + j) * K + k) * F
+                        k = (int_at(row_tap, row) * KW + int_at(band_tap, col)) * E
+                        entries_of_block = int_at(band_taps, col) * E
+                        own = line_p + j
+                        if r.sets:
+                            run, own = min(run, int_at(r.set_run, own)), int_at(r.sets, own)
+                        weights = (own * K + k) * F
                         # The next block, which is prefetched.
                         next_weights = weights
-                        if col + 1 < last:
+                        if r.sets:
+                            pass
+                        elif col + 1 < last:
                             next_weights = (line_p + int_at(band_column, col + 1)) * K * F
-                            next_weights += (int_at(row_tap, row) * KW + int_at(band_tap, col + 1)) * C * F
+                            next_weights += (int_at(row_tap, row) * KW + int_at(band_tap, col + 1)) * E * F
                         elif row + 1 < int_at(row_start, i + 1):
                             col_0 = int_at(band_start, band)
                             next_weights = (int_at(row_line, row + 1) * OW + int_at(band_column, col_0)) * K * F
-                            next_weights += (int_at(row_tap, row + 1) * KW + int_at(band_tap, col_0)) * C * F
+                            next_weights += (int_at(row_tap, row + 1) * KW + int_at(band_tap, col_0)) * E * F
                         # dy with the ReLU mask applied, packed and transposed: of the line, or of these positions.
                         cache_slot, packed_j, packed_columns = 0, j, run
                         if r.cached_lines:
@@ -158,21 +171,21 @@ def backward():
                             if first + row_block < entries_of_block:
                                 next_block = w + row_block * row_bytes
                             if wants_dx and VN:
-                                out = dxt_at + (at + first) * tile_bytes
-                                init, init_row, init_step = out, tile_bytes, x_step * tile_bytes
+                                out = dxt_at + (at + first * entry) * tile_bytes
+                                init, init_row, init_step = out, entry * tile_bytes, x_step
                                 if r.covered and not r.adds:
                                     init, init_row, init_step = r.zeros, 0, 0
                                 call(
                                     r.multiply_dx, w, row_bytes, size, dyt_p, tile_bytes, r.panel_bytes_dx,
-                                    r.ranges, 1, out, tile_bytes, init, init_row, n_rows, vectors,
+                                    r.ranges, 1, out, entry * tile_bytes, init, init_row, n_rows, vectors,
                                     next_block, row_bytes, 0, size, ONE, NO_CLAMP,
-                                    run, w_step, F * tile_bytes, x_step * tile_bytes, init_step, w_step,
+                                    r.G if r.G > 1 else run, repeated_w, dyt_step, x_step, init_step, repeated_w,
                                 )  # fmt: skip
                                 next_block = w  # already prefetched
                             elif wants_dx and F == 1:
                                 # The weights of a position are a row vector: the products are those of dy and this row.
                                 out = band_at + (at + first) * size
-                                init, init_row, init_step = out, sample_bytes, x_step * size
+                                init, init_row, init_step = out, sample_bytes, r.stride * C * size
                                 if r.covered and not r.adds:
                                     init, init_row, init_step = r.zeros, 0, 0
                                 for n in range(0, count, SAMPLES):
@@ -181,11 +194,11 @@ def backward():
                                         r.panel_bytes_dx, r.ranges, 1, out + n * sample_bytes, sample_bytes,
                                         init + n * init_row, init_row, min(count - n, SAMPLES), n_rows,
                                         next_block, 0, 0, 0, ONE, NO_CLAMP,
-                                        run, row_bytes, w_step, x_step * size, init_step, w_step,
+                                        run, row_bytes, w_step, r.stride * C * size, init_step, w_step,
                                     )  # fmt: skip
                             elif wants_dx:
                                 for q in range(run):
-                                    at_q = at + first + q * x_step
+                                    at_q = at + first + q * r.stride * C
                                     for n in range(begin, begin + count):
                                         out = r.dx + ((n * LI + i) * line + left + at_q) * size
                                         source = x_at + at_q * size if update_in_dots else 0
@@ -197,8 +210,8 @@ def backward():
                                 next_block += r.target - kernel_at  # the kernel is not read
                             if wants_kernel and not update_in_dots:
                                 call(
-                                    r.block_gradient, record, at_w, run, x_at + (at + first) * size, x_bytes, dy_at,
-                                    n_rows, gradient_at, next_block, w_step,
+                                    r.block_gradient, record, at_w, run, x_at + (at + first * entry) * size, x_bytes,
+                                    dy_at, n_rows, gradient_at, next_block, w_step,
                                 )  # fmt: skip
                             if wants_kernel and r.exists:
                                 for q in range(run):
@@ -286,6 +299,7 @@ def backward_by_inputs():
                         for row in range(int_at(row_start, i), int_at(row_start, i + 1)):
                             for e in range(int_at(read_start, column), int_at(read_start, column + 1)):
                                 p = int_at(row_line, row) * OW + int_at(read_column, e)
+                                p = int_at(r.sets, p) if r.sets else p
                                 k = (int_at(row_tap, row) * KW + int_at(read_tap, e)) * C
                                 segments[blocks, 0] = (p * K + k) * row_bytes
                                 cached = int_at(row_line, row) % cached_lines * width + int_at(read_column, e)

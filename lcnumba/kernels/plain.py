@@ -9,15 +9,16 @@ import functools
 import numpy as np
 
 from lcnumba.kernels.jit import Kernel, next_task, specialised
-from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, reader, tables_3, tables_4
+from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, int_at, reader, tables_3, tables_4
 
-FORWARD = Fields(f"x kernel bias bias_rows y N P K F LI LO OW line C KW task_positions {ROWS} {COLUMNS}")
+SIZES = "N P K F LI OW line C KW G E entry_step"
+FORWARD = Fields(f"x kernel bias bias_rows y {SIZES} LO task_positions sets {ROWS} {COLUMNS}")
+SHARED = Fields(f"x dy result S {SIZES} LO task_positions sets {ROWS} {COLUMNS}")
 BACKWARD = Fields(
-    "x kernel dy result adds N P K F LI OW line C KW n_bands first_line part_lines first_band part_bands "
-    f"{ROWS} {BANDS}"
+    f"x kernel dy result adds {SIZES} sets n_bands first_line part_lines first_band part_bands {ROWS} {BANDS}"
 )
 
-read_forward, read_backward = reader(FORWARD.dtype), reader(BACKWARD.dtype)
+read_forward, read_shared, read_backward = reader(FORWARD.dtype), reader(SHARED.dtype), reader(BACKWARD.dtype)
 
 
 @functools.cache
@@ -29,12 +30,12 @@ def forward(SIZE):
         """Compute y, `task_positions` positions per task; each W[p] is read once for the whole batch.
 
         x (N, LI, W*C), kernel (P, K, F), bias (bias_rows, F) with 0, 1 or P rows, y (N, P, F); `row_*` are the triples
-        by output line, `col_*` the segments by output column.
+        by output line, `col_*` the segments by output column. With sets (P), W[p] is kernel[sets[p]], kernel (S, K, F).
         """
         r = read_forward(record)
-        N, P, F, OW, C = r.N, r.P, r.F, r.OW, r.C
+        N, P, K, F, OW, C, E, M = r.N, r.P, r.K, r.F, r.OW, r.C, r.E, r.F // r.G
         x, y = array_at(r.x, (N, r.LI, r.line), number), array_at(r.y, (N, P, F), number)
-        kernel, bias = array_at(r.kernel, (P, r.K, F), number), array_at(r.bias, (r.bias_rows, F), number)
+        bias = array_at(r.bias, (r.bias_rows, F), number)
         row_start, row_tap, row_line = tables_3(r.LO, r.row_start, r.row_tap, r.row_line)
         col_start, col_input, col_tap, col_taps = tables_4(OW, r.col_start, r.col_input, r.col_tap, r.col_taps)
         total = -(-P // r.task_positions)
@@ -43,19 +44,20 @@ def forward(SIZE):
             for p in range(task * r.task_positions, min(P, (task + 1) * r.task_positions)):
                 o = p // OW
                 j = p - o * OW
-                own = p if len(bias) == P else 0
+                own = int_at(r.sets, p) if r.sets else p
+                weights = array_at(r.kernel + own * K * F * SIZE, (K, F), number)
                 for n in range(N):
                     for f in range(F):
-                        y[n, p, f] = bias[own, f] if len(bias) else 0
+                        y[n, p, f] = bias[p if len(bias) == P else 0, f] if len(bias) else 0
                     for row in range(row_start[o], row_start[o + 1]):
                         i = row_line[row]
                         for col in range(col_start[j], col_start[j + 1]):
                             at = col_input[col] * C
-                            k = (row_tap[row] * r.KW + col_tap[col]) * C
-                            for entry in range(col_taps[col] * C):
-                                value = x[n, i, at + entry]
+                            k = (row_tap[row] * r.KW + col_tap[col]) * E
+                            for entry in range(col_taps[col] * E):
                                 for f in range(F):
-                                    y[n, p, f] += value * kernel[p, k + entry, f]
+                                    value = x[n, i, at + entry * r.entry_step + f // M * E]
+                                    y[n, p, f] += value * weights[k + entry, f]
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(specialised(forward, SIZE), FORWARD)
@@ -71,11 +73,11 @@ def backward_input(SIZE):
 
         kernel (P, K, F), dy (N, P, F), dx (N, LI, W*C); `row_*` are the triples by input line, `band_*` the segments
         split at the band `edges`. Each task computes the whole dx of its band, in the order of the tables; with `adds`
-        it starts from what dx holds.
+        it starts from what dx holds. sets are as for `forward`.
         """
         r = read_backward(record)
-        N, P, F, C, bands = r.N, r.P, r.F, r.C, r.n_bands
-        kernel, dy = array_at(r.kernel, (P, r.K, F), number), array_at(r.dy, (N, P, F), number)
+        N, P, K, F, C, E, M, bands = r.N, r.P, r.K, r.F, r.C, r.E, r.F // r.G, r.n_bands
+        dy = array_at(r.dy, (N, P, F), number)
         dx = array_at(r.result, (N, r.LI, r.line), number)
         row_start, row_tap, row_line = tables_3(r.LI, r.row_start, r.row_tap, r.row_line)
         band_start, band_column, band_input = tables_3(bands, r.band_start, r.band_column, r.band_input)
@@ -92,13 +94,17 @@ def backward_input(SIZE):
                 for col in range(band_start[band], band_start[band + 1]):
                     p = row_line[row] * r.OW + band_column[col]
                     at = band_input[col] * C
-                    k = (row_tap[row] * r.KW + band_tap[col]) * C
+                    k = (row_tap[row] * r.KW + band_tap[col]) * E
+                    own = int_at(r.sets, p) if r.sets else p
+                    weights = array_at(r.kernel + own * K * F * SIZE, (K, F), number)
                     for n in range(N):
-                        for entry in range(band_taps[col] * C):
-                            value = dx[n, i, at + entry]
-                            for f in range(F):
-                                value += kernel[p, k + entry, f] * dy[n, p, f]
-                            dx[n, i, at + entry] = value
+                        for entry in range(band_taps[col] * E):
+                            for group in range(r.G):
+                                place = at + entry * r.entry_step + group * E
+                                value = dx[n, i, place]
+                                for f in range(group * M, (group + 1) * M):
+                                    value += weights[k + entry, f] * dy[n, p, f]
+                                dx[n, i, place] = value
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(specialised(backward_input, SIZE), BACKWARD)
@@ -116,7 +122,7 @@ def backward_kernel(SIZE):
         `backward_input`.
         """
         r = read_backward(record)
-        N, P, F, C, bands = r.N, r.P, r.F, r.C, r.n_bands
+        N, P, F, C, E, M, bands = r.N, r.P, r.F, r.C, r.E, r.F // r.G, r.n_bands
         x, dy = array_at(r.x, (N, r.LI, r.line), number), array_at(r.dy, (N, P, F), number)
         dkernel = array_at(r.result, (P, r.K, F), number)
         row_start, row_tap, row_line = tables_3(r.LI, r.row_start, r.row_tap, r.row_line)
@@ -130,15 +136,54 @@ def backward_kernel(SIZE):
                 for col in range(band_start[band], band_start[band + 1]):
                     p = row_line[row] * r.OW + band_column[col]
                     at = band_input[col] * C
-                    k = (row_tap[row] * r.KW + band_tap[col]) * C
-                    for entry in range(band_taps[col] * C):
+                    k = (row_tap[row] * r.KW + band_tap[col]) * E
+                    for entry in range(band_taps[col] * E):
                         for f in range(F):
                             dkernel[p, k + entry, f] = 0
                     for n in range(N):
-                        for entry in range(band_taps[col] * C):
-                            value = x[n, i, at + entry]
+                        for entry in range(band_taps[col] * E):
                             for f in range(F):
+                                value = x[n, i, at + entry * r.entry_step + f // M * E]
                                 dkernel[p, k + entry, f] += value * dy[n, p, f]
             task = next_task(r.counter, r.workers, worker, total)
 
     return Kernel(specialised(backward_kernel, SIZE), BACKWARD)
+
+
+@functools.cache
+def shared_kernel(SIZE):
+    """Make the kernel for dkernel of weights that positions share."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def shared_kernel(worker, record):
+        """Compute dkernel (result), (S, K, F), one task per set, which visits the positions of this set.
+
+        x (N, LI, W*C), dy (N, P, F); the tables are those of `forward`.
+        """
+        r = read_shared(record)
+        N, P, K, F, OW, C, E, M = r.N, r.P, r.K, r.F, r.OW, r.C, r.E, r.F // r.G
+        x, dy = array_at(r.x, (N, r.LI, r.line), number), array_at(r.dy, (N, P, F), number)
+        dkernel = array_at(r.result, (r.S, K, F), number)
+        row_start, row_tap, row_line = tables_3(r.LO, r.row_start, r.row_tap, r.row_line)
+        col_start, col_input, col_tap, col_taps = tables_4(OW, r.col_start, r.col_input, r.col_tap, r.col_taps)
+        task = next_task(r.counter, r.workers, worker, r.S)
+        while task >= 0:
+            for k in range(K):
+                for f in range(F):
+                    dkernel[task, k, f] = 0
+            for p in range(P):
+                if int_at(r.sets, p) != task:
+                    continue
+                o = p // OW
+                j = p - o * OW
+                for row in range(row_start[o], row_start[o + 1]):
+                    for col in range(col_start[j], col_start[j + 1]):
+                        k = (row_tap[row] * r.KW + col_tap[col]) * E
+                        for n in range(N):
+                            for entry in range(col_taps[col] * E):
+                                for f in range(F):
+                                    at = col_input[col] * C + entry * r.entry_step + f // M * E
+                                    dkernel[task, k + entry, f] += x[n, row_line[row], at] * dy[n, p, f]
+            task = next_task(r.counter, r.workers, worker, r.S)
+
+    return Kernel(specialised(shared_kernel, SIZE), SHARED)

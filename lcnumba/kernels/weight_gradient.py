@@ -40,8 +40,8 @@ EACH_CALL = (
     "first_line part_lines first_band part_bands"
 )
 FIELDS = (
-    "size N P K F LI OW line C KW stride n_bands VN batch_tile ranges zeros packed_x packed_x_row packed_dy "
-    "dy_row dyt cached_lines cached_columns most_run cache_keys dxt dxt_rows gradient gradient_bytes covered "
+    "size N P K F LI OW line C KW G E entry_step stride n_bands VN batch_tile ranges zeros packed_x packed_x_row "
+    "packed_dy dy_row dyt cached_lines cached_columns most_run cache_keys dxt dxt_rows gradient gradient_bytes covered "
     "band_columns exists exists_width clear_absent multiply panel_bytes multiply_dx panel_bytes_dx dots transpose pack "
     f"block_gradient {ROWS}"
 )
@@ -117,16 +117,19 @@ def block_gradient():
         All arguments but counts and strides are addresses. `at` is the offset of the block in target and in the states,
         x and dy are those of sample 0, `x_bytes` the row stride of x; gradient (2*ROW_TILE*F, or the rows of a single
         filter) is scratch, `next_block` the block to prefetch, `next_bytes` further for each position. Blocks of
-        neighbouring positions are a window of weights, a stride of inputs, and F columns of dy apart.
+        neighbouring positions are a window of weights, a stride of inputs, and F columns of dy apart. With groups,
+        where `run` is 1, all groups' products are one call.
         """
         r = read(record)
         N, F, size, rule, row_bytes, target = r.N, r.F, r.size, r.rule, r.F * r.size, r.target + at
-        prefetch_k = -(-row_bytes // min(N, BATCH))
-        w_step, x_step = r.K * row_bytes, r.stride * r.C * size
+        prefetch_k, entry_bytes, filters = -(-row_bytes // min(N, BATCH)), r.entry_step * size, F // r.G
+        w_step, x_step, dy_step = r.K * row_bytes, r.stride * r.C * size, row_bytes
         row_tile, repeats = rows, run
         if rule == FORMULA:
             row_tile, repeats = ROW_TILE, 1
-        for q in range(0, run, repeats):
+        if r.G > 1:
+            repeats, w_step, x_step, dy_step = r.G, filters * size, r.E * size, filters * size
+        for q in range(0, run, repeats):  # once, with groups
             for first in range(0, rows, row_tile):
                 n_rows, done = min(row_tile, rows - first), first * row_bytes + q * w_step
                 out, init, init_row, factor = target + done, r.zeros, 0, ONE
@@ -139,11 +142,11 @@ def block_gradient():
                     # The segment (0, 0, samples, 0) of BATCH samples, or of the remainder.
                     segment = r.ranges + 8 * SEGMENT * (1 if N - n >= BATCH else 2)
                     call(
-                        r.multiply, x + first * size + q * x_step + n * x_bytes, size, x_bytes,
+                        r.multiply, x + first * entry_bytes + q * x_step + n * x_bytes, entry_bytes, x_bytes,
                         dy + q * row_bytes + n * r.dy_row, r.dy_row, r.panel_bytes, segment, 1,
-                        out, row_bytes, init, init_row, n_rows, F,
+                        out, row_bytes, init, init_row, n_rows, filters,
                         next_block + first * row_bytes + q * next_bytes, row_bytes, 0, prefetch_k, factor, NO_CLAMP,
-                        repeats, x_step, row_bytes, w_step, init_step, next_bytes,
+                        repeats, x_step, dy_step, w_step, init_step, next_bytes,
                     )  # fmt: skip
                     init, init_row, init_step = out, row_bytes, w_step
                 if rule == FORMULA:

@@ -65,6 +65,8 @@ class Problem:
     padding: Padding = "valid"
     dilation: tuple[int, ...] | None = None
     padding_mode: str | tuple[str, ...] = "zeros"
+    groups: int = 1
+    weight_sharing: Any = None
 
     def __str__(self) -> str:
         return self.name
@@ -78,6 +80,8 @@ class Problem:
             "dilation": self.dilation or (1,) * len(self.input_size),
             "padding": self.padding,
             "padding_mode": self.padding_mode,
+            "groups": self.groups,
+            "weight_sharing": self.weight_sharing,
         }
 
     @property
@@ -97,7 +101,7 @@ class Problem:
 
         Returns
         -------
-        x, kernel, bias, dy : arrays, (N, *input, C), (P, K, F), (*output, F) and (N, *output, F)
+        x, kernel, bias, dy : arrays, (N, *input, C), (S, K, F), (*output, F) and (N, *output, F)
             Values from -4 to 4; the kernel is 0 where no connection exists.
 
         Raises
@@ -107,10 +111,11 @@ class Problem:
         """
         g = self.geometry
         x = integers(rng, (self.batch, *self.input_size, self.channels), dtype)
-        kernel = np.where(g.exists[:, :, None], integers(rng, g.kernel_shape, dtype), 0).astype(dtype)
+        kernel = np.where(g.weight_exists[:, :, None], integers(rng, g.kernel_shape, dtype), 0).astype(dtype)
         bias = integers(rng, g.bias_shape, dtype)
         dy = integers(rng, (self.batch, *g.bias_shape), dtype)
-        assert LIMIT**2 * max(g.window, self.batch, g.window * g.filters) < 2**24
+        positions = g.positions if g.sets is None else np.bincount(g.sets).max()  # at most, of a set of weights
+        assert LIMIT**2 * max(g.window * g.filters, self.batch * positions) < 2**24
         return x, kernel, bias, dy
 
 
@@ -163,6 +168,108 @@ PROBLEMS = (
         "one_filter_wraps", "one filter on long segments that wrap", 5, (50,), 1, 1, (36,), (3,), "same", None, WRAP
     ),
     Problem("long_line", "many positions in one call", 8, (3, 40), 4, 4, (3, 3), (1, 1), "same", None, LAST),
+    Problem(
+        "reads_nothing",
+        "the input lies in the gaps of windows",
+        2,
+        (1, 2),
+        1,
+        2,
+        (1, 2),
+        (1, 1),
+        ((0, 0), (1, 7)),
+        (1, 9),
+        weight_sharing="all",
+    ),
+    Problem("tf_same", "TensorFlow's windows", 2, (6, 7), 2, 3, (4, 3), (3, 2), "tf_same", (1, 2)),
+    Problem("tf_same_circular", "the same windows, which wrap", 2, (6, 7), 2, 3, (4, 3), (1, 2), "tf_same", None, WRAP),
+    Problem("depthwise", "a channel and a filter a group", 18, (5, 6), 5, 5, (3, 3), (1, 1), groups=5),
+    Problem("depthwise_multiplier", "filters of one channel", 3, (6, 5), 3, 6, (2, 3), (2, 1), "same", groups=3),
+    Problem("groups", "several channels a group: taps are apart", 17, (5, 6), 6, 4, (3, 2), (1, 2), "same", groups=2),
+    Problem("groups_wide", "groups of several vectors", 3, (3, 4), 4, 80, (2, 3), (1, 1), groups=2),
+    Problem("groups_rank_1", "dilated groups in bands", 2, (40,), 4, 2, (3,), (1,), "same", (2,), WRAP, groups=2),
+    Problem("groups_batch_1", "groups and one sample", 1, (5, 4), 4, 4, (2, 2), (1, 1), groups=4),
+    Problem("conv", "one set of weights", 3, (8, 16), 3, 20, (3, 3), (1, 1), "same", weight_sharing="all"),
+    Problem("conv_few_filters", "few filters, one set", 18, (6, 7), 5, 2, (3, 3), (1, 1), weight_sharing="all"),
+    Problem("conv_one_filter", "a row of weights", 4, (5, 40), 1, 1, (2, 20), (1, 1), weight_sharing="all"),
+    Problem("conv_stride", "fewer positions", 17, (9, 9), 9, 33, (3, 2), (2, 3), "tf_same", weight_sharing="all"),
+    Problem(
+        "conv_wraps",
+        "runs end where windows wrap",
+        2,
+        (4, 20),
+        2,
+        4,
+        (3, 3),
+        (1, 1),
+        "same",
+        None,
+        WRAP,
+        weight_sharing="all",
+    ),
+    Problem("conv_rank_1", "one long line", 2, (300,), 2, 12, (5,), (1,), weight_sharing="all"),
+    Problem("conv_rank_3", "three dimensions", 2, (3, 4, 5), 2, 3, (2, 3, 2), (1, 1, 1), "same", weight_sharing="all"),
+    Problem(
+        "conv_groups",
+        "a depthwise convolution",
+        17,
+        (6, 15),
+        4,
+        4,
+        (3, 3),
+        (1, 1),
+        "same",
+        groups=4,
+        weight_sharing="all",
+    ),
+    Problem(
+        "blocks",
+        "neighbours share, and the last blocks are smaller",
+        18,
+        (7, 8),
+        2,
+        9,
+        (2, 3),
+        (1, 1),
+        weight_sharing=(2, 4),
+    ),
+    Problem(
+        "bands",
+        "longitudes share, latitudes differ",
+        2,
+        (6, 24),
+        2,
+        5,
+        (3, 3),
+        (1, 1),
+        "same",
+        None,
+        LAST,
+        weight_sharing=np.repeat(np.arange(6), 24).reshape(6, 24),
+    ),
+    Problem(
+        "columns_share",
+        "the set of the next position is the next one",
+        3,
+        (5, 7),
+        2,
+        20,
+        (2, 2),
+        (1, 1),
+        weight_sharing=np.tile(np.arange(6), (4, 1)),
+    ),
+    Problem(
+        "regions",
+        "any positions share",
+        17,
+        (12,),
+        3,
+        4,
+        (3,),
+        (1,),
+        "same",
+        weight_sharing=np.array([0, 1, 0, 2, 2, 1, 0, 3, 3, 3, 1, 4]),
+    ),
     Problem("rank_3_same", "clipped in three dimensions", 2, (3, 4, 5), 2, 2, (3, 2, 3), (2, 1, 2), "same"),
 )
 

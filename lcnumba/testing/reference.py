@@ -3,7 +3,8 @@
 The tests compare with it. It computes in float64 with plain loops over output positions and window taps, imports only
 NumPy, and shares no index code with `lcnumba.connectivity.geometry`.
 
-Shapes: x (N, *input, C), kernel (P, K, F) with K = (*taps, C), bias and y (N, *output, F).
+Shapes: x (N, *input, C), kernel (P, K, F) with K = (*taps, C), bias and y (N, *output, F). With shared weights the
+kernel is (S, K, F), with groups K = (*taps, C / groups).
 """
 
 from collections.abc import Iterator
@@ -16,7 +17,7 @@ __all__ = ["backward", "forward", "output_size"]
 
 Array = npt.NDArray[np.float64]
 Ints = tuple[int, ...]
-Padding = Any  # "valid", "same", or (before, after) for each dimension
+Padding = Any  # "valid", "same", "tf_same", or (before, after) for each dimension
 
 
 def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: Ints, padding: Padding) -> Ints:
@@ -28,7 +29,7 @@ def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: In
         Spatial size of the input.
     kernel_size, strides, dilation : tuple of int
         Window size, stride between windows, step between taps; one entry for each spatial dimension.
-    padding : {"valid", "same"} or tuple of (int, int)
+    padding : {"valid", "same", "tf_same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
 
     Returns
@@ -45,7 +46,7 @@ def output_size(input_size: Ints, kernel_size: Ints, strides: Ints, dilation: In
     for axis, (n, k, s, d) in enumerate(zip(input_size, kernel_size, strides, dilation, strict=True)):
         span = d * (k - 1) + 1
         count = 0
-        if padding == "same":
+        if padding in ("same", "tf_same"):
             while count * s < n:
                 count += 1
         else:
@@ -66,8 +67,11 @@ def _reads(
             at: list[int] = []
             for axis, (o, k) in enumerate(zip(out, tap, strict=True)):
                 begin = o * strides[axis]
+                span = dilation[axis] * (kernel_size[axis] - 1) + 1
                 if padding == "same":
-                    begin -= (dilation[axis] * (kernel_size[axis] - 1) + 1) // 2
+                    begin -= span // 2
+                elif padding == "tf_same":  # what the last window needs, the smaller half before
+                    begin -= max((outputs[axis] - 1) * strides[axis] + span - input_size[axis], 0) // 2
                 elif padding != "valid":
                     begin -= padding[axis][0]
                 here = begin + k * dilation[axis]
@@ -81,6 +85,20 @@ def _reads(
                 yield (slice(None), *out), p, t, (slice(None), *at)
 
 
+def _set_of(position: int, out: Ints, outputs: Ints, weight_sharing: Any) -> int:
+    """The set of weights of an output position."""
+    if weight_sharing is None:
+        return position
+    if isinstance(weight_sharing, str):
+        return 0
+    if isinstance(weight_sharing, tuple):
+        number = 0
+        for o, size, block in zip(out, outputs, weight_sharing, strict=True):
+            number = number * len(range(0, size, block)) + o // block
+        return number
+    return int(np.asarray(weight_sharing)[out])
+
+
 def forward(
     x: npt.ArrayLike,
     kernel: npt.ArrayLike,
@@ -91,6 +109,8 @@ def forward(
     dilation: Ints,
     padding: Padding,
     padding_mode: Any = "zeros",
+    groups: int = 1,
+    weight_sharing: Any = None,
 ) -> Array:
     """Return y: y[n, o, f] = bias[o, f] + sum over taps t, channels c of x[n, i(o, t), c] * kernel[o, (t, c), f].
 
@@ -104,10 +124,14 @@ def forward(
         Bias.
     kernel_size, strides, dilation : tuple of int
         Window size, stride between windows, step between taps; one entry for each spatial dimension.
-    padding : {"valid", "same"} or tuple of (int, int)
+    padding : {"valid", "same", "tf_same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
         Values beyond the input.
+    groups : int, default 1
+        Filters read the channels of their group alone.
+    weight_sharing : None, "all", tuple of int or array of int, optional
+        As for `lcnumba.connectivity.geometry.Geometry`; blocks as a tuple.
 
     Returns
     -------
@@ -123,13 +147,16 @@ def forward(
     array([  21., 3200.])
     """
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
-    C, input_size = x.shape[-1], x.shape[1:-1]
+    C, M, input_size = x.shape[-1] // groups, kernel.shape[2] // groups, x.shape[1:-1]
     outputs = output_size(input_size, kernel_size, strides, dilation, padding)
     y = np.zeros((x.shape[0], *outputs, kernel.shape[2]))
     if bias is not None:
         y += np.asarray(bias, np.float64)
     for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding, padding_mode):
-        y[out] += x[at] @ kernel[p, t * C : (t + 1) * C]
+        own = _set_of(p, out[1:], outputs, weight_sharing)
+        for g in range(groups):
+            filters = slice(g * M, (g + 1) * M)
+            y[(*out, filters)] += x[(*at, slice(g * C, (g + 1) * C))] @ kernel[own, t * C : (t + 1) * C, filters]
     return y
 
 
@@ -143,6 +170,8 @@ def backward(
     dilation: Ints,
     padding: Padding,
     padding_mode: Any = "zeros",
+    groups: int = 1,
+    weight_sharing: Any = None,
 ) -> tuple[Array, Array, Array]:
     """Return the derivatives of sum(dy * forward(x, kernel, bias)).
 
@@ -156,10 +185,14 @@ def backward(
         Gradient with respect to y.
     kernel_size, strides, dilation : tuple of int
         Window size, stride between windows, step between taps; one entry for each spatial dimension.
-    padding : {"valid", "same"} or tuple of (int, int)
+    padding : {"valid", "same", "tf_same"} or tuple of (int, int)
         As for `lcnumba.connectivity.geometry.Geometry`.
     padding_mode : {"zeros", "circular"} or tuple of them, default "zeros"
         Values beyond the input.
+    groups : int, default 1
+        Filters read the channels of their group alone.
+    weight_sharing : None, "all", tuple of int or array of int, optional
+        As for `lcnumba.connectivity.geometry.Geometry`; blocks as a tuple.
 
     Returns
     -------
@@ -180,12 +213,16 @@ def backward(
            [20., 30.]])
     """
     x, kernel, dy = (np.asarray(a, np.float64) for a in (x, kernel, dy))
-    C, input_size = x.shape[-1], x.shape[1:-1]
+    C, M, input_size = x.shape[-1] // groups, kernel.shape[2] // groups, x.shape[1:-1]
+    outputs = output_size(input_size, kernel_size, strides, dilation, padding)
     dx, dkernel = np.zeros_like(x), np.zeros_like(kernel)
     for out, p, t, at in _reads(input_size, kernel_size, strides, dilation, padding, padding_mode):
-        k = slice(t * C, (t + 1) * C)
-        dx[at] += dy[out] @ kernel[p, k].T
-        dkernel[p, k] += x[at].T @ dy[out]
+        own = _set_of(p, out[1:], outputs, weight_sharing)
+        for g in range(groups):
+            read, filters = (*at, slice(g * C, (g + 1) * C)), slice(g * M, (g + 1) * M)
+            weights = (own, slice(t * C, (t + 1) * C), filters)
+            dx[read] += dy[(*out, filters)] @ kernel[weights].T
+            dkernel[weights] += x[read].T @ dy[(*out, filters)]
     dbias: Any = dy.sum(axis=0)
     return dx, dkernel, dbias
 

@@ -26,11 +26,11 @@ def geometries(draw, max_size=9, max_rank=3):
     if rank == 1:
         input_size = (draw(st.integers(1, 60)),)
     spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    padding = draw(st.sampled_from(("valid", "same", "pairs")))
+    padding = draw(st.sampled_from(("valid", "same", "tf_same", "pairs")))
     if padding == "pairs":
         padding = tuple((draw(st.integers(0, e - 1)), draw(st.integers(0, e - 1))) for e in spans)
     margins = [(0, 0)] * rank if isinstance(padding, str) else padding
-    assume(padding == "same" or all(e <= b + n + a for e, n, (b, a) in zip(spans, input_size, margins, strict=True)))
+    assume("same" in padding or all(e <= b + n + a for e, n, (b, a) in zip(spans, input_size, margins, strict=True)))
     modes = tuple(draw(st.lists(st.sampled_from(("zeros", "circular")), min_size=rank, max_size=rank)))
     channels, filters = draw(st.integers(1, 3)), draw(st.integers(1, 3))
     return Geometry(input_size, channels, filters, kernel_size, strides, dilation, padding, modes)
@@ -43,31 +43,36 @@ def brute_index(g):
         for t, tap in enumerate(itertools.product(*map(range, g.kernel_size))):
             at = []
             for axis, (o, k, s, d) in enumerate(zip(out, tap, g.strides, g.dilation, strict=True)):
-                before = 0 if g.padding == "valid" else (d * (g.kernel_size[axis] - 1) + 1) // 2
-                before = before if isinstance(g.padding, str) else g.padding[axis][0]
+                span, n = d * (g.kernel_size[axis] - 1) + 1, g.input_size[axis]
+                if g.padding == "tf_same":
+                    before = max((math.ceil(n / s) - 1) * s + span - n, 0) // 2
+                else:
+                    before = {"valid": 0, "same": span // 2}.get(g.padding) if isinstance(g.padding, str) else None
+                before = g.padding[axis][0] if before is None else before
                 here = o * s + k * d - before
                 at.append(here % g.input_size[axis] if g.padding_mode[axis] == "circular" else here)
             if all(0 <= a < n for a, n in zip(at, g.input_size, strict=True)):
                 flat = 0
                 for a, n in zip(at, g.input_size, strict=True):
                     flat = flat * n + a
-                for c in range(g.channels):
-                    index[p, t * g.channels + c] = flat * g.channels + c
+                each = g.channels // g.groups
+                for c in range(each):
+                    index[p, t * each + c] = flat * g.channels + c
     return index
 
 
 def index_from_tables(g, triples, segments, grouped_by_output):
     """The same index, read off the triples and a segment table as the kernels read them."""
     index = np.full((g.positions, g.window), -1)
-    OW, KW, W, C = g.output_size[-1], g.kernel_size[-1], g.input_size[-1], g.channels
+    OW, KW, W, C, E = g.output_size[-1], g.kernel_size[-1], g.input_size[-1], g.channels, g.channels // g.groups
     for group in range(len(triples.start) - 1):
         for row in range(triples.start[group], triples.start[group + 1]):
             o, i = (group, triples.line[row]) if grouped_by_output else (triples.line[row], group)
             for s in range(len(segments.column)):
                 p = o * OW + segments.column[s]
                 for t in range(segments.taps[s]):
-                    for c in range(C):
-                        k = (triples.tap_line[row] * KW + segments.first_tap[s] + t) * C + c
+                    for c in range(E):
+                        k = (triples.tap_line[row] * KW + segments.first_tap[s] + t) * E + c
                         assert index[p, k] == -1, "a connection is listed twice"
                         index[p, k] = (i * W + segments.first_input[s] + t) * C + c
     return index
@@ -340,7 +345,7 @@ def test_bad_parameters(changes, error, message):
     ("padding", "rank", "error", "message"),
     [
         (((1, 1), 1), 2, TypeError, r"padding must hold a pair \(before, after\) for each dimension, got"),
-        (((1, 1), 1), 1, ValueError, "give 'valid', 'same', or 1 pairs"),
+        (((1, 1), 1), 1, ValueError, "give 'valid', 'same', 'tf_same', or 1 pairs"),
         ((), 1, ValueError, r"padding=\(\) has 0 entries"),
     ],
 )

@@ -1,4 +1,6 @@
 import concurrent.futures
+import dataclasses
+import math
 import time
 import tracemalloc
 
@@ -12,7 +14,7 @@ from oracle import check_against_reference, run
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.implementations import loop
 from lcnumba.implementations.create import IMPLEMENTATIONS, create
-from lcnumba.kernels import rules, vectors
+from lcnumba.kernels import rules, update, vectors
 from lcnumba.testing import PROBLEMS, Problem, adjoint_sums, integers, reference
 
 # Also run with every index checked, and interpreted instead of compiled.
@@ -38,7 +40,7 @@ def random_problems(draw):
 
     kernel_size, strides, dilation = numbers(4), numbers(4), numbers(3)
     spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
-    padding = draw(st.sampled_from(("valid", "same", "pairs")))
+    padding = draw(st.sampled_from(("valid", "same", "tf_same", "pairs")))
     if padding == "pairs":
         padding = tuple((draw(st.integers(0, e - 1)), draw(st.integers(0, e - 1))) for e in spans)
     mode = tuple(draw(st.lists(st.sampled_from(("zeros", "circular")), min_size=rank, max_size=rank)))
@@ -48,8 +50,18 @@ def random_problems(draw):
         least = [max(1, e - sum(pair)) for e, pair in zip(spans, padding, strict=True)]
     size = tuple(a + b - 1 for a, b in zip(least, rest, strict=True))
     batch, channels, filters = (draw(st.integers(low, top)) for low, top in ((0, 5), (1, 4), (1, 9)))
-    windows = (kernel_size, strides, padding, dilation, mode)
-    return Problem("random", "hypothesis", batch, size, channels, filters, *windows)
+    groups = draw(st.integers(1, 3))
+    windows = (kernel_size, strides, padding, dilation, mode, groups)
+    problem = Problem("random", "hypothesis", batch, size, channels * groups, filters * groups, *windows)
+    output = problem.geometry.output_size
+    sharing = draw(st.sampled_from((None, "all", "blocks", "regions")))
+    if sharing == "blocks":
+        sharing = tuple(draw(st.integers(1, n)) for n in output)
+    elif sharing == "regions":
+        entries = st.integers(0, draw(st.integers(0, 3)))
+        numbers = draw(st.lists(entries, min_size=math.prod(output), max_size=math.prod(output)))
+        sharing = np.unique(numbers, return_inverse=True)[1].reshape(output)
+    return dataclasses.replace(problem, weight_sharing=sharing)
 
 
 @implementations
@@ -74,11 +86,11 @@ def test_missing_connections_have_no_effect_and_no_gradient(problem, number, rng
     g = problem.geometry
     x, kernel, bias, dy = problem.data(rng)
     clean = run(create(number, g), problem, x, kernel, bias, dy)
-    kernel[~g.exists] = np.nan
+    kernel[~g.weight_exists] = np.nan
     garbage = run(create(number, g), problem, x, kernel, bias, dy)
     for a, b in zip(clean, garbage, strict=True):
         np.testing.assert_array_equal(a, b)
-    assert not clean[2][~g.exists].any()
+    assert not clean[2][~g.weight_exists].any()
 
 
 @pytest.mark.parametrize("tiled", sorted({vectors.TILED, False}))
@@ -124,7 +136,7 @@ def test_linear_maps_with_out(problem, number, masked, tiled, rng, monkeypatch):
     mask = rng.random(g.kernel_shape) < 0.5 if masked else None
     implementation = create(number, g, mask)
     x, kernel, bias, dy = problem.data(rng)
-    kernel = np.where(g.exists[:, :, None] if mask is None else g.exists[:, :, None] & mask, kernel, 0)
+    kernel = np.where(g.weight_exists[:, :, None] & (True if mask is None else mask), kernel, 0)
     x, dy = x.reshape(len(x), g.inputs), dy.reshape(len(dy), g.positions, g.filters)
     row = bias.reshape(g.positions, g.filters)
     y, dx, dkernel = (np.full_like(like, np.nan) for like in (dy, x, kernel))
@@ -314,3 +326,43 @@ def test_loops_clear_absent_weights_as_they_are_updated(by_columns, axes, batch,
                 implementation.fused_update(x, weights, dy, rule, wants_dx=wants_dx)
             np.testing.assert_array_equal(updated, np.where(present, expected, 0))
             assert (updated[present & g.exists[:, :, None]] != 0).any()
+
+
+@problems
+def test_a_fused_update_is_that_of_the_gradient(problem, rng):
+    g, (x, kernel, _, dy) = problem.geometry, problem.data(rng)
+    x, dy = x.reshape(len(x), g.inputs), dy.reshape(len(dy), g.positions, g.filters)
+    implementation = create(1, g)
+    if not implementation.supports_fused:
+        return
+    dx, dkernel = implementation.gradients(x, kernel, dy)
+    for scalars, states in ((rules.SGDScalars(0.5), 0), (rules.AdamScalars(*[0.5] * 7), 2)):
+        for wants_dx in (True, False):
+            (updated, rule), (expected, other) = (
+                (kernel.copy(), rules.Rule(scalars, tuple(np.ones_like(kernel) for _ in range(states)))) for _ in "ab"
+            )
+            found = implementation.fused_update(x, updated, dy, rule, wants_dx=wants_dx)
+            update.run(other, expected, dkernel)
+            exists = g.weight_exists
+            np.testing.assert_array_equal(updated[exists], expected[exists])
+            for state, expected_state in zip(rule.states, other.states, strict=True):
+                np.testing.assert_array_equal(state[exists], expected_state[exists])
+            if wants_dx:
+                np.testing.assert_array_equal(found, dx)
+
+
+def test_shared_weights_are_not_expanded(rng):
+    """In implementation 1 they take the memory of one set, forward and backward."""
+    g = Geometry((64, 64), 8, 16, 3, weight_sharing="all")
+    x, kernel = rng.random((2, g.inputs), np.float32), rng.random(g.kernel_shape, np.float32)
+    implementation = create(1, g)
+    y = implementation.apply(x, kernel)
+    implementation.gradients(x, kernel, y)  # tables are made
+    tracemalloc.start()
+    try:
+        implementation.gradients(x, kernel, implementation.apply(x, kernel))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < y.nbytes + x.nbytes + (4 << 20)
+    assert g.positions * kernel.nbytes > 4 * (y.nbytes + x.nbytes + (4 << 20))
