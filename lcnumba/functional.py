@@ -18,11 +18,12 @@ by dy. So reverse-mode differentiation of any order needs no other map.
 
 import hashlib
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lcnumba.connectivity import masks
+from lcnumba.connectivity import masks, sharing
 from lcnumba.connectivity.geometry import Geometry, padding_modes, paddings
 from lcnumba.implementations.create import Implementation, create
 from lcnumba.runtime.memory import require
@@ -42,7 +43,7 @@ KEPT = 1024
 
 @public_class
 class Spec:
-    """Which input each weight of a locally connected layer reads: immutable, and hashable.
+    r"""Which input each weight of a locally connected layer reads: immutable, and hashable.
 
     Equal specs compare equal, in other processes, too: `text` holds all of a spec.
 
@@ -52,14 +53,16 @@ class Spec:
         Shape of a sample, channels last: (W, C), (H, W, C) or (D, H, W, C).
     filters : int
         Filters F, the channels of the output.
-    kernel_size, strides, padding, dilation_rate, padding_mode
-        As for `lcnumba.LocallyConnected2D`; an integer, or one for each spatial dimension.
+    kernel_size, strides, padding, dilation_rate, padding_mode, groups, weight_sharing
+        As for `lcnumba.LocallyConnected2D`; an integer, or one for each spatial dimension. With shared weights P
+        stands for the number S of weight sets wherever a kernel's shape is given.
     kernel_mask : bool array, (P, K) or (P, K, F), optional
         Which connections exist.
 
     Attributes
     ----------
-    input_shape, filters, kernel_size, strides, padding, dilation_rate, padding_mode, kernel_mask
+    input_shape, filters, kernel_size, strides, padding, dilation_rate, padding_mode, groups, weight_sharing, \
+    kernel_mask
         As given, one entry for each dimension.
 
     Raises
@@ -84,6 +87,8 @@ class Spec:
     padding: Any
     dilation_rate: tuple[int, ...]
     padding_mode: tuple[str, ...]
+    groups: int
+    weight_sharing: Any
     kernel_mask: Mask | None
 
     def __init__(
@@ -96,6 +101,8 @@ class Spec:
         *,
         dilation_rate: int | tuple[int, ...] = 1,
         padding_mode: str | tuple[str, ...] = "zeros",
+        groups: int = 1,
+        weight_sharing: Any = None,
         kernel_mask: Any = None,
     ) -> None:
         shape = any_shape(input_shape)
@@ -113,6 +120,8 @@ class Spec:
             padding=paddings(padding, rank),
             dilation_rate=int_tuple("dilation_rate", dilation_rate, rank),
             padding_mode=padding_modes(padding_mode, rank),
+            groups=integer("groups", groups),
+            weight_sharing=sharing.as_argument(sharing.get(weight_sharing, rank)),
             kernel_mask=mask,
         )
         kernel_shape = self._geometry.kernel_shape
@@ -133,8 +142,9 @@ class Spec:
         """The call that makes it, but for the entries of the mask."""
         fields = [repr(self.input_shape), str(self.filters), repr(self.kernel_size)]
         fields += [f"{name}={value!r}" for name, value in self._config().items() if name not in _REQUIRED]
-        if self.kernel_mask is not None:
-            fields[-1] = f"kernel_mask=<{self.kernel_mask.shape}>"
+        for name in _ARRAYS:
+            if isinstance(value := getattr(self, name), np.ndarray):
+                fields = [f for f in fields if not f.startswith(f"{name}=")] + [f"{name}=<{value.shape}>"]
         return f"Spec({', '.join(fields)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -216,13 +226,14 @@ class Spec:
         """
         mask, geometry = self.kernel_mask, self._geometry
         if mask is None:
-            return None if geometry.complete else geometry.exists[:, :, None]
-        return np.atleast_3d(mask) & geometry.exists[:, :, None]
+            return None if geometry.complete else geometry.weight_exists[:, :, None]
+        return np.atleast_3d(mask) & geometry.weight_exists[:, :, None]
 
     @cached_property
     def _geometry(self) -> Geometry:
         windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding, self.padding_mode)
-        return Geometry(self.input_shape[:-1], self.input_shape[-1], self.filters, *windows)
+        shared = sharing.get(self.weight_sharing, len(self.kernel_size))
+        return Geometry(self.input_shape[:-1], self.input_shape[-1], self.filters, *windows, self.groups, shared)
 
     @cached_property
     def _implementation(self) -> Implementation:
@@ -234,7 +245,9 @@ class Spec:
         rank = len(self.kernel_size)
         config = {name: getattr(self, name) for name in _REQUIRED}
         for name, default in _DEFAULTS.items():
-            value = masks.serialize(self.kernel_mask) if name == "kernel_mask" else getattr(self, name)
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                value = _ARRAYS[name](value)
             if value not in (default, (default,) * rank):
                 config[name] = value
         return config
@@ -242,7 +255,12 @@ class Spec:
 
 _known: dict[str, Spec] = {}
 _REQUIRED = ("input_shape", "filters", "kernel_size")
-_DEFAULTS = {"strides": 1, "padding": "valid", "dilation_rate": 1, "padding_mode": "zeros", "kernel_mask": None}
+_DEFAULTS = {
+    "strides": 1, "padding": "valid", "dilation_rate": 1, "padding_mode": "zeros", "groups": 1, "weight_sharing": None,
+    "kernel_mask": None,
+}  # fmt: skip
+# Those that may be arrays, and how they are written to a config.
+_ARRAYS: dict[str, Callable[[Any], Any]] = {"weight_sharing": sharing.serialize, "kernel_mask": masks.serialize}
 
 
 @public

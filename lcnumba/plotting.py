@@ -141,7 +141,7 @@ def filters_by_position(
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     number = _index("filter_index", filter_index, layer.filters)
     (KH, KW), (OH, OW) = layer.kernel_size, _output_size(layer)
-    windows = layer.kernel[:, :, number].reshape(OH, OW, KH, KW, -1)
+    windows = _of_positions(layer, layer.kernel[:, :, number]).reshape(OH, OW, KH, KW, -1)
     chosen = windows.mean(axis=-1) if channel is None else windows[..., _index("channel", channel, windows.shape[-1])]
     # Blank lines of NaN separate the windows.
     framed = np.full((OH, OW, KH + 1, KW + 1), np.nan)
@@ -195,7 +195,7 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
     _check_layer(layer)
     number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
     kernel = layer.kernel if number is None else layer.kernel[:, :, number, None]
-    norms = norms_over(kernel, (1, 2)).reshape(_output_size(layer))
+    norms = _of_positions(layer, norms_over(kernel, (1, 2))).reshape(_output_size(layer))
     of = "all filters" if number is None else f"filter {number}"
     return _by_position(ax, norms, f"{layer.name}: weights of {of}", "norm of the weights", "output")
 
@@ -242,9 +242,51 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
             f"{layer.name!r} has the same bias at all positions (bias_sharing='filter'); see layer.bias, or give "
             "a layer with bias_sharing='position'"
         )
-    biases = layer.bias.mean(axis=-1) if number is None else layer.bias[..., number]
+    bias = layer.bias
+    if layer.bias_sharing == "region":
+        bias = _of_positions(layer, bias).reshape(*_output_size(layer), -1)
+    biases = bias.mean(axis=-1) if number is None else bias[..., number]
     of = "mean over filters" if number is None else f"filter {number}"
     return _by_position(ax, biases, f"{layer.name}: bias, {of}", "bias", "output", signed=True)
+
+
+@public
+def sharing_map(layer: LocallyConnected, ax: "Axes | None" = None) -> "Axes":
+    """Draw which output positions share their weights, as an image, or as a line for 1D layers.
+
+    Parameters
+    ----------
+    layer : LocallyConnected1D or LocallyConnected2D
+        A layer with `weight_sharing`, whose input shape is known.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is neither 1D nor 2D, or shares no weights.
+    AttributeError
+        If its input shape is not known.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> layer = lc.LocallyConnected2D(4, 1, weight_sharing=(1, 2), input_shape=(2, 4, 1))
+    >>> plotting.sharing_map(layer).images[0].get_array().tolist()
+    [[0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0]]
+    """
+    _check_layer(layer)
+    geometry = layer._geometry_of(layer.input_shape)
+    if geometry.sets is None:
+        raise ValueError(f"each position of {layer.name!r} has weights of its own; give a layer with weight_sharing")
+    sets = geometry.sets.reshape(geometry.output_size).astype(np.float64)
+    title = f"{layer.name}: {geometry.n_sets} sets of weights at {_text(geometry.output_size)} positions"
+    return _by_position(ax, sets, title, "number of the weight set", "output")
 
 
 @public
@@ -462,6 +504,12 @@ def _text(index: tuple[int, ...]) -> str:
     return str(index[0] if len(index) == 1 else index)
 
 
+def _of_positions(layer: LocallyConnected, values: Array) -> Array:
+    """The values of each position, given those of each set of weights."""
+    sets = layer._geometry.sets
+    return values if sets is None else values[sets]
+
+
 def _output_size(layer: LocallyConnected) -> tuple[int, ...]:
     """Return the number of positions of a layer along each dimension."""
     return layer._geometry_of(layer.input_shape).output_size
@@ -481,13 +529,19 @@ def _connections(layer: Any, counts: Array) -> Array:
     if not isinstance(layer, LocallyConnected):
         return counts
     geometry, mask = layer._geometry_of(layer.input_shape), layer.kernel_mask
-    counts = np.moveaxis(counts, axis, -1).reshape(geometry.positions, geometry.filters)
-    if mask is not None and mask.ndim == 3:
-        taps = np.einsum("pkf,pf->pk", mask, counts)
-    else:
-        taps = counts.sum(axis=1, keepdims=True) * (np.ones((1, geometry.window)) if mask is None else mask)
-    exists = geometry.input_index >= 0
-    total = np.bincount(geometry.input_index[exists], taps[exists], geometry.inputs)
+    counts = np.moveaxis(counts, axis, -1).reshape(geometry.positions, geometry.groups, -1)
+    if mask is not None and geometry.sets is not None:
+        mask = mask[geometry.sets]
+    exists, total = geometry.input_index >= 0, np.zeros(geometry.inputs)
+    for group in range(geometry.groups):
+        of_group = counts[:, group]
+        if mask is not None and mask.ndim == 3:
+            own = mask.reshape(*mask.shape[:2], geometry.groups, -1)[:, :, group]
+            taps = np.einsum("pkf,pf->pk", own, of_group)
+        else:
+            taps = of_group.sum(axis=1, keepdims=True) * (np.ones((1, geometry.window)) if mask is None else mask)
+        index = geometry.input_index[exists] + group * geometry.tap_entries
+        total += np.bincount(index, taps[exists], geometry.inputs)
     return np.moveaxis(total.reshape(*geometry.input_size, geometry.channels), -1, axis)
 
 

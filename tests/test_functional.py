@@ -16,7 +16,8 @@ from lcnumba.testing import PROBLEMS, integers
 
 def spec_of(problem, **rest):
     size = (*problem.input_size, problem.channels)
-    windows = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode}
+    windows = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode, "groups": problem.groups}
+    windows["weight_sharing"] = problem.weight_sharing
     return Spec(size, problem.filters, problem.kernel_size, problem.strides, problem.padding, **windows, **rest)
 
 
@@ -144,8 +145,8 @@ def test_foreign_texts_are_refused():
     text = Spec((9, 7), 2, 3).text
     with pytest.raises(ValueError, match=r"is not the text of a Spec: its digest differs"):
         Spec.from_text("0" * 32 + text[32:])
-    later = functional._digest('{"groups":2}') + '{"groups":2}'
-    with pytest.raises(ValueError, match="has groups, which this version of lcnumba does not know"):
+    later = functional._digest('{"later":2}') + '{"later":2}'
+    with pytest.raises(ValueError, match="has later, which this version of lcnumba does not know"):
         Spec.from_text(later)
 
 

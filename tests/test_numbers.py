@@ -76,7 +76,7 @@ def make_layer(problem, implementation, kernel, bias, **settings):
     layer = CLASSES[len(problem.input_size)](
         problem.filters, problem.kernel_size, problem.strides, problem.padding,
         dilation_rate=problem.dilation or 1, padding_mode=problem.padding_mode, implementation=implementation,
-        dtype=kernel.dtype.name, **settings,
+        groups=problem.groups, weight_sharing=problem.weight_sharing, dtype=kernel.dtype.name, **settings,
     )  # fmt: skip
     layer.build((None, *problem.input_size, problem.channels))
     layer.set_weights([kernel, bias])

@@ -147,13 +147,13 @@ def as_argument(sharing: Sharing) -> Any:
     return sharing.array if isinstance(sharing, Regions) else sharing
 
 
-def serialize(sharing: Sharing) -> Any:
+def serialize(sharing: Any) -> Any:
     """Return the canonical form as JSON values: arrays as their shape and compressed numbers in base64.
 
     Parameters
     ----------
-    sharing : None, "all", tuple of int, or Regions
-        As `get` returns it.
+    sharing : None, "all", tuple of int, Regions, or array
+        As `get` or `as_argument` returns it.
 
     Returns
     -------
@@ -167,10 +167,11 @@ def serialize(sharing: Sharing) -> Any:
     >>> config["shape"], sharing.get(config, 1).array
     ([3], array([0, 1, 0]))
     """
-    if not isinstance(sharing, Regions):
-        return sharing
-    packed = zlib.compress(sharing.array.astype("<i4").tobytes())
-    return {"shape": list(sharing.array.shape), "regions": base64.b64encode(packed).decode("ascii")}
+    array = as_argument(sharing)
+    if not isinstance(array, np.ndarray):
+        return array
+    packed = zlib.compress(array.astype("<i4").tobytes())
+    return {"shape": list(array.shape), "regions": base64.b64encode(packed).decode("ascii")}
 
 
 def _is_block(value: Any, rank: int) -> bool:

@@ -4,6 +4,7 @@ Estimates do not depend on the machine, so that `implementation="auto"` chooses 
 reproducible. `lcnumba.tune` measures.
 """
 
+import math
 from typing import NamedTuple
 
 from lcnumba.connectivity.geometry import Geometry
@@ -62,17 +63,20 @@ class Cost(NamedTuple):
 def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Cost]:
     """Return the cost of each implementation for a step on `batch` samples with elements of `itemsize` bytes."""
     g = geometry
-    weights = g.connections * g.filters
+    weights = g.connections * g.filters  # as many as there are connections: of a matrix, even if positions share them
+    stored = weights if g.sets is None else math.prod(g.kernel_shape)
     products = 2 * batch * weights  # each of forward, dx and the kernel's gradient
-    lanes = SHORTEST
-    while lanes < min(g.filters, FULL):
+    filters, lanes = g.filters // g.groups, SHORTEST
+    while lanes < min(filters, FULL):
         lanes *= 2
-    vectors = -(-g.filters // lanes)
-    use = LOOPS * (lanes / FULL) * g.filters / (vectors * lanes)
-    # dx is vectorized along the batch: lanes are idle only for small batches.
+    vectors = -(-filters // lanes)
+    use = LOOPS * (lanes / FULL) * filters / (vectors * lanes)
+    # dx is vectorized along the batch, and with groups forward as well: lanes are idle only for small batches.
     dx_use = LOOPS * min(1.0, batch / FULL)
+    if g.groups > 1:
+        use = max(use, dx_use)
     # Forward reads the weights; the step reads and writes them.
-    loops_traffic = (2 * READ + WRITE) * weights
+    loops_traffic = (2 * READ + WRITE) * stored
     loops = products * (2 / use + 1 / dx_use) + loops_traffic
     dense_elements = g.inputs * g.positions * g.filters
     dense_products = 2 * batch * dense_elements
@@ -81,14 +85,14 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
     sparse = products * (2 / SPARSE + 1 / use) + loops_traffic + 4 * READ * weights + WRITE * weights
     index = 4 if max(weights, g.inputs) < 2**31 else 8
     return (
-        Cost(1, products, 3 * products, 0, 3 * weights * itemsize, loops),
+        Cost(1, products, 3 * products, 0, 3 * stored * itemsize, loops),
         Cost(
             2, dense_products, 2 * dense_products + products, dense_elements * itemsize + 8 * g.positions * g.window,
-            (2 * dense_elements + 4 * weights) * itemsize, dense,
+            (2 * dense_elements + 4 * stored) * itemsize, dense,
         ),
         Cost(
             3, products, 3 * products, weights * (itemsize + 3 * index),
-            (2 * weights + 4 * weights) * itemsize + 4 * weights * index, sparse,
+            (2 * weights + 4 * stored) * itemsize + 4 * weights * index, sparse,
         ),
     )  # fmt: skip
 
@@ -115,7 +119,7 @@ def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str,
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    weights = geometry.connections * geometry.filters
+    weights = geometry.connections * geometry.filters if geometry.sets is None else math.prod(geometry.kernel_shape)
     share = geometry.connections / (geometry.inputs * geometry.positions)
     first = (
         f"{weights:,} weights ({weights * itemsize / 1e6:.3g} MB), {share:.2%} of a dense matrix; "

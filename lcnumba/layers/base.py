@@ -32,7 +32,8 @@ Fans = tuple[int, int] | None
 
 # What repr tells of the config.
 _SHOWN = (
-    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "activation", "implementation", "dtype",
+    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "groups", "weight_sharing", "activation",
+    "implementation", "dtype",
 )  # fmt: skip
 
 
@@ -102,7 +103,7 @@ class Trainable(PublicNames):
 
     def __repr__(self) -> str:
         """Class, name, shapes, number of parameters and settings."""
-        settings = ", ".join(f"{key}={value!r}" for key, value in self.get_config().items() if key in _SHOWN)
+        settings = ", ".join(f"{key}={_shown(value)}" for key, value in self.get_config().items() if key in _SHOWN)
         known = self._built_input_shape or self._given_input_shape
         shapes = f", {self.input_shape} -> {self.output_shape}" if known else ""
         count = f", {parameters_text(self.count_params())}" if self.built else ", not built"
@@ -707,6 +708,11 @@ class Trainable(PublicNames):
         """The config entries common to all layers, in Keras' order."""
         shape = {} if self._given_input_shape is None else {"batch_input_shape": self._given_input_shape}
         return {"name": self.name, "trainable": self.trainable, "dtype": self.dtype, **shape}
+
+
+def _shown(value: Any) -> str:
+    """A config entry in repr; of an array its shape."""
+    return f"<{tuple(value['shape'])}>" if isinstance(value, dict) and "shape" in value else repr(value)
 
 
 REGULARIZATION_RULES: dict[str, Callable[[Any, Any], Any]] = {

@@ -8,12 +8,12 @@
 import copy
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, cast
 
 import numpy as np
 
 from lcnumba import activations, initializers
-from lcnumba.connectivity import masks
+from lcnumba.connectivity import masks, sharing
 from lcnumba.connectivity.geometry import Geometry, Padding, padding_modes, paddings
 from lcnumba.gradients import Gradients
 from lcnumba.implementations import cost
@@ -44,6 +44,11 @@ def _implementation(value: Any) -> int | str:
     return choice("implementation", value if isinstance(value, str) else integer("implementation", value), CHOICES)
 
 
+def _weight_sharing(layer: "LocallyConnected", value: Any) -> Any:
+    """The rule of `weight_sharing`."""
+    return sharing.as_argument(sharing.get(value, layer.rank))
+
+
 def _padding_mode(layer: "LocallyConnected", value: Any) -> str | tuple[str, ...]:
     """The rule of `padding_mode`: one string if all dimensions have the same mode."""
     modes = padding_modes(value, layer.rank)
@@ -55,9 +60,13 @@ _NON_KERAS: dict[str, tuple[Callable[[Any, Any], Any], Any]] = {
     "fans": (lambda _, v: choice("fans", v, ("keras", "window")), "keras"),
     "dilation_rate": (lambda layer, v: int_tuple("dilation_rate", v, layer.rank), 1),
     "padding_mode": (_padding_mode, "zeros"),
-    "bias_sharing": (lambda _, v: choice("bias_sharing", v, ("position", "filter")), "position"),
+    "groups": (lambda _, v: integer("groups", v), 1),
+    "weight_sharing": (_weight_sharing, None),
+    "bias_sharing": (lambda _, v: choice("bias_sharing", v, ("position", "region", "filter")), "position"),
     "kernel_mask": (lambda _, v: masks.get(v), None),
 }
+# Those that may be arrays, and how they are written to a config.
+_ARRAYS: dict[str, Callable[[Any], Any]] = {"kernel_mask": masks.serialize, "weight_sharing": sharing.serialize}
 
 
 @public_class
@@ -93,6 +102,8 @@ class LocallyConnected(Trainable):
     fans: str
     dilation_rate: tuple[int, ...]
     padding_mode: str | tuple[str, ...]
+    groups: int
+    weight_sharing: Any
     bias_sharing: str
     kernel_mask: Mask | None
 
@@ -129,6 +140,8 @@ class LocallyConnected(Trainable):
         fans: str = "keras",
         dilation_rate: int | tuple[int, ...] = 1,
         padding_mode: str | tuple[str, ...] = "zeros",
+        groups: int = 1,
+        weight_sharing: Any = None,
         bias_sharing: str = "position",
         kernel_mask: Any = None,
         rng: Any = None,
@@ -137,6 +150,7 @@ class LocallyConnected(Trainable):
     ) -> None:
         super().__init__(locals())
         self.n_threads = n_threads
+        self._check_bias_sharing()
         if self.padding == "valid" and "circular" in padding_modes(self.padding_mode, self.rank):
             warn(
                 "padding_mode='circular' has no effect with padding='valid', whose windows lie inside the input; use "
@@ -144,10 +158,11 @@ class LocallyConnected(Trainable):
             )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore the state, with a read-only mask like the original's."""
+        """Restore the state, with read-only arrays like the original's."""
         self.__dict__.update(state)
-        if self.kernel_mask is not None:
-            self.__dict__["kernel_mask"] = read_only(self.kernel_mask)
+        for name in _ARRAYS:
+            if isinstance(value := self.__dict__[name], np.ndarray):
+                self.__dict__[name] = read_only(value)
 
     @public
     def __call__(self, x: Any) -> Any:
@@ -263,7 +278,7 @@ class LocallyConnected(Trainable):
         Returns
         -------
         dict of str to tuple of int
-            "kernel": (P, K, F), and "bias", unless ``use_bias=False``.
+            "kernel": (P, K, F), or (S, K, F) with shared weights, and "bias", unless ``use_bias=False``.
 
         Raises
         ------
@@ -277,10 +292,39 @@ class LocallyConnected(Trainable):
         {'kernel': (676, 9, 8), 'bias': (26, 26, 8)}
         """
         geometry = self._geometry_of(input_shape)
+        self._check_bias_sharing()
         shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
         if self.use_bias:
-            shapes["bias"] = geometry.bias_shape if self.bias_sharing == "position" else (self.filters,)
+            F = self.filters
+            biases = {"position": geometry.bias_shape, "region": (geometry.n_sets, F), "filter": (F,)}
+            shapes["bias"] = biases[self.bias_sharing]
         return shapes
+
+    def kernel_view(self) -> Array:
+        """Return the kernel by position and tap, as a read-only view that reflects later steps.
+
+        Returns
+        -------
+        array, (*output, *kernel_size, C, F)
+            The spatial size of the output, that of the window, the channels that a filter reads, and the filters. With
+            shared weights the number of the weight set comes first, in place of the output.
+
+        Raises
+        ------
+        AttributeError
+            If the layer has not been built.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> layer = lc.LocallyConnected2D(8, (3, 5), input_shape=(28, 28, 1))
+        >>> layer.build((None, 28, 28, 1))
+        >>> layer.kernel.shape, layer.kernel_view().shape
+        ((624, 15, 8), (26, 24, 3, 5, 1, 8))
+        """
+        kernel, geometry = self.kernel, self._geometry
+        first = geometry.output_size if geometry.sets is None else (geometry.n_sets,)
+        return kernel.reshape(*first, *self.kernel_size, geometry.tap_entries, self.filters)
 
     @property
     def n_threads(self) -> int | None:
@@ -326,8 +370,8 @@ class LocallyConnected(Trainable):
         }
         for name, (rule, default) in _NON_KERAS.items():
             value = getattr(self, name)
-            if value is not None and (name == "kernel_mask" or value != rule(self, default)):
-                config[name] = masks.serialize(value) if name == "kernel_mask" else value
+            if value is not None and (isinstance(value, np.ndarray) or value != rule(self, default)):
+                config[name] = _ARRAYS[name](value) if name in _ARRAYS else value
         return config
 
     def with_implementation(self, implementation: int | str) -> Self:
@@ -437,6 +481,14 @@ class LocallyConnected(Trainable):
             )
         )
 
+    def _check_bias_sharing(self) -> None:
+        """Raise unless there are sets of weights with which a bias can be shared."""
+        if self.bias_sharing == "region" and self.weight_sharing is None:
+            raise ValueError(
+                "bias_sharing='region' shares the bias as weight_sharing shares the weights, which is None; give "
+                "weight_sharing, or bias_sharing='position' or 'filter'"
+            )
+
     def _implementation_number(self, geometry: Geometry) -> int:
         """The number of the implementation in use."""
         if isinstance(self.implementation, int):
@@ -454,6 +506,8 @@ class LocallyConnected(Trainable):
                     f"its own weights, so every sample must have that shape{axes_hint('x', shape, self.input_shape)}"
                 )
             bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
+            if bias is not None and self.bias_sharing == "region":
+                bias = bias[geometry.sets]
             flat, relu = x.reshape(len(x), geometry.inputs), activations.rectifies(self.activation)
             z = self._implementation.apply(
                 flat, self._parameters["kernel"], bias, relu=relu, version=version, threads=self._parameters.threads
@@ -481,10 +535,10 @@ class LocallyConnected(Trainable):
         geometry = self._geometry_of(input_shape)
         mask = self.kernel_mask
         if mask is None:
-            exists = None if geometry.complete else geometry.exists
+            exists = None if geometry.complete else geometry.weight_exists
         else:
             masks.check(mask, geometry.kernel_shape)
-            exists = mask & (geometry.exists if mask.ndim == 2 else geometry.exists[:, :, None])
+            exists = mask & (geometry.weight_exists if mask.ndim == 2 else geometry.weight_exists[:, :, None])
         implementation = create(self._implementation_number(geometry), geometry, mask)
         return {"_geometry": geometry, "_implementation": implementation}, {} if exists is None else {"kernel": exists}
 
@@ -494,7 +548,8 @@ class LocallyConnected(Trainable):
         *input_size, channels = (*sizes[1:], sizes[0]) if self.data_format == "channels_first" else sizes
         windows = (self.kernel_size, self.strides, self.dilation_rate, self.padding)
         modes = padding_modes(self.padding_mode, self.rank)
-        return Geometry(tuple(input_size), channels, self.filters, *windows, modes)
+        shared = sharing.get(self.weight_sharing, self.rank)
+        return Geometry(tuple(input_size), channels, self.filters, *windows, modes, self.groups, shared)
 
     def _axes(self) -> tuple[str, ...]:
         return self._outer_shape(("batch", *("depth", "height", "width")[3 - self.rank :], "channels"))
@@ -595,9 +650,14 @@ class _Vjp:
         if not self._layer.use_bias:
             return None
         dbias = _loop().bias_gradient(dz, y, self._layer.n_threads)
-        if self._layer.bias_sharing == "position":
+        layer = self._layer
+        if layer.bias_sharing == "position":
             return dbias.reshape(self._saved.shape[1:])
-        return self._layer._sum_lines(dbias).astype(dbias.dtype)
+        if layer.bias_sharing == "filter":
+            return layer._sum_lines(dbias).astype(dbias.dtype)
+        sets, sums = layer._geometry.sets, np.zeros((layer._geometry.n_sets, layer.filters))
+        np.add.at(sums, cast(Array, sets), dbias)  # in the order of positions
+        return sums.astype(dbias.dtype)
 
 
 @register_layer(keras=_KERAS)
@@ -619,7 +679,8 @@ class LocallyConnected2D(LocallyConnected):
     padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
         "valid": windows inside the input. "same": ``ceil(size / stride)`` windows, placed as in Keras and clipped to
         the input; connections outside it do not exist. Works with every implementation (in Keras not with
-        implementation 1). Or explicit padding, (before, after) for each dimension, smaller than the span of the window.
+        implementation 1). "tf_same": as many windows, placed as in TensorFlow's, Flax' and JAX' convolutions.
+        Or explicit padding, (before, after) for each dimension, smaller than the span of the window.
     data_format : {"channels_last", "channels_first"}, optional
         Order of the axes of x and y; by default as in Keras' configuration file (``image_data_format`` in
         ``~/.keras/keras.json``), else channels_last. Weights do not depend on it.
@@ -664,11 +725,19 @@ class LocallyConnected2D(LocallyConnected):
         Spacing of the taps of a window, which spans ``d * (k - 1) + 1`` inputs.
     padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
         What windows read beyond the input: nothing, or the input's other end (periodic, as for longitudes).
-    bias_sharing : {"position", "filter"}, default "position"
-        Whether each output has its own bias, or each filter one for all positions.
+    groups : int, default 1
+        Divides channels and filters into as many groups, in order; filters read the channels of their group. As many
+        as channels: each filter reads one channel, and filter f channel ``f // (F // C)``.
+    weight_sharing : None, "all", int, (int, int) or array of int, default None
+        Which positions share their weights. None: none. "all": all of them, as in a convolution. The size of blocks:
+        neighbours in a block; the last blocks may be smaller. An array of the output's spatial size: the number of
+        each position's set of weights, 0 to S - 1. The kernel then has shape (S, K, F).
+    bias_sharing : {"position", "region", "filter"}, default "position"
+        Whether each output has its own bias, each set of `weight_sharing` and filter, or each filter.
     kernel_mask : bool array, (P, K) or (P, K, F), optional
-        Which connections exist. The others are 0, get no gradient, are not counted, and do not propagate even
-        NaN (implementation 2 spreads non-finite values over their sample only without a mask).
+        Which connections exist; of the kernel's shape or its first two axes. The others are 0, get no gradient, are not
+        counted, and do not propagate even NaN (implementation 2 spreads non-finite values over their sample only
+        without a mask).
     rng : None, int or numpy.random.Generator
         Source of initial values. Layers with the same seed draw the same values; pass one Generator to all
         layers to avoid that.
@@ -687,7 +756,8 @@ class LocallyConnected2D(LocallyConnected):
     -----
     The kernel has shape (P, K, F), P = OH*OW positions, K = KH*KW*C in the order (row, column,
     channel); the bias has shape (OH, OW, F): Keras' implementation 1 with channels_last, whatever
-    the implementation and data format here.
+    the implementation and data format here. With groups C is the channels of a group; `kernel_view`
+    has the kernel by position and tap.
 
     Once the layer is built, all settings except `trainable`, `optimizer` and `n_threads` are locked.
 

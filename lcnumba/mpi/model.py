@@ -786,6 +786,11 @@ def _check_layer(layer: Any, flat: bool) -> None:
             raise TypeError(
                 f"implementation={layer.implementation!r} of {name!r} cannot be divided; use implementation=1"
             )
+        if layer.weight_sharing is not None:
+            raise TypeError(
+                f"weight_sharing of {name!r} cannot be divided: its weights belong to positions of several ranks; use "
+                "weight_sharing=None, or train with data-parallel ranks in a framework"
+            )
         if layer.data_format != "channels_last":
             raise TypeError(f"data_format={layer.data_format!r} of {name!r} cannot be divided; use 'channels_last'")
     if not activations.is_built_in(getattr(layer, "activation", None) or activations.get(None)):

@@ -34,6 +34,7 @@ def test_layers_of_every_rank_equal_the_reference(problem, data_format, implemen
     layer = CLASSES[len(problem.input_size)](
         problem.filters, problem.kernel_size, problem.strides, problem.padding, data_format,
         dilation_rate=problem.dilation or 1, padding_mode=problem.padding_mode, implementation=implementation,
+        groups=problem.groups, weight_sharing=problem.weight_sharing,
     )  # fmt: skip
     to_format = first if data_format == "channels_first" else np.asarray
     layer.build(to_format(x).shape)
@@ -100,7 +101,13 @@ def test_circular_padding_equals_wrapping_the_input(rng):
         ({"dilation_rate": 0}, "dilation_rate=0 is too small"),
         ({"dilation_rate": (1, 2, 3)}, "has 3 entries"),
         ({"dilation_rate": 5}, r"with dilation=\(5, 5\) does not fit input"),
-        ({"bias_sharing": "none"}, "bias_sharing='none' is not known; give one of 'position', 'filter'"),
+        ({"bias_sharing": "none"}, "bias_sharing='none' is not known; give one of 'position', 'region', 'filter'"),
+        ({"bias_sharing": "region"}, "bias_sharing='region' shares the bias as weight_sharing .* which is None"),
+        ({"groups": 2}, "groups=2 does not divide channels=1"),
+        ({"groups": 0}, "groups=0 is too small"),
+        ({"weight_sharing": "none"}, "weight_sharing='none' is not known"),
+        ({"weight_sharing": (7, 1)}, r"weight_sharing=\(7, 1\) has blocks larger than the output, \(6, 6\)"),
+        ({"weight_sharing": np.zeros((8, 8), int)}, r"weight_sharing has shape \(8, 8\); the output has spatial"),
         ({"kernel_mask": np.ones(3, bool)}, r"give \(P, K\), or \(P, K, F\)"),
         ({"kernel_mask": np.ones((3, 3))}, "kernel_mask has dtype float64; give booleans"),
         ({"kernel_mask": {"shape": [3, 3], "bits": "!"}}, "invalid config of kernel_mask"),
@@ -153,6 +160,146 @@ def test_bias_shared_by_all_positions(size, tiled, implementation, rng, monkeypa
     np.testing.assert_array_equal(shared.bias, bias - 0.5 * grads.bias)
     assert shared.get_config()["bias_sharing"] == "filter"
     assert len(lc.LocallyConnected2D(3, 2, bias_sharing="filter", use_bias=False).weight_shapes(x.shape)) == 1
+
+
+# --- shared weights and groups
+
+REGIONS = np.array([[0, 0, 1, 1, 2], [0, 0, 1, 2, 2], [3, 3, 1, 2, 2], [3, 3, 3, 0, 0]])
+
+
+def test_values_of_shared_weights():
+    blocks = lc.LocallyConnected2D(1, 1, weight_sharing=(2, 2), use_bias=False, input_shape=(4, 4, 1))
+    blocks.build((None, 4, 4, 1))
+    blocks.set_weights([np.array([1.0, 2.0, 3.0, 4.0]).reshape(4, 1, 1)])
+    expected = [[1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4]]
+    np.testing.assert_array_equal(blocks(np.ones((1, 4, 4, 1)))[0, :, :, 0], expected)
+    weights = [np.array([1.0, 10.0]).reshape(2, 1, 1)]
+    regions = lc.LocallyConnected1D(1, 1, weight_sharing=[0, 1, 0, 1, 0, 1], use_bias=False, weights=weights)
+    np.testing.assert_array_equal(regions(np.arange(1.0, 7.0).reshape(1, 6, 1))[0, :, 0], [1, 20, 3, 40, 5, 60])
+    assert repr(regions).endswith("weight_sharing=<(6,)>>")
+
+
+def test_values_of_groups():
+    first_channel = np.arange(16.0).reshape(4, 4)
+    layer = lc.LocallyConnected2D(2, 2, groups=2, kernel_initializer="ones")
+    y = layer(np.stack([first_channel, 2 * first_channel], axis=-1)[None])
+    expected = np.array([[10, 14, 18], [26, 30, 34], [42, 46, 50]])
+    np.testing.assert_array_equal(y[0], np.stack([expected, 2 * expected], axis=-1))
+    assert layer.kernel.shape == (9, 4, 2)
+
+
+@implementations
+@pytest.mark.parametrize("bias_sharing", ["position", "region", "filter"])
+@pytest.mark.parametrize("weight_sharing", ["all", (2, 3), REGIONS], ids=str)
+def test_sharing_is_a_layer_whose_gradients_are_added(weight_sharing, bias_sharing, implementation, rng):
+    """That is true of kernel and bias, also after a step."""
+    settings = {"padding": "same", "activation": "relu", "implementation": implementation, "groups": 2}
+    shared = lc.LocallyConnected2D(4, 3, weight_sharing=weight_sharing, bias_sharing=bias_sharing, **settings)
+    own = lc.LocallyConnected2D(4, 3, **settings)
+    x = integers(rng, (18, 4, 5, 2))
+    for layer in (shared, own):
+        layer.build(x.shape)
+    sets = shared._geometry.sets
+    exists = shared._geometry.weight_exists[..., None]
+    kernel = np.where(exists, integers(rng, shared.kernel.shape), 0)
+    bias = integers(rng, shared.bias.shape)
+    shared.set_weights([kernel, bias])
+    bias_of = {"position": lambda: bias, "region": lambda: bias[sets].reshape(4, 5, 4), "filter": lambda: bias}
+    own.set_weights([kernel[sets], np.broadcast_to(bias_of[bias_sharing](), own.bias.shape)])
+    assert shared.count_params() == np.count_nonzero(exists) * 4 + bias.size
+    (y, backward), (other, other_backward) = shared.forward(x), own.forward(x)
+    np.testing.assert_array_equal(y, other)
+    dy = integers(rng, y.shape)
+    (dx, grads), (other_dx, expected) = backward(dy), other_backward(dy)
+    np.testing.assert_array_equal(dx, other_dx)
+    dkernel, dbias = np.zeros_like(kernel), np.zeros_like(bias)
+    np.add.at(dkernel, sets, expected.kernel)
+    np.testing.assert_array_equal(grads.kernel, dkernel)
+    at = {"position": slice(None), "region": sets, "filter": np.zeros(20, int)}[bias_sharing]
+    flat = expected.bias if bias_sharing == "position" else expected.bias.reshape(20, 4)
+    np.add.at(dbias.reshape(1, 4) if bias_sharing == "filter" else dbias, at, flat)
+    np.testing.assert_array_equal(grads.bias, dbias)
+    np.testing.assert_array_equal(backward.step(dy, lr=0.5), dx)
+    np.testing.assert_array_equal(shared.kernel, kernel - dkernel / 2)
+    np.testing.assert_array_equal(shared.bias, bias - dbias / 2)
+
+
+@implementations
+@pytest.mark.parametrize("per_filter", [True, False])
+@pytest.mark.parametrize("batch", [1, 9])
+def test_masks_of_shared_weights(batch, per_filter, implementation, rng):
+    mask = rng.random((4, 18, 5) if per_filter else (4, 18)) < 0.6
+    settings = {"padding": "same", "implementation": implementation, "optimizer": "adam", "use_bias": False}
+    layer = lc.LocallyConnected2D(5, 3, kernel_mask=mask, weight_sharing=REGIONS, **settings)
+    x = integers(rng, (batch, 4, 5, 2))
+    layer.build(x.shape)
+    exists = np.broadcast_to(np.atleast_3d(mask) & layer._geometry.weight_exists[..., None], layer.kernel.shape)
+    layer.set_weights([integers(rng, layer.kernel.shape)])
+    assert not layer.kernel[~exists].any()
+    windows = PROBLEMS[0].settings | {"kernel_size": (3, 3), "padding": "same", "weight_sharing": REGIONS}
+    y, backward = layer.forward(x)
+    np.testing.assert_array_equal(y, reference.forward(x, layer.kernel, None, **windows))
+    dy = integers(rng, y.shape)
+    dx, grads = backward(dy)
+    expected = reference.backward(x, layer.kernel, dy, **windows)
+    np.testing.assert_array_equal(dx, expected[0])
+    np.testing.assert_array_equal(grads.kernel, np.where(exists, expected[1], 0))
+    backward.step(dy, lr=0.5)
+    assert not layer.kernel[~exists].any()
+    bad = x.copy()
+    bad[0, 1, 2, 0] = np.inf
+    marked = np.zeros_like(x)
+    marked[0, 1, 2, 0] = 1
+    reached = reference.forward(marked, np.where(exists, 1, 0), None, **windows) != 0
+    layer.set_weights([np.where(exists, 1, 0)])
+    np.testing.assert_array_equal(~np.isfinite(layer(bad)), reached)
+
+
+@pytest.mark.parametrize("weight_sharing", ["all", (2, 3), REGIONS], ids=str)
+def test_shared_layers_survive_copies_configs_and_files(weight_sharing, rng, tmp_path):
+    layer = lc.LocallyConnected2D(3, 3, padding="tf_same", weight_sharing=weight_sharing, bias_sharing="region", rng=0)
+    model = lc.Sequential([layer, lc.Flatten(), lc.Dense(2)])
+    x = rng.random((3, 4, 5, 2))
+    y = model(x)
+    model.save(tmp_path / "model.npz")
+    twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), lc.load(tmp_path / "model.npz")]
+    for twin in twins:
+        np.testing.assert_array_equal(twin(x), y)
+        assert twin.layers[0].get_config() == layer.get_config()
+        np.testing.assert_array_equal(twin.layers[0].weight_sharing, layer.weight_sharing)
+        if isinstance(weight_sharing, np.ndarray):
+            assert not twin.layers[0].weight_sharing.flags.writeable
+    again = type(layer).from_config(json.loads(json.dumps(layer.get_config())))
+    assert again.get_config() == layer.get_config()
+    for other in IMPLEMENTATIONS:
+        np.testing.assert_allclose(layer.with_implementation(other)(x), layer(x), rtol=1e-5, atol=1e-6)
+
+
+def test_the_kernel_by_position_and_tap(rng):
+    layer = lc.LocallyConnected2D(4, (2, 3), groups=2, input_shape=(4, 5, 6))
+    layer.build((None, 4, 5, 6))
+    view = layer.kernel_view()
+    assert view.shape == (3, 3, 2, 3, 3, 4)
+    assert np.shares_memory(view, layer.kernel)
+    assert not view.flags.writeable
+    np.testing.assert_array_equal(view[1, 2, 1, 0, 2, 3], layer.kernel[5, 3 * 3 + 2, 3])
+    shared = lc.LocallyConnected1D(4, 3, weight_sharing="all", input_shape=(9, 2))
+    with pytest.raises(AttributeError, match="has no weights yet"):
+        shared.kernel_view()
+    shared.build((None, 9, 2))
+    assert shared.kernel_view().shape == (1, 3, 2, 4)
+
+
+def test_costs_count_shared_weights_once():
+    layer = lc.LocallyConnected2D(8, 3, weight_sharing="all", input_shape=(32, 32, 4))
+    own = lc.LocallyConnected2D(8, 3, input_shape=(32, 32, 4))
+    for shared_cost, own_cost in zip(layer.costs(), own.costs(), strict=True):
+        assert shared_cost.flop_step == own_cost.flop_step
+        assert shared_cost.bytes_step <= own_cost.bytes_step
+    assert layer.costs()[0].bytes_step == 3 * 9 * 4 * 8 * 4
+    lines = []
+    layer.explain(print_fn=lines.append)
+    assert lines[0].startswith("288 weights ")
 
 
 # --- masks

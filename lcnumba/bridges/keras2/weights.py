@@ -229,8 +229,10 @@ def _geometry(layer: Any, shape: Shape) -> Geometry:
     geometry = layer._geometry_of(shape)
     not_in_keras = {
         "dilation_rate": max(geometry.dilation) > 1,
-        "padding": not isinstance(geometry.padding, str),
+        "padding": geometry.padding not in ("valid", "same"),
         "padding_mode": "circular" in geometry.padding_mode,
+        "groups": geometry.groups > 1,
+        "weight_sharing": geometry.sets is not None,
         "bias_sharing": layer.bias_sharing != "position",
         "kernel_mask": layer.kernel_mask is not None,
     }
