@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from lcnumba import constraints, initializers, regularizers
+from lcnumba import activations, constraints, initializers, regularizers
 from lcnumba.gradients import Gradients
 from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.naming import layer_name
@@ -721,12 +721,13 @@ REGULARIZATION_RULES: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def regularization_config(layer: Trainable) -> dict[str, Any]:
-    """The config entries of `REGULARIZATION_RULES`."""
-    return {
-        name: (regularizers if name.endswith("regularizer") else constraints).serialize(getattr(layer, name))
-        for name in REGULARIZATION_RULES
-    }
+def serialized(name: str, value: Any) -> Any:
+    """The value of a config entry as in `get_config`."""
+    kinds = {
+        "activation": activations, "initializer": initializers, "regularizer": regularizers, "constraint": constraints,
+    }  # fmt: skip
+    module = kinds.get(name.rpartition("_")[2])
+    return value if module is None else module.serialize(value)
 
 
 def dtype_rule(_: Any, value: Any) -> str:

@@ -8,7 +8,7 @@ from lcnumba import activations, initializers
 from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.backward import Backward
-from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, regularization_config
+from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, serialized
 from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import KERAS_COMMON, KerasSettings, register_layer
 from lcnumba.utils.arrays import as_numpy
@@ -203,15 +203,7 @@ class Dense(Trainable):
         dict
             JSON-serialisable, unless an activation, initializer, regularizer or constraint is custom.
         """
-        return {
-            **self._common_config(),
-            "units": self.units,
-            "activation": activations.serialize(self.activation),
-            "use_bias": self.use_bias,
-            "kernel_initializer": initializers.serialize(self.kernel_initializer),
-            "bias_initializer": initializers.serialize(self.bias_initializer),
-            **regularization_config(self),
-        }
+        return {**self._common_config(), **{name: serialized(name, getattr(self, name)) for name in self._rules}}
 
     def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
         """Y, the array saved for the activation's gradient, and the version of the weights."""
