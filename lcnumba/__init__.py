@@ -14,10 +14,16 @@ if TYPE_CHECKING:
     from lcnumba.connectivity.masks import kernel_mask_from
     from lcnumba.gradients import Gradients
     from lcnumba.layers.activation import Activation
+    from lcnumba.layers.convolution import Conv1D, Conv2D
     from lcnumba.layers.dense import Dense
     from lcnumba.layers.dropout import Dropout
     from lcnumba.layers.flatten import Flatten
     from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+    from lcnumba.layers.locally_connected_transpose import (
+        LocallyConnected1DTranspose,
+        LocallyConnected2DTranspose,
+        LocallyConnected3DTranspose,
+    )
     from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.tools.tune import Tuning, tune
@@ -25,8 +31,9 @@ if TYPE_CHECKING:
     from lcnumba.training.run import History
 
 __all__ = [
-    "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
-    "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
+    "SGD", "Activation", "Adam", "AdamW", "Conv1D", "Conv2D", "Dense", "Dropout", "Flatten", "Gradients", "History",
+    "LocallyConnected1D", "LocallyConnected1DTranspose", "LocallyConnected2D", "LocallyConnected2DTranspose",
+    "LocallyConnected3D", "LocallyConnected3DTranspose", "RMSprop", "Sequential", "Tuning", "export_weights",
     "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
     "warm_up",
 ]  # fmt: skip
@@ -35,14 +42,19 @@ _HOMES = {
     "Activation": "layers.activation",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "Conv1D": "layers.convolution",
+    "Conv2D": "layers.convolution",
     "Dense": "layers.dense",
     "Dropout": "layers.dropout",
     "Flatten": "layers.flatten",
     "Gradients": "gradients",
     "History": "training.run",
     "LocallyConnected1D": "layers.locally_connected",
+    "LocallyConnected1DTranspose": "layers.locally_connected_transpose",
     "LocallyConnected2D": "layers.locally_connected",
+    "LocallyConnected2DTranspose": "layers.locally_connected_transpose",
     "LocallyConnected3D": "layers.locally_connected",
+    "LocallyConnected3DTranspose": "layers.locally_connected_transpose",
     "RMSprop": "optimizers",
     "SGD": "optimizers",
     "Sequential": "models.sequential",

@@ -89,33 +89,6 @@ class LocallyConnected(Windowed):
                 "padding='same' or explicit padding"
             )
 
-    def compute_output_shape(self, input_shape: Shape) -> Shape:
-        """Return the output shape for an input shape.
-
-        Parameters
-        ----------
-        input_shape : tuple of int or None
-            The batch size, or None, first; the rest in the layer's data format.
-
-        Returns
-        -------
-        tuple of int or None
-            The shape of y.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the shape is invalid, or the kernel does not fit into it.
-
-        Examples
-        --------
-        >>> import lcnumba as lc
-        >>> lc.LocallyConnected2D(8, 3, strides=2, padding="same").compute_output_shape((None, 28, 28, 1))
-        (None, 14, 14, 8)
-        """
-        geometry = self._geometry_of(input_shape)
-        return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
-
     def weight_shapes(self, input_shape: Shape) -> dict[str, tuple[int, ...]]:
         """Return the shapes of the weights for an input shape.
 

@@ -82,7 +82,7 @@ WINDOW_RULES: dict[str, Callable[[Any, Any], Any]] = {
 class Windowed(Trainable):
     """Base class for any spatial rank.
 
-    A subclass implements `_geometry_of`, `weight_shapes` and `compute_output_shape`; `_extras` has those of its
+    A subclass implements `_geometry_of` and `weight_shapes`; `_extras` has those of its
     parameters that Keras does not have.
     """
 
@@ -192,6 +192,33 @@ class Windowed(Trainable):
         y, vjp = self._from_channels_last(y), self._vjp(inner, saved, version)
         activity = self._activity_penalty(y)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp, activity)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the output shape for an input shape.
+
+        Parameters
+        ----------
+        input_shape : tuple of int or None
+            The batch size, or None, first; the rest in the layer's data format.
+
+        Returns
+        -------
+        tuple of int or None
+            The shape of y.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the shape is invalid, or the kernel does not fit into it.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> lc.LocallyConnected2D(8, 3, strides=2, padding="same").compute_output_shape((None, 28, 28, 1))
+        (None, 14, 14, 8)
+        """
+        geometry = self._geometry_of(input_shape)
+        return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
 
     def kernel_view(self) -> Array:
         """Return the kernel by position and tap, as a read-only view that reflects later steps.
@@ -405,13 +432,18 @@ class Windowed(Trainable):
             return z, z, version
         return *activations.apply(self.activation, z, for_backward), version
 
+    @property
+    def _output_lines(self) -> int:
+        """The output's size in its first dimension."""
+        return self._geometry.output_size[0]
+
     def _sum_lines(self, dbias: Array) -> Array:
         """The sum of dbias (P, F) over positions, one line of the output after the other."""
         return ordered_sum(self._line_totals(dbias))
 
     def _line_totals(self, dbias: Array) -> Array:
         """The sums of dbias (P, F) over the positions of each line of the output, in float64."""
-        lines = dbias.reshape(self._geometry.output_size[0], -1, self.filters).astype(np.float64)
+        lines = dbias.reshape(self._output_lines, -1, self.filters).astype(np.float64)
         return np.stack([np.add.reduce(line, axis=0) for line in lines]) if lines.shape[1] > 1 else lines[:, 0]
 
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
