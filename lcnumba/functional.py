@@ -217,6 +217,44 @@ class Spec:
         """Shape of an output sample, channels last: (OW, F), (OH, OW, F) or (OD, OH, OW, F)."""
         return self._geometry.bias_shape
 
+    @property
+    def sets(self) -> Array | None:
+        """The weight set of each output position, (P,); None if each position has its own weights."""
+        return self._geometry.sets
+
+    @property
+    def kernel_view_shape(self) -> tuple[int, ...]:
+        """The shape (*output, *kernel_size, C, F) of the kernel by position and tap; (S, ...) with shared weights."""
+        return self._geometry.kernel_view_shape
+
+    def bias_shape(self, bias_sharing: str) -> tuple[int, ...]:
+        """Return the shape of a bias.
+
+        Parameters
+        ----------
+        bias_sharing : {"position", "region", "filter"}
+            As for `lcnumba.LocallyConnected2D`.
+
+        Returns
+        -------
+        tuple of int
+
+        Raises
+        ------
+        ValueError
+            If it is another value, or "region" without shared weights.
+
+        Examples
+        --------
+        >>> from lcnumba.functional import Spec
+        >>> spec = Spec((9, 1), 4, 3, weight_sharing=2)
+        >>> [spec.bias_shape(sharing) for sharing in ("position", "region", "filter")]
+        [(7, 4), (4, 4), (4,)]
+        """
+        shared = sharing.check_bias(bias_sharing, self.weight_sharing)
+        shapes = {"position": self.output_shape, "region": (self.kernel_shape[0], self.filters)}
+        return shapes.get(shared, (self.filters,))
+
     @cached_property
     def exists(self) -> Mask | None:
         """Which weights exist, (P, K, 1) or (P, K, F); None if all do.

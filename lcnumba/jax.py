@@ -29,7 +29,7 @@ __all__ = ["init", "locally_connected"]
 
 def _spec(
     input_shape: tuple[int, ...], filters: int, kernel_size: Any, strides: Any, padding: Any, dilation_rate: Any,
-    padding_mode: Any, kernel_mask: Any,
+    padding_mode: Any, groups: int, weight_sharing: Any, kernel_mask: Any,
 ) -> Spec:  # fmt: skip
     """The spec of a layer whose `padding` is given as in JAX."""
     rank = len(input_shape) - 1
@@ -39,14 +39,11 @@ def _spec(
     )
     padding = paddings(padding, rank)
     if padding == "same":
-        pairs = []
-        for n, k, s, d in zip(input_shape, size, steps, dilated, strict=False):
-            total = max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0)
-            pairs.append((total // 2, total - total // 2))
-        padding = tuple(pairs)
+        padding = "tf_same"
     return Spec(
         input_shape, filters, size, steps, padding, dilation_rate=dilated,
-        padding_mode=padding_modes(padding_mode, rank), kernel_mask=kernel_mask,
+        padding_mode=padding_modes(padding_mode, rank), groups=groups, weight_sharing=weight_sharing,
+        kernel_mask=kernel_mask,
     )  # fmt: skip
 
 
@@ -64,6 +61,8 @@ def init(
     padding: Any = "valid",
     dilation_rate: int | tuple[int, ...] = 1,
     padding_mode: str | tuple[str, ...] = "zeros",
+    groups: int = 1,
+    weight_sharing: Any = None,
     kernel_mask: Any = None,
     use_bias: bool = True,
     bias_sharing: str = "position",
@@ -82,7 +81,7 @@ def init(
         Shape of a sample, channels last: (W, C), (H, W, C) or (D, H, W, C).
     filters : int
         Filters F, the channels of the output.
-    kernel_size, strides, padding, dilation_rate, padding_mode, kernel_mask
+    kernel_size, strides, padding, dilation_rate, padding_mode, groups, weight_sharing, kernel_mask
         As for `locally_connected`.
     use_bias : bool, default True
         Whether there is a bias.
@@ -109,7 +108,7 @@ def init(
     >>> weights["kernel"].shape, weights["bias"].shape
     ((169, 9, 8), (13, 13, 8))
     """
-    settings = (strides, padding, dilation_rate, padding_mode, kernel_mask)
+    settings = (strides, padding, dilation_rate, padding_mode, integer("groups", groups), weight_sharing, kernel_mask)
     spec = _spec(tuple(input_shape), integer("filters", filters), kernel_size, *settings)
     wanted = jnp.zeros((), dtype).dtype
     if wanted not in (jnp.float32, jnp.float64):
@@ -135,6 +134,8 @@ def locally_connected(
     padding: Any = "valid",
     dilation_rate: int | tuple[int, ...] = 1,
     padding_mode: str | tuple[str, ...] = "zeros",
+    groups: int = 1,
+    weight_sharing: Any = None,
     kernel_mask: Any = None,
 ) -> jax.Array:
     """Apply a locally connected layer: a convolution whose weights are not shared between positions.
@@ -158,6 +159,11 @@ def locally_connected(
         Distance of neighbouring entries of a window.
     padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
         What windows read beyond the input.
+    groups : int, default 1
+        Divides channels and filters into as many groups; filters read the channels of their group, and K counts those.
+    weight_sharing : None, "all", int, tuple of int, or NumPy array of int, default None
+        Which positions share their weights, as for `lcnumba.LocallyConnected2D`; the kernel is then (S, K, F). For a
+        bias of each set of weights give ``bias[regions]``.
     kernel_mask : NumPy bool array, (P, K) or (P, K, F), optional
         Which connections exist; no tracer. The others are not read, and their gradient is 0. It is part of compiled
         programs, with one bit an entry.
@@ -190,12 +196,15 @@ def locally_connected(
         )
     arguments = {"kernel_size": kernel_size, "strides": strides, "padding": padding, "dilation_rate": dilation_rate}
     settings: Any = [hashable(name, value) for name, value in (arguments | {"padding_mode": padding_mode}).items()]
-    if isinstance(kernel_mask, jax.core.Tracer):
-        raise TypeError(
-            "kernel_mask is a tracer; give a NumPy array, which is made outside of jit and part of the program"
-        )
-    make: Any = _known_spec if kernel_mask is None else _spec
-    spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, kernel_mask)
+    for name, array in (("kernel_mask", kernel_mask), ("weight_sharing", weight_sharing)):
+        if isinstance(array, jax.core.Tracer):
+            raise TypeError(
+                f"{name} is a tracer; give a NumPy array, which is made outside of jit and part of the program"
+            )
+    settings.append(integer("groups", groups))
+    known = kernel_mask is None and isinstance(weight_sharing, str | int | tuple | None)
+    make: Any = _known_spec if known else _spec
+    spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, weight_sharing, kernel_mask)
     _check_dtype("x", x.dtype)
     given: dict[str, tuple[Any, tuple[int, ...]]] = {"kernel": (kernel, spec.kernel_shape)}
     if bias is not None:

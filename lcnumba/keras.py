@@ -21,7 +21,7 @@ from lcnumba import functional
 from lcnumba.bridges.keras2.config import translate_constraints
 from lcnumba.bridges.keras2.files import KerasFile, KerasFileError, StoredArray
 from lcnumba.bridges.keras2.weights import GivenWeights, StoredWeights, convert_bias, convert_kernel
-from lcnumba.connectivity import masks
+from lcnumba.connectivity import masks, sharing
 from lcnumba.connectivity.geometry import padding_modes, paddings
 from lcnumba.functional import Spec
 from lcnumba.utils.messages import install, public, warn
@@ -101,6 +101,8 @@ class _LocallyConnected(keras.layers.Layer):
         *,
         dilation_rate: int | tuple[int, ...] = 1,
         padding_mode: str | tuple[str, ...] = "zeros",
+        groups: int = 1,
+        weight_sharing: Any = None,
         bias_sharing: str = "position",
         kernel_mask: Any = None,
         fans: str = "keras",
@@ -132,7 +134,9 @@ class _LocallyConnected(keras.layers.Layer):
         self.implementation = choice("implementation", integer("implementation", implementation), (1, 2, 3))
         self.dilation_rate = int_tuple("dilation_rate", dilation_rate, self.rank)
         self.padding_mode = padding_modes(padding_mode, self.rank)
-        self.bias_sharing = choice("bias_sharing", bias_sharing, ("position", "filter"))
+        self.groups = integer("groups", groups)
+        self.weight_sharing = sharing.as_argument(sharing.get(weight_sharing, self.rank))
+        self.bias_sharing = sharing.check_bias(bias_sharing, self.weight_sharing)
         self.kernel_mask = masks.get(kernel_mask)
         self.fans = choice("fans", fans, ("keras", "window"))
         self._map = _apply()
@@ -146,7 +150,7 @@ class _LocallyConnected(keras.layers.Layer):
         positions, window, filters = spec.kernel_shape
         factor = None
         if self.fans == "window":  # Keras takes all positions into account
-            taps = window // spec.input_shape[-1]
+            taps = window // spec._geometry.tap_entries
             factor = {
                 "fan_in": positions,
                 "fan_out": positions / taps,
@@ -159,7 +163,7 @@ class _LocallyConnected(keras.layers.Layer):
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
-                name="bias", shape=spec.output_shape[-1:] if self.bias_sharing == "filter" else spec.output_shape,
+                name="bias", shape=spec.bias_shape(self.bias_sharing),
                 initializer=self.bias_initializer, regularizer=self.bias_regularizer, constraint=self.bias_constraint,
             )  # fmt: skip
         axes = {axis: size for axis, size in enumerate(input_shape) if axis}
@@ -172,6 +176,8 @@ class _LocallyConnected(keras.layers.Layer):
             x = ops.transpose(x, (0, *range(2, self.rank + 2), 1))
         kernel = ops.convert_to_tensor(self.kernel)
         bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        if bias is not None and self.bias_sharing == "region":
+            bias = ops.reshape(ops.take(bias, self.spec.sets, axis=0), self.spec.output_shape)
         y = self._map(x, kernel, bias, self._text)
         if self.data_format == "channels_first":
             y = ops.transpose(y, (0, self.rank + 1, *range(1, self.rank + 1)))
@@ -195,14 +201,15 @@ class _LocallyConnected(keras.layers.Layer):
             shape = (*shape[1:], shape[0])
         return Spec(
             shape, self.filters, self.kernel_size, self.strides, self.padding, dilation_rate=self.dilation_rate,
-            padding_mode=self.padding_mode, kernel_mask=self.kernel_mask,
+            padding_mode=self.padding_mode, groups=self.groups, weight_sharing=self.weight_sharing,
+            kernel_mask=self.kernel_mask,
         )  # fmt: skip
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of an equal layer, serialized."""
         config = super().get_config()
         for name in ("filters", "kernel_size", "strides", "padding", "data_format", "use_bias", "implementation",
-                     "dilation_rate", "padding_mode", "bias_sharing", "fans"):  # fmt: skip
+                     "dilation_rate", "padding_mode", "groups", "bias_sharing", "fans"):  # fmt: skip
             config[name] = getattr(self, name)
         config["activation"] = keras.activations.serialize(self.activation)
         config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
@@ -210,6 +217,7 @@ class _LocallyConnected(keras.layers.Layer):
             for kind in ("initializer", "regularizer", "constraint"):
                 module = getattr(keras, f"{kind}s")
                 config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
+        config["weight_sharing"] = sharing.serialize(self.weight_sharing)
         config["kernel_mask"] = masks.serialize(self.kernel_mask)
         return config
 
@@ -252,8 +260,8 @@ class LocallyConnected2D(_LocallyConnected):
         Filters F, the channels of the output.
     kernel_size, strides : int or (int, int)
         Size of the window, and distance of neighbouring windows.
-    padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
-        As in `lcnumba.LocallyConnected2D`; "same" is that of Keras 2's layer.
+    padding : {"valid", "same", "tf_same"} or ((int, int), (int, int)), default "valid"
+        As in `lcnumba.LocallyConnected2D`; "same" is that of Keras 2's layer, "tf_same" that of Keras' convolutions.
     data_format : {"channels_last", "channels_first"}, optional
         Order of the axes of x and y; by default as in Keras' configuration. Weights do not depend on it.
     activation, use_bias
@@ -267,8 +275,12 @@ kernel_constraint, bias_constraint
         Distance of neighbouring entries of a window.
     padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
         What windows read beyond the input.
-    bias_sharing : {"position", "filter"}, default "position"
-        Whether each output has its own bias, or each filter one.
+    groups : int, default 1
+        Divides channels and filters into as many groups; filters read the channels of their group.
+    weight_sharing : None, "all", int, (int, int) or array of int, default None
+        Which positions share their weights; as in `lcnumba.LocallyConnected2D`.
+    bias_sharing : {"position", "region", "filter"}, default "position"
+        Whether each output has its own bias, each set of `weight_sharing`, or each filter.
     kernel_mask : bool array, (P, K) or (P, K, F), optional
         Which connections exist.
     fans : {"keras", "window"}, default "keras"
@@ -281,7 +293,7 @@ kernel_constraint, bias_constraint
     ----------
     kernel : keras.Variable, (P, K, F)
         P = OH*OW positions; K = KH*KW*C in the order (row, column, channel).
-    bias : keras.Variable, (OH, OW, F) or (F,), or None
+    bias : keras.Variable, (OH, OW, F), (S, F) or (F,), or None
     spec : lcnumba.functional.Spec
 
     Raises

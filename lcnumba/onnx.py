@@ -17,6 +17,7 @@ from lcnumba import activations
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.functional import Spec
 from lcnumba.layers.activation import Activation
+from lcnumba.layers.convolution import Conv1D, Conv2D, Convolution
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
@@ -26,7 +27,14 @@ from lcnumba.layers.locally_connected import (
     LocallyConnected2D,
     LocallyConnected3D,
 )
+from lcnumba.layers.locally_connected_transpose import (
+    LocallyConnected1DTranspose,
+    LocallyConnected2DTranspose,
+    LocallyConnected3DTranspose,
+    LocallyConnectedTranspose,
+)
 from lcnumba.layers.tree import flat_layers
+from lcnumba.layers.windowed import Windowed
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.files import atomic_write
@@ -79,27 +87,89 @@ def _integers(graph: Any, *numbers: int) -> Any:
 
 def _local(graph: Any, x: Any, kernel: Any, bias: Any, geometry: Geometry) -> Any:
     """The nodes of a layer on channels-last x; kernel (P, K, F), with 0 where a mask excludes, and bias are values."""
-    g = geometry
-    taps = g.window // g.channels
+    g, G, E = geometry, geometry.groups, geometry.tap_entries
     pixels = graph.op("Reshape", x, _integers(graph, 0, math.prod(g.input_size), g.channels))
-    index = g.input_index[:, :: g.channels] // g.channels
-    if not g.complete:  # what would lie beyond the input reads a row of zeros
-        pixels = graph.op("Pad", pixels, _integers(graph, 0, 0, 0, 0, 1, 0))
-        index = np.where(g.exists[:, :: g.channels], index, math.prod(g.input_size))
-    windows = graph.op("Gather", pixels, graph.constant(index.reshape(g.positions, taps)), axis=1)
-    windows = graph.op("Reshape", windows, _integers(graph, 0, g.positions, g.window))
-    y = graph.op("MatMul", graph.op("Transpose", windows, perm=[1, 0, 2]), kernel)
-    y = graph.op("Reshape", graph.op("Transpose", y, perm=[1, 0, 2]), _integers(graph, 0, *g.output_size, g.filters))
+    windows = graph.op("Gather", _with_zeros(graph, pixels, g), graph.constant(_pixel_index(g)), axis=1)
+    # (groups, positions, samples, window), times (groups, positions, window, filters of a group)
+    windows = graph.op("Reshape", windows, _integers(graph, 0, g.positions, g.window // E, G, E))
+    windows = graph.op("Transpose", windows, perm=[3, 1, 0, 2, 4])
+    windows = graph.op("Reshape", windows, _integers(graph, 0, 0, 0, g.window))
+    y = graph.op("MatMul", windows, _by_group(graph, kernel, g))
+    y = graph.op("Transpose", y, perm=[2, 1, 0, 3])
+    y = graph.op("Reshape", y, _integers(graph, 0, *g.output_size, g.filters))
     return y if bias is None else graph.op("Add", y, bias)
 
 
-def _locally_connected(graph: _Graph, layer: LocallyConnected, x: str) -> str:
+def _transposed(graph: Any, x: Any, kernel: Any, bias: Any, geometry: Geometry) -> Any:
+    """The nodes of a transposed layer, whose adjoint has the geometry, on channels-last x."""
+    g, G, M = geometry, geometry.groups, geometry.filters // geometry.groups
+    inputs = graph.op("Reshape", x, _integers(graph, 0, g.positions, G, M))
+    inputs = graph.op("Transpose", inputs, perm=[2, 1, 0, 3])
+    weights = graph.op("Transpose", _by_group(graph, kernel, g), perm=[0, 1, 3, 2])
+    products = graph.op("MatMul", inputs, weights)  # (groups, positions, samples, window)
+    taps = g.window // g.tap_entries
+    products = graph.op("Reshape", products, _integers(graph, 0, 0, 0, taps, g.tap_entries))
+    products = graph.op("Transpose", products, perm=[2, 1, 3, 0, 4])
+    products = graph.op("Reshape", products, _integers(graph, 0, g.positions * taps, g.channels))
+    # Each output is the sum of those products that lead there; the list of each is filled up with a row of zeros.
+    products = graph.op("Pad", products, _integers(graph, 0, 0, 0, 0, 1, 0))
+    target = g.input_index[:, :: g.tap_entries] // g.channels
+    place, source = target[g.exists[:, :: g.tap_entries]], np.flatnonzero(g.exists[:, :: g.tap_entries])
+    order = np.argsort(place, kind="stable")
+    counts = np.bincount(place, minlength=math.prod(g.input_size))
+    lists = np.full((len(counts), max(1, counts.max())), g.positions * taps)
+    lists[np.arange(lists.shape[1]) < counts[:, None]] = source[order]
+    y = graph.op("ReduceSum", graph.op("Gather", products, graph.constant(lists), axis=1), _integers(graph, 2),
+                 keepdims=0)  # fmt: skip
+    y = graph.op("Reshape", y, _integers(graph, 0, *g.input_size, g.channels))
+    return y if bias is None else graph.op("Add", y, bias)
+
+
+def _pixel_index(g: Geometry) -> Array:
+    """The flat pixel (P, taps) that each tap reads; where it reads none the row of zeros behind all of them."""
+    index = g.input_index[:, :: g.tap_entries] // g.channels
+    return np.where(g.exists[:, :: g.tap_entries], index, math.prod(g.input_size))
+
+
+def _with_zeros(graph: Any, pixels: Any, g: Geometry) -> Any:
+    """The pixels (N, inputs, C), with a row of zeros behind them if some taps read none."""
+    return pixels if g.complete else graph.op("Pad", pixels, _integers(graph, 0, 0, 0, 0, 1, 0))
+
+
+def _by_group(graph: Any, kernel: Any, g: Geometry) -> Any:
+    """The weights (groups, positions, K, filters of a group); of one position if all share them."""
+    if g.n_sets > 1 and g.sets is not None:
+        kernel = graph.op("Gather", kernel, graph.constant(np.array(g.sets)), axis=0)
+    split = graph.op("Reshape", kernel, _integers(graph, 0, g.window, g.groups, g.filters // g.groups))
+    return graph.op("Transpose", split, perm=[2, 0, 1, 3])
+
+
+def _convolution(graph: _Graph, layer: Convolution, x: str) -> str:
+    rank, g, first = layer.rank, layer._geometry, layer.data_format == "channels_first"
+    if not first:
+        x = graph.op("Transpose", x, perm=[0, rank + 1, *range(1, rank + 1)])
+    kernel = np.moveaxis(layer.kernel, (-1, -2), (0, 1))
+    parts = [graph.constant(kernel)] + ([] if layer.bias is None else [graph.constant(layer.bias)])
+    before, after = zip(*g.margins, strict=True)
+    y = graph.op(
+        "Conv", x, *parts, strides=layer.strides, dilations=layer.dilation_rate, group=layer.groups,
+        pads=[*before, *after], kernel_shape=layer.kernel_size,
+    )  # fmt: skip
+    y = graph.op("Transpose", y, perm=[0, *range(2, rank + 2), 1])
+    y = _activated(graph, layer, y)
+    return graph.op("Transpose", y, perm=[0, rank + 1, *range(1, rank + 1)]) if first else y
+
+
+def _windowed(graph: _Graph, layer: LocallyConnected | LocallyConnectedTranspose, x: str) -> str:
     rank, first = layer.rank, layer.data_format == "channels_first"
     if first:
         x = graph.op("Transpose", x, perm=[0, *range(2, rank + 2), 1])
-    kernel = graph.constant(layer.kernel)
-    bias = None if layer.bias is None else graph.constant(layer.bias)
-    y = _activated(graph, layer, _local(graph, x, kernel, bias, layer._geometry))
+    kernel, bias = graph.constant(layer.kernel), layer.bias
+    if bias is not None and layer.bias_sharing == "region":
+        bias = bias[layer._geometry.sets].reshape(layer._geometry.bias_shape)
+    nodes = _local if isinstance(layer, LocallyConnected) else _transposed
+    z = nodes(graph, x, kernel, None if bias is None else graph.constant(bias), layer._geometry)
+    y = _activated(graph, layer, z)
     return graph.op("Transpose", y, perm=[0, rank + 1, *range(1, rank + 1)]) if first else y
 
 
@@ -178,6 +248,11 @@ _ACTIVATIONS: dict[type, Callable[[_Graph, str, Any], str]] = {
 
 # --- models
 
+_WINDOWED = (
+    LocallyConnected1D, LocallyConnected2D, LocallyConnected3D, LocallyConnected1DTranspose,
+    LocallyConnected2DTranspose, LocallyConnected3DTranspose,
+)  # fmt: skip
+
 
 def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
     """Add the nodes of a layer or model for an input of this shape."""
@@ -187,8 +262,10 @@ def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
             x = _written(graph, inner, x, shape)
             shape = inner.compute_output_shape(shape)
         return x
-    if kind in (LocallyConnected1D, LocallyConnected2D, LocallyConnected3D):
-        return _locally_connected(graph, layer, x)
+    if kind in _WINDOWED:
+        return _windowed(graph, layer, x)
+    if kind in (Conv1D, Conv2D):
+        return _convolution(graph, layer, x)
     if kind is Dense:
         return _dense(graph, layer, x)
     if kind is Flatten:
@@ -205,7 +282,7 @@ def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
 
 @public
 def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
-    """Write a layer or model to an ONNX file, for inference.
+    r"""Write a layer or model to an ONNX file, for inference.
 
     The graph has one input ``x`` and one output ``y``, with a batch of any size. Its weights are those of now. Where
     they and the tables of windows take more than 1.5 GB they are in a second file beside it, ``NAME.data``.
@@ -215,7 +292,8 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
 
     Parameters
     ----------
-    model : Sequential, LocallyConnected1D, 2D, 3D, Dense, or another layer of the library within a Sequential
+    model : Sequential, LocallyConnected1D, 2D, 3D, their transposes, Conv1D, Conv2D, Dense, or another layer of \
+    the library within a Sequential
         Built, with built-in activations.
     path : path
         The file; an existing one is replaced when all is written.
@@ -244,7 +322,7 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
     """
     path = file_path(path)
     version = integer("opset", opset, LEAST_OPSET, onnx.defs.onnx_opset_version())
-    if not isinstance(model, Sequential | LocallyConnected | Dense):
+    if not isinstance(model, Sequential | Windowed | Dense):
         hint = (
             "; torch.onnx.export writes modules of torch, with torch_translations()"
             if hasattr(model, "modules")

@@ -42,8 +42,9 @@ __all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "lo
 
 @functools.lru_cache(maxsize=1024)
 def _spec(
-    in_shape: tuple[int, ...], filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any
-) -> Spec:
+    in_shape: tuple[int, ...], filters: int, kernel_size: Any, stride: Any, padding: Any, dilation: Any, mode: Any,
+    groups: int = 1,
+) -> Spec:  # fmt: skip
     """The spec of torch's arguments, which are `hashable`; `in_shape` has the channels last."""
     rank = len(in_shape) - 1
     size, steps, dilated = (
@@ -63,7 +64,8 @@ def _spec(
         padding = (padding,) * rank
     pairs = paddings(tuple(pair if isinstance(pair, tuple) else (pair, pair) for pair in padding), rank)
     plain = pairs if any(map(any, pairs)) else "valid"
-    return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=padding_modes(mode, rank))
+    modes = padding_modes(mode, rank)
+    return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=modes, groups=groups)
 
 
 @torch.compiler.assume_constant_result
@@ -82,6 +84,7 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
     padding: Any = 0,
     dilation: int | tuple[int, ...] = 1,
     padding_mode: str | tuple[str, ...] = "zeros",
+    groups: int = 1,
     channels_last: bool = False,
 ) -> Tensor:
     """Apply a locally connected layer: a convolution whose weights are not shared between positions.
@@ -94,7 +97,7 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
         P = OH*OW positions; K window entries in the order (row, column, channel); F filters.
     bias : tensor, (OH, OW, F) or (F,), optional
         Added to each output.
-    kernel_size, stride, padding, dilation, padding_mode, channels_last
+    kernel_size, stride, padding, dilation, padding_mode, groups, channels_last
         As for `LocallyConnected2d`.
 
     Returns
@@ -127,7 +130,7 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
     given = [hashable(name, value) for name, value in settings.items()]
     # A range needs numbers: from the second size on torch.compile would take sizes for symbols.
     *sizes, filters = (len(range(size)) for size in (*inner.shape[1:], weight.shape[2]))
-    text = _text(tuple(sizes), filters, *given, hashable("padding_mode", padding_mode))
+    text = _text(tuple(sizes), filters, *given, hashable("padding_mode", padding_mode), integer("groups", groups))
     return _called(x, weight, bias, text, channels_last)
 
 
@@ -166,14 +169,13 @@ class _LocallyConnected(nn.Module):
         bias: bool = True,
         padding_mode: str | tuple[str, ...] = "zeros",
         bias_sharing: str = "position",
+        weight_sharing: Any = None,
         kernel_mask: Any = None,
         channels_last: bool = False,
         device: Any = None,
         dtype: Any = None,
     ) -> None:
         super().__init__()
-        if integer("groups", groups) != 1:
-            raise ValueError(f"groups={groups!r} is not supported; give 1, or use one layer for each group")
         shape = (*int_tuple("in_shape", in_shape, self.rank), integer("in_channels", in_channels))
         for name, value in (("padding", padding), ("padding_mode", padding_mode), ("kernel_size", kernel_size),
                             ("stride", stride), ("dilation", dilation)):  # fmt: skip
@@ -181,24 +183,31 @@ class _LocallyConnected(nn.Module):
                 raise ValueError(f"{name}={value!r} has {len(value)} entries; give one value or {self.rank}")
         settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
         given = [hashable(name, value) for name, value in settings.items()]
-        spec = _spec(shape, integer("out_channels", out_channels), *given, hashable("padding_mode", padding_mode))
-        self._setup(spec, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
+        given += [hashable("padding_mode", padding_mode), integer("groups", groups)]
+        spec = _spec(shape, integer("out_channels", out_channels), *given)
+        self._setup(spec, weight_sharing, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
         self._create(device, dtype)
 
-    def _setup(self, spec: Spec, mask: Any, bias: bool, bias_sharing: str, channels_last: bool) -> None:
-        if mask is not None:
-            mask = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else mask
+    def _setup(
+        self, spec: Spec, weight_sharing: Any, mask: Any, bias: bool, bias_sharing: str, channels_last: bool
+    ) -> None:
+        if mask is not None or weight_sharing is not None:
+            mask, regions = (
+                array.detach().cpu().numpy() if isinstance(array, Tensor) else array for array in (mask, weight_sharing)
+            )
             windows = (spec.kernel_size, spec.strides, spec.padding)
             spec = Spec(
                 spec.input_shape, spec.filters, *windows, dilation_rate=spec.dilation_rate,
-                padding_mode=spec.padding_mode, kernel_mask=mask,
+                padding_mode=spec.padding_mode, groups=spec.groups, weight_sharing=regions, kernel_mask=mask,
             )  # fmt: skip
         self.spec, self._text = spec, spec.text
         self.in_channels, self.out_channels = spec.input_shape[-1], spec.filters
         self.channels_last = boolean("channels_last", channels_last)
         self._sample_shape = torch.Size(self._outer(spec.input_shape))
-        shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
-        self._bias_shape = (spec.output_shape[-1:] if shared else spec.output_shape) if bias else None
+        shape = spec.bias_shape(bias_sharing)
+        self._bias_shape, self.bias_sharing = shape if bias else None, bias_sharing
+        if bias and bias_sharing == "region":
+            self.register_buffer("_sets", torch.tensor(spec.sets), persistent=False)
 
     def _create(self, device: Any, dtype: Any) -> None:
         """Create the parameters, with initial values."""
@@ -246,7 +255,10 @@ class _LocallyConnected(nn.Module):
             raise RuntimeError(
                 f"x has dtype {x.dtype}, and the weights {weight.dtype}; give the same: x.to({weight.dtype})"
             )
-        return _called(x, weight, self.bias, self._text, self.channels_last)
+        bias = self.bias
+        if bias is not None and self.bias_sharing == "region":
+            bias = bias[self._sets].reshape(self.spec.output_shape)
+        return _called(x, weight, bias, self._text, self.channels_last)
 
     def _outer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample in the order of this module's axes."""
@@ -263,20 +275,23 @@ class _LocallyConnected(nn.Module):
             "stride": (spec.strides, (1,) * self.rank), "padding": (spec.padding, "valid"),
             "dilation": (spec.dilation_rate, (1,) * self.rank),
             "padding_mode": (spec.padding_mode, ("zeros",) * self.rank), "channels_last": (self.channels_last, False),
-            "bias": (self.bias is not None, True),
+            "bias": (self.bias is not None, True), "groups": (spec.groups, 1),
+            "bias_sharing": (self.bias_sharing, "position"),
         }  # fmt: skip
         parts += [f"{name}={value!r}" for name, (value, default) in settings.items() if value != default]
-        if spec.kernel_mask is not None:
-            parts.append(f"kernel_mask=<{spec.kernel_mask.shape}>")
+        for name in ("weight_sharing", "kernel_mask"):
+            if (value := getattr(spec, name)) is not None:
+                parts.append(f"{name}={f'<{value.shape}>' if isinstance(value, np.ndarray) else repr(value)}")
         return ", ".join(parts)
 
     @property
     def unfolded_weight(self) -> Tensor:
-        """The weight as (*output, F, C, *kernel_size), the layout of layers that are written with ``unfold``."""
-        spec = self.spec
-        split = self.weight.reshape(*spec.output_shape[:-1], *spec.kernel_size, spec.input_shape[-1], spec.filters)
-        taps = range(self.rank, 2 * self.rank)
-        return split.permute(*range(self.rank), 2 * self.rank + 1, 2 * self.rank, *taps)
+        """The weight as (*output, F, C, *kernel_size), the layout of layers that are written with ``unfold``.
+
+        With groups C is the channels of a group, and with shared weights the number of the set is in place of *output*.
+        """
+        split = self.weight.reshape(self.spec.kernel_view_shape)
+        return split.movedim((-1, -2), (-2 - self.rank, -1 - self.rank))
 
     def load_unfolded(self, weight: Tensor, bias: Tensor | None = None) -> Self:
         """Copy weights from a layer that is written with ``unfold``, and return this module.
@@ -296,7 +311,7 @@ class _LocallyConnected(nn.Module):
             expected = None if self.bias is None else tuple(self.bias.movedim(-1, 0).shape)
             raise ValueError(f"bias has shape {tuple(bias.shape)}; this module has {expected}")  # type: ignore[union-attr]
         with torch.no_grad():
-            filters_last = weight.movedim((self.rank, self.rank + 1), (-1, -2))
+            filters_last = weight.movedim((-2 - self.rank, -1 - self.rank), (-1, -2))
             self.weight.copy_(filters_last.reshape(self.weight.shape))
             if self.spec.exists is not None:
                 self.weight.mul_(torch.tensor(self.spec.exists))
@@ -327,11 +342,12 @@ class _LocallyConnected(nn.Module):
         _, *sizes = layer._to_channels_last(np.empty((0, *(n or 0 for n in layer.input_shape[1:])))).shape
         spec = Spec(
             tuple(sizes), layer.filters, layer.kernel_size, layer.strides, layer.padding,
-            dilation_rate=layer.dilation_rate, padding_mode=layer.padding_mode, kernel_mask=layer.kernel_mask,
+            dilation_rate=layer.dilation_rate, padding_mode=layer.padding_mode, groups=layer.groups,
+            weight_sharing=layer.weight_sharing, kernel_mask=layer.kernel_mask,
         )  # fmt: skip
         module = cls.__new__(cls)
         nn.Module.__init__(module)
-        module._setup(spec, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
+        module._setup(spec, None, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
         module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
         module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
         return module
@@ -348,8 +364,8 @@ class _LocallyConnected(nn.Module):
         weights = [w.detach().cpu().numpy() for w in (self.weight, self.bias) if w is not None]
         arguments: dict[str, Any] = {
             "padding": spec.padding, "dilation_rate": spec.dilation_rate, "padding_mode": spec.padding_mode,
-            "kernel_mask": spec.kernel_mask, "use_bias": self.bias is not None,
-            "bias_sharing": "filter" if self.bias is not None and self.bias.dim() == 1 else "position",
+            "groups": spec.groups, "weight_sharing": spec.weight_sharing, "kernel_mask": spec.kernel_mask,
+            "use_bias": self.bias is not None, "bias_sharing": self.bias_sharing,
             "data_format": "channels_last" if self.channels_last else "channels_first",
             "dtype": weights[0].dtype.name, "weights": weights,
         }  # fmt: skip
@@ -378,13 +394,15 @@ class LocallyConnected2d(_LocallyConnected):
     dilation : int or (int, int), default 1
         Distance of neighbouring entries of a window.
     groups : int, default 1
-        Only 1 is supported.
+        Divides channels and filters into as many groups, as in torch: filters read the channels of their group.
     bias : bool, default True
         Whether to add a bias.
     padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
         What windows read beyond the input.
-    bias_sharing : {"position", "filter"}, default "position"
-        Whether each output has its own bias, (OH, OW, F), or each filter one, (F,).
+    bias_sharing : {"position", "region", "filter"}, default "position"
+        Whether each output has its own bias, (OH, OW, F), each set of `weight_sharing`, (S, F), or each filter, (F,).
+    weight_sharing : None, "all", int, (int, int), or array or tensor of int, default None
+        Which positions share their weights; as for `lcnumba.LocallyConnected2D`. `weight` is then (S, K, F).
     kernel_mask : bool array or tensor, (P, K) or (P, K, F), optional
         Which connections exist. The others are not read, and their gradient is 0. It is part of compiled and exported
         programs, with one bit an entry.
@@ -397,8 +415,9 @@ class LocallyConnected2d(_LocallyConnected):
     Attributes
     ----------
     weight : torch.nn.Parameter, (P, K, F)
-        P = OH*OW positions; K = KH*KW*C in the order (row, column, channel). As in the layers of this library.
-    bias : torch.nn.Parameter or None, (OH, OW, F) or (F,)
+        P = OH*OW positions; K = KH*KW*C in the order (row, column, channel), with groups C the channels of a group. As
+        in the layers of this library.
+    bias : torch.nn.Parameter or None, (OH, OW, F), (S, F) or (F,)
     spec : lcnumba.functional.Spec
 
     Raises

@@ -14,9 +14,9 @@ from lcnumba.connectivity.tables import Index, read_only
 from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.arrays import read_only as read_only_view
 from lcnumba.utils.types import Array
-from lcnumba.utils.validation import int_tuple
+from lcnumba.utils.validation import choice, int_tuple
 
-__all__ = ["Regions", "Sharing", "as_argument", "get", "serialize", "sets"]
+__all__ = ["Regions", "Sharing", "as_argument", "check_bias", "get", "serialize", "sets"]
 
 
 class Regions:
@@ -145,6 +145,40 @@ def sets(sharing: Sharing, output_size: tuple[int, ...]) -> tuple[Index, int] | 
 def as_argument(sharing: Sharing) -> Any:
     """Return the value of a layer's attribute: arrays instead of `Regions`."""
     return sharing.array if isinstance(sharing, Regions) else sharing
+
+
+def check_bias(value: Any, weight_sharing: Any) -> str:
+    """Return `bias_sharing`; raise unless there are sets of weights with which a bias "region" can be shared.
+
+    Parameters
+    ----------
+    value : {"position", "region", "filter"}
+        Whether each output has its own bias, each set of weights, or each filter.
+    weight_sharing : None, or anything else
+        As `as_argument` returns it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ValueError
+        If it is another value, or "region" without `weight_sharing`.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity import sharing
+    >>> sharing.check_bias("region", (2, 2))
+    'region'
+    """
+    found: str = choice("bias_sharing", value, ("position", "region", "filter"))
+    if found == "region" and weight_sharing is None:
+        raise ValueError(
+            "bias_sharing='region' shares the bias as weight_sharing shares the weights, which is None; give "
+            "weight_sharing, or bias_sharing='position' or 'filter'"
+        )
+    return found
 
 
 def serialize(sharing: Any) -> Any:

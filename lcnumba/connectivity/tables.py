@@ -208,6 +208,12 @@ class Tables:
         return self.n_sets, self.window, self.filters
 
     @property
+    def kernel_view_shape(self) -> tuple[int, ...]:
+        """Shape (*output, *kernel_size, C, F) of the kernel by position and tap; (S, ...) with shared weights."""
+        first = self.output_size if self.sets is None else (self.n_sets,)
+        return (*first, *self.kernel_size, self.tap_entries, self.filters)
+
+    @property
     def bias_shape(self) -> tuple[int, ...]:
         """Shape (OH, OW, F) of the bias."""
         return (*self.output_size, self.filters)

@@ -82,7 +82,7 @@ class LocallyConnected(Windowed):
         n_threads: int | None = None,
     ) -> None:
         super().__init__(locals())
-        self._check_bias_sharing()
+        sharing.check_bias(self.bias_sharing, self.weight_sharing)
         if self.padding == "valid" and "circular" in padding_modes(self.padding_mode, self.rank):
             warn(
                 "padding_mode='circular' has no effect with padding='valid', whose windows lie inside the input; use "
@@ -114,21 +114,13 @@ class LocallyConnected(Windowed):
         {'kernel': (676, 9, 8), 'bias': (26, 26, 8)}
         """
         geometry = self._geometry_of(input_shape)
-        self._check_bias_sharing()
+        sharing.check_bias(self.bias_sharing, self.weight_sharing)
         shapes: dict[str, tuple[int, ...]] = {"kernel": geometry.kernel_shape}
         if self.use_bias:
             F = self.filters
             biases = {"position": geometry.bias_shape, "region": (geometry.n_sets, F), "filter": (F,)}
             shapes["bias"] = biases[self.bias_sharing]
         return shapes
-
-    def _check_bias_sharing(self) -> None:
-        """Raise unless there are sets of weights with which a bias can be shared."""
-        if self.bias_sharing == "region" and self.weight_sharing is None:
-            raise ValueError(
-                "bias_sharing='region' shares the bias as weight_sharing shares the weights, which is None; give "
-                "weight_sharing, or bias_sharing='position' or 'filter'"
-            )
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:
         if self.fans == "keras":

@@ -242,9 +242,8 @@ class Windowed(Trainable):
         >>> layer.kernel.shape, layer.kernel_view().shape
         ((624, 15, 8), (26, 24, 3, 5, 1, 8))
         """
-        kernel, geometry = self.kernel, self._geometry
-        first = geometry.output_size if geometry.sets is None else (geometry.n_sets,)
-        return kernel.reshape(*first, *self.kernel_size, geometry.tap_entries, geometry.filters)
+        kernel = self.kernel
+        return kernel.reshape(self._geometry.kernel_view_shape)
 
     @property
     def n_threads(self) -> int | None:

@@ -13,6 +13,9 @@ import lcnumba.onnx
 from lcnumba.onnx import export, torch_translations
 from lcnumba.testing import PROBLEMS, integers
 
+TRANSPOSED = {
+    1: lc.LocallyConnected1DTranspose, 2: lc.LocallyConnected2DTranspose, 3: lc.LocallyConnected3DTranspose
+}  # fmt: skip
 LAYERS = {1: lc.LocallyConnected1D, 2: lc.LocallyConnected2D, 3: lc.LocallyConnected3D}
 
 
@@ -22,7 +25,8 @@ def run(path, x):
 
 
 def layer_of(problem, weights, **rest):
-    settings = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode}
+    settings = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode, "groups": problem.groups}
+    settings["weight_sharing"] = problem.weight_sharing
     kind = LAYERS[len(problem.input_size)]
     return kind(problem.filters, problem.kernel_size, problem.strides, problem.padding, **settings, weights=weights,
                  bias_initializer="normal", **rest)  # fmt: skip
@@ -42,6 +46,50 @@ def test_layers(problem, dtype, data_format, tmp_path, rng):
     np.testing.assert_array_equal(found, y)
     assert found.dtype == dtype
     assert run(tmp_path / "layer.onnx", x[:1]).shape == y[:1].shape
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+def test_the_rest_of_the_family(data_format, tmp_path, rng):
+    """Transposed layers of all kinds of weights, a bias by region, and convolutions."""
+    settings = {"data_format": data_format, "rng": 0, "bias_initializer": "normal"}
+    regions = np.arange(12).reshape(3, 4) % 5
+    model = lc.Sequential([
+        lc.Conv2D(4, (2, 3), 2, "same", activation="relu", **settings, input_shape=(6, 8, 2)
+                  if data_format == "channels_last" else (2, 6, 8)),
+        lc.LocallyConnected2D(4, 3, padding="tf_same", weight_sharing=regions, bias_sharing="region", groups=2,
+                              **settings),
+        lc.LocallyConnected2DTranspose(6, 3, 2, "same", groups=2, activation="tanh", **settings),
+        lc.LocallyConnected2DTranspose(3, (1, 2), (1, 3), padding_mode="circular", weight_sharing="all", **settings),
+        lc.Conv2D(3, 1, groups=3, use_bias=False, **settings),
+    ])  # fmt: skip
+    model.build(model.input_shape)
+    x = rng.standard_normal((5, *model.input_shape[1:])).astype(np.float32)
+    export(model, tmp_path / "model.onnx")
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", x), model(x), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.padding in ("valid", "tf_same")], ids=str)
+def test_transposed_layers(problem, tmp_path, rng):
+    _, kernel, _, x = problem.data(rng)
+    kind = TRANSPOSED[len(problem.input_size)]
+    layer = kind(
+        problem.channels,
+        problem.kernel_size,
+        problem.strides,
+        "same" if problem.padding == "tf_same" else "valid",
+        dilation_rate=problem.dilation or 1,
+        groups=problem.groups,
+        weight_sharing=problem.weight_sharing,
+        weights=[kernel],
+        use_bias=False,
+    )
+    export_and_compare(layer, x, tmp_path / "layer.onnx")
+
+
+def export_and_compare(layer, x, path):
+    y = layer(x)
+    export(layer, path)
+    np.testing.assert_array_equal(run(path, x), y)
 
 
 @st.composite
