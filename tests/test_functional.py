@@ -7,18 +7,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import PROBLEMS, spec_of
 
 import lcnumba as lc
 from lcnumba import functional, reference
 from lcnumba.functional import Spec
-from lcnumba.testing import PROBLEMS, integers
-
-
-def spec_of(problem, **rest):
-    size = (*problem.input_size, problem.channels)
-    windows = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode, "groups": problem.groups}
-    windows["weight_sharing"] = problem.weight_sharing
-    return Spec(size, problem.filters, problem.kernel_size, problem.strides, problem.padding, **windows, **rest)
+from lcnumba.testing import integers
 
 
 @pytest.mark.parametrize("with_out", [False, True])

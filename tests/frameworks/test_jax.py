@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from problems import PROBLEMS
 from training import RATE, Run
 
 import lcnumba.jax
@@ -20,7 +21,7 @@ from lcnumba import functional, reference
 from lcnumba.bridges import xla
 from lcnumba.functional import Spec
 from lcnumba.jax import init, locally_connected
-from lcnumba.testing import PROBLEMS, integers
+from lcnumba.testing import integers
 
 jax.config.update("jax_enable_x64", True)
 
@@ -37,13 +38,14 @@ def way(request, monkeypatch):
 
 def settings_of(problem):
     """The arguments for a problem, whose "same" is Keras': the same windows as pairs."""
-    padding = problem.padding
-    if padding == "same":
+    padding = "same" if problem.padding == "tf_same" else problem.padding
+    if problem.padding == "same":
         rows = zip(problem.geometry.margins, problem.geometry.output_size, problem.strides,
                    problem.geometry.effective_size, problem.input_size, strict=True)  # fmt: skip
         padding = tuple((before, max(0, (o - 1) * s + e - n - before)) for (before, _), o, s, e, n in rows)
     return {"kernel_size": problem.kernel_size, "strides": problem.strides, "padding": padding,
-            "dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode}  # fmt: skip
+            "dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode, "groups": problem.groups,
+            "weight_sharing": problem.weight_sharing}  # fmt: skip
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from problems import spec_of
+from problems import PROBLEMS, spec_of
 from training import RATE, Run
 
 import lcnumba as lc
 import lcnumba.keras
 from lcnumba import reference
 from lcnumba.keras import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D, load_model
-from lcnumba.testing import PROBLEMS, integers
+from lcnumba.testing import integers
 
 BACKEND = keras.backend.backend()
 if BACKEND == "jax":
@@ -40,7 +40,8 @@ if BACKEND == "numpy":
 
 
 def layer_of(problem, **rest):
-    settings = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode}
+    settings = {"dilation_rate": problem.dilation or 1, "padding_mode": problem.padding_mode, "groups": problem.groups}
+    settings["weight_sharing"] = problem.weight_sharing
     kind = LAYERS[len(problem.input_size)]
     return kind(problem.filters, problem.kernel_size, problem.strides, problem.padding, **settings, **rest)
 
@@ -96,11 +97,13 @@ def test_value_and_gradients_are_those_of_the_reference(problem, dtype, data_for
     assert layer.spec == spec_of(problem)
 
 
-@pytest.mark.parametrize("sharing", ["position", "filter"])
+@pytest.mark.parametrize("sharing", ["position", "region", "filter"])
 @pytest.mark.parametrize("axes", [2, 3])
 def test_masks_and_shared_biases(axes, sharing, rng):
-    mask = rng.random((20, 12, 4)[:axes]) < 0.6
+    mask = rng.random((6 if sharing == "region" else 20, 12, 4)[:axes]) < 0.6
     settings = {"kernel_mask": mask, "bias_sharing": sharing, "padding": ((1, 0), (0, 0))}
+    if sharing == "region":
+        settings["weight_sharing"] = (2, 2)
     layer = LocallyConnected2D(4, 2, bias_initializer="normal", **settings)
     x = integers(rng, (3, 4, 6, 3))
     y = ops.convert_to_numpy(layer(x))

@@ -7,11 +7,12 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import PROBLEMS
 
 import lcnumba as lc
 import lcnumba.onnx
 from lcnumba.onnx import export, torch_translations
-from lcnumba.testing import PROBLEMS, integers
+from lcnumba.testing import integers
 
 TRANSPOSED = {
     1: lc.LocallyConnected1DTranspose, 2: lc.LocallyConnected2DTranspose, 3: lc.LocallyConnected3DTranspose
