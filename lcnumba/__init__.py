@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from lcnumba.bridges.keras2.models import load_keras, load_keras_weights, save_keras_weights
     from lcnumba.bridges.keras2.weights import export_weights, import_weights
+    from lcnumba.bridges.layouts import from_layout, to_layout
     from lcnumba.connectivity.masks import kernel_mask_from
     from lcnumba.gradients import Gradients
     from lcnumba.layers.activation import Activation
@@ -31,11 +32,11 @@ if TYPE_CHECKING:
     from lcnumba.training.run import History
 
 __all__ = [
-    "SGD", "Activation", "Adam", "AdamW", "Conv1D", "Conv2D", "Dense", "Dropout", "Flatten", "Gradients", "History",
+    "Activation", "Adam", "AdamW", "Conv1D", "Conv2D", "Dense", "Dropout", "Flatten", "Gradients", "History",
     "LocallyConnected1D", "LocallyConnected1DTranspose", "LocallyConnected2D", "LocallyConnected2DTranspose",
-    "LocallyConnected3D", "LocallyConnected3DTranspose", "RMSprop", "Sequential", "Tuning", "export_weights",
-    "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
-    "warm_up",
+    "LocallyConnected3D", "LocallyConnected3DTranspose", "RMSprop", "SGD", "Sequential", "Tuning", "export_weights",
+    "from_layout", "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights",
+    "save_keras_weights", "to_layout", "tune", "warm_up",
 ]  # fmt: skip
 
 _HOMES = {
@@ -60,12 +61,14 @@ _HOMES = {
     "Sequential": "models.sequential",
     "Tuning": "tools.tune",
     "export_weights": "bridges.keras2.weights",
+    "from_layout": "bridges.layouts",
     "import_weights": "bridges.keras2.weights",
     "kernel_mask_from": "connectivity.masks",
     "load": "models.sequential",
     "load_keras": "bridges.keras2.models",
     "load_keras_weights": "bridges.keras2.models",
     "save_keras_weights": "bridges.keras2.models",
+    "to_layout": "bridges.layouts",
     "tune": "tools.tune",
     "warm_up": "tools.warm_up",
 }
