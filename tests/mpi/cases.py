@@ -62,6 +62,8 @@ def cases():
         "stride over kernel": field((25, 6, 2), conv(4, 2, strides=3), conv(3, 1, strides=(2, 1))),
         "dilation": field((20, 8, 2), conv(3, 3, dilation_rate=2, **same), conv(2, 2, dilation_rate=(3, 1))),
         "circular": field((12, 6, 2), conv(3, 3, **ring), conv(3, (5, 3), **ring), conv(2, 3, **globe)),
+        "groups": field((12, 6, 4), conv(6, 3, groups=2, padding="tf_same", strides=(2, 1)), conv(6, 3, groups=6, **globe),
+                        lc.Activation("elu"), conv(3, (3, 2), groups=3, padding="tf_same")),
         "one filter": field((12, 8, 9), conv(1, 3, **same), conv(1, (3, 8), **same), conv(1, 1)),
         "many filters": field((9, 5, 16), conv(40, 3, **same, activation="elu"), conv(33, 3, **same)),
         "few filters": field((12, 6, 3), conv(2, 3, **same), conv(2, 3, **same), batch_size=23),

@@ -85,7 +85,7 @@ def numbers_of_ranks(problem):
     return [ranks for ranks in (2, 3, 5) if possible(problem.geometry, ranks)]
 
 
-DIVISIBLE = [problem for problem in PROBLEMS if numbers_of_ranks(problem)]
+DIVISIBLE = [problem for problem in PROBLEMS if problem.weight_sharing is None and numbers_of_ranks(problem)]
 
 
 @pytest.mark.parametrize("way", ["tuned", "by blocks", "by input columns", "plain"])
@@ -158,11 +158,10 @@ def layers(draw):
     sides = st.integers(1, 4)
     kernel, stride, dilation = (tuple(draw(sides) for _ in range(rank)) for _ in range(3))
     mode = tuple(draw(st.sampled_from(["zeros", "circular"])) for _ in range(rank))
-    padding = draw(st.sampled_from(["valid", "same"]))
+    padding, groups = draw(st.sampled_from(["valid", "same", "tf_same"])), draw(st.sampled_from([1, 1, 1, 2, 3]))
     try:
-        geometry = Geometry(
-            size, draw(st.integers(1, 9)), draw(st.integers(1, 5)), kernel, stride, dilation, padding, mode
-        )
+        channels, filters = groups * draw(st.integers(1, 9 // groups)), groups * draw(st.integers(1, 5))
+        geometry = Geometry(size, channels, filters, kernel, stride, dilation, padding, mode, groups)
     except ValueError:
         assume(False)
     most = min(geometry.output_size[0], geometry.input_size[0])
