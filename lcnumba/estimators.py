@@ -69,6 +69,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
     kernel_size: Any
     strides: Any
     padding: Any
+    groups: Any
+    weight_sharing: Any
     image_shape: Any
     activation: Any
     implementation: Any
@@ -338,8 +340,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             penalty = self._penalty(batch, samples)
         new = self._network(output.dtype, self.n_outputs_, penalty, np.random.default_rng(0))
         locals_: Any = old.layers[:-2], new.layers[:-2]
-        for name in ("filters", "kernel_size", "strides", "padding"):
-            was, wanted = ([getattr(layer, name) for layer in layers] for layers in locals_)
+        for name in ("filters", "kernel_size", "strides", "padding", "groups", "weight_sharing"):
+            was, wanted = ([layer.get_config().get(name) for layer in layers] for layers in locals_)
             if was != wanted:
                 _refuse_change(name, getattr(self, name), was)
         if not _alike(before["activation"], made["activation"], activations):
@@ -372,6 +374,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         hidden = int_tuple("filters", tuple(given), len(given))
         windows = _by_layer("kernel_size", self.kernel_size, len(hidden))
         strides = _by_layer("strides", self.strides, len(hidden))
+        groups = _by_layer("groups", self.groups, len(hidden))
+        shared = _by_layer("weight_sharing", self.weight_sharing, len(hidden))
         kind = _LAYERS[len(self._sample_shape())]
         activation = self.activation
         if isinstance(activation, str):
@@ -380,7 +384,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             kind(
                 count, windows[number], windows[number] if strides[number] is None else strides[number], self.padding,
                 activation=activation, fans="window", implementation=self.implementation, data_format="channels_last",
-                n_threads=self.n_threads, name=f"local_{number}", **settings,
+                groups=groups[number], weight_sharing=shared[number], n_threads=self.n_threads, name=f"local_{number}",
+                **settings,
             )
             for number, count in enumerate(hidden)
         ]  # fmt: skip
@@ -567,6 +572,8 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         give a UserWarning.
     padding, implementation
         Of all layers, as for `LocallyConnected2D`; the default padding is "same".
+    groups, weight_sharing
+        As for `LocallyConnected2D`; a list has one entry per layer.
     image_shape : tuple of int, optional
         Shape of flat samples: (length,), (height, width), (height, width, channels), or (depth, height, width,
         channels). By default they are sequences. Omit it if `X` has shape (n_samples, height, width) and so on.
@@ -644,6 +651,8 @@ class LocallyConnectedClassifier(ClassifierMixin, _Estimator):  # type: ignore[m
         kernel_size: Any = 3,
         strides: Any = 1,
         padding: str = "same",
+        groups: Any = 1,
+        weight_sharing: Any = None,
         image_shape: tuple[int, ...] | None = None,
         activation: Any = "relu",
         implementation: Any = 1,
@@ -793,7 +802,7 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
 
     Parameters
     ----------
-    filters, kernel_size, strides, padding, image_shape, activation, implementation, n_threads
+    filters, kernel_size, strides, padding, groups, weight_sharing, image_shape, activation, implementation, n_threads
         The network; as for `LocallyConnectedClassifier`.
     solver, alpha, batch_size, learning_rate, learning_rate_init, power_t, max_iter, shuffle, random_state, tol
         Its training; likewise.
@@ -820,6 +829,8 @@ class LocallyConnectedRegressor(RegressorMixin, _Estimator):  # type: ignore[mis
         kernel_size: Any = 3,
         strides: Any = 1,
         padding: str = "same",
+        groups: Any = 1,
+        weight_sharing: Any = None,
         image_shape: tuple[int, ...] | None = None,
         activation: Any = "relu",
         implementation: Any = 1,

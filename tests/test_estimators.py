@@ -9,6 +9,7 @@ import pytest
 
 pytest.importorskip("sklearn", minversion="1.6")
 
+from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
@@ -523,6 +524,22 @@ def test_class_weights_are_weights_of_samples(digits):
     with pytest.raises(ValueError, match="sample_weight times class_weight must be above 0"):
         classifier(class_weight={"few": 0, "many": 0}).fit(X, words)
     assert "class_weight" not in LocallyConnectedRegressor().get_params()
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+def test_shared_weights_and_groups_are_passed_on():
+    rng = np.random.default_rng(0)
+    X, y = rng.random((40, 6, 8, 2)), rng.integers(0, 2, 40)
+    regions = np.arange(48).reshape(6, 8) % 3
+    settings = {"groups": [2, 1], "weight_sharing": [regions, "all"], "warm_start": True}
+    model = LocallyConnectedClassifier(filters=(4, 3), max_iter=1, random_state=0, **settings)
+    model = clone(model).fit(X, y)
+    first, second = model.model_.layers[:2]
+    assert first.kernel.shape == (3, 9, 4)
+    assert second.kernel.shape == (1, 36, 3)
+    model.fit(X, y)
+    with pytest.raises(ValueError, match="weight_sharing"):
+        model.set_params(weight_sharing=[regions, (2, 2)]).fit(X, y)
 
 
 @pytest.mark.filterwarnings("ignore:.* of 64 features are in no window:UserWarning")
