@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax.test_util import check_grads
 from problems import PROBLEMS
 from training import RATE, Run
@@ -65,6 +67,42 @@ def test_value_and_gradients_are_those_of_the_reference(problem, dtype, rng):
     for found, right in zip(run(x, kernel, bias), expected, strict=True):
         np.testing.assert_array_equal(found, right)
         assert found.dtype == dtype
+
+
+@st.composite
+def convolutions(draw):
+    """The spec of a convolution, and the arguments of JAX' own."""
+    rank = draw(st.integers(1, 3))
+    kernel_size, strides, dilation = (tuple(draw(st.integers(1, top)) for _ in range(rank)) for top in (4, 3, 3))
+    padding, groups = draw(st.sampled_from(["valid", "tf_same"])), draw(st.integers(1, 3))
+    spans = [d * (k - 1) + 1 for d, k in zip(dilation, kernel_size, strict=True)]
+    size = tuple(draw(st.integers(e if padding == "valid" else 1, e + 4)) for e in spans)
+    channels, filters = groups * draw(st.integers(1, 3)), groups * draw(st.integers(1, 4))
+    spec = Spec((*size, channels), filters, kernel_size, strides, padding, dilation_rate=dilation, groups=groups,
+                weight_sharing="all")  # fmt: skip
+    space = "DHW"[3 - rank :]
+    return spec, {
+        "window_strides": strides, "padding": "SAME" if padding == "tf_same" else "VALID", "rhs_dilation": dilation,
+        "feature_group_count": groups, "dimension_numbers": (f"N{space}C", f"{space}IO", f"N{space}C"),
+    }  # fmt: skip
+
+
+@pytest.mark.hypothesis
+@settings(max_examples=30)  # each compiles two programs
+@given(convolutions(), st.integers(0, 999))
+def test_one_set_of_weights_is_the_convolution_of_jax(convolution, seed):
+    """Bit for bit on integers: output and both gradients, for "valid" and "tf_same", strides, dilations and groups."""
+    spec, arguments = convolution
+    rng = np.random.default_rng(seed)
+    x, kernel = integers(rng, (2, *spec.input_shape)), integers(rng, spec.kernel_shape)
+    dy = integers(rng, (2, *spec.output_shape))
+    own = kernel.reshape(*spec.kernel_size, -1, spec.filters)
+    y, pullback = jax.vjp(lambda *given: jax.lax.conv_general_dilated(*given, **arguments), x, own)
+    np.testing.assert_array_equal(functional.apply(spec, x, kernel), y)
+    expected_dx, expected_dkernel = pullback(jnp.asarray(dy))
+    dx, dkernel = functional.gradients(spec, x, kernel, dy)
+    np.testing.assert_array_equal(dx, expected_dx)
+    np.testing.assert_array_equal(dkernel.reshape(own.shape), expected_dkernel)
 
 
 SMALL = Spec((6, 5, 2), 3, (3, 2), (2, 1))
