@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba.connectivity import masks, sharing
-from lcnumba.connectivity.geometry import Geometry, padding_modes, paddings
+from lcnumba.connectivity.geometry import Geometry, of_transposed, output_paddings, padding_modes, paddings
 from lcnumba.implementations.create import Implementation, create
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
@@ -105,15 +105,11 @@ class Spec:
         weight_sharing: Any = None,
         kernel_mask: Any = None,
     ) -> None:
-        shape = any_shape(input_shape)
-        if not 2 <= len(shape) <= 4:
-            raise ValueError(
-                f"input_shape={input_shape!r} has {len(shape)} entries; give 2 to 4: spatial sizes and the channels"
-            )
+        shape = _sample_shape(input_shape)
         rank = len(shape) - 1
         mask = masks.get(kernel_mask)
         self.__dict__.update(
-            input_shape=int_tuple("input_shape", shape, rank + 1),
+            input_shape=shape,
             filters=integer("filters", filters),
             kernel_size=int_tuple("kernel_size", kernel_size, rank),
             strides=int_tuple("strides", strides, rank),
@@ -203,6 +199,66 @@ class Spec:
         return _known.setdefault(text[:DIGEST], Spec(**{name: _tuples(value) for name, value in settings.items()}))
 
     @staticmethod
+    def transposed(
+        input_shape: tuple[int, ...],
+        filters: int,
+        kernel_size: int | tuple[int, ...],
+        strides: int | tuple[int, ...] = 1,
+        padding: Any = "valid",
+        *,
+        output_padding: int | tuple[int, ...] | None = None,
+        dilation_rate: int | tuple[int, ...] = 1,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        groups: int = 1,
+        weight_sharing: Any = None,
+        kernel_mask: Any = None,
+    ) -> "Spec":
+        """Return the spec of a transposed layer: `input_gradient` of it is the layer, and `apply` its gradient.
+
+        Parameters
+        ----------
+        input_shape : tuple of int
+            Shape of a sample of the transposed layer, channels last.
+        filters : int
+            Its filters.
+        kernel_size, strides, padding, output_padding, dilation_rate, padding_mode, groups, weight_sharing, kernel_mask
+            As for `lcnumba.LocallyConnected2DTranspose`.
+
+        Returns
+        -------
+        Spec
+            Whose `input_shape` is the output of the layer, and whose `output_shape` is its input.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For an invalid parameter, or an output whose windows are not as many as the inputs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from lcnumba import functional
+        >>> spec = functional.Spec.transposed((3, 1), 1, 3, strides=2)
+        >>> x, kernel = np.array([[[1.0], [2.0], [3.0]]]), np.ones(spec.kernel_shape)
+        >>> functional.input_gradient(spec, kernel, x)[0, :, 0]
+        array([1., 1., 3., 2., 5., 3., 3.])
+        """
+        *size, channels = _sample_shape(input_shape)
+        rank = len(size)
+        steps = int_tuple("strides", strides, rank)
+        modes, shared = padding_modes(padding_mode, rank), sharing.get(weight_sharing, rank)
+        windows = int_tuple("kernel_size", kernel_size, rank), steps, paddings(padding, rank)
+        dilated = int_tuple("dilation_rate", dilation_rate, rank)
+        geometry = of_transposed(
+            tuple(size), channels, integer("filters", filters), *windows, output_paddings(output_padding, steps),
+            dilated, modes, integer("groups", groups), shared,
+        )  # fmt: skip
+        return Spec(
+            geometry.sample_shape, channels, *windows[:2], geometry.padding, dilation_rate=dilated, padding_mode=modes,
+            groups=groups, weight_sharing=weight_sharing, kernel_mask=kernel_mask,
+        )  # fmt: skip
+
+    @staticmethod
     def of_digest(digest: str) -> "Spec | None":
         """Return the spec whose text begins with this digest, if it has been read before; else None."""
         return _known.get(digest)
@@ -289,6 +345,16 @@ class Spec:
             if value not in (default, (default,) * rank):
                 config[name] = value
         return config
+
+
+def _sample_shape(input_shape: Any) -> tuple[int, ...]:
+    """The shape of a sample, checked."""
+    shape = any_shape(input_shape)
+    if not 2 <= len(shape) <= 4:
+        raise ValueError(
+            f"input_shape={input_shape!r} has {len(shape)} entries; give 2 to 4: spatial sizes and the channels"
+        )
+    return int_tuple("input_shape", shape, len(shape))
 
 
 _known: dict[str, Spec] = {}

@@ -22,9 +22,9 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}; lcnumba.jax needs JAX: {install('jax')}") from error
 
-from lcnumba.bridges.jax import apply
+from lcnumba.bridges.jax import apply, apply_transpose
 
-__all__ = ["init", "locally_connected"]
+__all__ = ["init", "locally_connected", "locally_connected_transpose"]
 
 
 def _spec(
@@ -196,20 +196,98 @@ def locally_connected(
         )
     arguments = {"kernel_size": kernel_size, "strides": strides, "padding": padding, "dilation_rate": dilation_rate}
     settings: Any = [hashable(name, value) for name, value in (arguments | {"padding_mode": padding_mode}).items()]
+    _refuse_tracers(kernel_mask, weight_sharing)
+    settings.append(integer("groups", groups))
+    known = kernel_mask is None and isinstance(weight_sharing, str | int | tuple | None)
+    make: Any = _known_spec if known else _spec
+    spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, weight_sharing, kernel_mask)
+    bias = _checked_weights(x, kernel, bias, spec.kernel_shape, spec.output_shape)
+    return apply(x, kernel, bias, spec.text)
+
+
+@public
+def locally_connected_transpose(
+    x: Any,
+    kernel: Any,
+    bias: Any = None,
+    *,
+    filters: int,
+    kernel_size: int | tuple[int, ...],
+    strides: int | tuple[int, ...] = 1,
+    padding: Any = "valid",
+    output_padding: int | tuple[int, ...] | None = None,
+    dilation_rate: int | tuple[int, ...] = 1,
+    padding_mode: str | tuple[str, ...] = "zeros",
+    groups: int = 1,
+    weight_sharing: Any = None,
+    kernel_mask: Any = None,
+) -> jax.Array:
+    """Apply a transposed locally connected layer, for decoders: every input position has its own weights.
+
+    Parameters
+    ----------
+    x : array, (N, W, C), (N, H, W, C) or (N, D, H, W, C)
+        The input, float32 or float64.
+    kernel : array, (P, K, C)
+        P positions of the input; K window entries in the order (row, column, filter).
+    bias : array, (OH, OW, F) or (F,), optional
+        Added to each output.
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size, strides, padding, output_padding, dilation_rate, padding_mode, groups, weight_sharing, kernel_mask
+        As for `lcnumba.LocallyConnected2DTranspose`; arrays are NumPy arrays and no tracers.
+
+    Returns
+    -------
+    array, (N, OW, F), (N, OH, OW, F) or (N, OD, OH, OW, F)
+        Of the dtype of x.
+
+    Raises
+    ------
+    TypeError
+        If an array's shape does not fit, or the dtypes differ or are not supported.
+    ValueError
+        For an invalid setting.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from lcnumba.jax import locally_connected_transpose
+    >>> x, kernel = jnp.array([[[1.0], [2.0], [3.0]]]), jnp.ones((3, 3, 1))
+    >>> locally_connected_transpose(x, kernel, filters=1, kernel_size=3, strides=2)[0, :, 0]
+    Array([1., 1., 3., 2., 5., 3., 3.], dtype=float32)
+    """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if x.ndim not in (3, 4, 5):
+        raise TypeError(
+            f"x has shape {x.shape}; give (N, *spatial, C) with 1 to 3 spatial sizes; x[None] adds the batch"
+        )
+    _refuse_tracers(kernel_mask, weight_sharing)
+    spec = Spec.transposed(
+        x.shape[1:], filters, kernel_size, strides, padding, output_padding=output_padding, dilation_rate=dilation_rate,
+        padding_mode=padding_mode, groups=groups, weight_sharing=weight_sharing, kernel_mask=kernel_mask,
+    )  # fmt: skip
+    bias = _checked_weights(x, kernel, bias, spec.kernel_shape, spec.input_shape)
+    return apply_transpose(x, kernel, bias, spec.text)
+
+
+def _refuse_tracers(kernel_mask: Any, weight_sharing: Any) -> None:
     for name, array in (("kernel_mask", kernel_mask), ("weight_sharing", weight_sharing)):
         if isinstance(array, jax.core.Tracer):
             raise TypeError(
                 f"{name} is a tracer; give a NumPy array, which is made outside of jit and part of the program"
             )
-    settings.append(integer("groups", groups))
-    known = kernel_mask is None and isinstance(weight_sharing, str | int | tuple | None)
-    make: Any = _known_spec if known else _spec
-    spec: Spec = make(x.shape[1:], kernel.shape[2], *settings, weight_sharing, kernel_mask)
+
+
+def _checked_weights(
+    x: Any, kernel: Any, bias: Any, kernel_shape: tuple[int, ...], output_shape: tuple[int, ...]
+) -> Any:
+    """The bias as an array; raise unless all arrays fit."""
     _check_dtype("x", x.dtype)
-    given: dict[str, tuple[Any, tuple[int, ...]]] = {"kernel": (kernel, spec.kernel_shape)}
+    given: dict[str, tuple[Any, tuple[int, ...]]] = {"kernel": (kernel, kernel_shape)}
     if bias is not None:
         bias = jnp.asarray(bias)
-        given["bias"] = bias, spec.output_shape[-1:] if bias.ndim == 1 else spec.output_shape
+        given["bias"] = bias, output_shape[-1:] if bias.ndim == 1 else output_shape
     for name, (array, shape) in given.items():
         if array.shape != shape:
             raise TypeError(
@@ -219,7 +297,7 @@ def locally_connected(
             raise TypeError(f"{name} has dtype {array.dtype}, and x {x.dtype}; give the same: {name}.astype(x.dtype)")
     for name, (array, _) in {"x": (x, None), **given}.items():
         _check_sharding(name, array)
-    return apply(x, kernel, bias, spec.text)
+    return bias
 
 
 def _check_sharding(name: str, array: Any) -> None:

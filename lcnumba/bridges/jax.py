@@ -11,7 +11,7 @@ import jax
 from lcnumba.bridges.xla import call
 from lcnumba.functional import Spec
 
-__all__ = ["apply"]
+__all__ = ["apply", "apply_transpose"]
 
 
 def _like(shape: tuple[int, ...], array: Any) -> jax.ShapeDtypeStruct:
@@ -104,8 +104,15 @@ def _backward_of_gradients(text: str, x: Any, kernel: Any, dy: Any, u: Any, v: A
 
 # Without `jit` a call takes several times longer.
 _jitted_apply = jax.jit(_apply, static_argnums=0, inline=True)
+_jitted_input_gradient = jax.jit(_input_gradient, static_argnums=0, inline=True)
 
 
 def apply(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
     """Return y = F(x, kernel) + bias, for arrays or tracers whose shapes and dtypes fit; bias may be None."""
     return _jitted_apply(spec, x, kernel, bias)
+
+
+def apply_transpose(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
+    """Return the adjoint of F(., kernel) at x, plus a bias: a transposed layer."""
+    y = _jitted_input_gradient(spec, kernel, x)
+    return y if bias is None else y + bias

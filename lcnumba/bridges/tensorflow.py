@@ -13,7 +13,7 @@ import tensorflow as tf
 from lcnumba import functional
 from lcnumba.functional import Spec
 
-__all__ = ["apply"]
+__all__ = ["apply", "apply_transpose"]
 
 
 def _call(name: str, spec: str, shape: tuple[int, ...], *tensors: Any) -> Any:
@@ -43,6 +43,12 @@ def _differentiable(map_: Callable[..., Any], backward: Callable[..., Any]) -> C
 def apply(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
     """Return y = F(x, kernel) + bias, for tensors whose shapes and dtypes fit; bias may be None."""
     y = _apply(spec, *map(tf.convert_to_tensor, (x, kernel)))  # not variables, which need a gradient of another kind
+    return y if bias is None else y + bias
+
+
+def apply_transpose(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
+    """Return the adjoint of F(., kernel) at x, plus a bias: a transposed layer."""
+    y = _input_gradient(spec, *map(tf.convert_to_tensor, (kernel, x)))
     return y if bias is None else y + bias
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from lcnumba import functional
 from lcnumba.functional import Spec
 
-__all__ = ["apply"]
+__all__ = ["apply", "apply_transpose"]
 
 
 def _operator(name: str, function: Callable[..., Any]) -> Any:
@@ -134,3 +134,9 @@ _differentiate(apply, _backward_of_apply)
 _differentiate(_input_gradient, _backward_of_input_gradient)
 _differentiate(_weight_gradient, _backward_of_weight_gradient)
 _differentiate(_gradients, _backward_of_gradients)
+
+
+def apply_transpose(x: Tensor, kernel: Tensor, bias: Tensor | None, spec: str) -> Tensor:
+    """Return the adjoint of F(., kernel) at x, plus a bias: a transposed layer."""
+    y: Tensor = _input_gradient(kernel, x, spec)
+    return y if bias is None else y + bias

@@ -13,7 +13,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.validation import choice, int_tuple, integer
 
-__all__ = ["Geometry", "Padding", "padding_modes", "paddings"]
+__all__ = ["Geometry", "Padding", "of_transposed", "output_paddings", "padding_modes", "paddings"]
 
 # Enough tasks to keep many cores busy. The number must not depend on that of threads, which would change the order of
 # sums, and with it the result.
@@ -252,6 +252,96 @@ class Geometry(Tables):
         ([2, 3, 4, 5], (2, 3), (6, 18, 3))
         """
         return Stripe(self, first, last)
+
+
+def of_transposed(
+    size: tuple[int, ...], channels: int, filters: int, kernel_size: tuple[int, ...], strides: tuple[int, ...],
+    padding: Padding, output_padding: tuple[int, ...] | None, dilation: tuple[int, ...],
+    padding_mode: tuple[str, ...], groups: int, weight_sharing: sharing.Sharing,
+) -> Geometry:  # fmt: skip
+    """Return the geometry whose adjoint is a transposed layer: its input is the output of that layer.
+
+    Parameters
+    ----------
+    size, channels, filters : tuple of int, int, int
+        The input's spatial size and channels, and the filters, of the transposed layer.
+    kernel_size, strides, dilation, padding_mode, groups, weight_sharing
+        As for `Geometry`.
+    padding : {"valid", "same"} or tuple of (int, int)
+        What is cut off of the output.
+    output_padding : tuple of int, optional
+        What is added to it; the sizes are those of Keras' ``Conv2DTranspose``.
+
+    Returns
+    -------
+    Geometry
+
+    Raises
+    ------
+    ValueError
+        If the output is not of a size with as many windows as there are inputs.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import of_transposed
+    >>> of_transposed((3,), 1, 2, (3,), (2,), "valid", None, (1,), ("zeros",), 1, None).input_size
+    (7,)
+    """
+    spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
+    pairs = [(e // 2, e // 2) if padding == "same" else (0, 0) for e in spans]
+    added = output_padding or (0,) * len(size)
+    output = tuple(
+        (n - 1) * s + e - sum(pair) + extra
+        for n, s, e, pair, extra in zip(
+            size, strides, spans, pairs if isinstance(padding, str) else padding, added, strict=True
+        )
+    )
+    if output_padding is None and padding == "same":
+        output = tuple(n * s for n, s in zip(size, strides, strict=True))
+    elif output_padding is None and padding == "valid":
+        output = tuple(n * s + max(e - s, 0) for n, s, e in zip(size, strides, spans, strict=True))
+    if min(output) >= 1:
+        windows = (kernel_size, strides, dilation, "tf_same" if padding == "same" else padding, padding_mode, groups)
+        if Geometry(output, filters, channels, *windows).output_size == size:
+            return Geometry(output, filters, channels, *windows, weight_sharing)
+    raise ValueError(
+        f"input of spatial size {size} with kernel_size={kernel_size}, strides={strides}, padding={padding!r} and "
+        f"output_padding={output_padding} would give an output of size {output}, whose windows are not as many as the "
+        "inputs; leave output_padding out, or change padding"
+    )
+
+
+def output_paddings(value: Any, strides: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Return the `output_padding` of a transposed layer, less than its strides.
+
+    Parameters
+    ----------
+    value : None, int or tuple of int
+        The argument.
+    strides : tuple of int
+        The layer's.
+
+    Returns
+    -------
+    tuple of int or None
+
+    Raises
+    ------
+    TypeError, ValueError
+        For any other value.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import output_paddings
+    >>> output_paddings(1, (2, 3))
+    (1, 1)
+    """
+    if value is None:
+        return None
+    padding = int_tuple("output_padding", value, len(strides), 0)
+    if any(p >= s for p, s in zip(padding, strides, strict=True)):
+        raise ValueError(f"output_padding={value!r} must be less than strides={strides}; leave it out, or use less")
+    return padding
 
 
 def paddings(value: Any, rank: int) -> Padding:

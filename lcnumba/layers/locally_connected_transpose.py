@@ -7,7 +7,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.connectivity import sharing
-from lcnumba.connectivity.geometry import Geometry, padding_modes
+from lcnumba.connectivity.geometry import Geometry, of_transposed, output_paddings, padding_modes
 from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.base import Fans
@@ -16,21 +16,9 @@ from lcnumba.layers.registry import register_layer
 from lcnumba.layers.windowed import WINDOW_RULES, Extra, Windowed, loop, scratch
 from lcnumba.utils.messages import public_class
 from lcnumba.utils.types import Array, Shape
-from lcnumba.utils.validation import axes_hint, choice, int_tuple
+from lcnumba.utils.validation import axes_hint, choice
 
 __all__ = ["LocallyConnected1DTranspose", "LocallyConnected2DTranspose", "LocallyConnected3DTranspose"]
-
-
-def _output_padding(layer: "LocallyConnectedTranspose", value: Any) -> tuple[int, ...] | None:
-    """The rule of `output_padding`; the strides, with which it is compared, have been set before."""
-    if value is None:
-        return None
-    padding = int_tuple("output_padding", value, layer.rank, 0)
-    if any(p >= s for p, s in zip(padding, layer.strides, strict=True)):
-        raise ValueError(
-            f"output_padding={value!r} must be less than strides={layer.strides}; leave it out, or use less"
-        )
-    return padding
 
 
 _EXTRAS: dict[str, Extra] = {
@@ -52,7 +40,7 @@ class LocallyConnectedTranspose(Windowed):
     _extras = _EXTRAS
     _rules: ClassVar = {
         **{name: WINDOW_RULES[name] for name in ("dtype", "filters", "kernel_size", "strides", "padding")},
-        "output_padding": _output_padding,
+        "output_padding": lambda layer, v: output_paddings(v, layer.strides),
         **{name: rule for name, rule in WINDOW_RULES.items() if name not in _EXTRAS},
         **{name: rule for name, (rule, _) in _EXTRAS.items()},
     }
@@ -159,35 +147,11 @@ class LocallyConnectedTranspose(Windowed):
 
     def _geometry_of(self, input_shape: Any) -> Geometry:
         """The geometry of the adjoint: its input is the output of this layer, and its filters are our channels."""
-        size, channels = self._sizes_of(input_shape)
-        spans = [d * (k - 1) + 1 for k, d in zip(self.kernel_size, self.dilation_rate, strict=True)]
-        if isinstance(self.padding, str):
-            margins = [(e // 2, e // 2) if self.padding == "same" else (0, 0) for e in spans]
-        else:
-            margins = list(self.padding)
-        # The sizes of Keras' Conv2DTranspose.
-        added = self.output_padding or (0,) * self.rank
-        output = tuple(
-            (n - 1) * s + e - sum(pair) + extra
-            for n, s, e, pair, extra in zip(size, self.strides, spans, margins, added, strict=True)
-        )
-        if self.output_padding is None and self.padding == "same":
-            output = tuple(n * s for n, s in zip(size, self.strides, strict=True))
-        elif self.output_padding is None and self.padding == "valid":
-            output = tuple(n * s + max(e - s, 0) for n, s, e in zip(size, self.strides, spans, strict=True))
-        settings = f"strides={self.strides}, padding={self.padding!r} and output_padding={self.output_padding}"
-        if min(output) >= 1:
-            padding = "tf_same" if self.padding == "same" else self.padding
-            modes = padding_modes(self.padding_mode, self.rank)
-            windows = (self.kernel_size, self.strides, self.dilation_rate, padding)
-            shared = sharing.get(self.weight_sharing, self.rank)
-            geometry = Geometry(output, self.filters, channels, *windows, modes, self.groups)
-            if geometry.output_size == size:
-                return Geometry(output, self.filters, channels, *windows, modes, self.groups, shared)
-        raise ValueError(
-            f"input of spatial size {size} with kernel_size={self.kernel_size}, {settings} would give an output of "
-            f"size {output}, whose windows are not as many as the inputs; leave output_padding out, or change padding"
-        )
+        modes, shared = padding_modes(self.padding_mode, self.rank), sharing.get(self.weight_sharing, self.rank)
+        return of_transposed(
+            *self._sizes_of(input_shape), self.filters, self.kernel_size, self.strides, self.padding,
+            self.output_padding, self.dilation_rate, modes, self.groups, shared,
+        )  # fmt: skip
 
     def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
         """Y (N, *output, F) of a channels-last x, the array saved for the gradient, and the version of the weights."""
