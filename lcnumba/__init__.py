@@ -14,10 +14,29 @@ if TYPE_CHECKING:
     from lcnumba.connectivity.masks import kernel_mask_from
     from lcnumba.gradients import Gradients
     from lcnumba.layers.activation import Activation
+    from lcnumba.layers.advanced_activations import ELU, LeakyReLU, ReLU, Softmax
+    from lcnumba.layers.batch_normalization import BatchNormalization
     from lcnumba.layers.dense import Dense
     from lcnumba.layers.dropout import Dropout
     from lcnumba.layers.flatten import Flatten
     from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+    from lcnumba.layers.pooling import (
+        AveragePooling1D,
+        AveragePooling2D,
+        GlobalAveragePooling1D,
+        GlobalAveragePooling2D,
+        GlobalMaxPooling1D,
+        GlobalMaxPooling2D,
+        MaxPooling1D,
+        MaxPooling2D,
+    )
+    from lcnumba.layers.shapes import (
+        Reshape,
+        UpSampling1D,
+        UpSampling2D,
+        ZeroPadding1D,
+        ZeroPadding2D,
+    )
     from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.tools.tune import Tuning, tune
@@ -25,28 +44,48 @@ if TYPE_CHECKING:
     from lcnumba.training.run import History
 
 __all__ = [
-    "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
-    "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
-    "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
-    "warm_up",
+    "ELU", "SGD", "Activation", "Adam", "AdamW", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Dense",
+    "Dropout", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D", "Gradients", "History", "LeakyReLU", "LocallyConnected1D", "LocallyConnected2D",
+    "LocallyConnected3D", "MaxPooling1D", "MaxPooling2D", "RMSprop", "ReLU", "Reshape", "Sequential", "Softmax",
+    "Tuning", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D", "export_weights", "import_weights",
+    "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune", "warm_up",
 ]  # fmt: skip
 
 _HOMES = {
     "Activation": "layers.activation",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "AveragePooling1D": "layers.pooling",
+    "AveragePooling2D": "layers.pooling",
+    "BatchNormalization": "layers.batch_normalization",
     "Dense": "layers.dense",
     "Dropout": "layers.dropout",
+    "ELU": "layers.advanced_activations",
     "Flatten": "layers.flatten",
+    "GlobalAveragePooling1D": "layers.pooling",
+    "GlobalAveragePooling2D": "layers.pooling",
+    "GlobalMaxPooling1D": "layers.pooling",
+    "GlobalMaxPooling2D": "layers.pooling",
     "Gradients": "gradients",
     "History": "training.run",
+    "LeakyReLU": "layers.advanced_activations",
     "LocallyConnected1D": "layers.locally_connected",
     "LocallyConnected2D": "layers.locally_connected",
     "LocallyConnected3D": "layers.locally_connected",
+    "MaxPooling1D": "layers.pooling",
+    "MaxPooling2D": "layers.pooling",
     "RMSprop": "optimizers",
+    "ReLU": "layers.advanced_activations",
+    "Reshape": "layers.shapes",
     "SGD": "optimizers",
     "Sequential": "models.sequential",
+    "Softmax": "layers.advanced_activations",
     "Tuning": "tools.tune",
+    "UpSampling1D": "layers.shapes",
+    "UpSampling2D": "layers.shapes",
+    "ZeroPadding1D": "layers.shapes",
+    "ZeroPadding2D": "layers.shapes",
     "export_weights": "bridges.keras2.weights",
     "import_weights": "bridges.keras2.weights",
     "kernel_mask_from": "connectivity.masks",

@@ -17,6 +17,7 @@ from lcnumba import activations
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.functional import Spec
 from lcnumba.layers.activation import Activation
+from lcnumba.layers.advanced_activations import ELU, LeakyReLU, ReLU
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.flatten import Flatten
@@ -193,13 +194,13 @@ def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
         return _dense(graph, layer, x)
     if kind is Flatten:
         return _flatten(graph, layer, x, shape)
-    if kind is Activation:
+    if kind in (Activation, LeakyReLU, ReLU, ELU):
         return _activated(graph, layer, x)
     if kind is Dropout:  # which only training applies
         return x
     raise TypeError(
-        f"layer {getattr(layer, 'name', layer)!r:.80} is a {kind.__name__}, which is not one of the library and has no "
-        "counterpart in ONNX; export the layers before and after it"
+        f"layer {getattr(layer, 'name', layer)!r:.80} is a {kind.__name__}, which is not one of the library's that can "
+        "be exported; export the layers before and after it"
     )
 
 

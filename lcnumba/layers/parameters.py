@@ -568,6 +568,8 @@ class Parameters:
         """The moving averages after the moments of some batches, in order; the caller holds the lock."""
         averages = {name: self._arrays[name] for name in self._momentum}
         for batch in moments:
+            if len(batch) != len(averages):
+                raise ValueError(f"moments has {len(batch)} arrays; {self.owner} needs {', '.join(averages)}")
             for (name, momentum), value in zip(self._momentum.items(), batch, strict=True):
                 check_exact(f"the {name} of moments", value, averages[name].shape, self._dtype)
                 decay = self._dtype.type(np.float32(1 - momentum))  # in float64, too, as Keras rounds it
