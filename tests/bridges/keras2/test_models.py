@@ -308,7 +308,7 @@ DIFFERENT = {
     "half activation": (lambda entries: entries[-1]["config"].update(dtype="bfloat16"), "has dtype 'bfloat16'"),
     "noise_shape": (
         lambda entries: entries[2]["config"].update(noise_shape=[1]),
-        "has noise_shape, which",
+        r"has noise_shape=\[1\], which",
     ),
     "Dense on a grid": (lambda entries: entries.pop(4), r"is a Dense on inputs of shape \(None, 4, 3, 2\)"),
     "custom class": (
