@@ -13,7 +13,7 @@ from lcnumba.layers.stateless import Computed, Stateless
 from lcnumba.utils import registry
 from lcnumba.utils.messages import public_class
 from lcnumba.utils.types import Array, Shape
-from lcnumba.utils.validation import any_shape, axes_of, real, resolved_axes
+from lcnumba.utils.validation import any_shape, axes_of, learning_rate, resolved_axes
 
 __all__ = ["ELU", "LeakyReLU", "ReLU", "Softmax"]
 
@@ -27,8 +27,8 @@ def _settings(activation: activations.Activation) -> dict[str, Any]:
 
 
 def _rounded(name: str, value: Any) -> float:
-    """A number, rounded to float32 as Keras does in all layers."""
-    return float(np.float32(real(name, value)))
+    """A number of at least 0, rounded to float32 as Keras does in all layers."""
+    return float(np.float32(learning_rate(value, np.float32, name)))
 
 
 @register_layer(keras=KerasSettings(STATELESS_COMMON | {"alpha", "negative_slope"}, _IGNORED))
@@ -65,8 +65,8 @@ class LeakyReLU(Activation):
         Stateless.__init__(self, name, "leaky_re_lu")
         if alpha is not None and negative_slope is not None:
             raise ValueError(f"alpha={alpha!r} and negative_slope={negative_slope!r} are the same; give one of them")
-        given = negative_slope if alpha is None else alpha
-        self._activation = activations.LeakyReLU(_rounded("alpha", 0.3 if given is None else given))
+        name, given = ("alpha", alpha) if negative_slope is None else ("negative_slope", negative_slope)
+        self._activation = activations.LeakyReLU(_rounded(name, 0.3 if given is None else given))
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments of an equal layer.
@@ -236,11 +236,11 @@ class Softmax(Computed):
             If it is not a shape, or has no such axis.
         """
         shape = any_shape(input_shape)
-        resolved_axes(self._axis, len(shape), self.name)
+        resolved_axes(self._axis, shape, self.name)
         return shape
 
     def _apply(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
-        axes = resolved_axes(self._axis, x.ndim, self.name)
+        axes = resolved_axes(self._axis, x.shape, self.name)
         order = [axis for axis in range(x.ndim) if axis not in axes] + list(axes)
         moved = x.transpose(order).shape
         rows = *moved[: -len(axes)], math.prod(moved[-len(axes) :])

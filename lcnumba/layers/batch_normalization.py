@@ -265,7 +265,7 @@ class BatchNormalization(Trainable):
             If the shape is invalid.
         """
         shape = self._checked_shape(input_shape)
-        axes = resolved_axes(self.axis, len(shape), self.name)
+        axes = resolved_axes(self.axis, shape, self.name)
         size = tuple((n or 0) if number in axes else 1 for number, n in enumerate(shape))
         size = size if len(axes) > 1 else (math.prod(size),)
         names = ("gamma",) * self.scale + ("beta",) * self.center + ("moving_mean", "moving_variance")
@@ -293,7 +293,7 @@ class BatchNormalization(Trainable):
         if x.shape[1:] != self.input_shape[1:]:
             raise ValueError(f"x has shape {x.shape}; {self.name!r} was built for {self.input_shape}")
         require(4 * x.nbytes, "the output with its temporary arrays", "give fewer samples at a time")
-        axes = resolved_axes(self.axis, x.ndim, self.name)
+        axes = resolved_axes(self.axis, x.shape, self.name)
         over = tuple(axis for axis in range(x.ndim) if axis not in axes)
         sizes = tuple(size if axis in axes else 1 for axis, size in enumerate(x.shape))
         with self._parameters.lock.shared():
@@ -329,7 +329,7 @@ class BatchNormalization(Trainable):
     def _checked_shape(self, input_shape: Any) -> Shape:
         any_shape(input_shape)
         shape = super()._checked_shape(input_shape)
-        resolved_axes(self.axis, len(shape), self.name)
+        resolved_axes(self.axis, shape, self.name)
         return shape
 
     def _kernel_fans(self, input_shape: Shape) -> Fans:

@@ -171,7 +171,7 @@ class Computed(Stateless):
             raise ValueError("x has 0 dimensions; its first axis must be the batch")
         self._check_built_for(values.shape)
         size = math.prod(size or 0 for size in self.compute_output_shape(values.shape))
-        require(size * values.itemsize, f"the output of {self.name!r}", "give fewer samples at a time")
+        require(size * values.itemsize, f"the output of {self!r}", "give fewer samples at a time")
         y, vjp = self._apply(values)
         return like(fresh(y, values)), StatelessBackward(y, vjp, cannot_fail=True)
 

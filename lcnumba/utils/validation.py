@@ -197,21 +197,21 @@ def axes_of(value: Any) -> int | tuple[int, ...]:
     return tuple(integer("axis", entry, -MAXIMUM) for entry in value)
 
 
-def resolved_axes(axis: int | tuple[int, ...], rank: int, owner: str) -> tuple[int, ...]:
-    """Return axes as ascending numbers from 1; raise unless a shape of `rank` entries has them after the batch.
+def resolved_axes(axis: int | tuple[int, ...], shape: tuple[int | None, ...], owner: str) -> tuple[int, ...]:
+    """Return axes as ascending numbers from 1; raise unless a shape has them after the batch.
 
     Examples
     --------
     >>> from lcnumba.utils.validation import resolved_axes
-    >>> resolved_axes((-1, 1), 4, "norm")
+    >>> resolved_axes((-1, 1), (None, 5, 4, 3), "norm")
     (1, 3)
     """
-    given = axis if isinstance(axis, tuple) else (axis,)
+    given, rank = axis if isinstance(axis, tuple) else (axis,), len(shape)
     found = sorted(number % rank for number in given if -rank <= number < rank)
     if len(found) < len(given) or 0 in found or len(set(found)) < len(found):
         raise ValueError(
-            f"axis={axis} of {owner!r} does not fit an input of {rank} axes; give different ones of 1 to {rank - 1}, "
-            "or -1 for the last; 0 is the batch"
+            f"axis={axis} of {owner!r} does not fit input_shape={tuple(shape)}; give each axis once, counted from 1, "
+            "or from -1 for the last: 0 is the batch"
         )
     return tuple(found)
 

@@ -42,7 +42,7 @@ def test_names_are_those_of_keras():
 @pytest.mark.parametrize("axis", [0, 3, -3, (1, -2), (1, 5)])
 def test_axes_that_do_not_fit_are_refused(axis):
     layer = lc.Softmax(axis)
-    with pytest.raises(ValueError, match=r"axis=.* does not fit an input of 3 axes; .* 0 is the batch"):
+    with pytest.raises(ValueError, match=r"axis=.* does not fit input_shape=\(.*, 3, 4\); .* 0 is the batch"):
         layer(np.zeros((2, 3, 4)))
     with pytest.raises(ValueError, match="does not fit"):
         layer.build((None, 3, 4))
@@ -57,7 +57,9 @@ def test_axes_that_do_not_fit_are_refused(axis):
         (lambda: lc.LeakyReLU("a"), TypeError, "alpha='a'"),
         (lambda: lc.ReLU(negative_slope=None), TypeError, "negative_slope=None"),
         (lambda: lc.ReLU(-1), ValueError, "max_value"),
+        (lambda: lc.LeakyReLU(negative_slope=-1), ValueError, "negative_slope must be at least 0"),
         (lambda: lc.ELU(np.inf), ValueError, "alpha must be finite"),
+        (lambda: lc.ELU(1e39), ValueError, "alpha must be at least 0 and finite in float32, got 1e"),
         (lambda: lc.Softmax([]), ValueError, "is empty"),
         (lambda: lc.Softmax(1.5), TypeError, "axis=1.5"),
     ],

@@ -381,7 +381,7 @@ def test_configs():
         ({"axis": ()}, ValueError, "is empty"),
         ({"gamma_initializer": "nope"}, ValueError, "nope"),
         ({"input_shape": (None, 3)}, ValueError, "must be fully defined"),
-        ({"input_shape": (4,), "axis": 2}, ValueError, "axis=2 of .* does not fit an input of 2 axes"),
+        ({"input_shape": (4,), "axis": 2}, ValueError, r"axis=2 of .* does not fit input_shape=\(None, 4\)"),
     ],
 )
 def test_invalid_settings_are_refused(settings, error, message):

@@ -21,7 +21,7 @@ def test_layers_of_keras_have_their_settings():
         "LeakyReLU", "LocallyConnected1D", "LocallyConnected2D", "MaxPooling1D", "MaxPooling2D", "ReLU", "Reshape",
         "Softmax", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D",
     ]  # fmt: skip
-    assert layers["Dense"].keys == KERAS_COMMON | {"units"}
+    assert layers["Dense"].keys == KERAS_COMMON | {"units", "quantization_config"}
     assert layers["Dropout"].ignored == {"trainable", "dtype", "batch_input_shape", "noise_shape"}
 
 
