@@ -29,7 +29,7 @@ HINT = (
     "with this library's layers in it: lcnumba.keras.load_model(path)"
 )
 # Settings that change what a layer computes, and do not exist here.
-_REFUSED = frozenset({"noise_shape", "renorm", "virtual_batch_size", "adjustment"})
+_REFUSED = frozenset({"noise_shape", "renorm", "virtual_batch_size", "adjustment", "quantization_config"})
 # Packages of Keras' own classes in its files; its own functions have no module there.
 _PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
 
@@ -96,6 +96,9 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
         raise ValueError(f"{label} lacks settings of Keras' {name}; it may be a custom class of that name. {HINT}")
     for key in ignored:
         settings.pop(key, None)
+    for key, value in settings.items():
+        if key.endswith("_initializer") and isinstance(value, Mapping):
+            settings[key] = _without_axes(value)
     warnings: list[str] = []
     if "activation" in settings:
         activation = activations.get(settings["activation"])
@@ -113,6 +116,15 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
     if name.startswith("LocallyConnected"):
         warnings = translate_constraints(label, settings, 1 if name.endswith("1D") else 2)
     return {"class_name": name, "config": settings}, warnings
+
+
+def _without_axes(initializer: Mapping[str, Any]) -> dict[str, Any]:
+    """An initializer without settings of Keras 3 that are not set."""
+    config = initializer.get("config")
+    if not isinstance(config, Mapping):
+        return dict(initializer)
+    kept = {key: value for key, value in config.items() if value is not None or not key.endswith("put_axes")}
+    return {**initializer, "config": kept}
 
 
 def _major(version: str | None) -> int:

@@ -137,6 +137,17 @@ def test_weights_load_and_are_written(name, suffix, tmp_path):
                 assert [each.rpartition("/")[2] for each in one] == [each.rpartition("/")[2] for each in other]
 
 
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_model_of_keras_3_loads_and_predicts(suffix):
+    model = lc.load_keras(DATA / "keras" / f"keras3{suffix}")
+    with np.load(DATA / "keras" / "keras3.npz") as file:
+        x, y = file["x"], file["y"]
+    np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    lc.load_keras(DATA / "keras" / "keras3.weights.h5", model)
+    np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
+
+
 def test_one_layer_of_a_model_is_imported_and_exported():
     weights = lc.load_keras_weights(DATA / "keras" / "companions.h5", "batch_normalization")
     assert [array.shape for array in weights] == [(3,)] * 4
@@ -159,6 +170,7 @@ def entry(name, **settings):
         (entry("BatchNormalization", axis=-1, renorm=True), "has renorm=True, which BatchNormalization"),
         (entry("BatchNormalization", virtual_batch_size=2), "has virtual_batch_size=2, which"),
         (entry("BatchNormalization", own=2), "has settings that the Keras layer does not have"),
+        (entry("Dense", units=2, quantization_config={"a": 1}), "has quantization_config=.*, which Dense"),
         (entry("UpSampling2D", size=2, interpolation="bilinear"), r"interpolation='bilinear'; .* 'nearest' alone"),
         (entry("GaussianNoise", stddev=1.0), r"is a 'GaussianNoise'; must be one of .*lcnumba\.keras\.load_model"),
         (entry("MaxPooling3D", pool_size=2), r"is a 'MaxPooling3D'; must be one of .*MaxPooling2D"),
@@ -174,6 +186,22 @@ def test_what_is_not_supported_is_refused_by_name(entry, message):
     [
         (entry("LeakyReLU", negative_slope=0.25), {"alpha": 0.25}),
         (entry("BatchNormalization", axis=-1, synchronized=False, renorm=False, fused=None), {"axis": -1}),
+        (
+            entry(
+                "Dense",
+                units=2,
+                activation="relu",
+                use_bias=True,
+                quantization_config=None,
+                kernel_initializer={
+                    "module": "keras.initializers",
+                    "class_name": "HeNormal",
+                    "registered_name": None,
+                    "config": {"seed": 3, "input_axes": None, "output_axes": None},
+                },
+            ),
+            {"units": 2, "kernel_initializer": {"class_name": "HeNormal", "config": {"seed": 3}}},
+        ),
         (entry("ZeroPadding1D", padding=(1, 2), data_format="channels_first"), {"data_format": "channels_first"}),
     ],
 )
