@@ -201,8 +201,12 @@ class BatchNormalization(Trainable):
         TypeError, ValueError
             As for a plain call.
         """
+        return self._forward(x, by_batch=self.trainable)
+
+    def _forward(self, x: Any, by_batch: bool) -> tuple[Any, Backward]:
+        """Y and the pullback, by the statistics of the batch or by the moving averages."""
         given, like = as_numpy("x", x)
-        y, vjp, version = self._normalization(self._normalised(given), by_batch=self.trainable)
+        y, vjp, version = self._normalization(self._normalised(given), by_batch)
         return like(y), Backward(self._parameters, version, y.shape, self._dtype, vjp)
 
     @property
