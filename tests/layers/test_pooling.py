@@ -122,6 +122,13 @@ def test_the_gradient_of_equal_maxima_is_divided_equally():
     np.testing.assert_array_equal(backward([[3.0]])[0][0, :, 0], [0, 1.5, 1.5, 0])
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_gradients_that_are_not_finite_stay_where_they_belong(dtype):
+    _, backward = lc.MaxPooling1D(2).forward(np.array([[[1], [2], [4], [3], [5], [5]]], dtype))
+    dx, _ = backward(np.array([[[np.inf], [np.nan], [-0.0]]], dtype))
+    np.testing.assert_array_equal(dx[0, :, 0], [0, np.inf, np.nan, 0, 0, 0])
+
+
 def test_defaults_are_those_of_keras():
     assert lc.MaxPooling2D(name="pool").get_config() == {
         "name": "pool", "pool_size": (2, 2), "padding": "valid", "strides": (2, 2), "data_format": "channels_last",
