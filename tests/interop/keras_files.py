@@ -24,7 +24,7 @@ def main():
     for name in ("digits", "genes", "first_axis", "companions", "sequence", "planes"):
         mine, keras = lc.load_keras(FOLDER / f"{name}.keras"), tf_keras.models.load_model(FOLDER / f"{name}.keras")
         x = rng.standard_normal((5, *mine.input_shape[1:])).astype(np.float32)
-        mine.set_weights([rng.uniform(0.1, 0.9, w.shape) for w in mine.get_weights()])  # variances are not negative
+        mine.set_weights([rng.uniform(0.1, 0.5, w.shape) for w in mine.get_weights()])  # variances are not negative
         with tempfile.TemporaryDirectory() as folder:
             for suffix in (".weights.h5", ".h5"):
                 path = str(Path(folder, name + suffix))
