@@ -37,7 +37,7 @@ _SHOWN = (
 
 
 class Trainable(PublicNames):
-    """Base class of layers with a kernel and an optional bias.
+    """Base class of layers with weights: most have a kernel and an optional bias.
 
     A subclass lists its config entries in `_rules`, each with a function that checks a value. Entries can be set until
     the layer is built. Methods that a subclass must implement raise NotImplementedError here.

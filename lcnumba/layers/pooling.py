@@ -412,8 +412,8 @@ class _GlobalMax(_Global):
 
         def vjp(dy: Array) -> Array:
             ties = x == y
-            with np.errstate(invalid="ignore"):  # as in TensorFlow the gradient is NaN where the maximum is
-                share = ties / np.sum(ties, self._axes, keepdims=True, dtype=x.dtype)
+            # As in TensorFlow the gradient is NaN where the maximum is: there are no ties.
+            share = ties / np.sum(ties, self._axes, keepdims=True, dtype=x.dtype)
             return np.multiply(share, self._spread(dy), dtype=x.dtype)
 
         return self._reduced(y), vjp

@@ -172,8 +172,14 @@ class Computed(Stateless):
         self._check_built_for(values.shape)
         size = math.prod(size or 0 for size in self.compute_output_shape(values.shape))
         require(size * values.itemsize, f"the output of {self!r}", "give fewer samples at a time")
-        y, vjp = self._apply(values)
-        return like(fresh(y, values)), StatelessBackward(y, vjp, cannot_fail=True)
+        with np.errstate(all="ignore"):  # what is not finite stays so
+            y, vjp = self._apply(values)
+
+        def quiet(dy: Array) -> Array:
+            with np.errstate(all="ignore"):
+                return vjp(dy)
+
+        return like(fresh(y, values)), StatelessBackward(y, quiet, cannot_fail=True)
 
     def _apply(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
         """Y, and the function that returns dx of dy."""

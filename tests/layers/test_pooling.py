@@ -129,6 +129,19 @@ def test_gradients_that_are_not_finite_stay_where_they_belong(dtype):
     np.testing.assert_array_equal(dx[0, :, 0], [0, np.inf, np.nan, 0, 0, 0])
 
 
+@pytest.mark.parametrize(
+    "layer", [lc.AveragePooling1D(2), lc.GlobalAveragePooling1D(), lc.GlobalMaxPooling1D(), lc.UpSampling1D(2)]
+)
+def test_what_is_not_finite_causes_no_warning(layer):
+    """Warnings are errors in the tests."""
+    x = np.array([[[np.inf], [-np.inf]]])
+    y, backward = layer.forward(x)
+    dy = np.full(y.shape, np.inf)
+    dy[:, ::2] = -np.inf
+    assert backward(dy)[0].shape == x.shape
+    assert layer(x * np.nan).shape == y.shape
+
+
 def test_defaults_are_those_of_keras():
     assert lc.MaxPooling2D(name="pool").get_config() == {
         "name": "pool", "pool_size": (2, 2), "padding": "valid", "strides": (2, 2), "data_format": "channels_last",
