@@ -32,7 +32,8 @@ Fans = tuple[int, int] | None
 
 # What repr tells of the config.
 _SHOWN = (
-    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "activation", "implementation", "dtype",
+    "filters", "units", "axis", "momentum", "kernel_size", "strides", "padding", "padding_mode", "activation",
+    "implementation", "dtype",
 )  # fmt: skip
 
 
