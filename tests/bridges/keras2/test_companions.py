@@ -139,12 +139,12 @@ def test_weights_load_and_are_written(name, suffix, tmp_path):
 
 @pytest.mark.parametrize("suffix", [".h5", ".keras"])
 def test_a_model_of_keras_3_loads_and_predicts(suffix):
-    model = lc.load_keras(DATA / "keras" / f"keras3{suffix}")
-    with np.load(DATA / "keras" / "keras3.npz") as file:
+    model = lc.load_keras(DATA / "keras3" / f"companions{suffix}")
+    with np.load(DATA / "keras3" / "companions.npz") as file:
         x, y = file["x"], file["y"]
     np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
     model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
-    lc.load_keras(DATA / "keras" / "keras3.weights.h5", model)
+    lc.load_keras(DATA / "keras3" / "companions.weights.h5", model)
     np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
 
 
