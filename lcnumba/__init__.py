@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from lcnumba.connectivity.masks import kernel_mask_from
     from lcnumba.gradients import Gradients
     from lcnumba.layers.activation import Activation
+    from lcnumba.layers.advanced_activations import ELU, LeakyReLU, ReLU, Softmax
+    from lcnumba.layers.batch_normalization import BatchNormalization
     from lcnumba.layers.convolution import Conv1D, Conv2D
     from lcnumba.layers.dense import Dense
     from lcnumba.layers.dropout import Dropout
@@ -25,6 +27,23 @@ if TYPE_CHECKING:
         LocallyConnected2DTranspose,
         LocallyConnected3DTranspose,
     )
+    from lcnumba.layers.pooling import (
+        AveragePooling1D,
+        AveragePooling2D,
+        GlobalAveragePooling1D,
+        GlobalAveragePooling2D,
+        GlobalMaxPooling1D,
+        GlobalMaxPooling2D,
+        MaxPooling1D,
+        MaxPooling2D,
+    )
+    from lcnumba.layers.shapes import (
+        Reshape,
+        UpSampling1D,
+        UpSampling2D,
+        ZeroPadding1D,
+        ZeroPadding2D,
+    )
     from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.tools.tune import Tuning, tune
@@ -32,36 +51,13 @@ if TYPE_CHECKING:
     from lcnumba.training.run import History
 
 __all__ = [
-    "SGD",
-    "Activation",
-    "Adam",
-    "AdamW",
-    "Conv1D",
-    "Conv2D",
-    "Dense",
-    "Dropout",
-    "Flatten",
-    "Gradients",
-    "History",
-    "LocallyConnected1D",
-    "LocallyConnected1DTranspose",
-    "LocallyConnected2D",
-    "LocallyConnected2DTranspose",
-    "LocallyConnected3D",
-    "LocallyConnected3DTranspose",
-    "RMSprop",
-    "Sequential",
-    "Tuning",
-    "export_weights",
-    "from_layout",
-    "import_weights",
-    "kernel_mask_from",
-    "load",
-    "load_keras",
-    "load_keras_weights",
-    "save_keras_weights",
-    "to_layout",
-    "tune",
+    "ELU", "SGD", "Activation", "Adam", "AdamW", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Conv1D",
+    "Conv2D", "Dense", "Dropout", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
+    "GlobalMaxPooling2D", "Gradients", "History", "LeakyReLU", "LocallyConnected1D", "LocallyConnected1DTranspose",
+    "LocallyConnected2D", "LocallyConnected2DTranspose", "LocallyConnected3D", "LocallyConnected3DTranspose",
+    "MaxPooling1D", "MaxPooling2D", "RMSprop", "ReLU", "Reshape", "Sequential", "Softmax", "Tuning", "UpSampling1D",
+    "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D", "export_weights", "from_layout", "import_weights",
+    "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "to_layout", "tune",
     "warm_up",
 ]  # fmt: skip
 
@@ -69,23 +65,41 @@ _HOMES = {
     "Activation": "layers.activation",
     "Adam": "optimizers",
     "AdamW": "optimizers",
+    "AveragePooling1D": "layers.pooling",
+    "AveragePooling2D": "layers.pooling",
+    "BatchNormalization": "layers.batch_normalization",
     "Conv1D": "layers.convolution",
     "Conv2D": "layers.convolution",
     "Dense": "layers.dense",
     "Dropout": "layers.dropout",
+    "ELU": "layers.advanced_activations",
     "Flatten": "layers.flatten",
+    "GlobalAveragePooling1D": "layers.pooling",
+    "GlobalAveragePooling2D": "layers.pooling",
+    "GlobalMaxPooling1D": "layers.pooling",
+    "GlobalMaxPooling2D": "layers.pooling",
     "Gradients": "gradients",
     "History": "training.run",
+    "LeakyReLU": "layers.advanced_activations",
     "LocallyConnected1D": "layers.locally_connected",
     "LocallyConnected1DTranspose": "layers.locally_connected_transpose",
     "LocallyConnected2D": "layers.locally_connected",
     "LocallyConnected2DTranspose": "layers.locally_connected_transpose",
     "LocallyConnected3D": "layers.locally_connected",
     "LocallyConnected3DTranspose": "layers.locally_connected_transpose",
+    "MaxPooling1D": "layers.pooling",
+    "MaxPooling2D": "layers.pooling",
     "RMSprop": "optimizers",
+    "ReLU": "layers.advanced_activations",
+    "Reshape": "layers.shapes",
     "SGD": "optimizers",
     "Sequential": "models.sequential",
+    "Softmax": "layers.advanced_activations",
     "Tuning": "tools.tune",
+    "UpSampling1D": "layers.shapes",
+    "UpSampling2D": "layers.shapes",
+    "ZeroPadding1D": "layers.shapes",
+    "ZeroPadding2D": "layers.shapes",
     "export_weights": "bridges.keras2.weights",
     "from_layout": "bridges.layouts",
     "import_weights": "bridges.keras2.weights",

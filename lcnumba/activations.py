@@ -220,10 +220,12 @@ class ReLU(_BuiltIn):
         number = dy.dtype.type
         if self.plain:
             return np.where(y > 0, dy, number(0))
-        below = np.where(y <= number(self.threshold), dy * number(self.alpha), number(0))
+        if self.max_value is None and not self.threshold:  # Keras' leaky_relu: alpha at 0 and at NaN
+            return np.where(y > 0, dy, dy * number(self.alpha))
+        below = np.where(y < number(self.threshold), dy * number(self.alpha), number(0))
         passes = y > number(self.threshold)
-        if self.max_value is not None:
-            passes &= y <= number(self.max_value)
+        if self.max_value is not None:  # Keras' relu6 passes nothing at 6
+            passes &= y < 6 if self.max_value == 6 and not self.threshold else y <= number(self.max_value)
         return np.where(passes, dy, below)
 
 
@@ -351,8 +353,9 @@ class ELU(_BuiltIn):
         return _into(out, np.where(z > 0, z, below))
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return dy above 0, and dy * (y + alpha) below."""
-        return np.where(y > 0, dy, dy * (y + dy.dtype.type(self.alpha)))
+        """Return dy above 0, and dy * (y + alpha) below; alpha * dy at NaN, as in Keras."""
+        below = np.where(y < 0, y, dy.dtype.type(0)) + dy.dtype.type(self.alpha)
+        return np.where(y > 0, dy, dy * below)
 
 
 class SELU(_BuiltIn):

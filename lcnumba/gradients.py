@@ -17,12 +17,80 @@ from lcnumba.utils.norms import norm_of_all
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import real
 
-__all__ = ["Accumulator", "Gradients", "add", "clip_by_norm", "clip_by_value", "global_norm"]
+__all__ = [
+    "Accumulator",
+    "BatchNormalizationGradients",
+    "Gradients",
+    "LayerGradients",
+    "add",
+    "clip_by_norm",
+    "clip_by_value",
+    "global_norm",
+]
+
+
+class LayerGradients(PublicNames):
+    """Base class of gradients of one layer's weights: addition and multiplication by numbers.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> issubclass(lc.Gradients, lc.gradients.LayerGradients)
+    True
+    """
+
+    # Of each batch: values for the layer's moving averages, which are neither added nor scaled.
+    moments: tuple[tuple[Array, ...], ...] = ()
+
+    # So that a NumPy scalar defers to __rmul__ instead of making an object array.
+    __array_ufunc__ = None
+
+    def parts(self) -> dict[str, Array | None]:
+        """Return the gradients by name of the weight, None for a weight that the layer does not have."""
+        raise NotImplementedError
+
+    def with_parts(self, parts: dict[str, Any], moments: tuple[tuple[Array, ...], ...]) -> Any:
+        """Return gradients of the same class with other arrays."""
+        raise NotImplementedError
+
+    def __add__(self, other: Any) -> Any:
+        """Sum of two gradients of the same layer."""
+        if type(other) is not type(self):
+            return NotImplemented
+        if self._shapes() != other._shapes():
+            raise ValueError(f"gradients must be of the same layer, got shapes {self._shapes()} and {other._shapes()}")
+        return _by_part(lambda a, b: None if a is None else a + b, self, other)
+
+    def __radd__(self, other: Any) -> Any:
+        """0 + gradients, so that `sum` works."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    def __mul__(self, factor: float) -> Any:
+        """Gradients times a finite real number."""
+        number = real("factor", factor)
+        return _by_part(lambda a: None if a is None else a * number, self)
+
+    __rmul__ = __mul__
+
+    def __repr__(self) -> str:
+        """Dtypes, shapes and magnitudes; the arrays are attributes."""
+        parts = "; ".join(f"{name}: {array_text(a)}" for name, a in self.parts().items() if a is not None)
+        return f"<{type(self).__name__}: {parts}>"
+
+    def _shapes(self) -> tuple[Any, ...]:
+        return tuple(None if array is None else array.shape for array in self.parts().values())
+
+
+def _by_part(function: Callable[..., Any], *grads: Any) -> Any:
+    """Apply a function to corresponding arrays of gradients of one layer; the moments are those of all."""
+    parts = [each.parts() for each in grads]
+    moments = tuple(batch for each in grads for batch in each.moments)
+    return grads[0].with_parts({name: function(*(p[name] for p in parts)) for name in parts[0]}, moments)
 
 
 @public_class
 @dataclass(frozen=True, eq=False, repr=False)
-class Gradients(PublicNames):
+class Gradients(LayerGradients):
     """Gradients of a layer's kernel and, unless ``use_bias=False``, bias.
 
     They support addition and multiplication by numbers, to accumulate or average gradients of several batches:
@@ -56,36 +124,61 @@ class Gradients(PublicNames):
     kernel: Array
     bias: Array | None = None
 
-    # So that a NumPy scalar defers to __rmul__ instead of making an object array.
-    __array_ufunc__ = None
+    def parts(self) -> dict[str, Array | None]:
+        """Return the gradients by name."""
+        return {"kernel": self.kernel, "bias": self.bias}
 
-    def __add__(self, other: "Gradients") -> "Gradients":
-        """Sum of two gradients of the same layer."""
-        if not isinstance(other, Gradients):
-            return NotImplemented
-        if self._shapes() != other._shapes():
-            raise ValueError(f"gradients must be of the same layer, got shapes {self._shapes()} and {other._shapes()}")
-        bias = None if self.bias is None or other.bias is None else self.bias + other.bias
-        return Gradients(self.kernel + other.kernel, bias)
+    def with_parts(self, parts: dict[str, Any], moments: tuple[tuple[Array, ...], ...]) -> "Gradients":
+        """Return gradients with other arrays."""
+        return Gradients(**parts)
 
-    def __radd__(self, other: Any) -> "Gradients":
-        """0 + gradients, so that `sum` works."""
-        return self if isinstance(other, int) and other == 0 else NotImplemented
 
-    def __mul__(self, factor: float) -> "Gradients":
-        """Gradients times a finite real number."""
-        number = real("factor", factor)
-        return Gradients(self.kernel * number, None if self.bias is None else self.bias * number)
+@public_class
+@dataclass(frozen=True, eq=False, repr=False)
+class BatchNormalizationGradients(LayerGradients):
+    """Gradients of a BatchNormalization's gamma and beta, and the statistics of the batches that they are of.
 
-    __rmul__ = __mul__
+    They support addition and multiplication by numbers as `lcnumba.Gradients` do. A sum has the statistics of both, and
+    `step` takes them into the moving averages one after the other.
 
-    def __repr__(self) -> str:
-        """Dtypes, shapes and magnitudes; the arrays are attributes."""
-        bias = "" if self.bias is None else f"; bias: {array_text(self.bias)}"
-        return f"<Gradients: kernel: {array_text(self.kernel)}{bias}>"
+    Parameters
+    ----------
+    gamma, beta : array, optional
+        Gradients, of their shapes; None with ``scale=False`` and ``center=False``.
+    moments : tuple of (mean, variance)
+        Those of each batch; the variance as Keras takes it into the moving average.
 
-    def _shapes(self) -> tuple[Any, ...]:
-        return self.kernel.shape, None if self.bias is None else self.bias.shape
+    Raises
+    ------
+    TypeError, ValueError
+        If added gradients have different shapes, or the factor is not a finite real number.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import lcnumba as lc
+    >>> layer = lc.BatchNormalization(momentum=0.5)
+    >>> y, backward = layer.forward([[1.0], [3.0]])
+    >>> dx, grads = backward([[5.0], [7.0]])
+    >>> grads.beta, grads.moments
+    (array([12.], dtype=float32), ((array([2.], dtype=float32), array([1.], dtype=float32)),))
+    >>> len((0.5 * (grads + grads)).moments)
+    2
+    """
+
+    gamma: Array | None = None
+    beta: Array | None = None
+    moments: tuple[tuple[Array, ...], ...] = ()
+
+    def parts(self) -> dict[str, Array | None]:
+        """Return the gradients by name."""
+        return {"gamma": self.gamma, "beta": self.beta}
+
+    def with_parts(
+        self, parts: dict[str, Any], moments: tuple[tuple[Array, ...], ...]
+    ) -> "BatchNormalizationGradients":
+        """Return gradients with other arrays."""
+        return BatchNormalizationGradients(**parts, moments=moments)
 
 
 class Accumulator:
@@ -311,11 +404,8 @@ def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
     _check_structures(grads, others)
     if grads is None:
         return None
-    if isinstance(grads, Gradients):
-        parts = [
-            _mapped(function, *parts) for parts in zip(*((g.kernel, g.bias) for g in (grads, *others)), strict=True)
-        ]
-        return Gradients(*parts)
+    if isinstance(grads, LayerGradients):
+        return _by_part(lambda *parts: _mapped(function, *parts), grads, *others)
     if isinstance(grads, np.ndarray | np.generic):
         return function(_numbers(grads), *map(_numbers, others))
     if isinstance(grads, list | tuple):
@@ -327,7 +417,7 @@ def _mapped(function: Callable[..., Array], grads: Any, *others: Any) -> Any:
 def _check_structures(grads: Any, others: tuple[Any, ...]) -> None:
     """Raise unless all gradients have the same structure, one level deep."""
     for each in (grads, *others):
-        if each is not None and not isinstance(each, Gradients | np.ndarray | np.generic | list | tuple | dict):
+        if each is not None and not isinstance(each, LayerGradients | np.ndarray | np.generic | list | tuple | dict):
             raise _unknown(each)
     for other in others:
         if _structure(other) != _structure(grads):
@@ -352,8 +442,8 @@ def arrays_of(grads: Any) -> list[Array]:
 
 
 def _arrays(grads: Any) -> Iterator[Array]:
-    if isinstance(grads, Gradients):
-        yield from _arrays([grads.kernel, grads.bias])
+    if isinstance(grads, LayerGradients):
+        yield from _arrays(list(grads.parts().values()))
     elif isinstance(grads, np.ndarray | np.generic):
         yield _numbers(grads)
     elif isinstance(grads, list | tuple | dict):

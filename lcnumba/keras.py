@@ -513,6 +513,8 @@ def _translated(entry: Mapping[str, Any]) -> dict[str, Any]:
     axis = settings.get("axis")
     if isinstance(axis, list) and len(axis) == 1:  # of BatchNormalization
         settings["axis"] = axis[0]
+    if name == "LeakyReLU" and "alpha" in settings:
+        settings["negative_slope"] = settings.pop("alpha")
     registered = str(rest.get("registered_name") or name)
     if ">" in registered:  # a class of the user's, which Keras finds if it is registered here, too
         rest |= {"module": None, "class_name": registered.rpartition(">")[2], "registered_name": registered}

@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from lcnumba import activations
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.functional import Spec
 from lcnumba.layers.activation import Activation
+from lcnumba.layers.advanced_activations import ELU, LeakyReLU, ReLU, Softmax
+from lcnumba.layers.batch_normalization import BatchNormalization
 from lcnumba.layers.convolution import Conv1D, Conv2D, Convolution
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.dropout import Dropout
@@ -33,6 +36,17 @@ from lcnumba.layers.locally_connected_transpose import (
     LocallyConnected3DTranspose,
     LocallyConnectedTranspose,
 )
+from lcnumba.layers.pooling import (
+    AveragePooling1D,
+    AveragePooling2D,
+    GlobalAveragePooling1D,
+    GlobalAveragePooling2D,
+    GlobalMaxPooling1D,
+    GlobalMaxPooling2D,
+    MaxPooling1D,
+    MaxPooling2D,
+)
+from lcnumba.layers.shapes import Reshape, UpSampling1D, UpSampling2D, ZeroPadding1D, ZeroPadding2D
 from lcnumba.layers.tree import flat_layers
 from lcnumba.layers.windowed import Windowed
 from lcnumba.models.sequential import Sequential
@@ -40,7 +54,7 @@ from lcnumba.runtime.signals import deferred
 from lcnumba.utils.files import atomic_write
 from lcnumba.utils.messages import install, public
 from lcnumba.utils.types import Array
-from lcnumba.utils.validation import file_path, integer
+from lcnumba.utils.validation import file_path, integer, resolved_axes
 
 try:
     import onnx
@@ -184,6 +198,87 @@ def _flatten(graph: _Graph, layer: Flatten, x: str, shape: Sequence[Any]) -> str
     return graph.op("Reshape", x, _integers(graph, 0, math.prod(shape[1:])))
 
 
+def _normalised(graph: _Graph, layer: BatchNormalization, x: str, shape: Sequence[Any]) -> str:
+    """The nodes for inference, by the moving averages."""
+    axes = resolved_axes(layer.axis, tuple(shape), layer.name)
+    sizes = [size if axis in axes else 1 for axis, size in enumerate(shape)]
+    scale = 1 / np.sqrt(layer.moving_variance + graph.dtype.type(layer.epsilon))
+    if layer.gamma is not None:
+        scale = scale * layer.gamma
+    centred = graph.op("Sub", x, graph.constant(layer.moving_mean.reshape(sizes)))
+    y = graph.op("Mul", centred, graph.constant(scale.reshape(sizes)))
+    return y if layer.beta is None else graph.op("Add", y, graph.constant(layer.beta.reshape(sizes)))
+
+
+def _pooled(graph: _Graph, layer: Any, x: str, shape: Sequence[Any], kind: str) -> str:
+    out, rank, last = layer.compute_output_shape(shape), layer._rank, layer._axes[0] == 1
+    if last:
+        x = graph.op("Transpose", x, perm=[0, rank + 1, *range(1, rank + 1)])
+    if kind.startswith("Global"):
+        return graph.op("Reshape", graph.op(kind, x), _integers(graph, 0, *out[1:]))
+    windows = zip(layer._axes, layer._pool_size, layer._strides, strict=True)
+    # Beyond the input, on both sides together: none with "valid".
+    pads = [max((out[axis] - 1) * stride + size - shape[axis], 0) for axis, size, stride in windows]
+    settings = {"kernel_shape": layer._pool_size, "strides": layer._strides}
+    y = graph.op(kind, x, pads=[pad // 2 for pad in pads] + [pad - pad // 2 for pad in pads], **settings)
+    return graph.op("Transpose", y, perm=[0, *range(2, rank + 2), 1]) if last else y
+
+
+def _padded(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
+    zeros = dict(zip(layer._axes, layer._padding, strict=True))
+    pads = [zeros.get(axis, (0, 0))[end] for end in (0, 1) for axis in range(len(shape))]
+    return graph.op("Pad", x, _integers(graph, *pads))
+
+
+def _repeated(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
+    """The nodes of an upsampling: a new axis after each that is repeated."""
+    counts = dict(zip(layer._axes, layer._size, strict=True))
+    split: list[int] = []
+    repeated: list[int] = []
+    for axis in range(1, len(shape)):
+        split += [shape[axis], 1] if axis in counts else [shape[axis]]
+        repeated += [shape[axis], counts[axis]] if axis in counts else [shape[axis]]
+    x = graph.op("Expand", graph.op("Reshape", x, _integers(graph, 0, *split)), _integers(graph, 1, *repeated))
+    return _reshaped(graph, layer, x, shape)
+
+
+def _reshaped(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
+    return graph.op("Reshape", x, _integers(graph, 0, *layer.compute_output_shape(shape)[1:]))
+
+
+def _softmax(graph: _Graph, layer: Softmax, x: str, shape: Sequence[Any]) -> str:
+    """The nodes of a softmax over several axes: they are put last, and made one."""
+    axes = resolved_axes(layer.axis, tuple(shape), layer.name)
+    order = [axis for axis in range(len(shape)) if axis not in axes] + list(axes)
+    moved = [shape[axis] for axis in order[1:]]
+    rest = len(moved) - len(axes)
+    rows = _integers(graph, 0, *moved[:rest], math.prod(moved[rest:]))
+    x = graph.op("Reshape", graph.op("Transpose", x, perm=order), rows)
+    y = graph.op("Reshape", graph.op("Softmax", x, axis=-1), _integers(graph, 0, *moved))
+    return graph.op("Transpose", y, perm=np.argsort(order).tolist())
+
+
+# Of layers whose nodes depend on the input shape.
+_LAYERS: dict[type, Callable[..., str]] = {
+    Flatten: _flatten,
+    BatchNormalization: _normalised,
+    MaxPooling1D: partial(_pooled, kind="MaxPool"),
+    MaxPooling2D: partial(_pooled, kind="MaxPool"),
+    AveragePooling1D: partial(_pooled, kind="AveragePool"),
+    AveragePooling2D: partial(_pooled, kind="AveragePool"),
+    GlobalMaxPooling1D: partial(_pooled, kind="GlobalMaxPool"),
+    GlobalMaxPooling2D: partial(_pooled, kind="GlobalMaxPool"),
+    GlobalAveragePooling1D: partial(_pooled, kind="GlobalAveragePool"),
+    GlobalAveragePooling2D: partial(_pooled, kind="GlobalAveragePool"),
+    ZeroPadding1D: _padded,
+    ZeroPadding2D: _padded,
+    UpSampling1D: _repeated,
+    UpSampling2D: _repeated,
+    Reshape: _reshaped,
+    Softmax: _softmax,
+}
+
+
 def _activated(graph: _Graph, layer: Any, z: str) -> str:
     activation = layer.activation
     write = _ACTIVATIONS.get(type(activation))
@@ -268,9 +363,9 @@ def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
         return _convolution(graph, layer, x)
     if kind is Dense:
         return _dense(graph, layer, x)
-    if kind is Flatten:
-        return _flatten(graph, layer, x, shape)
-    if kind is Activation:
+    if kind in _LAYERS:
+        return _LAYERS[kind](graph, layer, x, shape)
+    if kind in (Activation, LeakyReLU, ReLU, ELU):
         return _activated(graph, layer, x)
     if kind is Dropout:  # which only training applies
         return x
@@ -288,7 +383,8 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
     they and the tables of windows take more than 1.5 GB they are in a second file beside it, ``NAME.data``.
 
     Connections that a `kernel_mask` excludes are products with 0: unlike here, they spread values of x that are not
-    finite. In float64 onnxruntime lacks the error function of GELU.
+    finite. Maxima of windows with NaN are the runtime's. In float64 onnxruntime lacks the error function of GELU, and
+    average pooling.
 
     Parameters
     ----------

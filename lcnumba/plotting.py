@@ -8,6 +8,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.layers.activation import Activation
+from lcnumba.layers.batch_normalization import BatchNormalization
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2D
 from lcnumba.layers.tree import flat_layers
@@ -377,7 +378,7 @@ def saliency(
     Parameters
     ----------
     model : Sequential, LocallyConnected1D or LocallyConnected2D
-        The model, in inference mode: `Dropout` has no effect.
+        The model, in inference mode: `Dropout` has no effect, and `BatchNormalization` uses its moving averages.
     x : array, (H, W, C) or (W, C), or (C, H, W) or (C, W) with channels_first
         One sample, without the batch axis, in the data format of the first locally connected layer.
     output_index : int or tuple of int
@@ -556,7 +557,8 @@ def _gradient(layers: Sequence[Any], x: Array, index: tuple[int, ...]) -> Array:
     y, pullbacks = x[None], []
     for layer in layers:
         if not isinstance(layer, Dropout):
-            y, pullback = layer.forward(y)
+            inference = isinstance(layer, BatchNormalization)
+            y, pullback = layer._forward(y, by_batch=False) if inference else layer.forward(y)
             pullbacks.append(pullback)
 
     def vjp(dy: Array) -> Array:

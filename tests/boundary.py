@@ -88,7 +88,7 @@ def gradient_arrays(grads):
     """The arrays of the gradients of a layer or model."""
     if isinstance(grads, list):
         return [array for each in grads for array in gradient_arrays(each)]
-    return [] if grads is None else [array for array in (grads.kernel, grads.bias) if array is not None]
+    return [] if grads is None else [array for array in grads.parts().values() if array is not None]
 
 
 def _step(make_gradients):
@@ -156,6 +156,18 @@ ENTRANCES = {
     "Activation.forward(x)": lambda call: _forward(lc.Activation("tanh"), call),
     "Activation.backward(dy)": lambda call: _backward(lc.Activation("linear"), call),
     "Dropout.forward(x)": lambda call: _forward(lc.Dropout(0.5, seed=0), call),
+    "BatchNormalization(x)": lambda call: _call(lc.BatchNormalization(dtype=call.dtype), call),
+    "BatchNormalization.forward(x)": lambda call: _forward(lc.BatchNormalization(dtype=call.dtype), call),
+    "BatchNormalization.backward(dy)": lambda call: _backward(lc.BatchNormalization(dtype=call.dtype), call),
+    "BatchNormalization.backward.step(dy)": lambda call: _step_back(lc.BatchNormalization(dtype=call.dtype), call),
+    "MaxPooling2D.forward(x)": lambda call: _forward(lc.MaxPooling2D(2), call),
+    "MaxPooling2D.backward(dy)": lambda call: _backward(lc.MaxPooling2D(2), call),
+    "GlobalAveragePooling2D(x)": lambda call: _call(lc.GlobalAveragePooling2D(), call),
+    "Reshape(x)": lambda call: _call(lc.Reshape((-1,)), call),
+    "Reshape.backward(dy)": lambda call: _backward(lc.Reshape((-1,)), call),
+    "ZeroPadding2D.forward(x)": lambda call: _forward(lc.ZeroPadding2D(), call),
+    "UpSampling2D.backward(dy)": lambda call: _backward(lc.UpSampling2D(), call),
+    "Softmax.backward(dy)": lambda call: _backward(lc.Softmax(1), call),
     "Flatten(x)": lambda call: _call(lc.Flatten(), call),
     "Flatten.backward(dy)": lambda call: _backward(lc.Flatten(), call),
     "model(x)": lambda call: _call(network(call.dtype), call),

@@ -80,7 +80,8 @@ def test_known_values():
         ("LeakyReLU", [0], [np.float32(0.3)]), ("relu6", [0, 6], [0, 0]),
         ("elu", [0], [1]), ("selu", [0], [1.0507009873554805]), ("hard_sigmoid", [-2.5, 2.5], [0.2, 0.2]),
         ("hard_sigmoid", [-2.6, 2.6], [0, 0]),
-        (activations.ReLU(alpha=0.5, max_value=2.0, threshold=1.0), [1, 2, 2.5], [0.5, 1, 0]),
+        (activations.ReLU(alpha=0.5, max_value=2.0, threshold=1.0), [0, 1, 2, 2.5], [0.5, 0, 1, 0]),
+        (activations.ReLU(alpha=0.5, max_value=6.0), [-1, 0, 5, 6], [0.5, 0, 1, 0]),
         ("ThresholdedReLU", [1, 1.5], [0, 1]), ("softplus", [0], [0.5]),
     ],
 )  # fmt: skip

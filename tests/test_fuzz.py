@@ -171,9 +171,12 @@ ALIASES = {
     "strides": ("weights",),
     "units": ("weights",),
     "validation_data": ("batch 1", "batches", "x ", "y "),
-    "weights": ("kernel", "bias", "arrays given"),
+    "weights": ("kernel", "bias", "gamma", "arrays given"),
     "x": ("input_shape", "batch", "y "),
     "y": ("x ", "labels"),
+    **{f"{part}_initializer": ("initializer", part) for part in ("beta", "gamma", "moving_mean", "moving_variance")},
+    **{f"{part}_regularizer": ("regularizer",) for part in ("beta", "gamma")},
+    **{f"{part}_constraint": ("constraint", "axis") for part in ("beta", "gamma")},
 }  # fmt: skip
 
 
@@ -308,6 +311,17 @@ SUBJECTS = {
     "Activation": subject(lc.Activation, {"activation": "relu"}, trained(ROWS)),
     "Dropout": subject(lc.Dropout, {"rate": 0.5}, trained(ROWS)),
     "Flatten": subject(lc.Flatten, {}, trained(X[2])),
+    **{
+        cls.__name__: subject(cls, {}, trained(X[cls._rank]))
+        for cls in (
+            lc.MaxPooling1D, lc.MaxPooling2D, lc.AveragePooling1D, lc.AveragePooling2D, lc.GlobalMaxPooling1D,
+            lc.GlobalMaxPooling2D, lc.GlobalAveragePooling1D, lc.GlobalAveragePooling2D, lc.ZeroPadding1D,
+            lc.ZeroPadding2D, lc.UpSampling1D, lc.UpSampling2D,
+        )
+    },
+    "Reshape": subject(lc.Reshape, {"target_shape": (-1,)}, trained(X[2])),
+    **{cls.__name__: subject(cls, {}, trained(ROWS)) for cls in (lc.LeakyReLU, lc.ReLU, lc.ELU, lc.Softmax)},
+    "BatchNormalization": subject(lc.BatchNormalization, {}, trained(ROWS)),
     "Sequential": subject(lc.Sequential),
     "Geometry": subject(
         Geometry, {"input_size": (6, 5), "channels": 2, "filters": 2, "kernel_size": 2}, lambda g: (g.complete, hash(g))
@@ -389,7 +403,7 @@ SUBJECTS = {
             lambda cls=cls, method=method, **settings: getattr(cls("relu") if cls is lc.Activation else
                 cls(0.5) if cls is lc.Dropout else cls(), method)(**settings), {}, names,
         )
-        for cls in (lc.Activation, lc.Dropout, lc.Flatten)
+        for cls in (lc.Activation, lc.Dropout, lc.Flatten, lc.MaxPooling2D, lc.Softmax, lc.BatchNormalization)
         for method, *names in (
             ("build", "input_shape"), ("compute_output_shape", "input_shape"), ("__call__", "x"), ("forward", "x"),
             ("set_weights", "weights"),

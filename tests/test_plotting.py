@@ -336,6 +336,13 @@ class TestSaliency:
         np.testing.assert_allclose(picture[:3, :2], np.abs(one.kernel[0, 1::2, 1]).reshape(3, 2), atol=1e-5)
         np.testing.assert_array_equal(picture[3:], 0)
 
+    def test_batches_are_normalised_by_the_moving_averages(self):
+        norm = lc.BatchNormalization(epsilon=0)
+        model = lc.Sequential([norm, lc.MaxPooling1D(2), lc.Flatten()])
+        model.build((None, 2, 1))
+        norm.set_weights([[6], [1], [2], [4]])
+        np.testing.assert_array_equal(line(plotting.saliency(model, [[1.0], [5.0]], 0)), [0, 3])
+
     def test_a_model_without_locally_connected_layers(self):
         dense = lc.Dense(2, rng=0)
         model = lc.Sequential([lc.Flatten(), dense])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lcnumba import regularizers
-from lcnumba.gradients import Gradients
+from lcnumba.gradients import LayerGradients
 from lcnumba.layers.parameters import FusedUpdate, Parameters
 from lcnumba.utils.arrays import as_numpy, like_model, normalise, read_only
 from lcnumba.utils.deprecation import Renamed
@@ -58,7 +58,7 @@ class Vjp(Protocol):
     supports_fused: bool
     bytes_of_dx: int
 
-    def gradients(self, dy: Array) -> tuple[Array, Gradients]:
+    def gradients(self, dy: Array) -> tuple[Array, LayerGradients]:
         """Return dx and the gradients; raise if the weights have changed since the call."""
         ...
 
@@ -129,7 +129,7 @@ class Backward(PublicNames):
         return sum(array.nbytes for array in self._parameters.views().values())
 
     @public
-    def __call__(self, dy: Any) -> tuple[Any, Gradients]:
+    def __call__(self, dy: Any) -> tuple[Any, Any]:
         """Return the derivatives of ``sum(dy * y) + activity_loss``.
 
         Parameters
@@ -141,8 +141,8 @@ class Backward(PublicNames):
         -------
         dx : array of the type of dy
             With respect to the input, of its shape.
-        grads : Gradients
-            With respect to kernel and bias, NumPy arrays of their shapes.
+        grads : Gradients, or BatchNormalizationGradients
+            With respect to the layer's weights, NumPy arrays of their shapes.
 
         Raises
         ------
@@ -217,7 +217,7 @@ class Backward(PublicNames):
 
     prepare_step = Renamed("plan_update")
 
-    def plan_update(self, grads: Gradients, lr: float) -> Callable[[], None]:
+    def plan_update(self, grads: LayerGradients, lr: float) -> Callable[[], None]:
         """Check a step from the gradients of this call; return a function that runs it."""
         return self._parameters.plan(grads, lr, self._version)
 

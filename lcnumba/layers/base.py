@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lcnumba import activations, constraints, initializers, regularizers
-from lcnumba.gradients import Gradients
+from lcnumba.gradients import LayerGradients
 from lcnumba.layers.backward import ActivityPenalty
 from lcnumba.layers.naming import layer_name
 from lcnumba.layers.parameters import Parameters
@@ -19,7 +19,7 @@ from lcnumba.layers.regularization import Regularization
 from lcnumba.optimizers import Optimizer
 from lcnumba.runtime.memory import require
 from lcnumba.utils import validation
-from lcnumba.utils.arrays import float_dtype, normalise
+from lcnumba.utils.arrays import float_dtype, normalise, read_only
 from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.display import PublicNames, parameters_text
 from lcnumba.utils.messages import public, refuse_attribute
@@ -32,13 +32,13 @@ Fans = tuple[int, int] | None
 
 # What repr tells of the config.
 _SHOWN = (
-    "filters", "units", "kernel_size", "strides", "padding", "padding_mode", "groups", "weight_sharing", "activation",
-    "implementation", "dtype",
+    "filters", "units", "axis", "momentum", "kernel_size", "strides", "padding", "padding_mode", "groups",
+    "weight_sharing", "activation", "implementation", "dtype",
 )  # fmt: skip
 
 
 class Trainable(PublicNames):
-    """Base class of layers with a kernel and an optional bias.
+    """Base class of layers with weights: most have a kernel and an optional bias.
 
     A subclass lists its config entries in `_rules`, each with a function that checks a value. Entries can be set until
     the layer is built. Methods that a subclass must implement raise NotImplementedError here.
@@ -167,6 +167,10 @@ class Trainable(PublicNames):
         """Attributes to set for an input shape, and masks of the weights that exist."""
         raise NotImplementedError
 
+    def _momentum_of_averages(self) -> dict[str, float]:
+        """Which of the weights are moving averages, which `step` takes statistics of batches into, and how slowly."""
+        return {}
+
     # --- build
 
     @property
@@ -293,16 +297,18 @@ class Trainable(PublicNames):
         attributes, exists = self._parts(shape)
         if self._initial_weights is None:
             fans = {"kernel": self._kernel_fans(shape)}
-            draw = {"kernel": self.kernel_initializer, "bias": self.bias_initializer}
             arrays = {
-                weight: initializers.draw(draw[weight], size, self._dtype, self._rng, fans.get(weight))
+                weight: initializers.draw(
+                    getattr(self, f"{weight}_initializer"), size, self._dtype, self._rng, fans.get(weight)
+                )
                 for weight, size in shapes.items()
             }
+        momentum = self._momentum_of_averages()
         regularizations = {
-            "kernel": Regularization(self.kernel_regularizer, self.kernel_constraint),
-            "bias": Regularization(self.bias_regularizer, self.bias_constraint),
+            name: Regularization(getattr(self, f"{name}_regularizer"), getattr(self, f"{name}_constraint"))
+            for name in arrays.keys() - momentum.keys()
         }
-        self._parameters.fill(arrays, exists, {name: regularizations[name] for name in arrays})
+        self._parameters.fill(arrays, exists, regularizations, momentum)
         self.__dict__.update(
             attributes, _built_input_shape=(None, *shape[1:]), _initial_weights=None, _activity_loss=None
         )
@@ -447,7 +453,7 @@ class Trainable(PublicNames):
         self._parameters.optimizer = value
 
     @public
-    def step(self, grads: Gradients | tuple[Array, ...], lr: float) -> None:
+    def step(self, grads: LayerGradients | tuple[Array, ...], lr: float) -> None:
         """Update the weights with the optimizer.
 
         Parameters
@@ -476,7 +482,7 @@ class Trainable(PublicNames):
         """
         self.plan_update(grads, lr)()
 
-    def plan_update(self, grads: Gradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
+    def plan_update(self, grads: LayerGradients | tuple[Array, ...], lr: float) -> Callable[[], None]:
         """Check a step as `step` does; return a function that runs it and cannot fail.
 
         So several layers can be checked before the first one changes.
@@ -581,7 +587,7 @@ class Trainable(PublicNames):
         """
         return self._parameters.flat()
 
-    def flat_gradient(self, grads: Gradients | tuple[Array, ...]) -> Array:
+    def flat_gradient(self, grads: LayerGradients | tuple[Array, ...]) -> Array:
         """Return the gradient of loss and weight penalties as a vector like that of `get_flat`.
 
         Parameters
@@ -645,7 +651,10 @@ class Trainable(PublicNames):
     @property
     def kernel(self) -> Array:
         """The kernel, as a read-only view that reflects later steps."""
-        return self._built_weights()["kernel"]
+        weights = self._built_weights()
+        if "kernel" not in weights:
+            raise AttributeError(f"{type(self).__name__} {self.name!r} has no kernel; it has {', '.join(weights)}")
+        return weights["kernel"]
 
     @property
     def bias(self) -> Array | None:
@@ -659,13 +668,13 @@ class Trainable(PublicNames):
 
     @property
     def trainable_weights(self) -> list[Array]:
-        """Read-only views of the weights that `step` changes."""
-        return self.weights if self.trainable else []
+        """Read-only views of the weights that the optimizer changes."""
+        return [read_only(array) for array in self._parameters.learned.values()] if self.trainable else []
 
     @property
     def non_trainable_weights(self) -> list[Array]:
-        """Read-only views of the weights that `step` does not change."""
-        return [] if self.trainable else self.weights
+        """Read-only views of the weights that the optimizer does not change."""
+        return self.weights[len(self.trainable_weights) :]
 
     def _built_weights(self) -> dict[str, Array]:
         if not self.built:

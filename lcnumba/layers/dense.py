@@ -19,7 +19,11 @@ from lcnumba.utils.validation import boolean, integer
 __all__ = ["Dense"]
 
 
-@register_layer(keras=KerasSettings(KERAS_COMMON | {"units"}))
+# Of Keras 3; `bridges/keras2/config.py` refuses any.
+_QUANTIZATION = frozenset({"quantization_config"})
+
+
+@register_layer(keras=KerasSettings(KERAS_COMMON | {"units"} | _QUANTIZATION, _QUANTIZATION))
 @public_class
 class Dense(Trainable):
     r"""Fully connected layer: ``y = activation(x @ kernel + bias)``.

@@ -138,8 +138,7 @@ class Flatten(Stateless):
         if values.ndim < 1:
             raise ValueError("x has 0 dimensions; its first axis must be the batch")
         shape = values.shape
-        if self._sample_shape not in (None, shape[1:]):
-            raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
+        self._check_built_for(shape)
         moves = self._data_format == "channels_first" and values.ndim > 2
         y = (np.moveaxis(values, 1, -1) if moves else values).reshape(shape[0], math.prod(shape[1:]))
         return like(fresh(y, values) if copies else y), FlattenBackward(shape, y.shape, moves, copies)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba import constraints, optimizers, regularizers
-from lcnumba.gradients import Gradients
+from lcnumba.gradients import LayerGradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.regularization import Regularization
 from lcnumba.runtime.locks import SharedLock
@@ -56,7 +56,7 @@ def _same_structure(state: Any, model: dict[str, Array]) -> bool:
 
 
 # Updates a kernel by a rule (unchanged for None) and returns dx if requested.
-FusedUpdate = Callable[[Array, Rule | None], Any]
+FusedUpdate = Callable[[Any, Rule | None], Any]
 _NO_REGULARIZATION = Regularization()
 
 
@@ -71,6 +71,7 @@ class _Step:
     states: dict[str, Any]
     gradients: dict[str, Array]
     values: dict[str, Array] | None  # new arrays computed by user code, if there is any
+    averages: dict[str, Array]  # the new moving averages
 
 
 # The user code that each thread is running.
@@ -93,6 +94,8 @@ class _UserCode:
 class Parameters:
     """Named arrays, their optimizer and its state, guarded by a lock and counted by a version.
 
+    Some arrays may be moving averages: a step takes the moments of batches into them, and no optimizer changes them.
+
     Calls of the layer hold the lock shared, changes hold it exclusively. Every change increments `version` before it
     writes, so that data derived from older values can be recognised as stale.
     """
@@ -106,6 +109,7 @@ class Parameters:
         self._arrays: dict[str, Array] = {}
         self._exists: dict[str, Mask] = {}
         self._regularizations: dict[str, Regularization] = {}
+        self._momentum: dict[str, float] = {}  # of the moving averages
         self._optimizer = optimizers.get(optimizer)
         self._states: dict[str, Any] = {}
 
@@ -127,12 +131,16 @@ class Parameters:
             self._optimizer, self._states = optimizer, {}
 
     def fill(
-        self, arrays: Mapping[str, Array], exists: Mapping[str, Mask], regularizations: Mapping[str, Regularization]
+        self,
+        arrays: Mapping[str, Array],
+        exists: Mapping[str, Mask],
+        regularizations: Mapping[str, Regularization],
+        momentum: Mapping[str, float],
     ) -> None:
         """Set the arrays, without copying; the caller holds the exclusive lock.
 
         `exists` optionally masks an array: which rows (all axes but the last) or elements exist. The others are 0 and
-        stay 0 whatever values or gradients are given.
+        stay 0 whatever values or gradients are given. `momentum` names those that are moving averages.
         """
         for name, regularization in regularizations.items():
             regularization.check(name, arrays[name].dtype)
@@ -142,7 +150,7 @@ class Parameters:
             arrays[name][~mask] = 0
         self._begin_change()
         self._arrays, self._exists, self._regularizations = dict(arrays), dict(exists), dict(regularizations)
-        self._states = {}
+        self._momentum, self._states = dict(momentum), {}
 
     def __getitem__(self, name: str) -> Array:
         """One array, not a copy, for computation under the lock."""
@@ -151,6 +159,11 @@ class Parameters:
     def views(self) -> dict[str, Array]:
         """The arrays as read-only views, which follow later changes."""
         return {name: read_only(array) for name, array in self._arrays.items()}
+
+    @property
+    def learned(self) -> dict[str, Array]:
+        """The arrays that the optimizer changes: all but the moving averages."""
+        return {name: array for name, array in self._arrays.items() if name not in self._momentum}
 
     def copies(self) -> list[Array]:
         """Copies of the arrays."""
@@ -202,7 +215,7 @@ class Parameters:
     def plan_states(self, states: Any) -> Callable[[], None]:
         """Check the result of `states` of equal parameters; return a function that restores it."""
         self.lock.check()
-        optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self._arrays)
+        optimizer, fits = self._optimizer, isinstance(states, dict) and set(states) <= set(self.learned)
         if fits and optimizers.is_built_in(optimizer):
             with self.lock.shared():
                 fresh = {name: optimizer.init(self._arrays[name]) for name in states}
@@ -227,6 +240,11 @@ class Parameters:
     def count(self) -> int:
         """The number of elements that exist."""
         return sum(self.counts().values())
+
+    @property
+    def flat_size(self) -> int:
+        """The number of elements of `flat`."""
+        return sum(size for name, size in self.counts().items() if name not in self._momentum)
 
     def counts(self) -> dict[str, int]:
         """The number of elements of each array that exist."""
@@ -257,14 +275,18 @@ class Parameters:
         """
         given = self.as_numpy(weights)
         self.require_built("set_weights")
+        return self._plan_set(given, list(self._arrays))
+
+    def _plan_set(self, given: list[Array], names: list[str]) -> Callable[[], None]:
+        """Check new values of some arrays; return a function that sets them."""
         with self.lock.shared():
-            shapes = {name: array.shape for name, array in self._arrays.items()}
-            dtype = next(iter(self._arrays.values())).dtype
-            new = {n: self._unaliased(self._zero_absent(n, v)) for n, v in self.checked(given, shapes, dtype).items()}
+            shapes = {name: self._arrays[name].shape for name in names}
+            new = self.checked(given, shapes, self._dtype)
+            new = {name: self._unaliased(self._zero_absent(name, values)) for name, values in new.items()}
 
         def run() -> None:
             with self.lock.exclusive():
-                if {name: array.shape for name, array in self._arrays.items()} != shapes:
+                if {name: self._arrays[name].shape for name in names if name in self._arrays} != shapes:
                     raise RuntimeError(f"{self.owner} was rebuilt while its weights were being set; set them again")
                 if all(np.array_equal(_bits(values), _bits(self._arrays[name])) for name, values in new.items()):
                     return  # existing pullbacks stay valid
@@ -277,7 +299,7 @@ class Parameters:
     def clear(self) -> None:
         """Remove the arrays; the caller holds the exclusive lock."""
         self._begin_change()
-        self._arrays, self._exists, self._regularizations, self._states = {}, {}, {}, {}
+        self._arrays, self._exists, self._regularizations, self._momentum, self._states = {}, {}, {}, {}, {}
 
     def as_numpy(self, weights: Any) -> list[Array]:
         """A list or tuple of arrays of any type, as NumPy arrays."""
@@ -306,13 +328,13 @@ class Parameters:
         if grads is None and not self.trainable:
             self.check(lr, version)
             return lambda: None
-        given = self._by_name(grads)
-        planned = self._plan(given, lr, version)
+        given, moments = self._by_name(grads), getattr(grads, "moments", ())
+        planned = self._plan(given, lr, version, moments)
 
         def run() -> None:
             step = planned
             while step is not None and not self._apply(step):
-                step = self._plan(given, lr, version)  # another thread has changed the parameters since
+                step = self._plan(given, lr, version, moments)  # another thread has changed the parameters since
 
         return run
 
@@ -341,7 +363,7 @@ class Parameters:
             with self.lock.exclusive():
                 self.check_version(version)
                 if not trainable:
-                    return update(self._arrays["kernel"], None)
+                    return update(self._arrays.get("kernel"), None)
                 now = self._optimizer
                 if not optimizers.is_built_in(now):
                     raise RuntimeError(f"the optimizer of {self.owner} was changed during its step; step again")
@@ -373,7 +395,7 @@ class Parameters:
 
     def _complete_states(self, optimizer: optimizers.BuiltIn) -> dict[str, Any]:
         """The optimizer's states, initialised for arrays that have none."""
-        return {name: self._states.get(name) or optimizer.init(array) for name, array in self._arrays.items()}
+        return {name: self._states.get(name) or optimizer.init(array) for name, array in self.learned.items()}
 
     def _begin_change(self) -> None:
         """Record that the arrays are about to change; the caller holds the exclusive lock."""
@@ -396,14 +418,14 @@ class Parameters:
         self.require_built("get_flat")
         with self.lock.shared():
             parts = [array.reshape(-1) if m is None else array[m] for array, m in self._with_masks()]
-            return np.concatenate(parts)
+            return np.concatenate([np.empty(0, self._dtype), *parts])
 
     def plan_flat(self, vector: Array) -> Callable[[], None]:
         """Check a vector like that of `flat`; return a function that sets the elements that exist to it."""
         self.require_built("set_flat")
         values, at, new = as_vector(vector), 0, []
-        if values.shape != (self.count(),):
-            raise ValueError(f"the vector has shape {values.shape}; {self.owner} needs ({self.count()},)")
+        if values.shape != (self.flat_size,):
+            raise ValueError(f"the vector has shape {values.shape}; {self.owner} needs ({self.flat_size},)")
         for array, mask in self._with_masks():
             size = array.size if mask is None else int(np.count_nonzero(mask))
             part, at = values[at : at + size], at + size
@@ -412,21 +434,22 @@ class Parameters:
             else:
                 new.append(np.zeros_like(array))
                 new[-1][mask] = part
-        return self.plan_set(new)
+        return self._plan_set(new, list(self.learned))
 
     def flat_gradient(self, grads: Any) -> Array:
         """The gradient of loss and penalties as a vector like that of `flat`, given the gradients of the loss."""
-        given, parts = self._by_name(grads), []
-        arrays = dict(zip(self._arrays, self.copies(), strict=True))
+        given, parts = self._by_name(grads), [np.empty(0, self._dtype)]
+        with self.lock.shared():
+            arrays = {name: array.copy() for name, array in self.learned.items()}
         for (name, array), (_, mask) in zip(arrays.items(), self._with_masks(), strict=True):
             total = self._regularization(name).total_gradient(array, self._gradient(name, given[name]))
             parts.append(total.reshape(-1) if mask is None else total[mask])
         return np.concatenate(parts)
 
     def _with_masks(self) -> list[tuple[Array, Mask | None]]:
-        """The arrays, each with a mask, of its shape, of the elements that exist; None if all do."""
+        """What the optimizer changes, each with a mask, of its shape, of the elements that exist; None if all do."""
         pairs: list[tuple[Array, Mask | None]] = []
-        for name, array in self._arrays.items():
+        for name, array in self.learned.items():
             mask = self._exists.get(name)
             if mask is not None and mask.ndim < array.ndim:
                 mask = np.broadcast_to(mask[..., None], array.shape)
@@ -444,11 +467,14 @@ class Parameters:
 
     def _checked_lr(self, lr: Any) -> float:
         """The learning rate; raise unless all factors of a step are finite in the arrays' dtype."""
-        dtype = next(iter(self._arrays.values())).dtype
-        rate = learning_rate(lr, dtype)
+        rate = learning_rate(lr, self._dtype)
         if isinstance(self._optimizer, optimizers.AdamW):
-            learning_rate(rate * self._optimizer.weight_decay, dtype, "lr * weight_decay")
+            learning_rate(rate * self._optimizer.weight_decay, self._dtype, "lr * weight_decay")
         return rate
+
+    @property
+    def _dtype(self) -> np.dtype[Any]:
+        return next(iter(self._arrays.values())).dtype
 
     def _regularization(self, name: str) -> Regularization:
         return self._regularizations.get(name, _NO_REGULARIZATION)
@@ -467,9 +493,9 @@ class Parameters:
     def _by_name(self, grads: Any) -> dict[str, Array]:
         """The gradients by name as NumPy arrays; raise unless there is one for each parameter."""
         self.require_built("step")
-        if isinstance(grads, Gradients):
-            grads = (grads.kernel,) if grads.bias is None else (grads.kernel, grads.bias)
-        names = tuple(self._arrays)
+        if isinstance(grads, LayerGradients):
+            grads = tuple(grad for grad in grads.parts().values() if grad is not None)
+        names = tuple(self.learned)
         if not isinstance(grads, tuple | list):
             raise TypeError(
                 f"grads is a {type(grads).__name__}; give the Gradients of a backward call or a tuple "
@@ -479,7 +505,7 @@ class Parameters:
             raise ValueError(f"grads has {len(grads)} arrays; {self.owner} needs {len(names)}: {', '.join(names)}")
         return {name: as_numpy(f"grads of {name}", grad)[0] for name, grad in zip(names, grads, strict=True)}
 
-    def _plan(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
+    def _plan(self, given: dict[str, Array], lr: Any, version: int | None, moments: Any) -> _Step | None:
         """Check a step against the current parameters; None if they are not trainable.
 
         User code that changes its own layer would do so in every plan. A handler of a signal or a finalizer may come
@@ -488,7 +514,7 @@ class Parameters:
         for _ in range(2):
             running = _UserCode(self)
             with running:
-                step = self._checked_step(given, lr, version)
+                step = self._checked_step(given, lr, version, moments)
             if not running.changed:
                 return step
         raise RuntimeError(
@@ -496,7 +522,7 @@ class Parameters:
             "its own layer"
         )
 
-    def _checked_step(self, given: dict[str, Array], lr: Any, version: int | None) -> _Step | None:
+    def _checked_step(self, given: dict[str, Array], lr: Any, version: int | None, moments: Any) -> _Step | None:
         """Check a step, running user code on copies; None if the parameters are not trainable."""
         self.lock.check()
         with self.lock.shared():
@@ -505,13 +531,14 @@ class Parameters:
             gradients = {name: self._gradient(name, grad) for name, grad in given.items()}
             if not self.trainable:
                 return None
-            version, optimizer = self.version, self._optimizer
+            version, optimizer, averages = self.version, self._optimizer, self._averages(moments)
             if self.supports_fused and optimizers.is_built_in(optimizer):
                 # Allocate all memory and compile all code before anything changes.
-                for array in self._arrays.values():
+                for array in self.learned.values():
                     optimizers.prepare(array, self.threads, optimizer)
-                return _Step(version, self._states, optimizer, rate, self._complete_states(optimizer), gradients, None)
-            arrays = {name: array.copy() for name, array in self._arrays.items()}
+                states = self._complete_states(optimizer)
+                return _Step(version, self._states, optimizer, rate, states, gradients, None, averages)
+            arrays = {name: array.copy() for name, array in self.learned.items()}
             base, states = self._states, copy.deepcopy(self._states)
         for name, array in arrays.items():
             shape, dtype = array.shape, array.dtype
@@ -535,7 +562,19 @@ class Parameters:
             array[...] = self._zero_absent(name, array)
             regularization.project(array)
         values = {name: self._zero_absent(name, array) for name, array in arrays.items()}
-        return _Step(version, base, optimizer, rate, states, gradients, values)
+        return _Step(version, base, optimizer, rate, states, gradients, values, averages)
+
+    def _averages(self, moments: tuple[tuple[Array, ...], ...]) -> dict[str, Array]:
+        """The moving averages after the moments of some batches, in order; the caller holds the lock."""
+        averages = {name: self._arrays[name] for name in self._momentum}
+        for batch in moments:
+            if len(batch) != len(averages):
+                raise ValueError(f"moments has {len(batch)} arrays; {self.owner} needs {', '.join(averages)}")
+            for (name, momentum), value in zip(self._momentum.items(), batch, strict=True):
+                check_exact(f"the {name} of moments", value, averages[name].shape, self._dtype)
+                decay = self._dtype.type(np.float32(1 - momentum))  # in float64, too, as Keras rounds it
+                averages[name] = averages[name] - (averages[name] - value) * decay
+        return averages
 
     def _apply(self, step: _Step) -> bool:
         """Run a step, or return False if the parameters have changed since it was checked."""
@@ -543,7 +582,9 @@ class Parameters:
             if self.version != step.version or self._states is not step.base:
                 return False
             self._begin_change()
-            for name, array in self._arrays.items():
+            for name, average in step.averages.items():
+                np.copyto(self._arrays[name], average)
+            for name, array in self.learned.items():
                 if step.values is not None:
                     np.copyto(array, step.values[name])
                 else:

@@ -1,20 +1,23 @@
 """Base class of layers without weights."""
 
+import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from lcnumba.layers.naming import layer_name
 from lcnumba.runtime.memory import require
+from lcnumba.utils import keras_config
 from lcnumba.utils.arrays import as_numpy, fresh, normalise
 from lcnumba.utils.deprecation import Renamed
 from lcnumba.utils.display import PublicNames
+from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array, Shape
-from lcnumba.utils.validation import any_shape
+from lcnumba.utils.validation import any_shape, arguments, choice, input_shape
 
-__all__ = ["Stateless", "StatelessBackward", "as_floats"]
+__all__ = ["Computed", "Spatial", "Stateless", "StatelessBackward", "as_floats"]
 
 
 class Stateless(PublicNames):
@@ -87,6 +90,121 @@ class Stateless(PublicNames):
         dict
         """
         raise NotImplementedError
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Create a layer from the result of `get_config`.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the constructor.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the constructor.
+        """
+        return cls(**arguments(config))
+
+    def _check_built_for(self, shape: tuple[int, ...]) -> None:
+        """Raise if the layer was built for samples of another shape than those of an input."""
+        if self._sample_shape not in (None, shape[1:]):
+            raise ValueError(f"x has shape {shape}; {self.name!r} was built for {self.input_shape}")
+
+
+class Computed(Stateless):
+    """A layer without weights whose output is computed in float32 or float64, by the method `_apply`."""
+
+    @public
+    def __call__(self, x: Any) -> Any:
+        """Return y, for inference.
+
+        Parameters
+        ----------
+        x : array, (N, ...)
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
+
+        Returns
+        -------
+        array of the type of x
+            A new array.
+
+        Raises
+        ------
+        TypeError
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
+        ValueError
+            If its shape does not fit.
+        """
+        return self.forward(x)[0]
+
+    @public
+    def forward(self, x: Any) -> tuple[Any, "StatelessBackward"]:
+        """Return y and the pullback of this call, for training; leave x and y unchanged until it has run.
+
+        Parameters
+        ----------
+        x : array, (N, ...)
+            Any array-API array on the CPU, or nested lists; float64 is kept, all else is cast to float32.
+
+        Returns
+        -------
+        y : array of the type of x
+            A new array.
+        backward : callable
+            ``backward(dy)`` returns dx and None: there are no weights.
+
+        Raises
+        ------
+        TypeError
+            If x is not an array of real numbers on the CPU, or its dtype is not supported.
+        ValueError
+            If its shape does not fit.
+        """
+        values, like = as_floats(x)
+        if values.ndim < 1:
+            raise ValueError("x has 0 dimensions; its first axis must be the batch")
+        self._check_built_for(values.shape)
+        size = math.prod(size or 0 for size in self.compute_output_shape(values.shape))
+        require(size * values.itemsize, f"the output of {self!r}", "give fewer samples at a time")
+        with np.errstate(all="ignore"):  # what is not finite stays so
+            y, vjp = self._apply(values)
+
+        def quiet(dy: Array) -> Array:
+            with np.errstate(all="ignore"):
+                return vjp(dy)
+
+        return like(fresh(y, values)), StatelessBackward(y, quiet, cannot_fail=True)
+
+    def _apply(self, x: Array) -> tuple[Array, Callable[[Array], Array]]:
+        """Y, and the function that returns dx of dy."""
+        raise NotImplementedError
+
+
+class Spatial(Computed):
+    """A layer that treats spatial axes, which follow from `data_format`, other than the channels."""
+
+    _rank: ClassVar[int]
+
+    def __init__(self, name: str | None, default: str, data_format: Any) -> None:
+        super().__init__(name, default)
+        self._data_format = choice(
+            "data_format", keras_config.data_format() if data_format is None else data_format, keras_config.FORMATS
+        )
+        first = 1 if self._data_format == "channels_last" else 2
+        self._axes = tuple(range(first, first + self._rank))
+
+    def _checked_shape(self, shape: Any) -> Shape:
+        """The input shape; raise unless it is one, fully defined but for the batch."""
+        sizes = ("steps",) if self._rank == 1 else ("height", "width")
+        if self._data_format == "channels_last":
+            return input_shape(shape, ("batch", *sizes, "channels"))
+        return input_shape(shape, ("batch", "channels", *sizes))
 
 
 def as_floats(x: Any, copies: int = 1) -> tuple[Array, Callable[[Array], Any]]:

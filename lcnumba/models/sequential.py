@@ -754,7 +754,7 @@ class Sequential(PublicNames, Container):
     def set_flat(self, vector: Array) -> None:
         """Set those weights from a vector like that of `get_flat`; all or none."""
         layers = self._trainable_leaves()
-        sizes = [layer.count_params() for layer in layers]
+        sizes = [layer._parameters.flat_size for layer in layers]
         values = as_vector(vector)
         if values.shape != (sum(sizes),):
             raise ValueError(f"the vector has shape {values.shape}; {self.name!r} needs ({sum(sizes)},)")

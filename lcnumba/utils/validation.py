@@ -15,6 +15,7 @@ __all__ = [
     "any_shape",
     "arguments",
     "axes_hint",
+    "axes_of",
     "boolean",
     "choice",
     "file_path",
@@ -26,6 +27,7 @@ __all__ = [
     "is_iterable",
     "learning_rate",
     "real",
+    "resolved_axes",
     "sample_shape",
     "thread_count",
 ]
@@ -100,7 +102,7 @@ def input_shape(shape: Any, axes: tuple[str, ...], hint: str = "") -> tuple[int 
     shape : tuple or list
         The caller's shape.
     axes : tuple of str
-        Names of its entries, for messages.
+        Names of its entries, for messages; () for a shape of any length.
     hint : str
         Appended to messages about the number of entries.
     """
@@ -162,8 +164,9 @@ def axes_hint(name: str, shape: tuple[Any, ...], wanted: tuple[Any, ...]) -> str
 
 def _entries(shape: Any, axes: tuple[str, ...], hint: str) -> None:
     if not isinstance(shape, list | tuple):
-        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give ({', '.join(axes)}){hint}")
-    if len(shape) != len(axes):
+        wanted = ", ".join(axes or ("batch", "..."))
+        raise TypeError(f"input_shape={shape!r} is a {type(shape).__name__}; give ({wanted}){hint}")
+    if axes and len(shape) != len(axes):
         raise ValueError(
             f"input_shape={tuple(shape)} has {len(shape)} entries; give {len(axes)}: ({', '.join(axes)}){hint}"
         )
@@ -171,9 +174,7 @@ def _entries(shape: Any, axes: tuple[str, ...], hint: str) -> None:
 
 def _sample(shape: Any, sizes: Any) -> tuple[int, ...]:
     if any(size is None for size in sizes):
-        raise ValueError(
-            f"input_shape={tuple(shape)} must be fully defined but for the batch: the number of weights depends on it"
-        )
+        raise ValueError(f"input_shape={tuple(shape)} must be fully defined but for the batch")
     maximum = MAX_SIZE if len(sizes) > 1 else MAXIMUM  # without spatial dimensions there are features alone
     return tuple(integer("input_shape", size, 1, maximum) for size in sizes)
 
@@ -185,6 +186,34 @@ def any_shape(shape: Any) -> tuple[int | None, ...]:
     if not shape:
         raise ValueError("input_shape=() has no entries; give a tuple, the batch first")
     return tuple(None if size is None else integer("input_shape", size, 0) for size in shape)
+
+
+def axes_of(value: Any) -> int | tuple[int, ...]:
+    """Return `value`, an axis or a list or tuple of them, of which negative ones count from the end."""
+    if not isinstance(value, list | tuple):
+        return integer("axis", value, -MAXIMUM)
+    if not value:
+        raise ValueError(f"axis={value!r} is empty; give at least one axis")
+    return tuple(integer("axis", entry, -MAXIMUM) for entry in value)
+
+
+def resolved_axes(axis: int | tuple[int, ...], shape: tuple[int | None, ...], owner: str) -> tuple[int, ...]:
+    """Return axes as ascending numbers from 1; raise unless a shape has them after the batch.
+
+    Examples
+    --------
+    >>> from lcnumba.utils.validation import resolved_axes
+    >>> resolved_axes((-1, 1), (None, 5, 4, 3), "norm")
+    (1, 3)
+    """
+    given, rank = axis if isinstance(axis, tuple) else (axis,), len(shape)
+    found = sorted(number % rank for number in given if -rank <= number < rank)
+    if len(found) < len(given) or 0 in found or len(set(found)) < len(found):
+        raise ValueError(
+            f"axis={axis} of {owner!r} does not fit input_shape={tuple(shape)}; give each axis once, counted from 1, "
+            "or from -1 for the last: 0 is the batch"
+        )
+    return tuple(found)
 
 
 def is_iterable(value: Any) -> bool:

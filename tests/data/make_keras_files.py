@@ -111,11 +111,51 @@ def branches() -> None:
     np.savez_compressed(FOLDER / "more_predictions.npz", **arrays)
 
 
+COMPANIONS = {
+    "companions": [
+        layers.ZeroPadding2D(((1, 0), (0, 1)), input_shape=(8, 6, 2)), local(2, 3, 2, name="local"),
+        layers.BatchNormalization(momentum=0.5), layers.LeakyReLU(0.1), layers.MaxPooling2D(2, padding="same"),
+        layers.UpSampling2D((2, 1)), layers.AveragePooling2D((2, 1), 1), layers.BatchNormalization(scale=False),
+        layers.ReLU(6.0, 0.1, 0.25), layers.GlobalAveragePooling2D(), layers.Dense(4), layers.Softmax(),
+    ],
+    "sequence": [
+        layers.Reshape((12, -1), input_shape=(24,)), layers.ZeroPadding1D((0, 2)), local(1, 3, 3, name="local"),
+        layers.BatchNormalization(axis=1, momentum=0.5, gamma_regularizer="l2"), layers.ELU(0.5),
+        layers.MaxPooling1D(2, 1, "same"), layers.AveragePooling1D(3), layers.UpSampling1D(2),
+        layers.GlobalMaxPooling1D(keepdims=True), layers.Flatten(), layers.BatchNormalization(center=False),
+        layers.Dense(3), layers.Softmax(axis=-1),
+    ],
+    "planes": [
+        local(2, 4, 3, data_format="channels_first", input_shape=(2, 8, 7)), layers.BatchNormalization(axis=1),
+        layers.ZeroPadding2D(1, data_format="channels_first"), layers.Softmax(axis=(1, 2)),
+        layers.MaxPooling2D(3, 2, "same", data_format="channels_first"),
+        layers.UpSampling2D(2, data_format="channels_first"), layers.GlobalMaxPooling2D("channels_first"),
+    ],
+}  # fmt: skip
+
+
+def companions() -> None:
+    """Write the files of models with all layers that stand beside locally connected ones, and their predictions."""
+    tf_keras.utils.set_random_seed(2021)
+    rng, arrays = np.random.default_rng(2021), {}
+    for name, parts in COMPANIONS.items():
+        model = tf_keras.Sequential(parts, name=name)
+        model.set_weights([rng.integers(1, 9, w.shape) / 8 for w in model.get_weights()])
+        model.save(FOLDER / f"{name}.h5")
+        model.save(FOLDER / f"{name}.keras")
+        model.save_weights(FOLDER / f"{name}.weights.h5")
+        model.save_weights(FOLDER / f"{name}_weights.h5", save_format="h5")
+        x = rng.standard_normal((3, *model.input_shape[1:])).astype("float32")
+        arrays[f"{name}_x"], arrays[f"{name}_y"] = x, model.predict(x, verbose=0)
+    np.savez_compressed(FOLDER / "companions_predictions.npz", **arrays)
+
+
 def main() -> None:
     """Write the files."""
     FOLDER.mkdir(exist_ok=True)
     others()
     branches()
+    companions()
     tf_keras.utils.set_random_seed(2021)
     rng, arrays = np.random.default_rng(2021), {}
     for name, parts in MODELS.items():

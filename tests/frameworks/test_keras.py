@@ -266,7 +266,7 @@ def test_the_old_keyword_for_shapes():
 
 
 def predictions():
-    for name in ("predictions.npz", "more_predictions.npz"):
+    for name in ("predictions.npz", "more_predictions.npz", "companions_predictions.npz"):
         with np.load(FILES / name) as file:
             yield from ((key[:-2], (file[key], file[f"{key[:-2]}_y"])) for key in file if key.endswith("_x"))
 

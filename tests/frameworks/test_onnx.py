@@ -162,6 +162,54 @@ def test_all_activations_are_tested_and_written():
     assert kinds == built_in - {A._BuiltIn}
 
 
+COMPANIONS = [
+    *(
+        (kind(size, strides, padding, data_format), shape)
+        for kind, size, shape in (
+            (lc.MaxPooling1D, 3, (7, 2)), (lc.MaxPooling2D, (3, 2), (6, 7, 2)),
+            (lc.AveragePooling1D, 3, (7, 2)), (lc.AveragePooling2D, (3, 2), (6, 7, 2)),
+        )
+        for strides in (None, 2, 4)
+        for padding in ("valid", "same")
+        for data_format in ("channels_last", "channels_first")
+        if data_format == "channels_last" or (strides, padding) == (2, "same")
+    ),
+    *(
+        (kind(data_format, keepdims), shape)
+        for kind, shape in (
+            (lc.GlobalMaxPooling1D, (4, 3)), (lc.GlobalMaxPooling2D, (4, 5, 3)),
+            (lc.GlobalAveragePooling1D, (4, 3)), (lc.GlobalAveragePooling2D, (4, 5, 3)),
+        )
+        for data_format in ("channels_last", "channels_first")
+        for keepdims in (False, True)
+    ),
+    (lc.ZeroPadding1D((0, 2)), (4, 3)), (lc.ZeroPadding2D(((1, 0), (2, 3)), "channels_first"), (4, 3, 2)),
+    (lc.UpSampling1D(3), (4, 3)), (lc.UpSampling2D((2, 3)), (4, 3, 2)),
+    (lc.UpSampling2D((1, 2), "channels_first"), (4, 3, 2)), (lc.Reshape((-1, 6)), (4, 3)), (lc.Reshape((4,)), (2, 2)),
+    (lc.LeakyReLU(), (5,)), (lc.ReLU(6, 0.1, 1), (5,)), (lc.ELU(0.5), (5,)), (lc.Softmax(), (4, 3)),
+    (lc.Softmax(1), (4, 3)), (lc.Softmax((1, 3)), (4, 3, 2)), (lc.Softmax((1, 2)), (4, 3)),
+    (lc.BatchNormalization(), (4, 3)), (lc.BatchNormalization(axis=1, scale=False), (4, 3)),
+    (lc.BatchNormalization(axis=(1, 2), center=False), (4, 3, 2)),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", range(len(COMPANIONS)))
+def test_other_layers(number, tmp_path, rng):
+    layer, shape = COMPANIONS[number]
+    model = lc.Sequential([layer])
+    model.build((None, *shape))
+    model.set_weights([rng.uniform(0.5, 2, weight.shape) for weight in model.get_weights()])
+    x = 3 * rng.standard_normal((3, *shape), np.float32)
+    export(model, tmp_path / "model.onnx")
+    for batch in (x, x[:1]):
+        np.testing.assert_allclose(run(tmp_path / "model.onnx", batch), model(batch), rtol=1e-5, atol=1e-6)
+
+
+def test_all_other_layers_are_tested():
+    kinds = {type(layer) for layer, _ in COMPANIONS}
+    assert kinds == set(lcnumba.onnx._LAYERS) - {lc.Flatten} | {lc.LeakyReLU, lc.ReLU, lc.ELU}
+
+
 @pytest.mark.parametrize("opset", [13, 17, 21])
 def test_models(opset, tmp_path, rng):
     model = lc.Sequential([

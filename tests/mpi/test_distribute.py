@@ -41,6 +41,9 @@ class Mine:
         (lambda: [lc.Flatten(), lc.Dense(2)], "no locally connected layer"),
         (lambda: [layer(), lc.Dense(2)], "put a Flatten before it"),
         (lambda: [layer(), lc.Sequential([layer()])], "is a Sequential"),
+        (lambda: [layer(), lc.BatchNormalization()], "is a BatchNormalization; .* can have LocallyConnected1D to 3D"),
+        (lambda: [layer(), lc.MaxPooling2D()], "is a MaxPooling2D"),
+        (lambda: [layer(), lc.LeakyReLU()], "is a LeakyReLU"),
         (lambda: [type("Mine", (lc.LocallyConnected2D,), {})(2, 3)], "is a Mine"),
     ],
 )

@@ -25,8 +25,11 @@ def layer_entries(config: Mapping[str, Any]) -> list[Any] | None:
 
 HINT = (
     "Build the network with lcnumba and set the weights of each layer: import_weights(layer, load_keras_weights(path, "
-    "name)); the name is a path such as 'outer/inner' for layers of nested models"
+    "name)); the name is a path such as 'outer/inner' for layers of nested models. Or keep the network in Keras 3, "
+    "with this library's layers in it: lcnumba.keras.load_model(path)"
 )
+# Settings that change what a layer computes, and do not exist here.
+_REFUSED = frozenset({"noise_shape", "renorm", "virtual_batch_size", "adjustment", "quantization_config"})
 # Packages of Keras' own classes in its files; its own functions have no module there.
 _PACKAGES = ("keras", "tf_keras", "tensorflow", "builtins")
 
@@ -77,9 +80,15 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
         raise ValueError(f"{label} is a {name!r:.80}; must be one of {', '.join(known)}. {HINT}")
     _check_origin(label, entry)
     _check_dtype(settings)
-    if settings.get("noise_shape") is not None:
-        raise ValueError(f"{label} has noise_shape, which Dropout does not support here")
     keys, ignored = known[name]
+    for key in keys & _REFUSED:
+        if settings.get(key) not in (None, False):
+            raise ValueError(f"{label} has {key}={settings[key]!r:.80}, which {name} does not support here. {HINT}")
+    if name == "UpSampling2D" and settings.get("interpolation", "nearest") != "nearest":
+        raise ValueError(
+            f"{label} has interpolation={settings['interpolation']!r:.80}; UpSampling2D has 'nearest' alone here. "
+            f"{HINT}"
+        )
     foreign = set(settings) - keys
     if foreign:
         raise ValueError(f"{label} has settings that the Keras layer does not have: {foreign!r:.200}")
@@ -87,6 +96,9 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
         raise ValueError(f"{label} lacks settings of Keras' {name}; it may be a custom class of that name. {HINT}")
     for key in ignored:
         settings.pop(key, None)
+    for key, value in settings.items():
+        if key.endswith("_initializer") and isinstance(value, Mapping):
+            settings[key] = _without_axes(value)
     warnings: list[str] = []
     if "activation" in settings:
         activation = activations.get(settings["activation"])
@@ -104,6 +116,15 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
     if name.startswith("LocallyConnected"):
         warnings = translate_constraints(label, settings, 1 if name.endswith("1D") else 2)
     return {"class_name": name, "config": settings}, warnings
+
+
+def _without_axes(initializer: Mapping[str, Any]) -> dict[str, Any]:
+    """An initializer without settings of Keras 3 that are not set."""
+    config = initializer.get("config")
+    if not isinstance(config, Mapping):
+        return dict(initializer)
+    kept = {key: value for key, value in config.items() if value is not None or not key.endswith("put_axes")}
+    return {**initializer, "config": kept}
 
 
 def _major(version: str | None) -> int:

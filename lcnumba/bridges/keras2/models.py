@@ -15,8 +15,7 @@ from lcnumba.bridges.keras2.weights import (
     resolve_data_format,
     warn_softmax_axis,
 )
-from lcnumba.layers.dense import Dense
-from lcnumba.layers.locally_connected import LocallyConnected
+from lcnumba.layers.base import Trainable
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils import files
@@ -241,7 +240,7 @@ def _flat_layers(model: Sequential) -> list[Any]:
 def _weighted_layers(model: Sequential, shape: Shape) -> Iterator[tuple[Any, Shape]]:
     """Yield the layers with weights, and their input shapes."""
     for layer in _flat_layers(model):
-        if isinstance(layer, LocallyConnected | Dense):
+        if isinstance(layer, Trainable):
             yield layer, shape
         shape = tuple(layer.compute_output_shape(shape))
 
@@ -280,7 +279,8 @@ def _write_legacy(file: Any, layers: list[Any], arrays: Mapping[str, list[Array]
     file.attrs["backend"], file.attrs["keras_version"] = b"tensorflow", b"2.3.0"
     for layer in layers:
         group = file.create_group(layer.name)
-        names = [f"{layer.name}/{part}:0" for part in ("kernel", "bias")[: len(arrays[layer.name])]]
+        parts = layer.weight_shapes(layer.input_shape) if isinstance(layer, Trainable) else ()
+        names = [f"{layer.name}/{part}:0" for part in parts]
         group.attrs["weight_names"] = [name.encode() for name in names]
         for name, array in zip(names, arrays[layer.name], strict=True):
             group.create_dataset(name, data=array)

@@ -10,6 +10,7 @@ from lcnumba import activations
 from lcnumba.bridges.keras2 import layouts
 from lcnumba.bridges.keras2.files import StoredArray
 from lcnumba.connectivity.geometry import Geometry
+from lcnumba.layers.batch_normalization import BatchNormalization
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
 from lcnumba.utils.arrays import as_numpy
@@ -51,10 +52,11 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
 
     Parameters
     ----------
-    layer : LocallyConnected1D, LocallyConnected2D or Dense
+    layer : LocallyConnected1D, LocallyConnected2D, Dense or BatchNormalization
         The layer.
     weights : list of arrays
-        [kernel, bias] or [kernel], as Keras' ``get_weights`` returns them.
+        As Keras' ``get_weights`` returns them: [kernel, bias] or [kernel]; of a BatchNormalization [gamma, beta,
+        moving_mean, moving_variance].
     data_format : {"channels_last", "channels_first"}, optional
         That of the Keras layer; by default the layer's own.
 
@@ -91,7 +93,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
 
     Parameters
     ----------
-    layer : LocallyConnected1D, LocallyConnected2D or Dense
+    layer : LocallyConnected1D, LocallyConnected2D, Dense or BatchNormalization
         A built layer.
     implementation : {1, 2, 3}, optional
         That of the Keras layer; by default the layer's own, and 1 for "auto".
@@ -101,7 +103,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     Returns
     -------
     list of arrays
-        [kernel, bias] or [kernel], fresh arrays.
+        As Keras' ``get_weights`` returns them, fresh arrays.
 
     Raises
     ------
@@ -121,9 +123,9 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     """
     if not _check_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
+    if not isinstance(layer, LocallyConnected):
+        return list(layer.get_weights())
     kernel, *bias = layer.get_weights()
-    if isinstance(layer, Dense):
-        return [kernel, *bias]
     warn_softmax_axis([layer])
     geometry = _geometry(layer, layer.input_shape)
     wanted = _default_implementation(layer) if implementation is None else integer("implementation", implementation)
@@ -192,7 +194,7 @@ def convert_weights(layer: Any, shape: Shape, stored: GivenWeights | StoredWeigh
     wanted = list(layer.weight_shapes(shape).values())
     if len(stored.shapes) != len(wanted):
         raise ValueError(f"{len(stored.shapes)} arrays given; {layer.name!r} has {len(wanted)}")
-    if isinstance(layer, Dense):
+    if not isinstance(layer, LocallyConnected):
         return [stored.read(number, expected) for number, expected in enumerate(wanted)]
     geometry = _geometry(layer, shape)
     kernel = convert_kernel(geometry, stored, 0, data_format)
@@ -217,8 +219,10 @@ def convert_bias(geometry: Geometry, stored: GivenWeights | StoredWeights, numbe
 
 
 def _check_layer(layer: Any) -> Any:
-    if not isinstance(layer, LocallyConnected | Dense):
-        raise TypeError(f"layer is a {type(layer).__name__}; give a locally connected or Dense layer")
+    if not isinstance(layer, LocallyConnected | Dense | BatchNormalization):
+        raise TypeError(
+            f"layer is a {type(layer).__name__}; give a locally connected, Dense or BatchNormalization layer"
+        )
     return layer
 
 
@@ -263,7 +267,7 @@ def _default_implementation(layer: Any) -> int:
 
 def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
     """Return the weights of any layer in the layout of Keras; empty for a layer without weights."""
-    if isinstance(layer, LocallyConnected | Dense):
+    if isinstance(layer, LocallyConnected | Dense | BatchNormalization):
         return export_weights(layer, implementation)
     if layer.get_weights():
         raise TypeError(

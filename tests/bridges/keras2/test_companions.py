@@ -1,0 +1,216 @@
+"""Results equal those of tf_keras' layers, recorded by `data/make_companions_golden.py`, and its files load."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lcnumba as lc
+from lcnumba.bridges.keras2.config import translate_layer
+
+DATA = Path(__file__).parents[2] / "data"
+with np.load(DATA / "companions_golden.npz") as file:
+    NUMBERS, CASES = file["numbers"], json.loads(file["cases"].tobytes())["cases"]
+# Of these, integers give the same bits.
+EXACT = ("MaxPooling", "GlobalMax", "Reshape", "ZeroPadding", "UpSampling")
+
+
+def record_of(number):
+    """The arrays of a case, in its dtype: in the file they are one after the other."""
+    at = sum(math.prod(shape) for case in CASES[:number] for shape in case["shapes"].values())
+    record = {}
+    for name, shape in CASES[number]["shapes"].items():
+        size = math.prod(shape)
+        record[name] = NUMBERS[at : at + size].reshape(shape).astype(CASES[number]["dtype"])
+        at += size
+    return record
+
+
+def check(actual, expected, exact=False):
+    assert actual.dtype == expected.dtype
+    assert actual.shape == expected.shape
+    if exact:
+        np.testing.assert_array_equal(actual, expected)
+    else:
+        # Relative to the largest magnitude.
+        largest = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0)))
+        limit = {"float32": 1e-6, "float64": 5e-15}[str(expected.dtype)] * largest
+        np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
+
+
+STATELESS = [number for number, case in enumerate(CASES) if case["class_name"] != "BatchNormalization"]
+
+
+@pytest.mark.parametrize("number", STATELESS)
+def test_layers_without_weights(number):
+    case, record = CASES[number], record_of(number)
+    layer = getattr(lc, case["class_name"])(**case["settings"])
+    exact = case["class_name"].startswith(EXACT)
+    for one in (layer, type(layer).from_config(layer.get_config())):
+        y, backward = one.forward(record["x"])
+        check(y, record["y"], exact)
+        np.testing.assert_array_equal(one(record["x"]), y)
+        assert one.compute_output_shape(record["x"].shape) == y.shape
+        dx, grads = backward(record["dy"])
+        check(dx, record["dx"], exact)
+        assert grads is None
+
+
+@pytest.mark.parametrize("number", sorted(set(range(len(CASES))) - set(STATELESS)))
+def test_batch_normalization(number):
+    case, record = CASES[number], record_of(number)
+    layer = lc.BatchNormalization(**case["settings"], dtype=case["dtype"])
+    batches = record["x"]
+    layer.build(batches[0].shape)
+    layer.set_weights([record[f"weight{n}"] for n in range(len(layer.get_weights()))])
+    learned = layer.scale + layer.center
+    assert [array.shape for array in layer.get_weights()] == list(layer.weight_shapes(batches[0].shape).values())
+
+    check(layer(batches[0]), record["inference"])
+    layer.trainable = False
+    y, backward = layer.forward(batches[0])
+    check(y, record["inference"])
+    check(backward(record["dy_inference"])[0], record["dx_inference"])
+    layer.trainable = True
+
+    y, backward = layer.forward(batches[0])
+    check(y, record["y"])
+    dx, grads = backward(record["dy"])
+    check(dx, record["dx"])
+    found = [grad for grad in (grads.gamma, grads.beta) if grad is not None]
+    assert len(found) == learned
+    for n, grad in enumerate(found):
+        check(grad, record[f"grad{n}"])
+
+    before = layer.get_weights()
+    for batch in batches:
+        layer.step(layer.forward(batch)[1](np.zeros_like(batch))[1], lr=0.0)
+    check(layer.moving_mean, record["mean"])
+    check(layer.moving_variance, record["variance"])
+    for one, other in zip(layer.get_weights()[:learned], before, strict=False):
+        np.testing.assert_array_equal(one, other)
+
+
+MODELS = ("companions", "sequence", "planes")
+with np.load(DATA / "keras" / "companions_predictions.npz") as file:
+    PREDICTIONS = {name: file[name] for name in file.files}
+
+
+def predicts_as_keras(model, name):
+    np.testing.assert_allclose(model(PREDICTIONS[f"{name}_x"]), PREDICTIONS[f"{name}_y"], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+@pytest.mark.parametrize("name", MODELS)
+def test_models_load_and_predict(name, suffix):
+    model = lc.load_keras(DATA / "keras" / f"{name}{suffix}")
+    predicts_as_keras(model, name)
+    for layer in model.layers:
+        if isinstance(layer, lc.BatchNormalization):
+            assert layer.moving_variance.min() > 0
+            assert not layer.optimizer.momentum
+    again = lc.Sequential.from_config(model.get_config())
+    again.set_weights(model.get_weights())
+    predicts_as_keras(again, name)
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", "_weights.h5"])
+@pytest.mark.parametrize("name", MODELS)
+def test_weights_load_and_are_written(name, suffix, tmp_path):
+    model = lc.load_keras(DATA / "keras" / f"{name}.keras")
+    expected = model.get_weights()
+    for path in (DATA / "keras" / f"{name}{suffix}", tmp_path / f"own{suffix}"):
+        if path.parent == tmp_path:
+            model.set_weights(expected)
+            lc.save_keras_weights(model, path)
+        model.set_weights([np.zeros_like(weight) for weight in expected])
+        lc.load_keras(path, model)
+        for one, other in zip(model.get_weights(), expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+    if suffix == "_weights.h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(DATA / "keras" / f"{name}{suffix}") as theirs, h5py.File(path) as mine:
+            for layer in model.layers:
+                one, other = (list(file[layer.name].attrs["weight_names"]) for file in (mine, theirs))
+                assert [each.rpartition("/")[2] for each in one] == [each.rpartition("/")[2] for each in other]
+
+
+@pytest.mark.parametrize("suffix", [".h5", ".keras"])
+def test_a_model_of_keras_3_loads_and_predicts(suffix):
+    model = lc.load_keras(DATA / "keras3" / f"companions{suffix}")
+    with np.load(DATA / "keras3" / "companions.npz") as file:
+        x, y = file["x"], file["y"]
+    np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
+    model.set_weights([np.zeros_like(weight) for weight in model.get_weights()])
+    lc.load_keras(DATA / "keras3" / "companions.weights.h5", model)
+    np.testing.assert_allclose(model(x), y, rtol=0, atol=1e-6)
+
+
+def test_one_layer_of_a_model_is_imported_and_exported():
+    weights = lc.load_keras_weights(DATA / "keras" / "companions.h5", "batch_normalization")
+    assert [array.shape for array in weights] == [(3,)] * 4
+    layer = lc.BatchNormalization(input_shape=(8, 6, 3))
+    lc.import_weights(layer, weights)
+    for one, other in zip(lc.export_weights(layer), weights, strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(layer.moving_variance, weights[3])
+    with pytest.raises(ValueError, match=r"2 arrays given; .* has 4"):
+        lc.import_weights(layer, weights[:2])
+
+
+def entry(name, **settings):
+    return {"class_name": name, "config": {"name": "one", "trainable": True, "dtype": "float32", **settings}}
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (entry("BatchNormalization", axis=-1, renorm=True), "has renorm=True, which BatchNormalization"),
+        (entry("BatchNormalization", virtual_batch_size=2), "has virtual_batch_size=2, which"),
+        (entry("BatchNormalization", own=2), "has settings that the Keras layer does not have"),
+        (entry("Dense", units=2, quantization_config={"a": 1}), "has quantization_config=.*, which Dense"),
+        (entry("UpSampling2D", size=2, interpolation="bilinear"), r"interpolation='bilinear'; .* 'nearest' alone"),
+        (entry("GaussianNoise", stddev=1.0), r"is a 'GaussianNoise'; must be one of .*lcnumba\.keras\.load_model"),
+        (entry("MaxPooling3D", pool_size=2), r"is a 'MaxPooling3D'; must be one of .*MaxPooling2D"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(entry, message):
+    with pytest.raises(ValueError, match=message):
+        translate_layer(entry, "2.15.0")
+
+
+@pytest.mark.parametrize(
+    ("entry", "settings"),
+    [
+        (entry("LeakyReLU", negative_slope=0.25), {"alpha": 0.25}),
+        (entry("BatchNormalization", axis=-1, synchronized=False, renorm=False, fused=None), {"axis": -1}),
+        (
+            entry(
+                "Dense",
+                units=2,
+                activation="relu",
+                use_bias=True,
+                quantization_config=None,
+                kernel_initializer={
+                    "module": "keras.initializers",
+                    "class_name": "HeNormal",
+                    "registered_name": None,
+                    "config": {"seed": 3, "input_axes": None, "output_axes": None},
+                },
+            ),
+            {"units": 2, "kernel_initializer": {"class_name": "HeNormal", "config": {"seed": 3}}},
+        ),
+        (entry("ZeroPadding1D", padding=(1, 2), data_format="channels_first"), {"data_format": "channels_first"}),
+    ],
+)
+def test_settings_of_other_versions_of_keras(entry, settings):
+    config = translate_layer(entry, "3.10.0")[0]["config"]
+    layer = getattr(lc, entry["class_name"]).from_config(config)
+    assert settings.items() <= layer.get_config().items()
+
+
+def test_there_are_enough_cases():
+    assert len(CASES) >= 150
+    assert len({case["class_name"] for case in CASES}) == 18
