@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from lcnumba.layers.dropout import Dropout
     from lcnumba.layers.flatten import Flatten
     from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+    from lcnumba.layers.locally_directed import LocallyDirected1D
     from lcnumba.models.sequential import Sequential, load
     from lcnumba.optimizers import SGD, Adam, AdamW, RMSprop
     from lcnumba.tools.tune import Tuning, tune
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD", "Activation", "Adam", "AdamW", "Dense", "Dropout", "Flatten", "Gradients", "History", "LocallyConnected1D",
-    "LocallyConnected2D", "LocallyConnected3D", "RMSprop", "Sequential", "Tuning", "export_weights",
-    "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "tune",
-    "warm_up",
+    "LocallyConnected2D", "LocallyConnected3D", "LocallyDirected1D", "RMSprop", "Sequential", "Tuning",
+    "export_weights", "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights",
+    "save_keras_weights", "tune", "warm_up",
 ]  # fmt: skip
 
 _HOMES = {
@@ -43,6 +44,7 @@ _HOMES = {
     "LocallyConnected1D": "layers.locally_connected",
     "LocallyConnected2D": "layers.locally_connected",
     "LocallyConnected3D": "layers.locally_connected",
+    "LocallyDirected1D": "layers.locally_directed",
     "RMSprop": "optimizers",
     "SGD": "optimizers",
     "Sequential": "models.sequential",
