@@ -9,7 +9,7 @@ import numpy as np
 
 from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import import_whole
-from lcnumba.utils.arrays import as_numpy, read_only
+from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import MAX_SIZE, file_path, integer
@@ -27,23 +27,14 @@ class Segments(NamedTuple):
 
     Attributes
     ----------
-    start : int64 array, (outputs + 1,)
-        The segments of output o are ``start[o]:start[o + 1]``.
-    input : int64 array, (segments,)
-        The first input of each.
-    weight : int64 array, (segments + 1,)
-        Its first connection; then the number of connections.
     block_start : int64 array, (blocks + 1,)
-        The rows of `by_block` that belong to each block of inputs.
-    by_block : int64 array, (segments, 4)
-        Output, first connection, first input and length of each segment, by blocks of inputs.
+        The segments of each block of inputs.
+    table : int64 array, (segments, 4)
+        Output, first connection, first input and length of each, by blocks and, within a block, by outputs.
     """
 
-    start: Array
-    input: Array
-    weight: Array
     block_start: Array
-    by_block: Array
+    table: Array
 
 
 class Topology:
@@ -67,7 +58,7 @@ class Topology:
     """
 
     def __init__(self, shape: tuple[int, int], indptr: Array, indices: Array) -> None:
-        self.shape, self.indptr, self.indices = shape, read_only(indptr), read_only(indices)
+        self.shape, self.indptr, self.indices = shape, _own(indptr), _own(indices)
         self._segments: dict[int, Segments] = {}
 
     def __repr__(self) -> str:
@@ -141,16 +132,22 @@ class Topology:
         first = np.ones(len(indices), np.bool_)
         first[1:] = (np.diff(indices) != 1) | (indices[1:] % width == 0)
         first[indptr[:-1][np.diff(indptr) > 0]] = True
-        weight = np.append(np.flatnonzero(first), len(indices))
-        inputs = indices[weight[:-1]]
-        start = np.searchsorted(weight, indptr)
-        outputs = np.repeat(np.arange(self.shape[1]), np.diff(start))
-        order = np.argsort(inputs // width, kind="stable")
-        blocks = np.arange(-(-self.shape[0] // width) + 1)
-        block_start = np.searchsorted(inputs[order] // width, blocks)
-        columns = (outputs, weight[:-1], inputs, np.diff(weight))
-        by_block = np.stack([column[order] for column in columns], axis=1)
-        return Segments(start, inputs, weight, block_start, by_block)
+        begin = np.flatnonzero(first)
+        outputs = np.searchsorted(indptr, begin, side="right") - 1
+        blocks = indices[begin] // width
+        order = np.argsort(blocks, kind="stable")
+        block_start = np.searchsorted(blocks[order], np.arange(-(-self.shape[0] // width) + 1))
+        table = np.empty((len(begin), 4), np.int64)
+        for column, values in enumerate((outputs, begin, indices[begin], np.diff(begin, append=len(indices)))):
+            table[:, column] = values[order]
+        return Segments(block_start, table)
+
+
+def _own(array: Array) -> Array:
+    """The array, read-only; a copy unless it owns its memory, which nobody else can change then."""
+    array = array if array.flags.owndata else array.copy()
+    array.setflags(write=False)
+    return array
 
 
 def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
@@ -188,12 +185,12 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
         return _of_pairs(identifier, _shape("mask_shape", shape))
     if isinstance(identifier, Topology):
         return identifier
-    if isinstance(identifier, Mapping):
-        return _of_config(identifier)
     if isinstance(identifier, str | os.PathLike):
         identifier = _read(identifier)
     if type(identifier).__module__.startswith("scipy.sparse"):
         return _of_sparse(identifier)
+    if isinstance(identifier, Mapping):
+        return _of_config(identifier)
     values, _ = as_numpy("mask", identifier, any_dtype=True)
     if values.ndim != 2:
         raise ValueError(f"mask has shape {values.shape}; give a matrix (inputs, outputs), or pairs with mask_shape")
@@ -261,6 +258,7 @@ def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
             raise ValueError(
                 f"mask has the connection of input {index} and output {output} twice; give each pair once"
             )
+    require(16 * shape[1], f"a mask of {shape[1]} outputs", "give fewer outputs")
     sorted_outputs, indices = np.divmod(keys, shape[0])
     return Topology(shape, np.searchsorted(sorted_outputs, np.arange(shape[1] + 1)), indices)
 
@@ -279,13 +277,10 @@ def _of_config(config: Mapping[str, Any]) -> Topology:
     )
     if not valid:
         raise ValueError(f"the config of mask of shape {shape} is invalid: indptr and indices do not belong together")
-    if indptr.dtype == indices.dtype == np.int64 and not (indptr.flags.writeable or indices.flags.writeable):
-        ordered = np.ones(len(indices), np.bool_)
-        ordered[1:] = indices[1:] > indices[:-1]
-        ordered[indptr[:-1][np.diff(indptr) > 0]] = True
-        if len(indices) and ordered.all() and indices.min() >= 0 and indices.max() < shape[0]:
-            return Topology(shape, indptr, indices)  # without a copy
-    return _made(shape, indices, np.repeat(np.arange(shape[1]), np.diff(indptr)))
+    found = _made(shape, indices, np.repeat(np.arange(shape[1]), np.diff(indptr.astype(np.int64))))
+    shared = all(a.dtype == np.int64 and a.flags.owndata and not a.flags.writeable for a in (indptr, indices))
+    # Layers with the same connections share them.
+    return Topology(shape, indptr, indices) if shared and np.array_equal(found.indices, indices) else found
 
 
 def _read(path: Any) -> Any:

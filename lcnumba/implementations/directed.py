@@ -9,10 +9,8 @@ from lcnumba.implementations.loop import Plan, store_plan
 from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import directed, microkernels, plain, update, vectors
 from lcnumba.kernels.records import address
-from lcnumba.kernels.rules import FORMULA, GRADIENT, Rule, workers
-from lcnumba.kernels.tile import PANEL, SEGMENT
+from lcnumba.kernels.rules import FORMULA, GRADIENT, LINE_BYTES, Rule, workers
 from lcnumba.runtime.memory import require
-from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 
 __all__ = ["CASTS", "Directed"]
@@ -20,16 +18,14 @@ __all__ = ["CASTS", "Directed"]
 # Integers that the kernels cast while they transpose: the dtypes of genotypes (0, 1, 2), and whether they have a sign.
 CASTS = {np.dtype(np.int8): 1, np.dtype(np.uint8): 0, np.dtype(np.bool_): 0}
 
-# Bytes of the transposed inputs of forward, which decide how many samples it computes at a time, one vector at least.
-TRANSPOSED_BYTES = 1 << 25
 # Numbers of a sample that are transposed at a time.
 WIDTH = 512
-# The most numbers of a sample, and about the fewest blocks, of the blocks of inputs of backward.
-BLOCK, BLOCKS = 256, 64
-# Tasks of forward, and bytes of the outputs that are transposed together.
-TASKS, OUTPUTS_BYTES = 256, 1 << 15
-# The most segments of an output that are summed by one call.
-MOST_SEGMENTS = 1024
+# The most numbers of a sample, and about the fewest blocks, of the blocks of inputs.
+BLOCK, BLOCKS = 512, 64
+# The most bytes of the outputs of a task of forward.
+OUTPUTS_BYTES = 1 << 25
+# Weights that are updated by one call of a formula; a single segment may have more.
+UPDATED = 2048
 
 
 class Directed:
@@ -58,15 +54,6 @@ class Directed:
         # Plans hold addresses of this object's tables: neither a copy nor another process may use them.
         return Directed, (self.topology, self.channels, self.filters)
 
-    @cached_property
-    def _task_start(self) -> Array:
-        """The first outputs of the tasks of forward, which have about as many connections each."""
-        indptr = self.topology.indptr
-        work = indptr + np.arange(len(indptr))
-        starts = np.searchsorted(work, np.linspace(0, work[-1], TASKS + 1))
-        starts[-1] = len(indptr) - 1
-        return np.unique(starts)
-
     @property
     def supports_fused(self) -> bool:
         """Whether there are register tiles, which apply a gradient as it is computed."""
@@ -87,17 +74,11 @@ class Directed:
                 indices=self.topology.indices, threads=threads,
             )  # fmt: skip
             return y
-        lanes = vectors.for_filters(N, size)
-        tile = min(-(-N // lanes), max(1, TRANSPOSED_BYTES // (inputs * C * size * lanes))) * lanes
-        memory, places = scratch({"xt": inputs * C * tile * size if N else 0})
-        for begin in range(0, N, tile):
-            part = x[begin : begin + tile]
-            self._transpose(part, places["xt"], tile, size, threads)
-            self._forward_plan(tile, lanes, size, threads).run({
-                "xt": places["xt"], "kernel": address(kernel), "bias": 0 if bias is None else address(bias),
-                "y": address(y) + begin * outputs * F * size, "count": len(part),
+        if N:
+            self._forward_plan(N, x.dtype, size, threads).run({
+                "x": address(x), "kernel": address(kernel), "bias": 0 if bias is None else address(bias),
+                "y": address(y),
             })  # fmt: skip
-        del memory
         return y
 
     def apply_transpose(
@@ -147,7 +128,7 @@ class Directed:
             int(np.prod(shape)) * dy.itemsize, "the gradient of the weights",
             "use backward.step, which needs none with a built-in optimizer",
         )  # fmt: skip
-        return np.zeros(shape, dy.dtype)
+        return np.empty(shape, dy.dtype)
 
     def _samples(self, given: np.dtype[Any], size: int, entries: int) -> dict[str, Any]:
         """The fields of records about samples of so many numbers."""
@@ -157,38 +138,32 @@ class Directed:
             "cast": directed.cast(size, CASTS[given]) if casts else 0, "transpose": microkernels.transpose(size),
         }  # fmt: skip
 
-    def _transpose(self, source: Array, target: int, tile: int, size: int, threads: int) -> None:
-        """Write samples to an address, as rows of `tile` samples."""
-        entries = source[:1].size
-        key = ("transpose", source.dtype, entries, tile, size, threads)
-        plan = self._plans.get(key)
-        if plan is None:
-            values = {**self._samples(source.dtype, size, entries), "entries": entries, "width": WIDTH}
-            values["tile_row"] = tile * size
-            sizes = {"packed": threads * tile * size * WIDTH} if values["cast"] else {}
-            plan = store_plan(self._plans, key, Plan(directed.transpose(), values, threads, sizes))
-        plan.run({"source": address(source), "target": target, "count": len(source)})
-
-    def _forward_plan(self, tile: int, lanes: int, size: int, threads: int) -> Plan:
-        key = ("forward", tile, size, threads)
+    def _forward_plan(self, N: int, given: np.dtype[Any], size: int, threads: int) -> Plan:
+        key = ("forward", N, given, size, threads)
         plan = self._plans.get(key)
         if plan is not None:
             return plan
-        C, F, outputs = self.channels, self.filters, self.topology.shape[1]
-        segments = self.topology.segments(self._width)
-        tile_row = tile * size
-        ones = np.ones((2, tile), f"f{size}")
-        ones[1] = 0
-        most = int(min(MOST_SEGMENTS, np.max(np.diff(segments.start))))
-        most_run = max(1, min(outputs, OUTPUTS_BYTES // (F * tile_row)))
+        (inputs, outputs), C, F, width = self.topology.shape, self.channels, self.filters, self._width
+        segments, samples = self.topology.segments(width), self._samples(given, size, inputs * C)
+        # Parts of the outputs for threads that get no samples: each part transposes the inputs that it reads. It has
+        # no influence on sums.
+        vectors_of_samples = -(-N * size // LINE_BYTES)
+        parts = max(-(-threads // vectors_of_samples), -(-outputs * F * LINE_BYTES // OUTPUTS_BYTES))
+        edges = np.searchsorted(self.topology.indptr, np.linspace(0, len(self.topology.indices), parts + 1))
+        edges[0], edges[-1] = 0, outputs
+        blocks = np.arange(len(segments.block_start) - 1)
+        keys = np.repeat(blocks, np.diff(segments.block_start)) * outputs + segments.table[:, 0]
+        starts = np.searchsorted(keys, blocks * outputs + edges[:, None])
+        most = int(np.max(np.diff(edges)))
         values = {
-            "size": size, "C": C, "F": F, "outputs": outputs, "start": segments.start, "input": segments.input,
-            "weight": segments.weight, "task_start": self._task_start, "tasks": len(self._task_start) - 1,
-            "tile_row": tile_row, "y_row": outputs * F * size, "ones": ones, "most_segments": most,
-            "most_run": most_run, "multiply": microkernels.multiply(size, lanes), "panel_bytes": PANEL * lanes * size,
-            "transpose": microkernels.transpose(size),
+            **samples, "N": N, "I": inputs, "C": C, "F": F, "outputs": outputs, "width": width, "blocks": len(blocks),
+            "parts": parts, "part_output": edges, "part_start": starts, "table": segments.table,
+            "most_outputs": most, "y_segments": directed.y(size), "fill": directed.fill(size),
         }  # fmt: skip
-        sizes = {"segments": threads * (most + 1) * SEGMENT * 8, "yt": threads * most_run * F * tile_row}
+        block = threads * width * C * LINE_BYTES
+        sizes = {"xt": block, "yt": threads * most * F * LINE_BYTES}
+        if samples["cast"]:
+            sizes["packed"] = block
         return store_plan(self._plans, key, Plan(directed.forward(), values, threads, sizes))
 
     def _backward(
@@ -197,21 +172,26 @@ class Directed:
     ) -> None:  # fmt: skip
         """Compute dx, unless it is None, and the gradient, stored in target or, with a rule, applied to it."""
         (inputs, outputs), N, size = self.topology.shape, len(dy), dy.itemsize
+        if target is not None and rule is None:
+            target.fill(0)  # gradients are added to it
         if not N:
             return
         C, F = self.channels, self.filters
         threads = workers(N * self._work * ((dx is not None) + (target is not None)), threads)
         if not vectors.TILED:
-            table = self.topology.segments(self._width)
+            segments = self.topology.segments(self._width)
             plain.backward_directed(size)(
                 x=0 if x is None else x.astype(dy.dtype, copy=False), kernel=kernel, dy=dy,
                 dx=0 if dx is None else dx, target=0 if target is None else target, N=N, I=inputs, C=C, F=F,
-                outputs=outputs, connections=len(kernel), width=self._width, blocks=len(table.block_start) - 1,
-                segments=len(table.by_block), block_start=table.block_start, by_block=table.by_block, threads=threads,
+                outputs=outputs, connections=len(kernel), width=self._width, blocks=len(segments.block_start) - 1,
+                segments=len(segments.table), block_start=segments.block_start, table=segments.table, threads=threads,
             )  # fmt: skip
             return
-        memory, places = scratch({"dyt": outputs * F * N * size})
-        self._transpose(dy, places["dyt"], N, size, threads)
+        tile_row = self._tile_row(N, size)
+        memory, places = scratch({"dyt": outputs * F * tile_row})
+        if tile_row > N * size:
+            memory.fill(0)  # lanes without a sample
+        self._transpose_plan(N, size, threads).run({"source": address(dy), "target": places["dyt"], "count": N})
         values = {
             "x": 0 if x is None else address(x), "kernel": address(kernel), "dyt": places["dyt"],
             "dx": 0 if dx is None else address(dx), "target": 0 if target is None else address(target),
@@ -225,6 +205,22 @@ class Directed:
         self._backward_plan(N, given, size, threads, dx is not None, target is not None).run(values)
         del memory
 
+    @staticmethod
+    def _tile_row(N: int, size: int) -> int:
+        """The bytes of N samples, rounded up to whole vectors."""
+        width = vectors.for_filters(N, size) * size
+        return -(-N * size // width) * width
+
+    def _transpose_plan(self, N: int, size: int, threads: int) -> Plan:
+        key = ("transpose", N, size, threads)
+        plan = self._plans.get(key)
+        if plan is not None:
+            return plan
+        entries = self.topology.shape[1] * self.filters
+        values = {**self._samples(np.dtype(f"f{size}"), size, entries), "entries": entries, "width": WIDTH}
+        values["tile_row"] = self._tile_row(N, size)
+        return store_plan(self._plans, key, Plan(directed.transpose(), values, threads, {}))
+
     def _backward_plan(
         self, N: int, given: np.dtype[Any], size: int, threads: int, wants_dx: bool, wants_kernel: bool
     ) -> Plan:  # fmt: skip
@@ -233,19 +229,19 @@ class Directed:
         if plan is not None:
             return plan
         C, F, inputs, width = self.channels, self.filters, self.topology.shape[0], self._width
-        table, lanes = self.topology.segments(width), vectors.for_filters(N, size)
-        samples, gradient = self._samples(given, size, inputs * C), width * C * F * size
+        segments, samples = self.topology.segments(width), self._samples(given, size, inputs * C)
+        lanes, tile_row, most = vectors.for_filters(N, size), self._tile_row(N, size), max(UPDATED, width * C * F)
         values = {
-            **samples, "N": N, "I": inputs, "C": C, "F": F, "width": width,
-            "blocks": len(table.block_start) - 1, "block_start": table.block_start, "by_block": table.by_block,
-            "gradient_bytes": gradient, "filters": np.array([[0, 0, F, 0]], np.int64),
-            "multiply": microkernels.multiply(size, lanes), "panel_bytes": PANEL * lanes * size,
-            "dots": microkernels.dots(size, lanes),
+            **samples, "N": N, "I": inputs, "C": C, "F": F, "width": width, "blocks": len(segments.block_start) - 1,
+            "block_start": segments.block_start, "table": segments.table, "tile_row": tile_row, "most": most,
         }  # fmt: skip
-        block = threads * width * C * N * size
-        sizes = {"gradient": threads * gradient}
+        block = threads * width * C * tile_row
+        sizes = {}
         if wants_kernel:
+            values |= {"gradient_segments": directed.gradient(size, lanes), "copy": directed.copy(size)}
+            sizes |= dict.fromkeys(("gradient", "old", "state_a", "state_b"), threads * most * size)
             sizes |= {"xt": block, "packed": block} if samples["cast"] else {"xt": block}
         if wants_dx:
+            values["dx_segments"] = directed.dx(size, lanes)
             sizes["dxt"] = block
         return store_plan(self._plans, key, Plan(directed.backward(), values, threads, sizes))

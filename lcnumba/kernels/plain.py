@@ -18,7 +18,7 @@ BACKWARD = Fields(
     f"{ROWS} {BANDS}"
 )
 FORWARD_DIRECTED = Fields("x kernel bias y N I C F outputs connections indptr indices")
-BACKWARD_DIRECTED = Fields("x kernel dy dx target N I C F outputs connections width blocks segments block_start by_block")
+BACKWARD_DIRECTED = Fields("x kernel dy dx target N I C F outputs connections width blocks segments block_start table")
 
 read_forward, read_backward = reader(FORWARD.dtype), reader(BACKWARD.dtype)
 read_forward_directed, read_backward_directed = reader(FORWARD_DIRECTED.dtype), reader(BACKWARD_DIRECTED.dtype)
@@ -193,14 +193,14 @@ def backward_directed(SIZE):
         kernel = array_at(r.kernel, (r.connections if r.dx else 0, C, F), number)
         target = array_at(r.target, (r.connections if r.target else 0, C, F), number)
         block_start = array_at(r.block_start, r.blocks + 1, np.int64)
-        by_block = array_at(r.by_block, (r.segments, 4), np.int64)
+        table = array_at(r.table, (r.segments, 4), np.int64)
         task = next_task(r.counter, r.workers, worker, r.blocks)
         while task >= 0:
             dx[:, task * r.width : min(I, (task + 1) * r.width)] = 0
             for s in range(block_start[task], block_start[task + 1]):
-                o = by_block[s, 0]
-                for k in range(by_block[s, 3]):
-                    at, i = by_block[s, 1] + k, by_block[s, 2] + k
+                o = table[s, 0]
+                for k in range(table[s, 3]):
+                    at, i = table[s, 1] + k, table[s, 2] + k
                     for c in range(C):
                         for n in range(len(dx)):
                             for f in range(F):
