@@ -213,7 +213,9 @@ def _shape(name: str, shape: Any) -> tuple[int, int]:
 
 def _of_pairs(pairs: Any, shape: tuple[int, int]) -> Topology:
     if type(pairs).__module__.startswith("scipy.sparse") or isinstance(pairs, Mapping | str | os.PathLike | Topology):
-        raise TypeError(f"mask_shape={shape} is for pairs (input, output), but mask is a {type(pairs).__name__}; leave it out")
+        raise TypeError(
+            f"mask_shape={shape} is for pairs (input, output), but mask is a {type(pairs).__name__}; leave it out"
+        )
     values, _ = as_numpy("mask", pairs, any_dtype=True)
     if values.ndim != 2 or values.shape[1] != 2:
         raise ValueError(f"mask has shape {values.shape}; with mask_shape give pairs (input, output): (connections, 2)")
@@ -255,9 +257,7 @@ def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
         twice = keys[1:] == keys[:-1]
         if twice.any():
             output, index = divmod(int(keys[int(np.argmax(twice))]), shape[0])
-            raise ValueError(
-                f"mask has the connection of input {index} and output {output} twice; give each pair once"
-            )
+            raise ValueError(f"mask has the connection of input {index} and output {output} twice; give each pair once")
     require(16 * shape[1], f"a mask of {shape[1]} outputs", "give fewer outputs")
     sorted_outputs, indices = np.divmod(keys, shape[0])
     return Topology(shape, np.searchsorted(sorted_outputs, np.arange(shape[1] + 1)), indices)
@@ -267,7 +267,7 @@ def _of_config(config: Mapping[str, Any]) -> Topology:
     if set(config) != {"shape", "indptr", "indices"}:
         raise ValueError(f"mask is a dict of {sorted(config)}; a config has shape, indptr and indices")
     shape = _shape("shape of the config of mask", config["shape"])
-    indptr, indices = (np.asarray(config[name]) for name in ("indptr", "indices"))
+    indptr, indices = np.asarray(config["indptr"]), np.asarray(config["indices"])
     valid = (
         all(array.ndim == 1 and array.dtype.kind in "iu" for array in (indptr, indices))
         and len(indptr) == shape[1] + 1
@@ -277,7 +277,8 @@ def _of_config(config: Mapping[str, Any]) -> Topology:
     )
     if not valid:
         raise ValueError(f"the config of mask of shape {shape} is invalid: indptr and indices do not belong together")
-    found = _made(shape, indices, np.repeat(np.arange(shape[1]), np.diff(indptr.astype(np.int64))))
+    counts: Array = np.diff(indptr).astype(np.int64)
+    found = _made(shape, indices, np.repeat(np.arange(shape[1]), counts))
     shared = all(a.dtype == np.int64 and a.flags.owndata and not a.flags.writeable for a in (indptr, indices))
     # Layers with the same connections share them.
     return Topology(shape, indptr, indices) if shared and np.array_equal(found.indices, indices) else found
@@ -292,7 +293,7 @@ def _read(path: Any) -> Any:
         return _sparse().load_npz(found)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(
-            f"mask={str(found)!r} is no file of scipy.sparse.save_npz, which holds one matrix (inputs, outputs): {error}"
+            f"mask={str(found)!r} is no file of scipy.sparse.save_npz, which holds a matrix (inputs, outputs): {error}"
         ) from error
 
 

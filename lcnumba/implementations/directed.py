@@ -236,7 +236,7 @@ class Directed:
             "block_start": segments.block_start, "table": segments.table, "tile_row": tile_row, "most": most,
         }  # fmt: skip
         block = threads * width * C * tile_row
-        sizes = {}
+        sizes: dict[str, int] = {}
         if wants_kernel:
             values |= {"gradient_segments": directed.gradient(size, lanes), "copy": directed.copy(size)}
             sizes |= dict.fromkeys(("gradient", "old", "state_a", "state_b"), threads * most * size)

@@ -1,9 +1,9 @@
 """Kernels of connections that are given as a list, on vectors of samples: forward and backward by blocks of inputs.
 
-A block of inputs is transposed to rows of samples, from which any connection reads contiguous vectors. So x is read once,
-in order, and no transposed copy of it is kept. Forward goes through all blocks for a few samples, one vector, whose
-outputs stay in cache: a task owns them. Backward has a task for each block, which owns dx of its inputs, and all weights
-that read them.
+A block of inputs is transposed to rows of samples, from which any connection reads contiguous vectors. So x is read
+once, in order, and no transposed copy of it is kept. Forward goes through all blocks for a few samples, one vector,
+whose outputs stay in cache: a task owns them. Backward has a task for each block, which owns dx of its inputs, and all
+weights that read them.
 
 The tables are those of `lcnumba.connectivity.topology.Segments`. Sums of y and dx are chains of multiply-adds in the
 order of the table, so they depend on nothing else. `plain.py` has the same as bare loops.
@@ -324,7 +324,7 @@ def transpose():
     """Make the kernel that transposes samples."""
 
     def directed_transpose(worker, record):
-        """target (entries, count), with rows of `tile_row` bytes, from source (count, entries); `width` per task."""
+        """Transpose source (count, entries) to target, with rows of `tile_row` bytes; `width` entries per task."""
         r = read_transpose(record)
         total = -(-r.entries // r.width)
         task = next_task(r.counter, r.workers, worker, total)
@@ -399,12 +399,12 @@ def backward():
     """Make the kernel of both gradients."""
 
     def directed_backward(worker, record):
-        """Compute dx, unless its address is 0, and the gradient in target, unless that is 0, a block of inputs per task.
+        """Compute dx and the gradient in target, each unless its address is 0, a block of inputs per task.
 
-        x and dx (N, I*C), kernel and target (connections, C, F), dyt (outputs*F, N) with rows of `tile_row` bytes, whole
-        vectors. The gradient is added to target, or target is updated by it if the rule is FORMULA, after dx of the
-        same weights: some segments at a time, `most` weights or a single segment, whose weights and states are packed,
-        because a formula takes contiguous ones.
+        x and dx (N, I*C), kernel and target (connections, C, F), dyt (outputs*F, N) with rows of `tile_row` bytes,
+        whole vectors. The gradient is added to target, or target is updated by it if the rule is FORMULA, after dx of
+        the same weights: some segments at a time, `most` weights or a single segment, whose weights and states are
+        packed, because a formula takes contiguous ones.
 
         Scratch per worker: xt and dxt (width*C, N), the block's x and dx; gradient, old, state_a and state_b (most);
         packed (N, width*C), for a cast.

@@ -187,8 +187,11 @@ def backward_directed(SIZE):
     def backward_directed(worker, record):
         """Compute dx (N, I, C) and target, the gradient (connections, C, F), each unless it is 0, a block per task."""
         r = read_backward_directed(record)
-        N, I, C, F = r.N, r.I, r.C, r.F
-        x, dx = array_at(r.x, (N if r.target else 0, I, C), number), array_at(r.dx, (N if r.dx else 0, I, C), number)
+        N, inputs, C, F = r.N, r.I, r.C, r.F
+        x, dx = (
+            array_at(r.x, (N if r.target else 0, inputs, C), number),
+            array_at(r.dx, (N if r.dx else 0, inputs, C), number),
+        )
         dy = array_at(r.dy, (N, r.outputs, F), number)
         kernel = array_at(r.kernel, (r.connections if r.dx else 0, C, F), number)
         target = array_at(r.target, (r.connections if r.target else 0, C, F), number)
@@ -196,7 +199,7 @@ def backward_directed(SIZE):
         table = array_at(r.table, (r.segments, 4), np.int64)
         task = next_task(r.counter, r.workers, worker, r.blocks)
         while task >= 0:
-            dx[:, task * r.width : min(I, (task + 1) * r.width)] = 0
+            dx[:, task * r.width : min(inputs, (task + 1) * r.width)] = 0
             for s in range(block_start[task], block_start[task + 1]):
                 o = table[s, 0]
                 for k in range(table[s, 3]):

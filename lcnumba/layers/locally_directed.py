@@ -11,7 +11,6 @@ from lcnumba.gradients import Gradients
 from lcnumba.kernels.rules import Rule
 from lcnumba.layers.backward import Backward
 from lcnumba.layers.base import REGULARIZATION_RULES, Fans, Trainable, dtype_rule, regularization_config
-from lcnumba.layers.locally_connected import LocallyConnected
 from lcnumba.layers.parameters import FusedUpdate
 from lcnumba.layers.registry import register_layer
 from lcnumba.runtime.memory import require
@@ -19,7 +18,7 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.arrays import as_numpy, normalise
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask, Shape
-from lcnumba.utils.validation import axes_hint, boolean, choice, integer
+from lcnumba.utils.validation import axes_hint, boolean, choice, integer, thread_count
 
 __all__ = ["LocallyDirected1D"]
 
@@ -131,8 +130,6 @@ class LocallyDirected1D(Trainable):
         super().__init__(locals())
         self.n_threads = n_threads
 
-    n_threads = LocallyConnected.n_threads
-
     @public
     def __call__(self, x: Any) -> Any:
         """Return y, for inference; thread-safe.
@@ -230,6 +227,15 @@ class LocallyDirected1D(Trainable):
         kernel = (len(self.mask.indices), self._channels(input_shape), self.filters)
         shapes: dict[str, tuple[int, ...]] = {"kernel": kernel}
         return {**shapes, "bias": (self.mask.shape[1], self.filters)} if self.use_bias else shapes
+
+    @property
+    def n_threads(self) -> int | None:
+        """Number of threads for large work; None: as many as Numba. Can be set at any time."""
+        return self._parameters.threads
+
+    @n_threads.setter
+    def n_threads(self, value: int | None) -> None:
+        self._parameters.threads = thread_count(value)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments of an equal layer.

@@ -36,7 +36,10 @@ def test_connections_are_in_the_order_of_outputs_and_inputs(genes):
 
 
 FORMS = {
-    **{kind: getattr(sp, kind) for kind in ("coo_array", "csr_array", "csc_array", "lil_array", "csr_matrix", "dok_array")},
+    **{
+        kind: getattr(sp, kind)
+        for kind in ("coo_array", "csr_array", "csc_array", "lil_array", "csr_matrix", "dok_array")
+    },
     "bsr": lambda m: sp.bsr_array(m, blocksize=(7, 1)),
     "dia": sp.dia_array,
     "float": lambda m: m,
@@ -161,7 +164,7 @@ def outside():
         (([(0, 0), (7, 1)], SHAPE), ValueError, r"connection 1 of mask is of input 7 and output 1; inputs are 0 to 6"),
         (([(0, 0), (2, 3)], SHAPE), ValueError, r"connection 1 of mask is of input 2 and output 3; outputs are 0 to 2"),
         (([(0, 0), (-1, 1)], SHAPE), ValueError, r"connection 1 of mask is of input -1 and output 1"),
-        (([(0, 0), (2, 1), (0, 0)], SHAPE), ValueError, "connection of input 0 and output 0 twice; give each pair once"),
+        (([(0, 0), (2, 1), (0, 0)], SHAPE), ValueError, "of input 0 and output 0 twice; give each pair once"),
         ((sp.coo_array(([1, 1], ([4, 4], [1, 1])), shape=SHAPE),), ValueError, "input 4 and output 1 twice"),
         ((outside(),), ValueError, "connection 1 of mask is of input -4 and output 1; inputs are 0 to 2"),
         ((malformed(),), ValueError, "mask is not a valid csr_array"),
@@ -175,15 +178,16 @@ def outside():
         ((PAIRS, (0, 3)), ValueError, "inputs of mask_shape=0 is too small"),
         ((PAIRS, (7, 3.0)), TypeError, "outputs of mask_shape=3.0 is a float"),
         ((PAIRS, (7, 2**31 + 1)), ValueError, "outputs of mask_shape=2147483649 is too large"),
-        ((np.ones(3),), ValueError, r"mask has shape \(3,\); give a matrix \(inputs, outputs\), or pairs with mask_shape"),
+        ((np.ones(3),), ValueError, r"\(3,\); give a matrix \(inputs, outputs\), or pairs with mask_shape"),
         ((np.array([["a"]]),), TypeError, "mask has dtype <U1; give booleans or numbers"),
         ((None,), TypeError, "mask is a NoneType"),
         ((np.ma.masked_equal(np.eye(2), 0),), TypeError, "mask is a numpy MaskedArray"),
-        ((np.broadcast_to(np.ones(1), (10_000, 7_000)),), ValueError, "dense matrix of 70,000,000 .* give a scipy.sparse"),
+        ((np.broadcast_to(np.ones(1), (10_000, 7_000)),), ValueError, "dense matrix of 70,000,000 .* a scipy.sparse"),
         (({"shape": [2, 1]},), ValueError, r"mask is a dict of \['shape'\]; a config has shape, indptr and indices"),
         (({"shape": [2, 1], "indptr": [0, 2], "indices": [0]},), ValueError, "config of mask .* is invalid"),
         (({"shape": [2, 2], "indptr": [0, 2, 1], "indices": [0]},), ValueError, "config of mask .* is invalid"),
         (({"shape": [2, 1], "indptr": [0, 1], "indices": [2]},), ValueError, "input 2 and output 0; inputs are 0 to 1"),
+        (({"shape": [2, 1], "indptr": np.array([0, 1], np.uint64), "indices": [2]},), ValueError, "input 2 and output"),
         (({"shape": [2, 1], "indptr": [0, 1.5], "indices": [0]},), ValueError, "config of mask .* is invalid"),
     ],
 )  # fmt: skip
