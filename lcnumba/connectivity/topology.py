@@ -193,7 +193,10 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
         return _of_config(identifier)
     values, _ = as_numpy("mask", identifier, any_dtype=True)
     if values.ndim != 2:
-        raise ValueError(f"mask has shape {values.shape}; give a matrix (inputs, outputs), or pairs with mask_shape")
+        raise ValueError(
+            f"mask is a {type(identifier).__name__} of shape {values.shape}; give a matrix (inputs, outputs), or pairs "
+            "with mask_shape"
+        )
     if values.dtype.kind not in "biufc":
         raise TypeError(f"mask has dtype {values.dtype}; give booleans or numbers, of which 0 means no connection")
     if values.size > DENSE_ENTRIES:
@@ -206,7 +209,7 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
 
 def _shape(name: str, shape: Any) -> tuple[int, int]:
     if not isinstance(shape, list | tuple) or len(shape) != 2:
-        raise TypeError(f"{name}={shape!r:.100} must be a pair (inputs, outputs)")
+        raise TypeError(f"{name}={shape!r:.100} is a {type(shape).__name__}; give a pair (inputs, outputs)")
     inputs, outputs = shape
     return integer(f"inputs of {name}", inputs, 1, MAX_SIZE), integer(f"outputs of {name}", outputs, 1, MAX_SIZE)
 
