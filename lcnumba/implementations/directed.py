@@ -150,7 +150,7 @@ class Directed:
         vectors_of_samples = -(-N * size // LINE_BYTES)
         parts = max(-(-threads // vectors_of_samples), -(-outputs * F * LINE_BYTES // OUTPUTS_BYTES))
         edges = np.searchsorted(self.topology.indptr, np.linspace(0, len(self.topology.indices), parts + 1))
-        edges[0], edges[-1] = 0, outputs
+        edges[-1] = outputs  # the last ones may have no inputs
         blocks = np.arange(len(segments.block_start) - 1)
         keys = np.repeat(blocks, np.diff(segments.block_start)) * outputs + segments.table[:, 0]
         starts = np.searchsorted(keys, blocks * outputs + edges[:, None])

@@ -359,15 +359,13 @@ def forward():
         xt, packed, yt = r.xt + worker * block_bytes, r.packed, r.yt + worker * r.most_outputs * F * LINE_BYTES
         if r.cast:
             packed += worker * block_bytes
-        zero(xt, block_bytes)  # lanes without a sample stay 0
+        zero(xt, block_bytes)  # lanes that never have a sample
         total = -(-r.N // lanes) * r.parts
         task = next_task(r.counter, r.workers, worker, total)
         while task >= 0:
             part = task % r.parts
             sample = task // r.parts * lanes
             count = min(lanes, r.N - sample)
-            if count < lanes:
-                zero(xt, block_bytes)
             begin = int_at(r.part_output, part)
             rows = (int_at(r.part_output, part + 1) - begin) * F
             if r.bias:

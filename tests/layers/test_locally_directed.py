@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -171,11 +172,29 @@ def test_fused_steps_equal_unfused_ones(optimizer, wants_dx, rng):
 
 
 @pytest.mark.skipif(not vectors.TILED, reason="fused steps need register tiles")
-def test_a_step_needs_no_gradient_array(monkeypatch, rng):
+def test_a_step_needs_no_gradient_array_and_no_dx(monkeypatch, rng):
     layer = genes(optimizer="adam")
     y, backward = layer.forward(integers(rng, (17, 6, 1)))
-    monkeypatch.setattr(type(layer._implementation), "_dkernel", lambda *_: pytest.fail("a gradient"))
-    backward.step(np.ones_like(y), 0.1)
+    for name in ("_dkernel", "_dx"):
+        monkeypatch.setattr(type(layer._implementation), name, lambda *_: pytest.fail("an array of the input's size"))
+    backward.step(np.ones_like(y), 0.1, wants_dx=False)
+
+
+@pytest.mark.skipif(not vectors.TILED, reason="plain loops cast the batch")
+def test_neither_the_batch_nor_the_weights_are_copied(rng):
+    layer = lc.LocallyDirected1D(sp.random(50_000, 200, 0.005, random_state=0), 4, optimizer="adam", rng=0)
+    x = rng.integers(0, 3, (32, 50_000, 1), np.int8)
+    y, backward = layer.forward(x)
+    backward.step(np.ones_like(y), 0.1, wants_dx=False)  # compiles, and makes the optimizer's states
+    tracemalloc.start()
+    try:
+        y, backward = layer.forward(x)
+        backward.step(np.ones_like(y), 0.1, wants_dx=False)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < x.nbytes  # in floats the batch would have four times as much
+    assert peak < layer.kernel.nbytes
 
 
 def test_steps_of_an_empty_batch_and_of_fixed_weights(rng):
@@ -264,7 +283,7 @@ def test_a_network_is_trained_saved_and_resumed(tmp_path, rng):
         np.testing.assert_array_equal(weight, expected)
 
     different = lc.Sequential([
-        genes(mask=[(0, 0), (5, 1)], filters=2, activation="tanh", input_shape=(6, 1)), *network().layers[1:]
+        genes(mask=[(3, 0), *PAIRS[1:]], filters=2, activation="tanh", input_shape=(6, 1)), *network().layers[1:]
     ])  # fmt: skip
     different.compile("adam", loss="mse", lr=0.01)
     with pytest.raises(ValueError, match=r"mask of layer 0 \(LocallyDirected1D .* here and .* in the file"):
