@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         LocallyConnected2DTranspose,
         LocallyConnected3DTranspose,
     )
+    from lcnumba.layers.locally_directed import LocallyDirected1D
     from lcnumba.layers.pooling import (
         AveragePooling1D,
         AveragePooling2D,
@@ -55,10 +56,10 @@ __all__ = [
     "Conv2D", "Dense", "Dropout", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
     "GlobalMaxPooling2D", "Gradients", "History", "LeakyReLU", "LocallyConnected1D", "LocallyConnected1DTranspose",
     "LocallyConnected2D", "LocallyConnected2DTranspose", "LocallyConnected3D", "LocallyConnected3DTranspose",
-    "MaxPooling1D", "MaxPooling2D", "RMSprop", "ReLU", "Reshape", "Sequential", "Softmax", "Tuning", "UpSampling1D",
-    "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D", "export_weights", "from_layout", "import_weights",
-    "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "to_layout", "tune",
-    "warm_up",
+    "LocallyDirected1D", "MaxPooling1D", "MaxPooling2D", "RMSprop", "ReLU", "Reshape", "Sequential", "Softmax",
+    "Tuning", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D", "export_weights", "from_layout",
+    "import_weights", "kernel_mask_from", "load", "load_keras", "load_keras_weights", "save_keras_weights", "to_layout",
+    "tune", "warm_up",
 ]  # fmt: skip
 
 _HOMES = {
@@ -87,6 +88,7 @@ _HOMES = {
     "LocallyConnected2DTranspose": "layers.locally_connected_transpose",
     "LocallyConnected3D": "layers.locally_connected",
     "LocallyConnected3DTranspose": "layers.locally_connected_transpose",
+    "LocallyDirected1D": "layers.locally_directed",
     "MaxPooling1D": "layers.pooling",
     "MaxPooling2D": "layers.pooling",
     "RMSprop": "optimizers",

@@ -117,6 +117,12 @@ def _set_flat(call):
     call.others = one.get_weights()
 
 
+def _directed(one, call):
+    call.x = call.x.reshape(2, -1, 3)
+    mask = np.arange(20)[:, None] % 3 == np.arange(3)
+    one(lc.LocallyDirected1D(mask, 2, rng=0, dtype=call.dtype), call)
+
+
 def _predict(call):
     model = network(call.dtype)
     call.same_kind = [model.predict(call.of(call.x), batch_size=size) for size in (2, 1)]
@@ -170,6 +176,10 @@ ENTRANCES = {
     "Softmax.backward(dy)": lambda call: _backward(lc.Softmax(1), call),
     "Flatten(x)": lambda call: _call(lc.Flatten(), call),
     "Flatten.backward(dy)": lambda call: _backward(lc.Flatten(), call),
+    "LocallyDirected1D(x)": lambda call: _directed(_call, call),
+    "LocallyDirected1D.forward(x)": lambda call: _directed(_forward, call),
+    "LocallyDirected1D.backward(dy)": lambda call: _directed(_backward, call),
+    "LocallyDirected1D.backward.step(dy)": lambda call: _directed(_step_back, call),
     "model(x)": lambda call: _call(network(call.dtype), call),
     "model.forward(x)": lambda call: _forward(network(call.dtype), call),
     "model.backward(dy)": lambda call: _backward(network(call.dtype), call),

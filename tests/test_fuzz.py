@@ -235,6 +235,15 @@ def learned(**settings):
     return model
 
 
+MASK = np.eye(X[1].shape[1])
+
+
+def directed(mask, **settings):
+    """A layer of a mask. Strings are paths; that a file does not exist is no refusal of an argument."""
+    is_path = isinstance(mask, str) and mask and mask.isprintable()
+    return lc.LocallyDirected1D(MASK if is_path else mask, **settings)
+
+
 def of_model(method, **base):
     """A method of a fresh model."""
 
@@ -308,6 +317,7 @@ SUBJECTS = {
         for cls in (lc.LocallyConnected1D, lc.LocallyConnected2D, lc.LocallyConnected3D)
     },
     "Dense": subject(lc.Dense, {"units": 2}, trained(ROWS)),
+    "LocallyDirected1D": subject(lc.LocallyDirected1D, {"mask": MASK}, trained(X[1]))._replace(make=directed),
     "Activation": subject(lc.Activation, {"activation": "relu"}, trained(ROWS)),
     "Dropout": subject(lc.Dropout, {"rate": 0.5}, trained(ROWS)),
     "Flatten": subject(lc.Flatten, {}, trained(X[2])),
@@ -424,7 +434,7 @@ SUBJECTS = {
         ("layer", "weights", "data_format"),
     ),
 }  # fmt: skip
-LAYERS = ("LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D", "Dense")
+LAYERS = ("LocallyConnected1D", "LocallyDirected1D", "LocallyConnected2D", "LocallyConnected3D", "Dense")
 
 
 def test_all_layers_and_optimizers_are_among_the_subjects():
@@ -445,7 +455,7 @@ def try_out(what, settings):
     return True
 
 
-@pytest.mark.parametrize("name", [name for name in SUBJECTS if name not in LAYERS[1:]])
+@pytest.mark.parametrize("name", [name for name in SUBJECTS if name not in LAYERS[2:]])
 def test_every_strange_argument_is_taken_or_refused_by_name(name):
     what = SUBJECTS[name]
     wrong = []

@@ -4,7 +4,7 @@ The state is a tree of dicts, lists, tuples, arrays, numbers, strings and None. 
 arrays are members of the file.
 """
 
-import json
+import hashlib
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -66,7 +66,9 @@ def read(path: str | os.PathLike[str], model: Any, sample: tuple[int, ...] | Non
             what = "only weights; read them with load_weights" if config is None else "a model without training state"
             raise ValueError(f"cannot resume from {name!r}: it holds {what}; give a file that Checkpoint wrote")
         try:
-            different = _difference(json.loads(npz.to_json(model.get_config())), config)
+            arrays: list[Array] = []
+            mine = npz.from_json(npz.to_json(model.get_config(), arrays), arrays.__getitem__)
+            different = _difference(mine, config)
             if different:
                 raise ValueError(f"it belongs to a different model: {different}")
             shape = (None, *config["build_input_shape"][1:])
@@ -159,10 +161,12 @@ def _decode(value: Any, array: Callable[[int], Array]) -> Any:
 
 
 def _comparable(config: Any) -> Any:
-    """Return a config without names, which depend on the process, and without the build shape."""
+    """Return a config without names, which depend on the process, and without the build shape; digests of arrays."""
     if isinstance(config, dict):
         left_out = ("name", "build_input_shape")
         return {key: _comparable(entry) for key, entry in config.items() if key not in left_out}
+    if isinstance(config, np.ndarray):
+        return f"{config.dtype} {config.shape} {hashlib.blake2b(config.tobytes(), digest_size=8).hexdigest()}"
     return [_comparable(entry) for entry in config] if isinstance(config, list | tuple) else config
 
 

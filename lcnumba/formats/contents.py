@@ -96,7 +96,7 @@ def _describe_zip(names: list[str]) -> str | None:
     found = set(names[:MAX_MEMBERS])
     if "config.json" in found and "model.weights.h5" in found:
         return f"a Keras archive: {KERAS_FILE}"
-    if "config.npy" in found and all(name.startswith(("config.npy", "weight_", "state_")) for name in found):
+    if "config.npy" in found and all(name.startswith(("config.npy", "weight_", "state_", "array_")) for name in found):
         return LCNUMBA_FILE
     if found and all(name.endswith(".npy") for name in found):
         return "a plain .npz of arrays: numpy.load reads it, and set_weights of a layer or model takes arrays"

@@ -1,4 +1,7 @@
-"""Model files: an .npz with the weights and a JSON config; no pickle, and no code is executed."""
+"""Model files: an .npz with the weights and a JSON config; no pickle, and no code is executed.
+
+Arrays of a config are members of the file, to which its text refers.
+"""
 
 import json
 import math
@@ -7,7 +10,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import IO, Any, NamedTuple, Self
 
@@ -27,6 +30,7 @@ __all__ = [
     "check_parts",
     "check_suffix",
     "check_weights",
+    "from_json",
     "to_json",
     "write_model",
     "write_weights",
@@ -37,8 +41,10 @@ FORMAT, WEIGHTS_FORMAT = "lcnumba-model-1", "lcnumba-weights-1"
 MAX_CONFIG_BYTES = 1 << 26
 MAX_HEADER_BYTES = 1 << 16
 # The member with the JSON text, as bytes. The others are weight_0, weight_1, ... and, in a checkpoint, state_0,
-# state_1, ...: the arrays of the training state.
+# state_1, ...: the arrays of the training state; and array_0, ...: those of the config, where the text has
+# {ARRAY: 0}, ...
 CONFIG = "config"
+ARRAY = "__array__"
 # File name suffixes of other formats, which are refused.
 _KERAS_SUFFIXES = (".keras", ".h5", ".hdf5", ".hdf")
 _OTHER_SUFFIXES = (".pt", ".pth", ".onnx", ".tflite", ".pb", ".pkl", ".pickle", ".joblib", ".safetensors", ".npy")
@@ -109,9 +115,11 @@ def write_weights(path: PathLike, weights: Sequence[Array]) -> None:
 def _write(path: PathLike, description: dict[str, Any], weights: Sequence[Array], states: Sequence[Array]) -> None:
     check_suffix(path)
     check_weights(weights)
-    text = to_json(description)
+    of_config: list[Array] = []
+    text = to_json(description, of_config)
     arrays = {f"weight_{number}": weight for number, weight in enumerate(weights)}
     arrays |= {f"state_{number}": state for number, state in enumerate(states)}
+    arrays |= {f"array_{number}": array for number, array in enumerate(of_config)}
     arrays[CONFIG] = np.frombuffer(text.encode(), np.uint8)
     with atomic_write(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
         for name, array in arrays.items():
@@ -160,16 +168,46 @@ def check_weights(weights: Sequence[Array]) -> None:
             raise TypeError(f"weight {number} has dtype {weight.dtype}; only float32 and float64 can be saved")
 
 
-def to_json(description: Any) -> str:
+def to_json(description: Any, arrays: list[Array] | None = None) -> str:
     """Return a config as JSON; a TypeError names the value that cannot be saved.
+
+    Its arrays are appended to `arrays`, and the text refers to them; see `from_json`.
 
     Examples
     --------
+    >>> import numpy as np
     >>> from lcnumba.formats.npz import to_json
     >>> to_json({"filters": 3})
     '{"filters": 3}'
+    >>> found = []
+    >>> to_json({"indices": np.array([2, 5])}, found), found
+    ('{"indices": {"__array__": 0}}', [array([2, 5])])
     """
-    return json.dumps(description, default=_refuse)
+    found = [] if arrays is None else arrays
+
+    def other(value: Any) -> Any:
+        if not (isinstance(value, np.ndarray) and value.dtype.kind in "biuf"):
+            _refuse(value)
+        found.append(value)
+        return {ARRAY: len(found) - 1}
+
+    return json.dumps(description, default=other)
+
+
+def from_json(text: str | bytes, array: Callable[[int], Array]) -> Any:
+    """Return what `to_json` made a text of; ``array(number)`` returns the arrays it refers to.
+
+    Examples
+    --------
+    >>> from lcnumba.formats.npz import from_json
+    >>> from_json('{"indices": {"__array__": 0}}', [3, 4].__getitem__)
+    {'indices': 3}
+    """
+
+    def resolved(found: dict[str, Any]) -> Any:
+        return array(found[ARRAY]) if set(found) == {ARRAY} else found
+
+    return json.loads(text, object_hook=resolved)
 
 
 class Part(NamedTuple):
@@ -254,6 +292,7 @@ class ModelFile:
     def __init__(self, path: PathLike) -> None:
         self._path = path
         self._read_states: set[int] = set()
+        self._arrays: set[str] = set()  # names of the config's arrays
         self.parts: list[Part] = []  # of members that were not read as a whole
         with ExitStack() as stack:
             self._stream = stack.enter_context(contents.open_regular(file_path(path)))
@@ -264,7 +303,8 @@ class ModelFile:
                     raise ValueError("its members are larger than the file: they overlap or are compressed")
                 with self._member(CONFIG, MAX_CONFIG_BYTES) as member:
                     _read_header(member)
-                    description = json.loads(member.read())
+                    text = member.read()
+                description = from_json(text, self._read_array)
                 if description["format"] not in (FORMAT, WEIGHTS_FORMAT):
                     raise ValueError(f"its format is {description['format']!r}")
                 self.config: dict[str, Any] | None = description["model"] if description["format"] == FORMAT else None
@@ -288,7 +328,7 @@ class ModelFile:
         names = [f"weight_{number}" for number in range(weights)]
         with self._translate_errors():
             stored = {name.removesuffix(".npy") for name in self._archive.namelist()}
-            others = {name for name in stored if self.training is not None and name.startswith("state_")}
+            others = {name for name in stored if self.training is not None and name.startswith("state_")} | self._arrays
             if stored - others != {CONFIG, *names}:
                 raise ValueError(
                     f"it holds {len(stored) - len(others) - 1} weights, but {self._expected_by()} {len(names)}"
@@ -301,13 +341,7 @@ class ModelFile:
             if number in self._read_states:
                 raise ValueError(f"state_{number} is referenced twice")
             self._read_states.add(number)
-            limit = os.fstat(self._stream.fileno()).st_size
-            with self._member(f"state_{number}", limit) as member:
-                shape, dtype = _read_header(member)
-                if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > self._size(f"state_{number}"):
-                    raise ValueError(f"state_{number} has an invalid shape {shape} or dtype {dtype}")
-            with self._member(f"state_{number}", limit) as member:
-                return _native(np.lib.format.read_array(member, allow_pickle=False))
+            return self._read_any(f"state_{number}")
 
     def read_rows(self, name: str, first: int, last: int, shape: tuple[int, ...]) -> Array:
         """Return some rows of the first axis of a member of this shape, reading no others.
@@ -361,6 +395,24 @@ class ModelFile:
 
     def _expected_by(self) -> str:
         return "the model has" if self.config is None else "its config describes"
+
+    def _read_array(self, number: int) -> Array:
+        """One of the arrays that the config refers to; each can be read once."""
+        name = f"array_{int(number)}"
+        if name in self._arrays:
+            raise ValueError(f"{name} is referenced twice")
+        self._arrays.add(name)
+        return self._read_any(name)
+
+    def _read_any(self, name: str) -> Array:
+        """A member of any shape."""
+        limit = os.fstat(self._stream.fileno()).st_size
+        with self._member(name, limit) as member:
+            shape, dtype = _read_header(member)
+            if dtype.kind not in "biuf" or math.prod(shape) * dtype.itemsize > self._size(name):
+                raise ValueError(f"{name} has an invalid shape {shape} or dtype {dtype}")
+        with self._member(name, limit) as member:
+            return _native(np.lib.format.read_array(member, allow_pickle=False))
 
     def _read(self, name: str, shape: tuple[int, ...]) -> Array:
         limit = math.prod(shape) * 8 + MAX_HEADER_BYTES

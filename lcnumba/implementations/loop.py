@@ -26,7 +26,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array, Mask
 
-__all__ = ["Loops", "bias_gradient"]
+__all__ = ["Loops", "Plan", "bias_gradient", "store_plan"]
 
 # The most plans that are cached.
 PLANS = 32
@@ -65,7 +65,7 @@ MOST_SUMMED, MOST_SEGMENTS = 512, 256
 BAND_BYTES = 1 << 20
 
 
-class _Plan(Launches):
+class Plan(Launches):
     """Launches with scratch memory: `sizes` are the fields that are its addresses, and their bytes."""
 
     def __init__(self, kernel: Kernel, values: dict[str, Any], threads: int, sizes: dict[str, int]) -> None:
@@ -95,9 +95,9 @@ class Loops:
         self._whole = geometry.whole  # decides how sums are made, while geometry says where numbers are
         self._mask = None if mask is None else np.ascontiguousarray(mask)
         self._work = geometry.connections * geometry.filters  # multiplications a sample
-        self._plans: dict[tuple[int, int, int, bool, bool, bool], _Plan] = {}
-        self._forward_plans: dict[tuple[int, int, int], _Plan] = {}
-        self._shared_plans: dict[tuple[int, int, int], _Plan] = {}
+        self._plans: dict[tuple[int, int, int, bool, bool, bool], Plan] = {}
+        self._forward_plans: dict[tuple[int, int, int], Plan] = {}
+        self._shared_plans: dict[tuple[int, int, int], Plan] = {}
         self._no_bias: dict[int, Array] = {}  # a row of zeros for each size of an element
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -192,7 +192,7 @@ class Loops:
         })  # fmt: skip
         return y
 
-    def _forward_plan(self, N: int, size: int, threads: int) -> _Plan:
+    def _forward_plan(self, N: int, size: int, threads: int) -> Plan:
         """Choose and cache the blocking of forward for N samples with elements of `size` bytes."""
         g, whole = self._geometry, self._whole
         segment = min(g.kernel_size[-1], whole.input_size[-1]) * g.tap_entries
@@ -233,8 +233,8 @@ class Loops:
             if N >= PACKED_BATCH and g.groups == 1 and large and columns > PANEL * lanes:
                 values["pack_panels"] = microkernels.pack_panels(size, lanes)
                 sizes["panels"] = threads * -(-columns * size // panel_bytes) * panel_bytes * k_block
-        plan = _Plan(kernel, values, threads, sizes)
-        return _store_plan(self._forward_plans, (N, size, threads), plan)
+        plan = Plan(kernel, values, threads, sizes)
+        return store_plan(self._forward_plans, (N, size, threads), plan)
 
     def _batch_tile(self, N: int, size: int) -> int:
         """Samples per tile of forward with vectors along the batch; 0 for vectors along the filters.
@@ -365,7 +365,7 @@ class Loops:
             "target": address(target), **self._rule_values(rule, scalars, size), **g.tasks(0, g.input_size[0]),
         })  # fmt: skip
 
-    def _shared_plan(self, N: int, size: int, threads: int) -> _Plan:
+    def _shared_plan(self, N: int, size: int, threads: int) -> Plan:
         """Choose and cache the blocking of the gradient of shared weights."""
         g, table = self._geometry, self._geometry.set_segments
         F, filters, entries = g.filters, g.filters // g.groups, g.kernel_size[-1] * g.tap_entries
@@ -390,8 +390,8 @@ class Loops:
             "transpose": microkernels.transpose(size), **self._mask_values(),
         }  # fmt: skip
         sizes = {"segments": threads * segments * SEGMENT * 8, "gradient": threads * gradient}
-        plan = _Plan(tiled_shared.shared_gradient(), values, threads, sizes)
-        return _store_plan(self._shared_plans, (N, size, threads), plan)
+        plan = Plan(tiled_shared.shared_gradient(), values, threads, sizes)
+        return store_plan(self._shared_plans, (N, size, threads), plan)
 
     def _mask_values(self) -> dict[str, Any]:
         """The fields by which kernels keep weights that a mask excludes at 0."""
@@ -450,7 +450,7 @@ class Loops:
             values["rule"] = NO_GRADIENT
         plan.run(values)
 
-    def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> _Plan:
+    def _plan(self, N: int, size: int, threads: int, wants_dx: bool, wants_kernel: bool, rectified: bool) -> Plan:
         """Choose and cache the blocking of backward for N samples with elements of `size` bytes."""
         g, whole = self._geometry, self._whole
         C, F = g.channels, g.filters
@@ -524,8 +524,8 @@ class Loops:
             kernel = tiled_backward.backward()
             values |= {**self._bands, "band_run": g.band_runs, "row_block": k_block, "sets": self._sets}
             values |= self._set_runs
-        plan = _Plan(kernel, values, threads, sizes)
-        return _store_plan(self._plans, (N, size, threads, wants_dx, wants_kernel, rectified), plan)
+        plan = Plan(kernel, values, threads, sizes)
+        return store_plan(self._plans, (N, size, threads, wants_dx, wants_kernel, rectified), plan)
 
 
 def _odd_lines(size: int) -> int:
@@ -549,7 +549,7 @@ def _bias_launches(size: int, threads: int) -> Launches:
     return Launches(tiled_backward.backward_bias(size), threads)
 
 
-def _store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
+def store_plan(plans: dict[Any, Any], key: Any, plan: Any) -> Any:
     """Cache a plan, clearing a full cache, and return it."""
     if len(plans) >= PLANS:
         plans.clear()

@@ -1,7 +1,8 @@
-"""Forward and backward by lines as plain loops: the reference for the tuned kernels.
+"""Forward and backward as plain loops, by lines and by lists of connections: the reference for the tuned kernels.
 
 They are also used where the register tile is not available: with LCNUMBA_TILE=0, and without compilation. Each factory
-here makes the kernel for elements of SIZE bytes; the fields of the records are those of `forward.py` and `backward.py`.
+here makes the kernel for elements of SIZE bytes; the fields of the records are those of `forward.py`, `backward.py` and
+`directed.py`.
 """
 
 import functools
@@ -17,8 +18,11 @@ SHARED = Fields(f"x dy result S {SIZES} LO task_positions sets {ROWS} {COLUMNS}"
 BACKWARD = Fields(
     f"x kernel dy result adds {SIZES} sets n_bands first_line part_lines first_band part_bands {ROWS} {BANDS}"
 )
+FORWARD_DIRECTED = Fields("x kernel bias y N I C F outputs connections indptr indices")
+BACKWARD_DIRECTED = Fields("x kernel dy dx target N I C F outputs connections width blocks segments block_start table")
 
 read_forward, read_shared, read_backward = reader(FORWARD.dtype), reader(SHARED.dtype), reader(BACKWARD.dtype)
+read_forward_directed, read_backward_directed = reader(FORWARD_DIRECTED.dtype), reader(BACKWARD_DIRECTED.dtype)
 
 
 @functools.cache
@@ -187,3 +191,73 @@ def shared_kernel(SIZE):
             task = next_task(r.counter, r.workers, worker, r.S)
 
     return Kernel(specialised(shared_kernel, SIZE), SHARED)
+
+
+@functools.cache
+def forward_directed(SIZE):
+    """Make the forward kernel of connections that are given as a list."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def forward_directed(worker, record):
+        """Compute y (N, outputs, F), an output per task.
+
+        x (N, I, C), kernel (connections, C, F), bias (outputs, F) or 0; the connections of output o, to the inputs
+        indices, are ``indptr[o]:indptr[o + 1]``.
+        """
+        r = read_forward_directed(record)
+        N, C, F, outputs = r.N, r.C, r.F, r.outputs
+        x, y = array_at(r.x, (N, r.I, C), number), array_at(r.y, (N, outputs, F), number)
+        kernel = array_at(r.kernel, (r.connections, C, F), number)
+        bias = array_at(r.bias, (outputs if r.bias else 0, F), number)
+        indptr, indices = array_at(r.indptr, outputs + 1, np.int64), array_at(r.indices, r.connections, np.int64)
+        o = next_task(r.counter, r.workers, worker, outputs)
+        while o >= 0:
+            for n in range(N):
+                for f in range(F):
+                    y[n, o, f] = bias[o, f] if len(bias) else 0
+                for at in range(indptr[o], indptr[o + 1]):
+                    for c in range(C):
+                        for f in range(F):
+                            y[n, o, f] += x[n, indices[at], c] * kernel[at, c, f]
+            o = next_task(r.counter, r.workers, worker, outputs)
+
+    return Kernel(specialised(forward_directed, SIZE), FORWARD_DIRECTED)
+
+
+@functools.cache
+def backward_directed(SIZE):
+    """Make the kernel for dx, or for the gradient of the kernel, of connections that are given as a list."""
+    number = np.float32 if SIZE == 4 else np.float64
+
+    def backward_directed(worker, record):
+        """Compute dx (N, I, C) and target, the gradient (connections, C, F), each unless it is 0, a block per task."""
+        r = read_backward_directed(record)
+        N, inputs, C, F = r.N, r.I, r.C, r.F
+        x, dx = (
+            array_at(r.x, (N if r.target else 0, inputs, C), number),
+            array_at(r.dx, (N if r.dx else 0, inputs, C), number),
+        )
+        dy = array_at(r.dy, (N, r.outputs, F), number)
+        kernel = array_at(r.kernel, (r.connections if r.dx else 0, C, F), number)
+        target = array_at(r.target, (r.connections if r.target else 0, C, F), number)
+        block_start = array_at(r.block_start, r.blocks + 1, np.int64)
+        table = array_at(r.table, (r.segments, 4), np.int64)
+        task = next_task(r.counter, r.workers, worker, r.blocks)
+        while task >= 0:
+            dx[:, task * r.width : min(inputs, (task + 1) * r.width)] = 0
+            for s in range(block_start[task], block_start[task + 1]):
+                o = table[s, 0]
+                for k in range(table[s, 3]):
+                    at, i = table[s, 1] + k, table[s, 2] + k
+                    for c in range(C):
+                        for n in range(len(dx)):
+                            for f in range(F):
+                                dx[n, i, c] += kernel[at, c, f] * dy[n, o, f]
+                        for f in range(F if r.target else 0):
+                            value = number(0)
+                            for n in range(N):
+                                value += x[n, i, c] * dy[n, o, f]
+                            target[at, c, f] = value
+            task = next_task(r.counter, r.workers, worker, r.blocks)
+
+    return Kernel(specialised(backward_directed, SIZE), BACKWARD_DIRECTED)

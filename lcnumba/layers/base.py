@@ -357,9 +357,13 @@ class Trainable(PublicNames):
                 f"x has {x.ndim} dimensions (shape {x.shape}); {type(self).__name__} needs {len(axes)}: "
                 f"({', '.join(axes)}){hint}"
             )
-        values = normalise("x", x, self._dtype)
+        values = self._cast(x)
         self.ensure_built(values.shape)
         return values
+
+    def _cast(self, x: Array) -> Array:
+        """The input in the layer's dtype, or in another one that its kernels read."""
+        return normalise("x", x, self._dtype)
 
     @property
     def _dtype(self) -> np.dtype[Any]:
