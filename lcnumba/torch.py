@@ -17,14 +17,16 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from lcnumba import activations
+from lcnumba.connectivity import sharing
 from lcnumba.connectivity.geometry import padding_modes, paddings
 from lcnumba.functional import Spec
-from lcnumba.layers.locally_connected import (
-    LocallyConnected,
-    LocallyConnected1D,
-    LocallyConnected2D,
-    LocallyConnected3D,
+from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
+from lcnumba.layers.locally_connected_transpose import (
+    LocallyConnected1DTranspose,
+    LocallyConnected2DTranspose,
+    LocallyConnected3DTranspose,
 )
+from lcnumba.layers.windowed import Windowed
 from lcnumba.utils.messages import install, public_class
 from lcnumba.utils.validation import axes_hint, boolean, choice, hashable, int_tuple, integer
 
@@ -35,9 +37,12 @@ try:
 except ImportError as error:
     raise ImportError(f"{error}; lcnumba.torch needs PyTorch: {install('torch')}") from error
 
-from lcnumba.bridges.torch import apply
+from lcnumba.bridges.torch import apply, apply_transpose
 
-__all__ = ["LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "locally_connected"]
+__all__ = [
+    "LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "LocallyConnectedTranspose1d",
+    "LocallyConnectedTranspose2d", "LocallyConnectedTranspose3d", "locally_connected",
+]  # fmt: skip
 
 
 @functools.lru_cache(maxsize=1024)
@@ -131,10 +136,10 @@ def locally_connected(  # not `public`, whose checks torch.compile cannot trace
     # A range needs numbers: from the second size on torch.compile would take sizes for symbols.
     *sizes, filters = (len(range(size)) for size in (*inner.shape[1:], weight.shape[2]))
     text = _text(tuple(sizes), filters, *given, hashable("padding_mode", padding_mode), integer("groups", groups))
-    return _called(x, weight, bias, text, channels_last)
+    return _called(apply, x, weight, bias, text, channels_last)
 
 
-def _called(x: Tensor, weight: Tensor, bias: Tensor | None, text: str, channels_last: bool) -> Tensor:
+def _called(function: Any, x: Tensor, weight: Tensor, bias: Tensor | None, text: str, channels_last: bool) -> Tensor:
     if not torch.compiler.is_compiling():
         for tensor in (x, weight) if bias is None else (x, weight, bias):
             if forward_ad.unpack_dual(tensor).tangent is not None:  # torch would take 0 for the derivative
@@ -143,50 +148,24 @@ def _called(x: Tensor, weight: Tensor, bias: Tensor | None, text: str, channels_
                     "torch.autograd.functional.jacobian"
                 )
     if channels_last:
-        return apply(x, weight, bias, text)
-    y = apply(x.movedim(1, -1), weight, bias, text).movedim(-1, 1)
+        y: Tensor = function(x, weight, bias, text)
+        return y
+    y = function(x.movedim(1, -1), weight, bias, text).movedim(-1, 1)
     # As torch's convolutions: in the memory format of the input, and contiguous in general, so that .view works.
     return y.contiguous() if x.is_contiguous() else y
 
 
-class _LocallyConnected(nn.Module):
-    """Base class for any spatial rank."""
+class _Windowed(nn.Module):
+    """Base class of modules with the weights of a spec, for any spatial rank."""
 
     rank: ClassVar[int]
-    _layer: ClassVar[type[LocallyConnected]]
+    _layer: ClassVar[Any]
+    _function: ClassVar[Any]
 
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int | tuple[int, ...],
-        *,
-        in_shape: int | tuple[int, ...],
-        stride: int | tuple[int, ...] = 1,
-        padding: Any = 0,
-        dilation: int | tuple[int, ...] = 1,
-        groups: int = 1,
-        bias: bool = True,
-        padding_mode: str | tuple[str, ...] = "zeros",
-        bias_sharing: str = "position",
-        weight_sharing: Any = None,
-        kernel_mask: Any = None,
-        channels_last: bool = False,
-        device: Any = None,
-        dtype: Any = None,
-    ) -> None:
-        super().__init__()
-        shape = (*int_tuple("in_shape", in_shape, self.rank), integer("in_channels", in_channels))
-        for name, value in (("padding", padding), ("padding_mode", padding_mode), ("kernel_size", kernel_size),
-                            ("stride", stride), ("dilation", dilation)):  # fmt: skip
-            if isinstance(value, list | tuple) and len(value) != self.rank:
-                raise ValueError(f"{name}={value!r} has {len(value)} entries; give one value or {self.rank}")
-        settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-        given = [hashable(name, value) for name, value in settings.items()]
-        given += [hashable("padding_mode", padding_mode), integer("groups", groups)]
-        spec = _spec(shape, integer("out_channels", out_channels), *given)
-        self._setup(spec, weight_sharing, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
-        self._create(device, dtype)
+    @staticmethod
+    def _ends(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """The shapes of a sample of x and of y, channels last."""
+        raise NotImplementedError
 
     def _setup(
         self, spec: Spec, weight_sharing: Any, mask: Any, bias: bool, bias_sharing: str, channels_last: bool
@@ -201,13 +180,17 @@ class _LocallyConnected(nn.Module):
                 padding_mode=spec.padding_mode, groups=spec.groups, weight_sharing=regions, kernel_mask=mask,
             )  # fmt: skip
         self.spec, self._text = spec, spec.text
-        self.in_channels, self.out_channels = spec.input_shape[-1], spec.filters
+        input_shape, output_shape = self._ends(spec)
+        self.in_channels, self.out_channels = input_shape[-1], output_shape[-1]
         self.channels_last = boolean("channels_last", channels_last)
-        self._sample_shape = torch.Size(self._outer(spec.input_shape))
-        shape = spec.bias_shape(bias_sharing)
+        self._sample_shape = torch.Size(self._outer(input_shape))
+        shape = self._shape_of_bias(spec, bias_sharing)
         self._bias_shape, self.bias_sharing = shape if bias else None, bias_sharing
         if bias and bias_sharing == "region":
             self.register_buffer("_sets", torch.tensor(spec.sets), persistent=False)
+
+    def _shape_of_bias(self, spec: Spec, bias_sharing: str) -> tuple[int, ...]:
+        return spec.bias_shape(bias_sharing)
 
     def _create(self, device: Any, dtype: Any) -> None:
         """Create the parameters, with initial values."""
@@ -258,7 +241,7 @@ class _LocallyConnected(nn.Module):
         bias = self.bias
         if bias is not None and self.bias_sharing == "region":
             bias = bias[self._sets].reshape(self.spec.output_shape)
-        return _called(x, weight, bias, self._text, self.channels_last)
+        return _called(self._function, x, weight, bias, self._text, self.channels_last)
 
     def _outer(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape of a sample in the order of this module's axes."""
@@ -266,11 +249,8 @@ class _LocallyConnected(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes, and the settings that differ from their defaults."""
-        spec = self.spec
-        parts = [
-            f"{spec.input_shape[-1]}, {spec.filters}, kernel_size={spec.kernel_size}",
-            f"in_shape={spec.input_shape[:-1]}",
-        ]
+        spec, in_shape = self.spec, self._ends(self.spec)[0][:-1]
+        parts = [f"{self.in_channels}, {self.out_channels}, kernel_size={spec.kernel_size}", f"in_shape={in_shape}"]
         settings = {
             "stride": (spec.strides, (1,) * self.rank), "padding": (spec.padding, "valid"),
             "dilation": (spec.dilation_rate, (1,) * self.rank),
@@ -283,6 +263,106 @@ class _LocallyConnected(nn.Module):
             if (value := getattr(spec, name)) is not None:
                 parts.append(f"{name}={f'<{value.shape}>' if isinstance(value, np.ndarray) else repr(value)}")
         return ", ".join(parts)
+
+    @classmethod
+    def from_layer(cls, layer: Windowed) -> Self:
+        """Return a module with the settings and copies of the weights of a layer of this library.
+
+        Parameters
+        ----------
+        layer : lcnumba.LocallyConnected1D, 2D or 3D, or its transpose
+            A built layer without activation, regularizers and constraints, which in torch are not part of a layer. The
+            order of axes, `channels_last`, is that of the layer.
+        """
+        if not isinstance(layer, cls._layer):
+            raise TypeError(f"layer is a {type(layer).__name__}; {cls.__name__} needs a {cls._layer.__name__}")
+        if not layer.built:
+            raise ValueError(f"{layer.name!r} has no weights yet; call or build it first")
+        others = [layer.kernel_regularizer, layer.bias_regularizer, layer.activity_regularizer, layer.kernel_constraint]
+        if not isinstance(layer.activation, activations.Linear) or any([*others, layer.bias_constraint]):
+            raise ValueError(
+                f"{layer.name!r} has an activation, a regularizer or a constraint; a module of torch has none: take "
+                "them out, and add torch's own to the network and the loss"
+            )
+        geometry = layer._geometry
+        spec = Spec(
+            geometry.sample_shape, geometry.filters, geometry.kernel_size, geometry.strides, geometry.padding,
+            dilation_rate=geometry.dilation, padding_mode=geometry.padding_mode, groups=geometry.groups,
+            weight_sharing=sharing.as_argument(geometry.weight_sharing), kernel_mask=layer.kernel_mask,
+        )  # fmt: skip
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        module._setup(spec, None, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
+        module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
+        module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
+        return module
+
+    def to_layer(self, **settings: Any) -> Any:
+        """Return a layer of this library with the settings and copies of the weights, for NumPy.
+
+        Parameters
+        ----------
+        **settings
+            Further arguments of the layer, such as ``activation="relu"``.
+        """
+        spec = self.spec
+        weights = [w.detach().cpu().numpy() for w in (self.weight, self.bias) if w is not None]
+        arguments: dict[str, Any] = {
+            "dilation_rate": spec.dilation_rate, "padding_mode": spec.padding_mode, "groups": spec.groups,
+            "weight_sharing": spec.weight_sharing, "kernel_mask": spec.kernel_mask, "use_bias": self.bias is not None,
+            "bias_sharing": self.bias_sharing, "dtype": weights[0].dtype.name, "weights": weights,
+            "data_format": "channels_last" if self.channels_last else "channels_first", **self._padding_arguments(),
+        }  # fmt: skip
+        layer = self._layer(self.out_channels, spec.kernel_size, spec.strides, **(arguments | settings))
+        layer.build((None, *self._sample_shape))
+        return layer
+
+    def _padding_arguments(self) -> dict[str, Any]:
+        """The padding in the terms of the layer."""
+        return {"padding": self.spec.padding}
+
+
+class _LocallyConnected(_Windowed):
+    """Base class for any spatial rank."""
+
+    _function = staticmethod(apply)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        in_shape: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        bias_sharing: str = "position",
+        weight_sharing: Any = None,
+        kernel_mask: Any = None,
+        channels_last: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        shape = (*int_tuple("in_shape", in_shape, self.rank), integer("in_channels", in_channels))
+        for name, value in (("padding", padding), ("padding_mode", padding_mode), ("kernel_size", kernel_size),
+                            ("stride", stride), ("dilation", dilation)):  # fmt: skip
+            if isinstance(value, list | tuple) and len(value) != self.rank:
+                raise ValueError(f"{name}={value!r} has {len(value)} entries; give one value or {self.rank}")
+        settings = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+        given = [hashable(name, value) for name, value in settings.items()]
+        given += [hashable("padding_mode", padding_mode), integer("groups", groups)]
+        spec = _spec(shape, integer("out_channels", out_channels), *given)
+        self._setup(spec, weight_sharing, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
+        self._create(device, dtype)
+
+    @staticmethod
+    def _ends(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return spec.input_shape, spec.output_shape
 
     @property
     def unfolded_weight(self) -> Tensor:
@@ -319,59 +399,66 @@ class _LocallyConnected(nn.Module):
                 self.bias.copy_(outer)
         return self
 
-    @classmethod
-    def from_layer(cls, layer: LocallyConnected) -> Self:
-        """Return a module with the settings and copies of the weights of a layer of this library.
 
-        Parameters
-        ----------
-        layer : lcnumba.LocallyConnected1D, 2D or 3D
-            A built layer without activation, regularizers and constraints, which in torch are not part of a layer. The
-            order of axes, `channels_last`, is that of the layer.
-        """
-        if not isinstance(layer, cls._layer):
-            raise TypeError(f"layer is a {type(layer).__name__}; {cls.__name__} needs a {cls._layer.__name__}")
-        if not layer.built:
-            raise ValueError(f"{layer.name!r} has no weights yet; call or build it first")
-        others = [layer.kernel_regularizer, layer.bias_regularizer, layer.activity_regularizer, layer.kernel_constraint]
-        if not isinstance(layer.activation, activations.Linear) or any([*others, layer.bias_constraint]):
-            raise ValueError(
-                f"{layer.name!r} has an activation, a regularizer or a constraint; a module of torch has none: take "
-                "them out, and add torch's own to the network and the loss"
-            )
-        _, *sizes = layer._to_channels_last(np.empty((0, *(n or 0 for n in layer.input_shape[1:])))).shape
-        spec = Spec(
-            tuple(sizes), layer.filters, layer.kernel_size, layer.strides, layer.padding,
-            dilation_rate=layer.dilation_rate, padding_mode=layer.padding_mode, groups=layer.groups,
-            weight_sharing=layer.weight_sharing, kernel_mask=layer.kernel_mask,
+class _LocallyConnectedTranspose(_Windowed):
+    """Base class of transposed layers for any spatial rank."""
+
+    _function = staticmethod(apply_transpose)
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        *,
+        in_shape: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: Any = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, ...] = 1,
+        padding_mode: str | tuple[str, ...] = "zeros",
+        bias_sharing: str = "position",
+        weight_sharing: Any = None,
+        kernel_mask: Any = None,
+        channels_last: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        rank = self.rank
+        if isinstance(padding, str) and choice("padding", padding, ("valid",)):
+            padding = 0
+        each = padding if isinstance(padding, list | tuple) else (padding,) * rank
+        pairs = paddings(tuple(pair if isinstance(pair, list | tuple) else (pair, pair) for pair in each), rank)
+        spec = Spec.transposed(
+            (*int_tuple("in_shape", in_shape, rank), integer("in_channels", in_channels)), out_channels, kernel_size,
+            stride, pairs if any(map(any, pairs)) else "valid", output_padding=output_padding, dilation_rate=dilation,
+            padding_mode=padding_mode, groups=groups,
         )  # fmt: skip
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._setup(spec, None, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
-        module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
-        module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
-        return module
+        self._setup(spec, weight_sharing, kernel_mask, boolean("bias", bias), bias_sharing, channels_last)
+        self._create(device, dtype)
 
-    def to_layer(self, **settings: Any) -> LocallyConnected:
-        """Return a layer of this library with the settings and copies of the weights, for NumPy.
+    @staticmethod
+    def _ends(spec: Spec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return spec.output_shape, spec.input_shape
 
-        Parameters
-        ----------
-        **settings
-            Further arguments of the layer, such as ``activation="relu"``.
-        """
+    def _shape_of_bias(self, spec: Spec, bias_sharing: str) -> tuple[int, ...]:
+        shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
+        return spec.input_shape[-1:] if shared else spec.input_shape
+
+    def _padding_arguments(self) -> dict[str, Any]:
         spec = self.spec
-        weights = [w.detach().cpu().numpy() for w in (self.weight, self.bias) if w is not None]
-        arguments: dict[str, Any] = {
-            "padding": spec.padding, "dilation_rate": spec.dilation_rate, "padding_mode": spec.padding_mode,
-            "groups": spec.groups, "weight_sharing": spec.weight_sharing, "kernel_mask": spec.kernel_mask,
-            "use_bias": self.bias is not None, "bias_sharing": self.bias_sharing,
-            "data_format": "channels_last" if self.channels_last else "channels_first",
-            "dtype": weights[0].dtype.name, "weights": weights,
-        }  # fmt: skip
-        layer = self._layer(spec.filters, spec.kernel_size, spec.strides, **(arguments | settings))
-        layer.build((None, *self._outer(spec.input_shape)))
-        return layer
+        cut = [(0, 0)] * self.rank if isinstance(spec.padding, str) else spec.padding
+        sizes = zip(
+            spec.input_shape, spec.output_shape, spec.strides, spec.dilation_rate, spec.kernel_size, cut, strict=False
+        )
+        added = tuple(o - ((n - 1) * s + d * (k - 1) + 1 - sum(pair)) for o, n, s, d, k, pair in sizes)
+        if spec.padding == "tf_same":  # of a layer with the default output_padding
+            return {"padding": "same", "output_padding": None}
+        default = spec.padding == "valid" and any(extra >= s for extra, s in zip(added, spec.strides, strict=True))
+        return {"padding": spec.padding, "output_padding": None if default else added}
 
 
 @public_class
@@ -478,6 +565,95 @@ class LocallyConnected3d(_LocallyConnected):
 
     rank = 3
     _layer = LocallyConnected3D
+
+
+@public_class
+class LocallyConnectedTranspose2d(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for images: every input position has its own weights, for decoders.
+
+    Parameters
+    ----------
+    in_channels, out_channels : int
+        Channels C of the input, and filters F.
+    kernel_size : int or (int, int)
+        Height and width of the window, to which an input contributes.
+    in_shape : int or (int, int)
+        Height and width of the input: the number of weights depends on it.
+    stride, padding, output_padding, groups, dilation
+        As for ``torch.nn.ConvTranspose2d``; `padding` may be (before, after) for each dimension.
+    bias : bool, default True
+        Whether to add a bias.
+    padding_mode : {"zeros", "circular"} or one for each dimension, default "zeros"
+        Whether what is cut off is lost, or added to the output's other end.
+    bias_sharing : {"position", "filter"}, default "position"
+        Whether each output has its own bias, (OH, OW, F), or each filter one, (F,).
+    weight_sharing, kernel_mask
+        As for `LocallyConnected2d`, by input positions.
+    channels_last : bool, default False
+        Whether x and y are (N, H, W, C).
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter, (P, K, C)
+        P = H*W positions of the input; K = KH*KW*F in the order (row, column, filter).
+    bias : torch.nn.Parameter or None, (OH, OW, F) or (F,)
+    spec : lcnumba.functional.Spec
+        Of the layer of which this is the adjoint.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, and for an output whose windows are not as many as the inputs.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnectedTranspose2d
+    >>> layer = LocallyConnectedTranspose2d(8, 1, 4, in_shape=(7, 7), stride=2, padding=1)
+    >>> layer(torch.randn(2, 8, 7, 7)).shape, layer.weight.shape
+    (torch.Size([2, 1, 14, 14]), torch.Size([49, 16, 8]))
+    """
+
+    rank = 2
+    _layer = LocallyConnected2DTranspose
+
+
+@public_class
+class LocallyConnectedTranspose1d(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for sequences: x (N, C, W), y (N, F, OW).
+
+    Parameters and attributes are those of `LocallyConnectedTranspose2d` with one dimension.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnectedTranspose1d
+    >>> LocallyConnectedTranspose1d(2, 4, 3, in_shape=11, stride=2)(torch.ones(5, 2, 11)).shape
+    torch.Size([5, 4, 23])
+    """
+
+    rank = 1
+    _layer = LocallyConnected1DTranspose
+
+
+@public_class
+class LocallyConnectedTranspose3d(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for volumes: x (N, C, D, H, W), y (N, F, OD, OH, OW).
+
+    Parameters and attributes are those of `LocallyConnectedTranspose2d` with three dimensions.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyConnectedTranspose3d
+    >>> LocallyConnectedTranspose3d(1, 2, 2, in_shape=(2, 3, 4), stride=2)(torch.ones(1, 1, 2, 3, 4)).shape
+    torch.Size([1, 2, 4, 6, 8])
+    """
+
+    rank = 3
+    _layer = LocallyConnected3DTranspose
 
 
 def __dir__() -> list[str]:

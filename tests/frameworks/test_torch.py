@@ -18,7 +18,13 @@ import lcnumba as lc
 import lcnumba.torch
 from lcnumba import functional, reference
 from lcnumba.testing import integers
-from lcnumba.torch import LocallyConnected1d, LocallyConnected2d, LocallyConnected3d, locally_connected
+from lcnumba.torch import (
+    LocallyConnected1d,
+    LocallyConnected2d,
+    LocallyConnected3d,
+    LocallyConnectedTranspose2d,
+    locally_connected,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # of torch's own compiler
 
@@ -294,6 +300,78 @@ def test_shared_weights_and_groups(regions, bias_sharing, channels_last, rng):
     assert torch.equal(copied.load_unfolded(2 * module.unfolded_weight).weight, 2 * module.weight)
     assert "groups=2" in repr(module)
     assert "weight_sharing=" in repr(module)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {}, {"stride": 2}, {"stride": (2, 3), "output_padding": (1, 2)}, {"padding": 1}, {"dilation": 2, "groups": 2},
+        {"stride": 3, "padding": (2, 0), "output_padding": 1},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_transposed_modules_are_those_of_torch(settings, rng):
+    """With one set of weights, which torch keeps as (C, F, *kernel_size)."""
+    convolution = nn.ConvTranspose2d(4, 6, (3, 4), **settings)
+    module = LocallyConnectedTranspose2d(
+        4, 6, (3, 4), in_shape=(5, 4), weight_sharing="all", bias_sharing="filter", **settings
+    )
+    groups = settings.get("groups", 1)
+    with torch.no_grad():
+        convolution.weight.copy_(torch.from_numpy(integers(rng, tuple(convolution.weight.shape))))
+        convolution.bias.copy_(torch.from_numpy(integers(rng, (6,))))
+        by_tap = convolution.weight.permute(2, 3, 1, 0).reshape(module.weight.shape)
+        module.weight.copy_(by_tap)
+        module.bias.copy_(convolution.bias)
+    x = torch.from_numpy(integers(rng, (2, 4, 5, 4)))
+    assert torch.equal(module(x), convolution(x))
+    assert module.weight.shape == (1, 12 * 6 // groups, 4)
+
+
+@pytest.mark.parametrize("data_format", ["channels_first", "channels_last"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"padding": "same", "strides": 2}, {"strides": (2, 1), "output_padding": (1, 0)}, {"strides": 4},
+        {"padding": ((1, 0), (0, 1)), "bias_sharing": "filter", "groups": 2}, {"weight_sharing": (2, 2)},
+        {"padding": "same", "padding_mode": ("zeros", "circular"), "use_bias": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_transposed_modules_are_the_layers(settings, data_format, rng):
+    shape = (4, 5, 2) if data_format == "channels_last" else (2, 4, 5)
+    layer = lc.LocallyConnected2DTranspose(4, 3, data_format=data_format, input_shape=shape, **settings)
+    layer.build((None, *shape))
+    layer.set_weights([integers(rng, weight.shape) for weight in layer.weights])
+    module = LocallyConnectedTranspose2d.from_layer(layer)
+    x = integers(rng, (3, *shape))
+    y, backward = layer.forward(x)
+    dy = integers(rng, y.shape)
+    dx, grads = backward(dy)
+    for each in (module, torch.compile(module, backend="aot_eager")):
+        given = torch.from_numpy(x).requires_grad_()
+        module.zero_grad()
+        found = each(given)
+        found.backward(torch.from_numpy(dy))
+        np.testing.assert_array_equal(found.detach(), y)
+        np.testing.assert_array_equal(given.grad, dx)
+        np.testing.assert_array_equal(module.weight.grad, grads.kernel)
+        if module.bias is not None:
+            np.testing.assert_array_equal(module.bias.grad, grads.bias)
+    back = module.to_layer()
+    np.testing.assert_array_equal(back(x), y)
+    assert back.kernel_size == layer.kernel_size
+    with pytest.raises(TypeError, match="needs a LocallyConnected2D"):
+        LocallyConnected2d.from_layer(layer)
+
+
+def test_arguments_of_transposed_modules_that_are_refused():
+    for settings, message in (
+        ({"padding": "same"}, "padding='same'"), ({"output_padding": 1}, "output_padding=1 must be less than strides"),
+        ({"bias_sharing": "region"}, "bias_sharing='region'"), ({"groups": 3}, "groups=3 does not divide"),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match=message):
+            LocallyConnectedTranspose2d(2, 4, 3, in_shape=(4, 5), **settings)
 
 
 def test_groups_are_those_of_torch(rng):
