@@ -22,7 +22,7 @@ from lcnumba.bridges.keras2.config import translate_constraints
 from lcnumba.bridges.keras2.files import KerasFile, KerasFileError, StoredArray
 from lcnumba.bridges.keras2.weights import GivenWeights, StoredWeights, convert_bias, convert_kernel
 from lcnumba.connectivity import masks, sharing
-from lcnumba.connectivity.geometry import padding_modes, paddings
+from lcnumba.connectivity.geometry import output_paddings, padding_modes, paddings
 from lcnumba.functional import Spec
 from lcnumba.utils.messages import install, public, warn
 from lcnumba.utils.types import Array, Shape
@@ -36,26 +36,34 @@ except ImportError as error:
 if not hasattr(keras, "__version__") or int(keras.__version__.partition(".")[0]) < 3:
     raise ImportError(f"lcnumba.keras needs Keras 3, and this is another: {install('keras3')}")
 
-__all__ = ["LocallyConnected1D", "LocallyConnected2D", "LocallyConnected3D", "load_model"]
+__all__ = [
+    "LocallyConnected1D", "LocallyConnected1DTranspose", "LocallyConnected2D", "LocallyConnected2DTranspose",
+    "LocallyConnected3D", "LocallyConnected3DTranspose", "load_model",
+]  # fmt: skip
 
 BACKENDS = ("torch", "jax", "tensorflow", "numpy")
 FORMATS = ("channels_last", "channels_first")
 PARTS = ("kernel", "bias")
 
 
-def _apply() -> Any:
-    """The layer's map y = F(x, kernel) + bias in the backend that Keras uses."""
+def _map_of_backend(name: str) -> Any:
+    """The map `apply` or `apply_transpose` of (x, kernel, bias, spec) in the backend that Keras uses."""
     backend = keras.backend.backend()
     if backend not in BACKENDS:
         raise ValueError(f"Keras uses the backend {backend!r}; choose one of {', '.join(BACKENDS)} in KERAS_BACKEND")
     if backend == "numpy":
-        return _apply_numpy
-    return importlib.import_module(f"lcnumba.bridges.{backend}").apply
+        return _apply_numpy if name == "apply" else _apply_transpose_numpy
+    return getattr(importlib.import_module(f"lcnumba.bridges.{backend}"), name)
 
 
 def _apply_numpy(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
     arrays: Any = [None if array is None else np.ascontiguousarray(array) for array in (x, kernel, bias)]
     return functional.apply(Spec.from_text(spec), *arrays)
+
+
+def _apply_transpose_numpy(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
+    y = functional.input_gradient(Spec.from_text(spec), *map(np.ascontiguousarray, (kernel, x)))
+    return y if bias is None else y + bias
 
 
 class _Initializer:
@@ -80,6 +88,12 @@ class _LocallyConnected(keras.layers.Layer):
     """Base class for any spatial rank."""
 
     rank: ClassVar[int]
+    _map_name: ClassVar[str] = "apply"
+    # Entries of the config that are no objects of Keras.
+    _plain: ClassVar[tuple[str, ...]] = (
+        "filters", "kernel_size", "strides", "padding", "data_format", "use_bias", "implementation", "dilation_rate",
+        "padding_mode", "groups", "bias_sharing", "fans",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -139,7 +153,7 @@ class _LocallyConnected(keras.layers.Layer):
         self.bias_sharing = sharing.check_bias(bias_sharing, self.weight_sharing)
         self.kernel_mask = masks.get(kernel_mask)
         self.fans = choice("fans", fans, ("keras", "window"))
-        self._map = _apply()
+        self._map = _map_of_backend(self._map_name)
         self.supports_jit = keras.backend.backend() != "tensorflow"  # with JAX, False would leave the model uncompiled
         self.input_spec = keras.InputSpec(ndim=self.rank + 2)
 
@@ -150,11 +164,11 @@ class _LocallyConnected(keras.layers.Layer):
         positions, window, filters = spec.kernel_shape
         factor = None
         if self.fans == "window":  # Keras takes all positions into account
-            taps = window // spec._geometry.tap_entries
+            fan_in, fan_out = self._window_fans(spec)
             factor = {
-                "fan_in": positions,
-                "fan_out": positions / taps,
-                "fan_avg": positions * (window + filters) / (window + taps * filters),
+                "fan_in": positions * window / fan_in,
+                "fan_out": positions * filters / fan_out,
+                "fan_avg": positions * (window + filters) / (fan_in + fan_out),
             }
         self.kernel = self.add_weight(
             name="kernel", shape=spec.kernel_shape, regularizer=self.kernel_regularizer,
@@ -163,7 +177,7 @@ class _LocallyConnected(keras.layers.Layer):
         self.bias = None
         if self.use_bias:
             self.bias = self.add_weight(
-                name="bias", shape=spec.bias_shape(self.bias_sharing),
+                name="bias", shape=self._bias_shape(spec),
                 initializer=self.bias_initializer, regularizer=self.bias_regularizer, constraint=self.bias_constraint,
             )  # fmt: skip
         axes = {axis: size for axis, size in enumerate(input_shape) if axis}
@@ -185,7 +199,7 @@ class _LocallyConnected(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape: Shape) -> Shape:
         """Return the shape of the output for a shape of the input."""
-        *sizes, filters = self._spec_of(input_shape).output_shape
+        *sizes, filters = self._output_of(self._spec_of(input_shape))
         return (input_shape[0], filters, *sizes) if self.data_format == "channels_first" else (
             input_shape[0], *sizes, filters
         )  # fmt: skip
@@ -199,17 +213,31 @@ class _LocallyConnected(keras.layers.Layer):
         shape: tuple[Any, ...] = tuple(input_shape[1:])
         if self.data_format == "channels_first":
             shape = (*shape[1:], shape[0])
-        return Spec(
+        return self._make_spec(
             shape, self.filters, self.kernel_size, self.strides, self.padding, dilation_rate=self.dilation_rate,
             padding_mode=self.padding_mode, groups=self.groups, weight_sharing=self.weight_sharing,
             kernel_mask=self.kernel_mask,
         )  # fmt: skip
 
+    def _make_spec(self, *arguments: Any, **settings: Any) -> Spec:
+        return Spec(*arguments, **settings)
+
+    def _output_of(self, spec: Spec) -> tuple[int, ...]:
+        """The shape of an output sample, channels last."""
+        return spec.output_shape
+
+    def _bias_shape(self, spec: Spec) -> tuple[int, ...]:
+        return spec.bias_shape(self.bias_sharing)
+
+    def _window_fans(self, spec: Spec) -> tuple[int, int]:
+        """Inputs of an output, and outputs of an input, of one window."""
+        window, filters = spec.kernel_shape[1:]
+        return window, window // spec._geometry.tap_entries * filters
+
     def get_config(self) -> dict[str, Any]:
         """Return the arguments of an equal layer, serialized."""
         config = super().get_config()
-        for name in ("filters", "kernel_size", "strides", "padding", "data_format", "use_bias", "implementation",
-                     "dilation_rate", "padding_mode", "groups", "bias_sharing", "fans"):  # fmt: skip
+        for name in self._plain:
             config[name] = getattr(self, name)
         config["activation"] = keras.activations.serialize(self.activation)
         config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
@@ -354,6 +382,103 @@ def hard_sigmoid(x: Any) -> Any:
 
 
 # --- files of Keras 2
+
+
+class _LocallyConnectedTranspose(_LocallyConnected):
+    """Base class of transposed layers for any spatial rank."""
+
+    _map_name = "apply_transpose"
+    _plain = (*_LocallyConnected._plain, "output_padding")
+
+    def __init__(
+        self, filters: int, kernel_size: Any, strides: Any = 1, padding: Any = "valid", output_padding: Any = None,
+        **settings: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(filters, kernel_size, strides, padding, **settings)
+        choice("bias_sharing", self.bias_sharing, ("position", "filter"))
+        self.output_padding = output_paddings(output_padding, self.strides)
+
+    def _make_spec(self, *arguments: Any, **settings: Any) -> Spec:
+        return Spec.transposed(*arguments, output_padding=self.output_padding, **settings)
+
+    def _output_of(self, spec: Spec) -> tuple[int, ...]:
+        return spec.input_shape
+
+    def _bias_shape(self, spec: Spec) -> tuple[int, ...]:
+        return spec.input_shape[-1:] if self.bias_sharing == "filter" else spec.input_shape
+
+    def _window_fans(self, spec: Spec) -> tuple[int, int]:
+        window, channels = spec.kernel_shape[1:]
+        return window // spec._geometry.tap_entries * channels // self.groups, window
+
+
+@keras.saving.register_keras_serializable(package="lcnumba")
+class LocallyConnected2DTranspose(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for images: every input position has its own weights, for decoders.
+
+    Parameters
+    ----------
+    filters : int
+        Filters F, the channels of the output.
+    kernel_size, strides, padding, output_padding
+        As in Keras' ``Conv2DTranspose``; `padding` may be what is cut off, (before, after) for each dimension.
+    **settings
+        The other parameters of `LocallyConnected2D`, by name; `weight_sharing` and `kernel_mask` are by input
+        positions, and `bias_sharing` is "position" or "filter".
+
+    Attributes
+    ----------
+    kernel : keras.Variable, (P, K, C)
+        P = H*W positions of the input; K = KH*KW*F in the order (row, column, filter).
+    bias : keras.Variable, (OH, OW, F) or (F,), or None
+    spec : lcnumba.functional.Spec
+        Of the layer of which this is the adjoint.
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, and an output whose windows are not as many as the inputs.
+
+    Examples
+    --------
+    >>> from lcnumba.keras import LocallyConnected2DTranspose
+    >>> LocallyConnected2DTranspose(3, 4, strides=2, padding="same").compute_output_shape((None, 7, 7, 8))
+    (None, 14, 14, 3)
+    """
+
+    rank = 2
+
+
+@keras.saving.register_keras_serializable(package="lcnumba")
+class LocallyConnected1DTranspose(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for sequences: x (N, W, C), y (N, OW, F).
+
+    Parameters and attributes are those of `LocallyConnected2DTranspose` with one dimension.
+
+    Examples
+    --------
+    >>> from lcnumba.keras import LocallyConnected1DTranspose
+    >>> LocallyConnected1DTranspose(4, 3, strides=2).compute_output_shape((None, 11, 5))
+    (None, 23, 4)
+    """
+
+    rank = 1
+
+
+@keras.saving.register_keras_serializable(package="lcnumba")
+class LocallyConnected3DTranspose(_LocallyConnectedTranspose):
+    """Transposed locally connected layer for volumes: x (N, D, H, W, C), y (N, OD, OH, OW, F).
+
+    Parameters and attributes are those of `LocallyConnected2DTranspose` with three dimensions.
+
+    Examples
+    --------
+    >>> from lcnumba.keras import LocallyConnected3DTranspose
+    >>> LocallyConnected3DTranspose(2, 2, strides=2).compute_output_shape((None, 2, 3, 4, 1))
+    (None, 4, 6, 8, 2)
+    """
+
+    rank = 3
 
 
 @public

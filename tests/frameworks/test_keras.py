@@ -17,7 +17,13 @@ from training import RATE, Run
 import lcnumba as lc
 import lcnumba.keras
 from lcnumba import reference
-from lcnumba.keras import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D, load_model
+from lcnumba.keras import (
+    LocallyConnected1D,
+    LocallyConnected2D,
+    LocallyConnected2DTranspose,
+    LocallyConnected3D,
+    load_model,
+)
 from lcnumba.testing import integers
 
 BACKEND = keras.backend.backend()
@@ -120,6 +126,43 @@ def test_masks_and_shared_biases(axes, sharing, rng):
     np.testing.assert_array_equal(dx, own_dx)
     np.testing.assert_array_equal(dkernel, grads.kernel)
     np.testing.assert_array_equal(dbias, grads.bias)
+
+
+@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"padding": "same", "strides": 2}, {"strides": (2, 1), "output_padding": (1, 0), "bias_sharing": "filter"},
+        {"padding": ((1, 0), (0, 1)), "groups": 2, "fans": "window"}, {"weight_sharing": (2, 2), "use_bias": False},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_transposed_layers(settings, data_format, rng, tmp_path):
+    shape = (4, 5, 2) if data_format == "channels_last" else (2, 4, 5)
+    layer = LocallyConnected2DTranspose(4, 3, data_format=data_format, **settings)
+    layer.build((None, *shape))
+    layer.set_weights([integers(rng, tuple(weight.shape)) for weight in layer.weights])
+    own = lc.LocallyConnected2DTranspose(
+        4, 3, data_format=data_format, input_shape=shape, weights=layer.get_weights(), **settings
+    )
+    x = integers(rng, (3, *shape))
+    y, backward = own.forward(x)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(x)), y)
+    assert tuple(layer.compute_output_shape((None, *shape))) == own.output_shape
+    model = keras.Sequential([keras.Input(shape), layer])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), y)
+    assert again.layers[0].get_config() == layer.get_config()
+    if BACKEND == "numpy":
+        return
+    dy = integers(rng, y.shape)
+    dx, grads = backward(dy)
+    _, found_dx, dkernel, *dbias = map(ops.convert_to_numpy, gradients_of(layer, x, dy))
+    np.testing.assert_array_equal(found_dx, dx)
+    np.testing.assert_array_equal(dkernel, grads.kernel)
+    for found in dbias:
+        np.testing.assert_array_equal(found, grads.bias)
 
 
 def small_model(**settings):
