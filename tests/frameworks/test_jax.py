@@ -22,7 +22,7 @@ import lcnumba.jax
 from lcnumba import functional, reference
 from lcnumba.bridges import xla
 from lcnumba.functional import Spec
-from lcnumba.jax import init, locally_connected
+from lcnumba.jax import init, locally_connected, locally_connected_transpose
 from lcnumba.testing import integers
 
 jax.config.update("jax_enable_x64", True)
@@ -67,6 +67,37 @@ def test_value_and_gradients_are_those_of_the_reference(problem, dtype, rng):
     for found, right in zip(run(x, kernel, bias), expected, strict=True):
         np.testing.assert_array_equal(found, right)
         assert found.dtype == dtype
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"strides": 2, "padding": "same"}, {"strides": (2, 1), "output_padding": (1, 0)}, {"weight_sharing": (2, 2)},
+        {"groups": 2, "padding": ((1, 0), (0, 1)), "padding_mode": "circular"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_transposed_layer(settings, rng):
+    """Output and gradients of the library's own layer, jitted; and the gradient of the gradient."""
+    layer = lcnumba.LocallyConnected2DTranspose(4, 3, input_shape=(4, 5, 2), dtype="float64", **settings)
+    layer.build((None, 4, 5, 2))
+    layer.set_weights([integers(rng, weight.shape) for weight in layer.weights])
+    x = integers(rng, (3, 4, 5, 2), np.float64)
+    y, backward = layer.forward(x)
+    dy = integers(rng, y.shape, np.float64)
+    dx, grads = backward(dy)
+
+    @jax.jit
+    def function(*given):
+        return locally_connected_transpose(*given, filters=4, kernel_size=3, **settings)
+
+    found, pullback = jax.vjp(function, x, *map(jnp.asarray, layer.weights))
+    np.testing.assert_array_equal(found, y)
+    for array, expected in zip(pullback(jnp.asarray(dy)), (dx, grads.kernel, grads.bias), strict=True):
+        np.testing.assert_array_equal(array, expected)
+    check_grads(function, (x, *map(jnp.asarray, layer.weights)), order=2, modes=["rev"])
+    with pytest.raises(TypeError, match=r"kernel has shape .*; x, .* and the settings need"):
+        locally_connected_transpose(x, layer.kernel[1:], filters=4, kernel_size=3, **settings)
 
 
 @st.composite
@@ -461,7 +492,7 @@ def test_asynchronous_iterations_end(tmp_path):
     """In a process of its own, which also ends while XLA still computes."""
     code = """
 import jax, jax.numpy as jnp
-from lcnumba.jax import init, locally_connected
+from lcnumba.jax import init, locally_connected, locally_connected_transpose
 x = jnp.ones((64, 30, 30, 8))
 weights = init(jax.random.key(0), (30, 30, 8), 8, 3, padding="same")["kernel"]
 step = jax.jit(lambda x: jnp.tanh(locally_connected(x, weights, kernel_size=3, padding="same")))
@@ -595,7 +626,7 @@ def test_many_steps_in_two_threads_keep_memory_flat_and_end(tmp_path):
     code = """
 import concurrent.futures, resource
 import jax, jax.numpy as jnp
-from lcnumba.jax import init, locally_connected
+from lcnumba.jax import init, locally_connected, locally_connected_transpose
 def train(filters):
     weights, x = init(jax.random.key(0), (12, 12, 1), filters, 3), jnp.ones((4, 12, 12, 1))
     @jax.jit
