@@ -16,14 +16,16 @@ cotangent u, B(u, dy) by the kernel and F(u, kernel) by dy; of B(x, dy) with the
 by dy. So reverse-mode differentiation of any order needs no other map.
 """
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from lcnumba.connectivity import masks, sharing
+from lcnumba.connectivity import masks, sharing, topology
 from lcnumba.connectivity.geometry import Geometry, of_transposed, output_paddings, padding_modes, paddings
 from lcnumba.implementations.create import Implementation, create
 from lcnumba.runtime.memory import require
@@ -34,15 +36,80 @@ from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask
 from lcnumba.utils.validation import any_shape, int_tuple, integer, thread_count
 
-__all__ = ["Spec", "apply", "bias_gradient", "gradients", "input_gradient", "weight_gradient"]
+__all__ = ["DirectedSpec", "Spec", "apply", "bias_gradient", "gradients", "input_gradient", "weight_gradient"]
 
 # Hexadecimal digits of the digest that a text begins with, and the most specs of texts that are kept.
 DIGEST = 32
 KEPT = 1024
 
 
+class _Immutable:
+    """What specs have in common: they are all in their text, and cannot be changed."""
+
+    input_shape: tuple[int, ...]
+    filters: int
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """Shape of an output sample, channels last."""
+        raise NotImplementedError
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """Shape of the kernel."""
+        raise NotImplementedError
+
+    @property
+    def _implementation(self) -> Any:
+        raise NotImplementedError
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse every assignment."""
+        kind = type(self).__name__
+        raise AttributeError(f"{name} of a {kind} cannot be set: it is immutable; create another {kind}")
+
+    def __eq__(self, other: object) -> bool:
+        return self.text == other.text if isinstance(other, _Immutable) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.text[:DIGEST])
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copy and pickle the text alone; tables are computed again."""
+        return Spec.from_text, (self.text,)
+
+    @cached_property
+    def text(self) -> str:
+        """All of the spec as text, for `Spec.from_text`; frameworks keep it in compiled and exported programs.
+
+        A digest, and JSON of the parameters that differ from their defaults; a mask is in it with one bit an entry.
+        """
+        config = json.dumps(self._config(), separators=(",", ":"))
+        return _digest(config) + config
+
+    def _config(self) -> dict[str, Any]:
+        """The parameters that are in the text."""
+        raise NotImplementedError
+
+    def _flat(self, x: Array) -> Array:
+        """An input as the implementation takes it."""
+        raise NotImplementedError
+
+    def _by_position(self, y: Array) -> Array:
+        """An output as the implementation takes it."""
+        raise NotImplementedError
+
+    def _rows_of_bias(self, bias: Array | None) -> Array | None:
+        """A bias as the implementation takes it: rows of filters."""
+        return None if bias is None else bias.reshape(-1, self.filters)
+
+    def _present(self, kernel: Array) -> Array:
+        """The kernel with 0 for weights that a mask excludes, as implementations need it; mostly the kernel itself."""
+        return kernel
+
+
 @public_class
-class Spec:
+class Spec(_Immutable):
     r"""Which input each weight of a locally connected layer reads: immutable, and hashable.
 
     Equal specs compare equal, in other processes, too: `text` holds all of a spec.
@@ -124,16 +191,6 @@ class Spec:
         if mask is not None:
             masks.check(mask, kernel_shape)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        """Refuse every assignment."""
-        raise AttributeError(f"{name} of a Spec cannot be set: it is immutable; create another Spec")
-
-    def __eq__(self, other: object) -> bool:
-        return self.text == other.text if isinstance(other, Spec) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.text[:DIGEST])
-
     def __repr__(self) -> str:
         """The call that makes it, but for the entries of the mask."""
         fields = [repr(self.input_shape), str(self.filters), repr(self.kernel_size)]
@@ -143,21 +200,8 @@ class Spec:
                 fields = [f for f in fields if not f.startswith(f"{name}=")] + [f"{name}=<{value.shape}>"]
         return f"Spec({', '.join(fields)})"
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copy and pickle the text alone; tables are computed again."""
-        return Spec.from_text, (self.text,)
-
-    @cached_property
-    def text(self) -> str:
-        """All of the spec as text, for `from_text`; frameworks keep it in compiled and exported programs.
-
-        A digest, and JSON of the parameters that differ from their defaults; a mask is in it with one bit an entry.
-        """
-        config = json.dumps(self._config(), separators=(",", ":"))
-        return _digest(config) + config
-
     @staticmethod
-    def from_text(text: str) -> "Spec":
+    def from_text(text: str) -> Any:
         """Return the spec of a `text`; mostly the same object for the same text, since its tables are costly.
 
         Parameters
@@ -167,7 +211,7 @@ class Spec:
 
         Returns
         -------
-        Spec
+        Spec or DirectedSpec
 
         Raises
         ------
@@ -188,7 +232,8 @@ class Spec:
         if text[:DIGEST] != _digest(config):
             raise ValueError(f"text={text!r:.80} is not the text of a Spec: its digest differs; give Spec.text")
         settings = json.loads(config)
-        unknown = set(settings) - {*_REQUIRED, *_DEFAULTS}
+        directed = "mask" in settings
+        unknown = set(settings) - ({"mask", "channels", "filters"} if directed else {*_REQUIRED, *_DEFAULTS})
         if unknown:
             raise ValueError(
                 f"text={text!r:.80} has {', '.join(sorted(unknown))}, which this version of lcnumba does not know; "
@@ -196,6 +241,9 @@ class Spec:
             )
         if len(_known) >= KEPT:
             _known.clear()
+        if directed:
+            mask = topology.get(_unpacked(settings["mask"]))
+            return _known.setdefault(text[:DIGEST], DirectedSpec(mask, settings["channels"], settings["filters"]))
         return _known.setdefault(text[:DIGEST], Spec(**{name: _tuples(value) for name, value in settings.items()}))
 
     @staticmethod
@@ -259,7 +307,7 @@ class Spec:
         )  # fmt: skip
 
     @staticmethod
-    def of_digest(digest: str) -> "Spec | None":
+    def of_digest(digest: str) -> Any:
         """Return the spec whose text begins with this digest, if it has been read before; else None."""
         return _known.get(digest)
 
@@ -334,6 +382,19 @@ class Spec:
         # The others cache another form of the weights, under a version of which nobody tells here.
         return create(1, self._geometry, self.kernel_mask)
 
+    def _flat(self, x: Array) -> Array:
+        return x.reshape(len(x), self._geometry.inputs)
+
+    def _by_position(self, y: Array) -> Array:
+        return y.reshape(len(y), self._geometry.positions, self.filters)
+
+    def _present(self, kernel: Array) -> Array:
+        mask = self.kernel_mask
+        if mask is None or _absent_are_zero()(kernel, mask):
+            return kernel
+        require(kernel.nbytes, "a copy of the kernel", "set the weights that the mask excludes to 0")
+        return np.where(np.atleast_3d(mask), kernel, kernel.dtype.type(0))
+
     def _config(self) -> dict[str, Any]:
         """The required parameters, and those that differ from their defaults, for JSON."""
         rank = len(self.kernel_size)
@@ -347,6 +408,110 @@ class Spec:
         return config
 
 
+@public_class
+class DirectedSpec(_Immutable):
+    """Which input each weight of a `lcnumba.LocallyDirected1D` reads: immutable, and hashable.
+
+    It takes the place of a `Spec` in all functions here, and in the bridges to frameworks.
+
+    Parameters
+    ----------
+    mask, mask_shape
+        The connections, as for `lcnumba.LocallyDirected1D`.
+    channels, filters : int, default 1
+        Channels C of an input, and filters F.
+
+    Attributes
+    ----------
+    mask : lcnumba.connectivity.topology.Topology
+        The connections.
+    channels, filters : int
+        As given.
+    input_shape : (int, int)
+        (inputs, C).
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from lcnumba import functional
+    >>> spec = functional.DirectedSpec([(0, 0), (1, 0), (1, 1)], mask_shape=(2, 2))
+    >>> spec.input_shape, spec.output_shape, spec.kernel_shape
+    ((2, 1), (2, 1), (3, 1, 1))
+    >>> functional.apply(spec, np.array([[[1.0], [10.0]]]), np.ones((3, 1, 1)))[0, :, 0]
+    array([11., 10.])
+    """
+
+    mask: topology.Topology
+    channels: int
+
+    def __init__(
+        self, mask: Any, channels: int = 1, filters: int = 1, *, mask_shape: tuple[int, int] | None = None
+    ) -> None:
+        self.__dict__.update(
+            mask=topology.get(mask, mask_shape), channels=integer("channels", channels),
+            filters=integer("filters", filters),
+        )  # fmt: skip
+        self.__dict__["input_shape"] = self.mask.shape[0], self.channels
+
+    def __repr__(self) -> str:
+        """The numbers of the connections, channels and filters."""
+        return f"DirectedSpec({self.mask!r}, {self.channels}, {self.filters})"
+
+    @property
+    def output_shape(self) -> tuple[int, int]:
+        """(outputs, F)."""
+        return self.mask.shape[1], self.filters
+
+    @property
+    def kernel_shape(self) -> tuple[int, int, int]:
+        """(connections, C, F), in the order of outputs and, within an output, of inputs."""
+        return len(self.mask.indices), self.channels, self.filters
+
+    @property
+    def exists(self) -> None:
+        """None: all weights exist."""
+        return
+
+    @cached_property
+    def _implementation(self) -> Any:
+        return _directed()(self.mask, self.channels, self.filters)
+
+    def _config(self) -> dict[str, Any]:
+        config = self.mask.get_config()
+        packed = {name: _packed(array) for name, array in config.items() if name != "shape"}
+        return {"mask": {"shape": config["shape"], **packed}, "channels": self.channels, "filters": self.filters}
+
+    def _flat(self, x: Array) -> Array:
+        return x
+
+    def _by_position(self, y: Array) -> Array:
+        return y
+
+    def _rows_of_bias(self, bias: Array | None) -> Array | None:
+        if bias is None or bias.ndim == 2:
+            return bias
+        return np.ascontiguousarray(np.broadcast_to(bias, self.output_shape))
+
+
+def _packed(array: Array) -> str:
+    """Ascending or nearly ascending integers as text: differences, compressed."""
+    return base64.b64encode(zlib.compress(np.diff(array, prepend=0).astype("<i8").tobytes())).decode("ascii")
+
+
+def _unpacked(config: dict[str, Any]) -> dict[str, Any]:
+    """The config of a topology from its text."""
+    arrays = {
+        name: np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(config[name])), "<i8")).astype(np.int64)
+        for name in ("indptr", "indices")
+    }
+    return {"shape": tuple(config["shape"]), **arrays}
+
+
 def _sample_shape(input_shape: Any) -> tuple[int, ...]:
     """The shape of a sample, checked."""
     shape = any_shape(input_shape)
@@ -357,7 +522,7 @@ def _sample_shape(input_shape: Any) -> tuple[int, ...]:
     return int_tuple("input_shape", shape, len(shape))
 
 
-_known: dict[str, Spec] = {}
+_known: dict[str, Any] = {}
 _REQUIRED = ("input_shape", "filters", "kernel_size")
 _DEFAULTS = {
     "strides": 1, "padding": "valid", "dilation_rate": 1, "padding_mode": "zeros", "groups": 1, "weight_sharing": None,
@@ -369,14 +534,14 @@ _ARRAYS: dict[str, Callable[[Any], Any]] = {"weight_sharing": sharing.serialize,
 
 @public
 def apply(
-    spec: Spec, x: Array, kernel: Array, bias: Array | None = None, *, out: Array | None = None,
+    spec: Spec | DirectedSpec, x: Array, kernel: Array, bias: Array | None = None, *, out: Array | None = None,
     n_threads: int | None = None,
 ) -> Array:  # fmt: skip
     """Return y = F(x, kernel) + bias.
 
     Parameters
     ----------
-    spec : Spec
+    spec : Spec or DirectedSpec
         The layer.
     x : array, (N, *input_shape)
         The input.
@@ -420,23 +585,22 @@ def apply(
         given["bias"] = _fits("bias", bias, shape[-1:] if bias.ndim == 1 else shape)
     _target("out", out, (size, *spec.output_shape), given)
     _same_dtype(given)
-    flat_bias = None if bias is None else bias.reshape(-1, spec.filters)
     result = spec._implementation.apply(
-        _flat(spec, x), _present(spec, kernel), flat_bias, threads=thread_count(n_threads),
-        out=None if out is None else _by_position(spec, out),
+        spec._flat(x), spec._present(kernel), spec._rows_of_bias(bias), threads=thread_count(n_threads),
+        out=None if out is None else spec._by_position(out),
     )  # fmt: skip
     return result.reshape(size, *spec.output_shape) if out is None else out
 
 
 @public
 def input_gradient(
-    spec: Spec, kernel: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
+    spec: Spec | DirectedSpec, kernel: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
 ) -> Array:
     """Return dx = A(kernel, dy), the gradient by the input.
 
     Parameters
     ----------
-    spec : Spec
+    spec : Spec or DirectedSpec
         The layer.
     kernel : array, (P, K, F)
         The weights.
@@ -471,21 +635,21 @@ def input_gradient(
     _target("out", out, (size, *spec.input_shape), given)
     _same_dtype(given)
     result = spec._implementation.apply_transpose(
-        _present(spec, kernel), _by_position(spec, dy), threads=thread_count(n_threads),
-        out=None if out is None else _flat(spec, out),
+        spec._present(kernel), spec._by_position(dy), threads=thread_count(n_threads),
+        out=None if out is None else spec._flat(out),
     )  # fmt: skip
     return result.reshape(size, *spec.input_shape) if out is None else out
 
 
 @public
 def weight_gradient(
-    spec: Spec, x: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
+    spec: Spec | DirectedSpec, x: Array, dy: Array, *, out: Array | None = None, n_threads: int | None = None
 ) -> Array:
     """Return dkernel = B(x, dy), the gradient by the weights.
 
     Parameters
     ----------
-    spec : Spec
+    spec : Spec or DirectedSpec
         The layer.
     x : array, (N, *input_shape)
         The input.
@@ -520,20 +684,20 @@ def weight_gradient(
     _target("out", out, spec.kernel_shape, given)
     _same_dtype(given)
     return spec._implementation.weight_gradient(
-        _flat(spec, x), _by_position(spec, dy), threads=thread_count(n_threads), out=out
+        spec._flat(x), spec._by_position(dy), threads=thread_count(n_threads), out=out
     )
 
 
 @public
 def gradients(
-    spec: Spec, x: Array, kernel: Array, dy: Array, *, out: tuple[Array | None, Array | None] = (None, None),
-    n_threads: int | None = None,
+    spec: Spec | DirectedSpec, x: Array, kernel: Array, dy: Array, *,
+    out: tuple[Array | None, Array | None] = (None, None), n_threads: int | None = None,
 ) -> tuple[Array, Array]:  # fmt: skip
     """Return both gradients, dx = A(kernel, dy) and dkernel = B(x, dy), in one pass over the weights.
 
     Parameters
     ----------
-    spec : Spec
+    spec : Spec or DirectedSpec
         The layer.
     x : array, (N, *input_shape)
         The input.
@@ -576,20 +740,22 @@ def gradients(
     _target("out[0]", dx, x.shape, given)
     _target("out[1]", dkernel, spec.kernel_shape, given)
     _same_dtype(given)
-    targets = None if dx is None else _flat(spec, dx), dkernel
+    targets = None if dx is None else spec._flat(dx), dkernel
     flat_dx, dkernel = spec._implementation.gradients(
-        _flat(spec, x), _present(spec, kernel), _by_position(spec, dy), threads=thread_count(n_threads), out=targets
+        spec._flat(x), spec._present(kernel), spec._by_position(dy), threads=thread_count(n_threads), out=targets
     )
     return flat_dx.reshape(x.shape) if dx is None else dx, dkernel
 
 
 @public
-def bias_gradient(spec: Spec, dy: Array, *, out: Array | None = None, n_threads: int | None = None) -> Array:
+def bias_gradient(
+    spec: Spec | DirectedSpec, dy: Array, *, out: Array | None = None, n_threads: int | None = None
+) -> Array:
     """Return the gradient by a bias of each output, the sum of dy over the batch.
 
     Parameters
     ----------
-    spec : Spec
+    spec : Spec or DirectedSpec
         The layer.
     dy : array, (N, *output, F)
         The gradient by y.
@@ -621,11 +787,11 @@ def bias_gradient(spec: Spec, dy: Array, *, out: Array | None = None, n_threads:
     _target("out", out, spec.output_shape, given)
     _same_dtype(given)
     flat = None if out is None else out.reshape(-1, spec.filters)
-    result = _loop().bias_gradient(_by_position(spec, dy), None, thread_count(n_threads), flat)
+    result = _loop().bias_gradient(spec._by_position(dy), None, thread_count(n_threads), flat)
     return result.reshape(spec.output_shape) if out is None else out
 
 
-def _gradient_arguments(spec: Spec, x: Array, dy: Array) -> dict[str, Array]:
+def _gradient_arguments(spec: Spec | DirectedSpec, x: Array, dy: Array) -> dict[str, Array]:
     """The arrays x and dy, which must have as many samples."""
     size = _batch("x", x, spec.input_shape)
     if _batch("dy", dy, spec.output_shape) != size:
@@ -684,19 +850,6 @@ def _same_dtype(given: dict[str, Array]) -> None:
             raise TypeError(f"{name} is not C-contiguous; give numpy.ascontiguousarray({name})")
 
 
-def _flat(spec: Spec, x: Array) -> Array:
-    return x.reshape(len(x), spec._geometry.inputs)
-
-
-def _present(spec: Spec, kernel: Array) -> Array:
-    """The kernel with 0 for weights that the mask excludes, as implementations need it; mostly the kernel itself."""
-    mask = spec.kernel_mask
-    if mask is None or _absent_are_zero()(kernel, mask):
-        return kernel
-    require(kernel.nbytes, "a copy of the kernel", "set the weights that the mask excludes to 0")
-    return np.where(np.atleast_3d(mask), kernel, kernel.dtype.type(0))
-
-
 @import_whole
 def _loop() -> Any:
     from lcnumba.implementations import loop
@@ -705,14 +858,17 @@ def _loop() -> Any:
 
 
 @import_whole
+def _directed() -> Any:
+    from lcnumba.implementations.directed import Directed
+
+    return Directed
+
+
+@import_whole
 def _absent_are_zero() -> Any:
     from lcnumba.kernels.absent import absent_are_zero
 
     return absent_are_zero
-
-
-def _by_position(spec: Spec, dy: Array) -> Array:
-    return dy.reshape(len(dy), spec._geometry.positions, spec.filters)
 
 
 def _digest(config: str) -> str:

@@ -265,3 +265,47 @@ def test_a_mapped_file_is_read_in_place(tmp_path):
     stored = np.memmap(tmp_path / "kernel", np.float32, "w+", shape=KERNEL.shape)
     stored[:] = KERNEL
     np.testing.assert_array_equal(functional.apply(SPEC, X, stored), functional.apply(SPEC, X, KERNEL))
+
+
+# --- connections that are given one by one
+
+TOPOLOGY = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1), (0, 3), (5, 3)]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("filters", [1, 3])
+def test_given_connections_are_the_layer(channels, filters, rng):
+    spec = functional.DirectedSpec(TOPOLOGY, channels, filters, mask_shape=(6, 4))
+    layer = lc.LocallyDirected1D(TOPOLOGY, filters, mask_shape=(6, 4), input_shape=(6, channels), dtype="float64")
+    layer.build((None, 6, channels))
+    assert (spec.input_shape, spec.output_shape, spec.kernel_shape) == ((6, channels), (4, filters), layer.kernel.shape)
+    x, kernel, bias = (integers(rng, s, np.float64) for s in ((5, 6, channels), spec.kernel_shape, (4, filters)))
+    layer.set_weights([kernel, bias])
+    y, backward = layer.forward(x)
+    np.testing.assert_array_equal(functional.apply(spec, x, kernel, bias), y)
+    row = bias[0].copy()
+    np.testing.assert_array_equal(functional.apply(spec, x, kernel, row), functional.apply(spec, x, kernel) + row)
+    dy = integers(rng, y.shape, np.float64)
+    dx, grads = backward(dy)
+    np.testing.assert_array_equal(functional.input_gradient(spec, kernel, dy, out=np.full_like(x, np.nan)), dx)
+    np.testing.assert_array_equal(functional.weight_gradient(spec, x, dy), grads.kernel)
+    for found, expected in zip(functional.gradients(spec, x, kernel, dy), (dx, grads.kernel), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(functional.bias_gradient(spec, dy), grads.bias)
+    with pytest.raises(ValueError, match=r"kernel has shape \(1, .*; give shape \(9, "):
+        functional.apply(spec, x, kernel[:1])
+
+
+def test_the_text_of_given_connections():
+    spec = functional.DirectedSpec(TOPOLOGY, 2, 3, mask_shape=(6, 4))
+    functional._known.clear()
+    again = Spec.from_text(spec.text)
+    assert again == spec
+    assert again is not spec
+    assert again.mask == spec.mask
+    assert pickle.loads(pickle.dumps(spec)) == copy.deepcopy(spec) == spec
+    assert hash(spec) == hash(again)
+    assert spec != functional.DirectedSpec(TOPOLOGY, 2, 4, mask_shape=(6, 4))
+    assert repr(spec) == "DirectedSpec(<Topology: 6 inputs, 4 outputs, 9 connections>, 2, 3)"
+    with pytest.raises(AttributeError, match="filters of a DirectedSpec cannot be set"):
+        spec.filters = 4
