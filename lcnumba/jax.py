@@ -12,7 +12,7 @@ import functools
 from typing import Any
 
 from lcnumba.connectivity.geometry import padding_modes, paddings
-from lcnumba.functional import Spec
+from lcnumba.functional import DirectedSpec, Spec
 from lcnumba.utils.messages import install, public
 from lcnumba.utils.validation import boolean, choice, hashable, int_tuple, integer
 
@@ -24,7 +24,7 @@ except ImportError as error:
 
 from lcnumba.bridges.jax import apply, apply_transpose
 
-__all__ = ["init", "locally_connected", "locally_connected_transpose"]
+__all__ = ["init", "locally_connected", "locally_connected_transpose", "locally_directed"]
 
 
 def _spec(
@@ -269,6 +269,49 @@ def locally_connected_transpose(
     )  # fmt: skip
     bias = _checked_weights(x, kernel, bias, spec.kernel_shape, spec.input_shape)
     return apply_transpose(x, kernel, bias, spec.text)
+
+
+@public
+def locally_directed(x: Any, kernel: Any, bias: Any = None, *, spec: DirectedSpec) -> jax.Array:
+    """Apply a layer of given connections, as from variants to genes and from genes to pathways.
+
+    Parameters
+    ----------
+    x : array, (N, inputs, C)
+        The input, float32 or float64.
+    kernel : array, (connections, C, F)
+        In the order of outputs and, within an output, of inputs.
+    bias : array, (outputs, F) or (F,), optional
+        Added to each output.
+    spec : lcnumba.functional.DirectedSpec
+        The connections, made once, outside of `jax.jit`. They are part of compiled programs.
+
+    Returns
+    -------
+    array, (N, outputs, F)
+        Of the dtype of x.
+
+    Raises
+    ------
+    TypeError
+        If `spec` is none, an array's shape does not fit, or the dtypes differ or are not supported.
+
+    Examples
+    --------
+    >>> import jax.numpy as jnp
+    >>> from lcnumba.functional import DirectedSpec
+    >>> from lcnumba.jax import locally_directed
+    >>> genes = DirectedSpec([(0, 0), (1, 0), (1, 1)], mask_shape=(2, 2))
+    >>> locally_directed(jnp.array([[[1.0], [10.0]]]), jnp.ones(genes.kernel_shape), spec=genes)[0, :, 0]
+    Array([11., 10.], dtype=float32)
+    """
+    if not isinstance(spec, DirectedSpec):
+        raise TypeError(f"spec is a {type(spec).__name__}; give a lcnumba.functional.DirectedSpec")
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
+    if x.shape[1:] != spec.input_shape:
+        raise TypeError(f"x has shape {x.shape}; give (N, inputs, C) = (N, {spec.input_shape[0]}, {spec.channels})")
+    bias = _checked_weights(x, kernel, bias, spec.kernel_shape, spec.output_shape)
+    return apply(x, kernel, bias, spec.text)
 
 
 def _refuse_tracers(kernel_mask: Any, weight_sharing: Any) -> None:

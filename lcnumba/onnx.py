@@ -16,7 +16,7 @@ import numpy as np
 
 from lcnumba import activations
 from lcnumba.connectivity.geometry import Geometry
-from lcnumba.functional import Spec
+from lcnumba.functional import DirectedSpec, Spec
 from lcnumba.layers.activation import Activation
 from lcnumba.layers.advanced_activations import ELU, LeakyReLU, ReLU, Softmax
 from lcnumba.layers.batch_normalization import BatchNormalization
@@ -36,6 +36,7 @@ from lcnumba.layers.locally_connected_transpose import (
     LocallyConnected3DTranspose,
     LocallyConnectedTranspose,
 )
+from lcnumba.layers.locally_directed import LocallyDirected1D
 from lcnumba.layers.pooling import (
     AveragePooling1D,
     AveragePooling2D,
@@ -66,6 +67,8 @@ __all__ = ["export", "torch_translations"]
 
 # The lowest version of ONNX' operators that has all that are used.
 LEAST_OPSET = 13
+# The lowest that adds numbers by index.
+SCATTER_OPSET = 16
 # Bytes of weights and tables from which they are stored beside the file: a file of ONNX holds less than 2 GB.
 EXTERNAL_BYTES = 1_500_000_000
 
@@ -136,6 +139,19 @@ def _transposed(graph: Any, x: Any, kernel: Any, bias: Any, geometry: Geometry) 
     y = graph.op("ReduceSum", graph.op("Gather", products, graph.constant(lists), axis=1), _integers(graph, 2),
                  keepdims=0)  # fmt: skip
     y = graph.op("Reshape", y, _integers(graph, 0, *g.input_size, g.channels))
+    return y if bias is None else graph.op("Add", y, bias)
+
+
+def _directed(graph: Any, x: Any, kernel: Any, bias: Any, spec: DirectedSpec) -> Any:
+    """The nodes of connections that are given one by one, on x (N, inputs, C): a product each, added by output."""
+    mask = spec.mask
+    by_connection = graph.op("Gather", graph.op("Transpose", x, perm=[1, 0, 2]), graph.constant(mask.indices), axis=0)
+    products = graph.op("MatMul", by_connection, kernel)  # (connections, N, F)
+    shape = graph.op("Concat", _integers(graph, mask.shape[1]), graph.op("Shape", products, start=1), axis=0)
+    zeros = graph.op("CastLike", graph.op("ConstantOfShape", shape), products)
+    outputs = np.repeat(np.arange(mask.shape[1]), np.diff(mask.indptr))
+    y = graph.op("ScatterND", zeros, graph.constant(outputs[:, None]), products, reduction="add")
+    y = graph.op("Transpose", y, perm=[1, 0, 2])
     return y if bias is None else graph.op("Add", y, bias)
 
 
@@ -359,6 +375,10 @@ def _written(graph: _Graph, layer: Any, x: str, shape: Sequence[Any]) -> str:
         return x
     if kind in _WINDOWED:
         return _windowed(graph, layer, x)
+    if kind is LocallyDirected1D:
+        bias = None if layer.bias is None else graph.constant(layer.bias)
+        spec = DirectedSpec(layer.mask, layer.input_shape[2], layer.filters)
+        return _activated(graph, layer, _directed(graph, x, graph.constant(layer.kernel), bias, spec))
     if kind in (Conv1D, Conv2D):
         return _convolution(graph, layer, x)
     if kind is Dense:
@@ -394,7 +414,7 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
     path : path
         The file; an existing one is replaced when all is written.
     opset : int, default 17
-        Version of ONNX' operators, at least 13.
+        Version of ONNX' operators, at least 13, and 16 for `LocallyDirected1D`.
 
     Raises
     ------
@@ -418,7 +438,7 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
     """
     path = file_path(path)
     version = integer("opset", opset, LEAST_OPSET, onnx.defs.onnx_opset_version())
-    if not isinstance(model, Sequential | Windowed | Dense):
+    if not isinstance(model, Sequential | Windowed | LocallyDirected1D | Dense):
         hint = (
             "; torch.onnx.export writes modules of torch, with torch_translations()"
             if hasattr(model, "modules")
@@ -429,6 +449,8 @@ def export(model: Any, path: str | os.PathLike[str], opset: int = 17) -> None:
         )
     if not model.built:
         raise ValueError(f"{model.name!r} has no weights yet; call or build it first")
+    if version < SCATTER_OPSET and any(isinstance(layer, LocallyDirected1D) for layer in flat_layers(model)):
+        raise ValueError(f"opset={opset!r} has no sums of given connections; give at least {SCATTER_OPSET}")
     shape = model.input_shape
     graph = _Graph(_dtype_of(model))
     graph.op("Identity", _written(graph, model, "x", shape))
@@ -514,6 +536,8 @@ def torch_translations() -> dict[Any, Callable[..., Any]]:
 
     def apply(x: Any, kernel: Any, bias: Any, spec: str) -> Any:
         graph, known = _TorchGraph(opset18), Spec.from_text(spec)
+        if isinstance(known, DirectedSpec):
+            return _directed(graph, x, kernel, bias, known)
         if known.kernel_mask is not None:
             exists = graph.constant(np.atleast_3d(known.kernel_mask))
             zero = graph.op("CastLike", graph.constant(np.zeros((), np.float32)), kernel)

@@ -19,14 +19,14 @@ import numpy as np
 from lcnumba import activations
 from lcnumba.connectivity import sharing
 from lcnumba.connectivity.geometry import padding_modes, paddings
-from lcnumba.functional import Spec
+from lcnumba.functional import DirectedSpec, Spec
 from lcnumba.layers.locally_connected import LocallyConnected1D, LocallyConnected2D, LocallyConnected3D
 from lcnumba.layers.locally_connected_transpose import (
     LocallyConnected1DTranspose,
     LocallyConnected2DTranspose,
     LocallyConnected3DTranspose,
 )
-from lcnumba.layers.windowed import Windowed
+from lcnumba.layers.locally_directed import LocallyDirected1D
 from lcnumba.utils.messages import install, public_class
 from lcnumba.utils.validation import axes_hint, boolean, choice, hashable, int_tuple, integer
 
@@ -41,7 +41,7 @@ from lcnumba.bridges.torch import apply, apply_transpose
 
 __all__ = [
     "LocallyConnected1d", "LocallyConnected2d", "LocallyConnected3d", "LocallyConnectedTranspose1d",
-    "LocallyConnectedTranspose2d", "LocallyConnectedTranspose3d", "locally_connected",
+    "LocallyConnectedTranspose2d", "LocallyConnectedTranspose3d", "LocallyDirected1d", "locally_connected",
 ]  # fmt: skip
 
 
@@ -179,6 +179,9 @@ class _Windowed(nn.Module):
                 spec.input_shape, spec.filters, *windows, dilation_rate=spec.dilation_rate,
                 padding_mode=spec.padding_mode, groups=spec.groups, weight_sharing=regions, kernel_mask=mask,
             )  # fmt: skip
+        self._setup_of(spec, bias, bias_sharing, channels_last)
+
+    def _setup_of(self, spec: Any, bias: bool, bias_sharing: str, channels_last: bool) -> None:
         self.spec, self._text = spec, spec.text
         input_shape, output_shape = self._ends(spec)
         self.in_channels, self.out_channels = input_shape[-1], output_shape[-1]
@@ -265,12 +268,12 @@ class _Windowed(nn.Module):
         return ", ".join(parts)
 
     @classmethod
-    def from_layer(cls, layer: Windowed) -> Self:
+    def from_layer(cls, layer: Any) -> Self:
         """Return a module with the settings and copies of the weights of a layer of this library.
 
         Parameters
         ----------
-        layer : lcnumba.LocallyConnected1D, 2D or 3D, or its transpose
+        layer : the layer of the library of this class's name
             A built layer without activation, regularizers and constraints, which in torch are not part of a layer. The
             order of axes, `channels_last`, is that of the layer.
         """
@@ -284,18 +287,23 @@ class _Windowed(nn.Module):
                 f"{layer.name!r} has an activation, a regularizer or a constraint; a module of torch has none: take "
                 "them out, and add torch's own to the network and the loss"
             )
+        module = cls.__new__(cls)
+        nn.Module.__init__(module)
+        settings = getattr(layer, "bias_sharing", "position"), getattr(layer, "data_format", "channels_last")
+        module._setup_of(cls._spec_of(layer), layer.use_bias, settings[0], settings[1] == "channels_last")
+        module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
+        module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
+        return module
+
+    @classmethod
+    def _spec_of(cls, layer: Any) -> Any:
+        """The spec of a layer of the library."""
         geometry = layer._geometry
-        spec = Spec(
+        return Spec(
             geometry.sample_shape, geometry.filters, geometry.kernel_size, geometry.strides, geometry.padding,
             dilation_rate=geometry.dilation, padding_mode=geometry.padding_mode, groups=geometry.groups,
             weight_sharing=sharing.as_argument(geometry.weight_sharing), kernel_mask=layer.kernel_mask,
         )  # fmt: skip
-        module = cls.__new__(cls)
-        nn.Module.__init__(module)
-        module._setup(spec, None, None, layer.use_bias, layer.bias_sharing, layer.data_format == "channels_last")
-        module.weight = nn.Parameter(torch.from_numpy(layer.kernel.copy()))
-        module.bias = None if layer.bias is None else nn.Parameter(torch.from_numpy(layer.bias.copy()))
-        return module
 
     def to_layer(self, **settings: Any) -> Any:
         """Return a layer of this library with the settings and copies of the weights, for NumPy.
@@ -654,6 +662,108 @@ class LocallyConnectedTranspose3d(_LocallyConnectedTranspose):
 
     rank = 3
     _layer = LocallyConnected3DTranspose
+
+
+@public_class
+class LocallyDirected1d(_Windowed):
+    """Layer of given connections, as from variants to genes and from genes to pathways: x (N, C, inputs).
+
+    Parameters
+    ----------
+    mask, mask_shape
+        The connections, as for `lcnumba.LocallyDirected1D`: a scipy.sparse matrix (inputs, outputs), the path of a file
+        of `scipy.sparse.save_npz`, or pairs (input, output). They are part of compiled and exported programs.
+    in_channels, out_channels : int, default 1
+        Channels C of an input, and filters F.
+    bias : bool, default True
+        Whether to add a bias to each output and filter.
+    channels_last : bool, default False
+        Whether x and y are (N, inputs, C) and (N, outputs, F); by default (N, C, inputs) and (N, F, outputs).
+    device, dtype
+        Of the parameters.
+
+    Attributes
+    ----------
+    weight : torch.nn.Parameter, (connections, C, F)
+        In the order of outputs and, within an output, of inputs.
+    bias : torch.nn.Parameter or None, (outputs, F)
+    spec : lcnumba.functional.DirectedSpec
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, or a connection that is out of range or occurs twice.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from lcnumba.torch import LocallyDirected1d
+    >>> pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1)]
+    >>> genes = LocallyDirected1d(pairs, mask_shape=(6, 2))
+    >>> genes(torch.ones(3, 1, 6)).shape, genes.weight.shape
+    (torch.Size([3, 1, 2]), torch.Size([7, 1, 1]))
+    """
+
+    rank = 1
+    _layer = LocallyDirected1D
+    _function = staticmethod(apply)
+
+    def __init__(
+        self,
+        mask: Any,
+        in_channels: int = 1,
+        out_channels: int = 1,
+        *,
+        mask_shape: tuple[int, int] | None = None,
+        bias: bool = True,
+        channels_last: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+    ) -> None:
+        super().__init__()
+        spec = DirectedSpec(mask, in_channels, out_channels, mask_shape=mask_shape)
+        self._setup_of(spec, boolean("bias", bias), "position", channels_last)
+        self._create(device, dtype)
+
+    @staticmethod
+    def _ends(spec: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return spec.input_shape, spec.output_shape
+
+    def _shape_of_bias(self, spec: Any, bias_sharing: str) -> tuple[int, ...]:
+        shape: tuple[int, ...] = spec.output_shape
+        return shape
+
+    def reset_parameters(self) -> None:
+        """Draw weights and bias uniformly within 1 / sqrt(inputs of an output), a mean."""
+        inputs, _ = self.spec.mask.degrees
+        bound = 1 / math.sqrt(inputs * self.in_channels)
+        for parameter in (self.weight, self.bias):
+            if parameter is not None:
+                nn.init.uniform_(parameter, -bound, bound)
+
+    def extra_repr(self) -> str:
+        """The sizes."""
+        parts = [repr(self.spec.mask), f"{self.in_channels}, {self.out_channels}"]
+        parts += ["bias=False"] if self.bias is None else []
+        return ", ".join(parts + (["channels_last=True"] if self.channels_last else []))
+
+    @classmethod
+    def _spec_of(cls, layer: Any) -> Any:
+        return DirectedSpec(layer.mask, layer.input_shape[2], layer.filters)
+
+    def to_layer(self, **settings: Any) -> Any:
+        """Return a layer of this library with the connections and copies of the weights, for NumPy; channels last.
+
+        Parameters
+        ----------
+        **settings
+            Further arguments of the layer, such as ``activation="relu"``.
+        """
+        weights = [w.detach().cpu().numpy() for w in (self.weight, self.bias) if w is not None]
+        arguments = {"use_bias": self.bias is not None, "dtype": weights[0].dtype.name, "weights": weights}
+        layer = LocallyDirected1D(self.spec.mask, self.out_channels, **(arguments | settings))
+        layer.build((None, *self.spec.input_shape))
+        return layer
 
 
 def __dir__() -> list[str]:

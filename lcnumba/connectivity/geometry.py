@@ -11,7 +11,7 @@ from lcnumba.connectivity.stripe import Stripe
 from lcnumba.connectivity.tables import Index, Tables, read_only
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
-from lcnumba.utils.validation import choice, int_tuple, integer
+from lcnumba.utils.validation import MAX_SIZE, choice, int_tuple, integer
 
 __all__ = ["Geometry", "Padding", "of_transposed", "output_paddings", "padding_modes", "paddings"]
 
@@ -300,6 +300,11 @@ def of_transposed(
         output = tuple(n * s for n, s in zip(size, strides, strict=True))
     elif output_padding is None and padding == "valid":
         output = tuple(n * s + max(e - s, 0) for n, s, e in zip(size, strides, spans, strict=True))
+    if max(output) > MAX_SIZE:
+        raise ValueError(
+            f"strides={strides} and kernel_size={kernel_size} would give an output of size {output}; give at most "
+            f"{MAX_SIZE} in each dimension"
+        )
     if min(output) >= 1:
         windows = (kernel_size, strides, dilation, "tf_same" if padding == "same" else padding, padding_mode, groups)
         if Geometry(output, filters, channels, *windows).output_size == size:

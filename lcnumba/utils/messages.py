@@ -125,7 +125,6 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "stride": {"strides": ""},
     "dilation": {"dilation_rate": ""},
     "bias": {"use_bias": ""},
-    "groups": {None: "not implemented: each filter reads all channels"},
     "kernel_init": {"kernel_initializer": ""},
     "init": {"kernel_initializer": ""},
     "W_regularizer": {"kernel_regularizer": ""},

@@ -30,7 +30,7 @@ def test_clipped_connections_do_not_count():
     assert costs(g, 2, 4)[0].flop_forward == 2 * 2 * g.connections * 16
 
 
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", [p for p in PROBLEMS if p.geometry.connections], ids=str)
 def test_more_work_never_costs_less(problem):
     for small, large in zip(costs(problem.geometry, 8, 4), costs(problem.geometry, 64, 4), strict=True):
         assert small.estimate < large.estimate

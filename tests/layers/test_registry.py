@@ -16,10 +16,10 @@ def test_layers_are_found_by_their_name():
 def test_layers_of_keras_have_their_settings():
     layers = keras_layers()
     assert list(layers) == [
-        "Activation", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Dense", "Dropout", "ELU",
-        "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D", "GlobalMaxPooling2D",
-        "LeakyReLU", "LocallyConnected1D", "LocallyConnected2D", "MaxPooling1D", "MaxPooling2D", "ReLU", "Reshape",
-        "Softmax", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D",
+        "Activation", "AveragePooling1D", "AveragePooling2D", "BatchNormalization", "Conv1D", "Conv2D", "Dense",
+        "Dropout", "ELU", "Flatten", "GlobalAveragePooling1D", "GlobalAveragePooling2D", "GlobalMaxPooling1D",
+        "GlobalMaxPooling2D", "LeakyReLU", "LocallyConnected1D", "LocallyConnected2D", "MaxPooling1D", "MaxPooling2D",
+        "ReLU", "Reshape", "Softmax", "UpSampling1D", "UpSampling2D", "ZeroPadding1D", "ZeroPadding2D",
     ]  # fmt: skip
     assert layers["Dense"].keys == KERAS_COMMON | {"units", "quantization_config"}
     assert layers["Dropout"].ignored == {"trainable", "dtype", "batch_input_shape", "noise_shape"}
