@@ -300,19 +300,19 @@ def of_transposed(
         output = tuple(n * s for n, s in zip(size, strides, strict=True))
     elif output_padding is None and padding == "valid":
         output = tuple(n * s + max(e - s, 0) for n, s, e in zip(size, strides, spans, strict=True))
+    settings = (
+        f"kernel_size={kernel_size}, strides={strides}, dilation_rate={dilation}, padding={padding!r} and "
+        f"output_padding={output_padding}"
+    )
     if max(output) > MAX_SIZE:
-        raise ValueError(
-            f"strides={strides} and kernel_size={kernel_size} would give an output of size {output}; give at most "
-            f"{MAX_SIZE} in each dimension"
-        )
+        raise ValueError(f"{settings} would give an output of size {output}; give at most {MAX_SIZE} in each dimension")
     if min(output) >= 1:
         windows = (kernel_size, strides, dilation, "tf_same" if padding == "same" else padding, padding_mode, groups)
         if Geometry(output, filters, channels, *windows).output_size == size:
             return Geometry(output, filters, channels, *windows, weight_sharing)
     raise ValueError(
-        f"input of spatial size {size} with kernel_size={kernel_size}, strides={strides}, padding={padding!r} and "
-        f"output_padding={output_padding} would give an output of size {output}, whose windows are not as many as the "
-        "inputs; leave output_padding out, or change padding"
+        f"input of spatial size {size} with {settings} would give an output of size {output}, whose windows are not as "
+        "many as the inputs; leave output_padding out, or change padding"
     )
 
 
