@@ -21,9 +21,9 @@ from lcnumba import functional
 from lcnumba.bridges.keras2.config import translate_constraints
 from lcnumba.bridges.keras2.files import KerasFile, KerasFileError, StoredArray
 from lcnumba.bridges.keras2.weights import GivenWeights, StoredWeights, convert_bias, convert_kernel
-from lcnumba.connectivity import masks, sharing
+from lcnumba.connectivity import masks, sharing, topology
 from lcnumba.connectivity.geometry import output_paddings, padding_modes, paddings
-from lcnumba.functional import Spec
+from lcnumba.functional import DirectedSpec, Spec
 from lcnumba.utils.messages import install, public, warn
 from lcnumba.utils.types import Array, Shape
 from lcnumba.utils.validation import boolean, choice, file_path, int_tuple, integer
@@ -38,7 +38,7 @@ if not hasattr(keras, "__version__") or int(keras.__version__.partition(".")[0])
 
 __all__ = [
     "LocallyConnected1D", "LocallyConnected1DTranspose", "LocallyConnected2D", "LocallyConnected2DTranspose",
-    "LocallyConnected3D", "LocallyConnected3DTranspose", "load_model",
+    "LocallyConnected3D", "LocallyConnected3DTranspose", "LocallyDirected1D", "load_model",
 ]  # fmt: skip
 
 BACKENDS = ("torch", "jax", "tensorflow", "numpy")
@@ -84,6 +84,31 @@ class _Initializer:
         return values if self._exists is None else ops.where(self._exists, values, ops.zeros_like(values))
 
 
+def _check_policy(layer: Any) -> None:
+    """Raise unless a layer has its weights in the dtype in which it computes."""
+    if layer.compute_dtype not in ("float32", "float64") or layer.variable_dtype != layer.compute_dtype:
+        raise ValueError(
+            f"dtype={layer.dtype_policy.name!r} computes in {layer.compute_dtype} with weights in "
+            f"{layer.variable_dtype}; this layer needs 'float32' or 'float64' for both: give it dtype='float32'"
+        )
+
+
+# What Keras has for each weight: initializer, regularizer and constraint.
+_OBJECTS = [(f"{part}_{kind}", kind) for part in PARTS for kind in ("initializer", "regularizer", "constraint")]
+
+
+def _set_weight_settings(layer: Any, given: Mapping[str, Any]) -> None:
+    """Set the objects of each weight, given by name or as objects."""
+    for name, kind in _OBJECTS:
+        setattr(layer, name, getattr(keras, f"{kind}s").get(given[name]))
+
+
+def _weight_settings(layer: Any) -> dict[str, Any]:
+    """The entries of the config about weights."""
+    found = {name: getattr(keras, f"{kind}s").serialize(getattr(layer, name)) for name, kind in _OBJECTS}
+    return found | {"activity_regularizer": keras.regularizers.serialize(layer.activity_regularizer)}
+
+
 class _LocallyConnected(keras.layers.Layer):
     """Base class for any spatial rank."""
 
@@ -126,11 +151,7 @@ class _LocallyConnected(keras.layers.Layer):
         if shape is not None:
             settings["input_shape"] = tuple(shape)[1:]
         super().__init__(activity_regularizer=activity_regularizer, **settings)
-        if self.compute_dtype not in ("float32", "float64") or self.variable_dtype != self.compute_dtype:
-            raise ValueError(
-                f"dtype={self.dtype_policy.name!r} computes in {self.compute_dtype} with weights in "
-                f"{self.variable_dtype}; this layer needs 'float32' or 'float64' for both: give it dtype='float32'"
-            )
+        _check_policy(self)
         self.filters = integer("filters", filters)
         self.kernel_size = int_tuple("kernel_size", kernel_size, self.rank)
         self.strides = int_tuple("strides", strides, self.rank)
@@ -139,12 +160,7 @@ class _LocallyConnected(keras.layers.Layer):
         self.data_format = choice("data_format", default if data_format is None else data_format, FORMATS)
         self.activation = keras.activations.get(activation)
         self.use_bias = boolean("use_bias", use_bias)
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
-        self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
-        self.bias_regularizer = keras.regularizers.get(bias_regularizer)
-        self.kernel_constraint = keras.constraints.get(kernel_constraint)
-        self.bias_constraint = keras.constraints.get(bias_constraint)
+        _set_weight_settings(self, locals())
         self.implementation = choice("implementation", integer("implementation", implementation), (1, 2, 3))
         self.dilation_rate = int_tuple("dilation_rate", dilation_rate, self.rank)
         self.padding_mode = padding_modes(padding_mode, self.rank)
@@ -240,11 +256,7 @@ class _LocallyConnected(keras.layers.Layer):
         for name in self._plain:
             config[name] = getattr(self, name)
         config["activation"] = keras.activations.serialize(self.activation)
-        config["activity_regularizer"] = keras.regularizers.serialize(self.activity_regularizer)
-        for part in PARTS:
-            for kind in ("initializer", "regularizer", "constraint"):
-                module = getattr(keras, f"{kind}s")
-                config[f"{part}_{kind}"] = module.serialize(getattr(self, f"{part}_{kind}"))
+        config |= _weight_settings(self)
         config["weight_sharing"] = sharing.serialize(self.weight_sharing)
         config["kernel_mask"] = masks.serialize(self.kernel_mask)
         return config
@@ -479,6 +491,117 @@ class LocallyConnected3DTranspose(_LocallyConnectedTranspose):
     """
 
     rank = 3
+
+
+@keras.saving.register_keras_serializable(package="lcnumba")
+class LocallyDirected1D(keras.layers.Layer):
+    """Layer of given connections, as GenNet's: from variants to genes, from genes to pathways; x (N, inputs, C).
+
+    Parameters
+    ----------
+    mask, mask_shape
+        The connections, as for `lcnumba.LocallyDirected1D`: a scipy.sparse matrix (inputs, outputs), the path of a file
+        of `scipy.sparse.save_npz`, or pairs (input, output). They are part of the config, compressed.
+    filters : int, default 1
+        Filters F.
+    activation, use_bias
+        As in Keras' layers.
+    kernel_initializer, bias_initializer, kernel_regularizer, bias_regularizer, activity_regularizer, \
+kernel_constraint, bias_constraint
+        Keras' own, by name or as objects; scaled initializers take fan_in and fan_out from the kernel's shape.
+    **settings
+        Of every layer: ``name``, ``trainable``, ``dtype``.
+
+    Attributes
+    ----------
+    kernel : keras.Variable, (connections, C, F)
+        In the order of outputs and, within an output, of inputs.
+    bias : keras.Variable, (outputs, F), or None
+    spec : lcnumba.functional.DirectedSpec
+
+    Raises
+    ------
+    TypeError, ValueError
+        For an invalid parameter, a connection that is out of range or occurs twice.
+
+    Examples
+    --------
+    >>> from lcnumba.keras import LocallyDirected1D
+    >>> pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1)]
+    >>> LocallyDirected1D(pairs, mask_shape=(6, 2)).compute_output_shape((None, 6, 1))
+    (None, 2, 1)
+    """
+
+    def __init__(
+        self,
+        mask: Any,
+        filters: int = 1,
+        activation: Any = None,
+        use_bias: bool = True,
+        kernel_initializer: Any = "glorot_uniform",
+        bias_initializer: Any = "zeros",
+        kernel_regularizer: Any = None,
+        bias_regularizer: Any = None,
+        activity_regularizer: Any = None,
+        kernel_constraint: Any = None,
+        bias_constraint: Any = None,
+        *,
+        mask_shape: tuple[int, int] | None = None,
+        **settings: Any,
+    ) -> None:
+        super().__init__(activity_regularizer=activity_regularizer, **settings)
+        _check_policy(self)
+        self.mask = (
+            Spec.from_text(mask).mask if isinstance(mask, str) and "{" in mask else topology.get(mask, mask_shape)
+        )
+        self.filters, self.use_bias = integer("filters", filters), boolean("use_bias", use_bias)
+        self.activation = keras.activations.get(activation)
+        _set_weight_settings(self, locals())
+        self._map = _map_of_backend("apply")
+        self.supports_jit = keras.backend.backend() != "tensorflow"
+        self.input_spec = keras.InputSpec(ndim=3, axes={1: self.mask.shape[0]})
+
+    def build(self, input_shape: Shape) -> None:
+        """Create the weights for an input shape, (N, inputs, C)."""
+        spec = self._spec_of(input_shape)
+        self.spec, self._text = spec, spec.text
+        self.kernel = self.add_weight(
+            name="kernel", shape=spec.kernel_shape, initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer, constraint=self.kernel_constraint,
+        )  # fmt: skip
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=spec.output_shape, initializer=self.bias_initializer,
+                regularizer=self.bias_regularizer, constraint=self.bias_constraint,
+            )  # fmt: skip
+        self.input_spec = keras.InputSpec(ndim=3, axes={1: input_shape[1], 2: input_shape[2]})
+
+    def call(self, inputs: Any) -> Any:
+        """Return the output for a batch."""
+        kernel = ops.convert_to_tensor(self.kernel)
+        bias = None if self.bias is None else ops.convert_to_tensor(self.bias)
+        y = self._map(inputs, kernel, bias, self._text)
+        return y if self.activation is None else self.activation(y)
+
+    def compute_output_shape(self, input_shape: Shape) -> Shape:
+        """Return the shape of the output for a shape of the input."""
+        return (input_shape[0], *self._spec_of(input_shape).output_shape)
+
+    def _spec_of(self, input_shape: Shape) -> DirectedSpec:
+        if len(input_shape) != 3 or input_shape[1] != self.mask.shape[0] or input_shape[2] is None:
+            raise ValueError(
+                f"{self.name!r} is called on an input of shape {tuple(input_shape)}; give (batch, "
+                f"{self.mask.shape[0]}, channels), the inputs of its mask"
+            )
+        return DirectedSpec(self.mask, input_shape[2], self.filters)
+
+    def get_config(self) -> dict[str, Any]:
+        """Return the arguments of an equal layer, serialized."""
+        config = super().get_config() | {"filters": self.filters, "use_bias": self.use_bias}
+        config["mask"] = DirectedSpec(self.mask).text
+        config["activation"] = keras.activations.serialize(self.activation)
+        return config | _weight_settings(self)
 
 
 @public

@@ -1,5 +1,6 @@
 import concurrent.futures
 import doctest
+import functools
 import itertools
 import os
 import re
@@ -21,8 +22,8 @@ from training import RATE, Run
 import lcnumba.jax
 from lcnumba import functional, reference
 from lcnumba.bridges import xla
-from lcnumba.functional import Spec
-from lcnumba.jax import init, locally_connected, locally_connected_transpose
+from lcnumba.functional import DirectedSpec, Spec
+from lcnumba.jax import init, locally_connected, locally_connected_transpose, locally_directed
 from lcnumba.testing import integers
 
 jax.config.update("jax_enable_x64", True)
@@ -98,6 +99,23 @@ def test_the_transposed_layer(settings, rng):
     check_grads(function, (x, *map(jnp.asarray, layer.weights)), order=2, modes=["rev"])
     with pytest.raises(TypeError, match=r"kernel has shape .*; x, .* and the settings need"):
         locally_connected_transpose(x, layer.kernel[1:], filters=4, kernel_size=3, **settings)
+
+
+def test_given_connections(rng):
+    pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1), (0, 3)]
+    spec = DirectedSpec(pairs, 2, 3, mask_shape=(6, 4))
+    arrays = [integers(rng, shape, np.float64) for shape in ((5, 6, 2), spec.kernel_shape, spec.output_shape)]
+    function = jax.jit(functools.partial(locally_directed, spec=spec))
+    np.testing.assert_array_equal(function(*arrays), functional.apply(spec, *arrays))
+    dy = integers(rng, (5, 4, 3), np.float64)
+    found = jax.vjp(function, *map(jnp.asarray, arrays))[1](jnp.asarray(dy))
+    expected = (*functional.gradients(spec, *arrays[:2], dy), dy.sum(axis=0))
+    assert all(map(np.array_equal, found, expected))
+    check_grads(function, tuple(map(jnp.asarray, arrays)), order=2, modes=["rev"])
+    with pytest.raises(TypeError, match=r"x has shape .*; give \(N, inputs, C\) = \(N, 6, 2\)"):
+        function(arrays[0][:, 1:], *arrays[1:])
+    with pytest.raises(TypeError, match=r"spec is a str; give a lcnumba.functional.DirectedSpec"):
+        locally_directed(*arrays, spec="spec")
 
 
 @st.composite
@@ -492,7 +510,7 @@ def test_asynchronous_iterations_end(tmp_path):
     """In a process of its own, which also ends while XLA still computes."""
     code = """
 import jax, jax.numpy as jnp
-from lcnumba.jax import init, locally_connected, locally_connected_transpose
+from lcnumba.jax import init, locally_connected, locally_connected_transpose, locally_directed
 x = jnp.ones((64, 30, 30, 8))
 weights = init(jax.random.key(0), (30, 30, 8), 8, 3, padding="same")["kernel"]
 step = jax.jit(lambda x: jnp.tanh(locally_connected(x, weights, kernel_size=3, padding="same")))
@@ -626,7 +644,7 @@ def test_many_steps_in_two_threads_keep_memory_flat_and_end(tmp_path):
     code = """
 import concurrent.futures, resource
 import jax, jax.numpy as jnp
-from lcnumba.jax import init, locally_connected, locally_connected_transpose
+from lcnumba.jax import init, locally_connected, locally_connected_transpose, locally_directed
 def train(filters):
     weights, x = init(jax.random.key(0), (12, 12, 1), filters, 3), jnp.ones((4, 12, 12, 1))
     @jax.jit

@@ -22,6 +22,7 @@ from lcnumba.keras import (
     LocallyConnected2D,
     LocallyConnected2DTranspose,
     LocallyConnected3D,
+    LocallyDirected1D,
     load_model,
 )
 from lcnumba.testing import integers
@@ -163,6 +164,31 @@ def test_transposed_layers(settings, data_format, rng, tmp_path):
     np.testing.assert_array_equal(dkernel, grads.kernel)
     for found in dbias:
         np.testing.assert_array_equal(found, grads.bias)
+
+
+def test_given_connections(rng, tmp_path):
+    pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1), (0, 3)]
+    layer = LocallyDirected1D(pairs, 3, mask_shape=(6, 4), activation="relu")
+    model = keras.Sequential([keras.Input((6, 2)), layer])
+    layer.set_weights([integers(rng, tuple(weight.shape)) for weight in layer.weights])
+    own = lc.LocallyDirected1D(pairs, 3, "relu", mask_shape=(6, 4), input_shape=(6, 2), weights=layer.get_weights())
+    x = integers(rng, (5, 6, 2))
+    y, backward = own.forward(x)
+    np.testing.assert_array_equal(ops.convert_to_numpy(layer(x)), y)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.predict(x, verbose=0), y)
+    assert again.layers[0].get_config() == layer.get_config()
+    with pytest.raises(ValueError, match=r"the inputs of its mask|incompatible"):
+        LocallyDirected1D(pairs, mask_shape=(6, 4)).build((None, 7, 2))
+    if BACKEND == "numpy":
+        return
+    dy = integers(rng, y.shape)
+    dx, grads = backward(dy)
+    _, found_dx, dkernel, dbias = map(ops.convert_to_numpy, gradients_of(layer, x, dy))
+    np.testing.assert_array_equal(found_dx, dx)
+    np.testing.assert_array_equal(dkernel, grads.kernel)
+    np.testing.assert_array_equal(dbias, grads.bias)
 
 
 def small_model(**settings):

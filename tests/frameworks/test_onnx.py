@@ -87,6 +87,22 @@ def test_transposed_layers(problem, tmp_path, rng):
     export_and_compare(layer, x, tmp_path / "layer.onnx")
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_given_connections(dtype, tmp_path, rng):
+    pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1), (0, 3)]
+    genes = lc.LocallyDirected1D(pairs, 3, "relu", mask_shape=(6, 4), input_shape=(6, 2), dtype=dtype)
+    genes.build((None, 6, 2))
+    genes.set_weights([integers(rng, weight.shape) for weight in genes.weights])
+    x = integers(rng, (5, 6, 2), np.dtype(dtype).type)
+    export_and_compare(genes, x, tmp_path / "genes.onnx")
+    model = lc.Sequential([genes, lc.LocallyDirected1D(np.eye(4), use_bias=False, dtype=dtype), lc.Flatten()])
+    model(x)
+    export(model, tmp_path / "model.onnx")
+    np.testing.assert_allclose(run(tmp_path / "model.onnx", x), model(x), rtol=1e-6)
+    with pytest.raises(ValueError, match="opset=15 has no sums of given connections; give at least 16"):
+        export(model, tmp_path / "model.onnx", opset=15)
+
+
 def export_and_compare(layer, x, path):
     y = layer(x)
     export(layer, path)

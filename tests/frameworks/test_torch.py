@@ -23,6 +23,7 @@ from lcnumba.torch import (
     LocallyConnected2d,
     LocallyConnected3d,
     LocallyConnectedTranspose2d,
+    LocallyDirected1d,
     locally_connected,
 )
 
@@ -363,6 +364,40 @@ def test_transposed_modules_are_the_layers(settings, data_format, rng):
     assert back.kernel_size == layer.kernel_size
     with pytest.raises(TypeError, match="needs a LocallyConnected2D"):
         LocallyConnected2d.from_layer(layer)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_given_connections(channels_last, bias, rng):
+    pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1), (4, 1), (5, 1), (0, 3)]
+    module = LocallyDirected1d(pairs, 2, 3, mask_shape=(6, 4), bias=bias, channels_last=channels_last)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.copy_(torch.from_numpy(integers(rng, tuple(parameter.shape))))
+    layer = module.to_layer()
+    x, dy = integers(rng, (5, 6, 2)), integers(rng, (5, 4, 3))
+    y, backward = layer.forward(x)
+    dx, grads = backward(dy)
+
+    def outer(array):
+        return torch.from_numpy(array if channels_last else np.moveaxis(array, -1, 1).copy())
+
+    for each in (module, torch.compile(module, backend="aot_eager")):
+        given = outer(x).requires_grad_()
+        module.zero_grad()
+        found = each(given)
+        found.backward(outer(dy))
+        assert torch.equal(found, outer(y))
+        assert torch.equal(given.grad, outer(dx))
+        np.testing.assert_array_equal(module.weight.grad, grads.kernel)
+        if bias:
+            np.testing.assert_array_equal(module.bias.grad, grads.bias)
+    copied = LocallyDirected1d.from_layer(layer)
+    assert copied.spec == module.spec
+    assert torch.equal(copied.weight, module.weight)
+    assert "6 inputs, 4 outputs, 8 connections" in repr(module)
+    fresh = LocallyDirected1d(pairs, 2, 3, mask_shape=(6, 4))
+    assert 0 < fresh.weight.abs().max() <= 1 / np.sqrt(8 / 3 * 2)
 
 
 def test_arguments_of_transposed_modules_that_are_refused():
