@@ -551,9 +551,8 @@ kernel_constraint, bias_constraint
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **settings)
         _check_policy(self)
-        self.mask = (
-            Spec.from_text(mask).mask if isinstance(mask, str) and "{" in mask else topology.get(mask, mask_shape)
-        )
+        in_config = isinstance(mask, str) and mask[functional.DIGEST : functional.DIGEST + 1] == "{"
+        self.mask = Spec.from_text(mask).mask if in_config else topology.get(mask, mask_shape)
         self.filters, self.use_bias = integer("filters", filters), boolean("use_bias", use_bias)
         self.activation = keras.activations.get(activation)
         _set_weight_settings(self, locals())

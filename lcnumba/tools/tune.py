@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lcnumba.layers.locally_connected import LocallyConnected
+from lcnumba.layers.windowed import Windowed
 from lcnumba.utils.arrays import as_numpy
 from lcnumba.utils.messages import public
 from lcnumba.utils.validation import real
@@ -46,7 +46,7 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
 
     Parameters
     ----------
-    layer : LocallyConnected1D, 2D or 3D
+    layer : LocallyConnected1D, 2D or 3D, their transposes, Conv1D or Conv2D
         The layer; it is built if necessary, and otherwise unchanged: copies are measured.
     x : array
         A batch of the size used in training.
@@ -80,7 +80,7 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     [1, 2, 3]
     >>> best = layer.with_implementation(tuning.implementation)
     """
-    if not isinstance(layer, LocallyConnected):
+    if not isinstance(layer, Windowed):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     limit, budget = real("memory", memory), real("seconds", seconds)
     if limit < 0:
