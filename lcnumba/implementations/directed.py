@@ -207,9 +207,8 @@ class Directed:
 
     @staticmethod
     def _tile_row(N: int, size: int) -> int:
-        """The bytes of N samples, rounded up to whole vectors."""
-        width = vectors.for_filters(N, size) * size
-        return -(-N * size // width) * width
+        """The bytes of N samples, rounded up to whole vectors, which are cache lines."""
+        return -(-N * size // LINE_BYTES) * LINE_BYTES
 
     def _transpose_plan(self, N: int, size: int, threads: int) -> Plan:
         key = ("transpose", N, size, threads)
@@ -230,7 +229,7 @@ class Directed:
             return plan
         C, F, inputs, width = self.channels, self.filters, self.topology.shape[0], self._width
         segments, samples = self.topology.segments(width), self._samples(given, size, inputs * C)
-        lanes, tile_row, most = vectors.for_filters(N, size), self._tile_row(N, size), max(UPDATED, width * C * F)
+        tile_row, most = self._tile_row(N, size), max(UPDATED, width * C * F)
         values = {
             **samples, "N": N, "I": inputs, "C": C, "F": F, "width": width, "blocks": len(segments.block_start) - 1,
             "block_start": segments.block_start, "table": segments.table, "tile_row": tile_row, "most": most,
@@ -238,10 +237,10 @@ class Directed:
         block = threads * width * C * tile_row
         sizes: dict[str, int] = {}
         if wants_kernel:
-            values |= {"gradient_segments": directed.gradient(size, lanes), "copy": directed.copy(size)}
+            values |= {"gradient_segments": directed.gradient(size), "copy": directed.copy(size)}
             sizes |= dict.fromkeys(("gradient", "old", "state_a", "state_b"), threads * most * size)
             sizes |= {"xt": block, "packed": block} if samples["cast"] else {"xt": block}
         if wants_dx:
-            values["dx_segments"] = directed.dx(size, lanes)
+            values["dx_segments"] = directed.dx(size)
             sizes["dxt"] = block
         return store_plan(self._plans, key, Plan(directed.backward(), values, threads, sizes))

@@ -233,8 +233,9 @@ def y(SIZE):
 
 
 @functools.cache
-def dx(SIZE, VL):
+def dx(SIZE):
     """The address of `emit_dx`."""
+    VL = LINE_BYTES // SIZE
 
     def directed_dx(table, count, kernel, dyt, dxt, C, F, input_0, row):
         _dx(SIZE, VL, (table, count, kernel, dyt, dxt, C, F, input_0, row))
@@ -243,8 +244,9 @@ def dx(SIZE, VL):
 
 
 @functools.cache
-def gradient(SIZE, VL):
+def gradient(SIZE):
     """The address of `emit_gradient`."""
+    VL = LINE_BYTES // SIZE
 
     def directed_gradient(table, count, target, xt, dyt, C, F, input_0, row, packed):
         _gradient(SIZE, VL, (table, count, target, xt, dyt, C, F, input_0, row, packed))

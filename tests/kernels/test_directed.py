@@ -1,5 +1,7 @@
 """Kernels of connections given one by one, against plain loops, bit for bit on integers."""
 
+import functools
+
 import numba
 import numpy as np
 import pytest
@@ -123,19 +125,25 @@ WIDE = [
     (random_mask(70, 300, 0.5), 1, 1, 20),
     (np.tri(90, 60, -5, dtype=bool), 3, 17, 19),
     (np.ones((1, 900), bool), 1, 2, 7),
-    (np.ones((600, 1), bool), 600, 1, 2),
+    (np.ones((600, 1), bool), 60, 1, 2),
 ]
+
+
+@functools.cache
+def wide(number):
+    """A case with its answers, which take long; tests do not change it."""
+    mask, channels, filters, batch = WIDE[number]
+    if numba.config.DISABLE_JIT:
+        mask, batch = mask[:60, :30], 2
+        channels = min(channels, 5)
+    return Case(mask, channels, filters, batch)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
 @pytest.mark.parametrize("number", range(len(WIDE)))
 def test_wide_layers(number, threads, monkeypatch):
-    mask, channels, filters, batch = WIDE[number]
-    if numba.config.DISABLE_JIT:
-        mask, batch = mask[:60, :30], 2
-        channels = min(channels, 5)
     monkeypatch.setattr(directed, "workers", lambda work, threads: threads)
-    Case(mask, channels, filters, batch).check(threads=threads)
+    wide(number).check(threads=threads)
 
 
 @pytest.mark.skipif(numba.config.DISABLE_JIT, reason="one thread")
@@ -165,8 +173,7 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype, batch, monkeypatc
 )  # fmt: skip
 @pytest.mark.parametrize("number", range(len(WIDE)))
 def test_a_fused_update_is_the_formula_of_the_gradient(name, number):
-    mask, channels, filters, batch = WIDE[number]
-    case, rng = Case(mask, channels, filters, batch), np.random.default_rng(2)
+    case, rng = wide(number), np.random.default_rng(2)
     made = {
         "sgd": optimizers.SGD(), "momentum": optimizers.SGD(momentum=0.5), "adam": optimizers.Adam(),
         "rmsprop": optimizers.RMSprop(), "penalized": optimizers.SGD(),
