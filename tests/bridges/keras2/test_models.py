@@ -934,7 +934,7 @@ def test_a_refused_import_does_not_build():
             lc.import_weights(layer, weights, **settings)
     assert not layer.built
     for wrong in (None, lc.Flatten()):
-        with pytest.raises(TypeError, match="give a locally connected, Dense or BatchNormalization layer"):
+        with pytest.raises(TypeError, match="give a locally connected, convolutional, Dense or BatchNormalization layer"):
             lc.import_weights(wrong, [])
 
 
@@ -960,6 +960,33 @@ def test_floats_of_another_layout_are_refused(tmp_path):
     changed("digits.h5", tmp_path / "odd.h5", replaced(KERNEL, odd))
     with pytest.raises(KerasFileError, match="weights are float32 or float64"):
         lc.load_keras(tmp_path / "odd.h5")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_weights_of_convolutions_are_written(suffix, tmp_path):
+    def network(seed):
+        layers = [lc.Conv2D(4, 3, groups=2, input_shape=(6, 5, 2), rng=seed), lc.Reshape((12, 4)), lc.Conv1D(2, 3)]
+        return lc.Sequential([*layers, lc.LocallyConnected1D(1, 2, rng=seed)])
+
+    first, second = network(0), network(1)
+    lc.save_keras_weights(first, tmp_path / f"model{suffix}")
+    lc.load_keras(tmp_path / f"model{suffix}", second)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with h5py.File(tmp_path / f"model{suffix}") as file:
+        shapes = []
+        file.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
+    assert {(3, 3, 1, 4), (4,), (3, 4, 2)} <= set(shapes)
+    lc.import_weights(second[0], [2 * weight for weight in lc.export_weights(first[0])])
+    np.testing.assert_array_equal(second[0].kernel, 2 * first[0].kernel)
+
+
+def test_layers_that_keras_does_not_have_are_named(tmp_path):
+    for layer in (lc.LocallyConnected1DTranspose(1, 2, name="up"), lc.LocallyDirected1D(np.eye(5), name="up")):
+        model = lc.Sequential([layer])
+        model.build((None, 5, 1))
+        with pytest.raises(TypeError, match=f"layer 'up' is a {type(layer).__name__}, which does not exist in Keras"):
+            lc.save_keras_weights(model, tmp_path / "model.weights.h5")
 
 
 def test_permissions_and_names_of_saved_files(tmp_path):
