@@ -126,10 +126,10 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     """
     if not _check_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
+    warn_softmax_axis([layer])
     if not isinstance(layer, LocallyConnected):
         return list(layer.get_weights())
     kernel, *bias = layer.get_weights()
-    warn_softmax_axis([layer])
     geometry = _geometry(layer, layer.input_shape)
     wanted = _default_implementation(layer) if implementation is None else integer("implementation", implementation)
     number = choice("implementation", wanted, (1, 2, 3))
@@ -143,7 +143,8 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
 def warn_softmax_axis(layers: Iterable[Any]) -> None:
     """Warn of layers whose Keras counterpart takes a softmax over another axis."""
     for layer in layers:
-        if isinstance(layer, LocallyConnected) and is_softmax_over_width(layer.activation, layer.data_format):
+        with_windows = isinstance(layer, LocallyConnected | Convolution)
+        if with_windows and is_softmax_over_width(layer.activation, layer.data_format):
             warnings.warn(
                 f"{activation_name(layer.activation)} with channels_first is over the width in Keras, but over the "
                 f"channels in {layer.name!r}: with the same weights the outputs differ. For Keras' result, use a layer "

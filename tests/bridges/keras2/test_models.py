@@ -934,7 +934,9 @@ def test_a_refused_import_does_not_build():
             lc.import_weights(layer, weights, **settings)
     assert not layer.built
     for wrong in (None, lc.Flatten()):
-        with pytest.raises(TypeError, match="give a locally connected, convolutional, Dense or BatchNormalization layer"):
+        with pytest.raises(
+            TypeError, match="give a locally connected, convolutional, Dense or BatchNormalization layer"
+        ):
             lc.import_weights(wrong, [])
 
 
@@ -979,6 +981,39 @@ def test_weights_of_convolutions_are_written(suffix, tmp_path):
     assert {(3, 3, 1, 4), (4,), (3, 4, 2)} <= set(shapes)
     lc.import_weights(second[0], [2 * weight for weight in lc.export_weights(first[0])])
     np.testing.assert_array_equal(second[0].kernel, 2 * first[0].kernel)
+
+
+def keras_file(path, name, **settings):
+    """A .keras file of one layer on (8, 8, 1) or (1, 8, 8), as Keras 2 writes it, with weights of ones."""
+    shape = (None, 1, 8, 8) if settings.get("data_format") == "channels_first" else (None, 8, 8, 1)
+    layer = getattr(lc, name)(2, 3, name="local", kernel_initializer="ones", input_shape=shape[1:], **settings)
+    layer.build(shape)
+    config = {"name": "local", "batch_input_shape": shape, **layer.get_config()}
+    for entry in ("implementation", "groups", "dilation_rate"):
+        config.pop(entry, None)
+    model = {"class_name": "Sequential", "config": {"name": "s", "layers": [{"class_name": name, "config": config}]}}
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        for number, weight in enumerate(layer.get_weights()):
+            file[f"layers/{name.lower()}/vars/{number}"] = weight
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(model))
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        archive.write(path.with_suffix(".h5"), "model.weights.h5")
+    return layer
+
+
+def test_a_convolution_is_read(tmp_path, rng):
+    layer = keras_file(tmp_path / "model.keras", "Conv2D", padding="same", activation="relu")
+    x = rng.random((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(lc.load_keras(tmp_path / "model.keras")(x), layer(x))
+
+
+def test_softmax_of_a_convolution_over_the_width_is_refused(tmp_path):
+    layer = keras_file(tmp_path / "model.keras", "Conv2D", data_format="channels_first", activation="softmax")
+    with pytest.raises(KerasFileError, match=r"'local'.* has softmax with channels_first, which is over the width"):
+        lc.load_keras(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="softmax with channels_first is over the width in Keras"):
+        lc.export_weights(layer)
 
 
 def test_layers_that_keras_does_not_have_are_named(tmp_path):
