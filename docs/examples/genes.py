@@ -8,8 +8,8 @@ the heritability, is 0.6. Real data have linkage, rarer variants, smaller effect
 The network has no other connections than these: from variants to their gene, from genes to their pathways. The
 importance of a gene is the sum over all paths through it of the products of absolute weights, with each variant's
 standard deviation. All 15 genes come first, and the trait of 1,000 other people is predicted with R2 = 0.58. The lasso,
-which knows of no genes, does nearly as well with so simple a truth: 0.56, and the same genes. With 1,600 people to learn
-from instead of 4,000 it is better: 0.47, against 0.24 of the network, which then has 12 of the genes first. Both
+which knows of no genes, does nearly as well with so simple a truth: 0.56, and the same genes. With 1,600 people to
+learn from instead of 4,000 it is better: 0.47, against 0.24 of the network, which then has 12 of the genes first. Both
 penalties were chosen on the validation people of the larger data.
 
 Run with ``python docs/examples/genes.py [genes.png]``; the masks are written beside the figure, as genes_mask.npz and
