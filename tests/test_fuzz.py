@@ -314,7 +314,10 @@ GRADIENTS = [lc.Gradients(np.ones((2, 3)), np.ones(3)), None]
 SUBJECTS = {
     **{
         cls.__name__: subject(cls, {"filters": 2, "kernel_size": 2}, trained(X[cls.rank]))
-        for cls in (lc.LocallyConnected1D, lc.LocallyConnected2D, lc.LocallyConnected3D)
+        for cls in (
+            lc.LocallyConnected1D, lc.LocallyConnected2D, lc.LocallyConnected3D, lc.LocallyConnected1DTranspose,
+            lc.LocallyConnected2DTranspose, lc.LocallyConnected3DTranspose, lc.Conv1D, lc.Conv2D,
+        )
     },
     "Dense": subject(lc.Dense, {"units": 2}, trained(ROWS)),
     "LocallyDirected1D": subject(lc.LocallyDirected1D, {"mask": MASK}, trained(X[1]))._replace(make=directed),
@@ -434,7 +437,10 @@ SUBJECTS = {
         ("layer", "weights", "data_format"),
     ),
 }  # fmt: skip
-LAYERS = ("LocallyConnected1D", "LocallyDirected1D", "LocallyConnected2D", "LocallyConnected3D", "Dense")
+LAYERS = (
+    "LocallyConnected1D", "LocallyDirected1D", "LocallyConnected2D", "LocallyConnected3D", "Dense", "Conv1D", "Conv2D",
+    "LocallyConnected1DTranspose", "LocallyConnected2DTranspose", "LocallyConnected3DTranspose",
+)  # fmt: skip
 
 
 def test_all_layers_and_optimizers_are_among_the_subjects():

@@ -1,7 +1,7 @@
 """From variants to genes to pathways to a trait: which genes matter, read off the weights of a network.
 
 All data are simulated: 6,000 people, and 3,000 variants without linkage, with frequencies of the minor allele between
-5 and 50 %, in 300 genes of 3 to 17 variants, which belong to one or two of 40 pathways each. Fifteen genes have an
+5 and 50 %, in 300 genes of 4 to 17 variants, which belong to one or two of 40 pathways each. Fifteen genes have an
 effect, through half of their variants; the rest is noise, and the share of the trait's variance that genes explain,
 the heritability, is 0.6. Real data have linkage, rarer variants, smaller effects and population structure.
 

@@ -11,7 +11,7 @@ from lcnumba.connectivity.stripe import Stripe
 from lcnumba.connectivity.tables import Index, Tables, read_only
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
-from lcnumba.utils.validation import choice, int_tuple, integer
+from lcnumba.utils.validation import MAX_SIZE, choice, int_tuple, integer
 
 __all__ = ["Geometry", "Padding", "of_transposed", "output_paddings", "padding_modes", "paddings"]
 
@@ -287,6 +287,8 @@ def of_transposed(
     >>> of_transposed((3,), 1, 2, (3,), (2,), "valid", None, (1,), ("zeros",), 1, None).input_size
     (7,)
     """
+    if padding == "tf_same":
+        raise ValueError("padding='tf_same' of a transposed layer is called 'same', whose windows are TensorFlow's")
     spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
     pairs = [(e // 2, e // 2) if padding == "same" else (0, 0) for e in spans]
     added = output_padding or (0,) * len(size)
@@ -300,6 +302,11 @@ def of_transposed(
         output = tuple(n * s for n, s in zip(size, strides, strict=True))
     elif output_padding is None and padding == "valid":
         output = tuple(n * s + max(e - s, 0) for n, s, e in zip(size, strides, spans, strict=True))
+    if max(output) > MAX_SIZE:
+        raise ValueError(
+            f"input of spatial size {size} with kernel_size={kernel_size}, strides={strides} and "
+            f"dilation_rate={dilation} would give an output of size {output}; at most {MAX_SIZE} a dimension is possible"
+        )
     if min(output) >= 1:
         windows = (kernel_size, strides, dilation, "tf_same" if padding == "same" else padding, padding_mode, groups)
         if Geometry(output, filters, channels, *windows).output_size == size:
