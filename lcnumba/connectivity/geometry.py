@@ -305,7 +305,8 @@ def of_transposed(
     if max(output) > MAX_SIZE:
         raise ValueError(
             f"input of spatial size {size} with kernel_size={kernel_size}, strides={strides} and "
-            f"dilation_rate={dilation} would give an output of size {output}; at most {MAX_SIZE} a dimension is possible"
+            f"dilation_rate={dilation} would give an output of size {output}; a dimension has at "
+            f"most {MAX_SIZE}"
         )
     if min(output) >= 1:
         windows = (kernel_size, strides, dilation, "tf_same" if padding == "same" else padding, padding_mode, groups)
