@@ -11,7 +11,10 @@ from lcnumba.layers.activation import Activation
 from lcnumba.layers.batch_normalization import BatchNormalization
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2D
+from lcnumba.layers.locally_connected_transpose import LocallyConnectedTranspose
+from lcnumba.layers.locally_directed import LocallyDirected1D
 from lcnumba.layers.tree import flat_layers
+from lcnumba.layers.windowed import Windowed
 from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.run import History
@@ -21,7 +24,10 @@ from lcnumba.utils.norms import norms_over
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import choice, integer
 
-__all__ = ["bias_map", "filters_by_position", "receptive_field", "saliency", "training_curve", "weight_norm_map"]
+__all__ = [
+    "bias_map", "filters_by_position", "receptive_field", "saliency", "sharing_map", "topology", "training_curve",
+    "weight_norm_map",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +35,8 @@ if TYPE_CHECKING:
 
 # Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
+# The most lines of a topology: with more, neighbouring inputs are drawn as one.
+MOST_LINES = 1000
 
 
 @public
@@ -292,7 +300,7 @@ def sharing_map(layer: LocallyConnected, ax: "Axes | None" = None) -> "Axes":
 
 @public
 def receptive_field(
-    model: LocallyConnected | Sequential,
+    model: Windowed | Sequential,
     position: int | Sequence[int],
     filter_index: int | None = None,
     ax: "Axes | None" = None,
@@ -301,9 +309,10 @@ def receptive_field(
 
     Parameters
     ----------
-    model : LocallyConnected1D, LocallyConnected2D or Sequential
-        A layer; or a model, up to its last locally connected layer. For an earlier layer, give
-        ``lc.Sequential(model.layers[:n])``. The result depends on shapes only, not on weights.
+    model : layer or Sequential
+        A locally connected layer, a transposed one or a convolution, in one or two dimensions; or a model, up to the
+        last such layer. For an earlier layer, give ``lc.Sequential(model.layers[:n])``. The result depends on shapes
+        only, not on weights.
     position : int or (int, int)
         Output position of that layer: (row, column), or an integer for 1D layers.
     filter_index : int, optional
@@ -318,8 +327,8 @@ def receptive_field(
     Raises
     ------
     TypeError, ValueError
-        If the model has no locally connected layer, or has other layers than locally connected ones, `Activation` and
-        `Dropout` before it; or if position or filter do not exist.
+        If the model has no such layer, or has others than these, `Activation` and `Dropout` before it; or if position
+        or filter do not exist.
     AttributeError
         If the input shape of the model is unknown.
 
@@ -337,20 +346,23 @@ def receptive_field(
     >>> plotting.receptive_field(model, position=1).lines[0].get_ydata().tolist()
     [nan, 1.0, 2.0, 1.0, nan]
     """
+    if isinstance(model, LocallyDirected1D):
+        raise TypeError(f"model is a {type(model).__name__}, which has no windows; use lcnumba.plotting.topology")
     layers = _layers(model)
-    numbers = [number for number, layer in enumerate(layers) if isinstance(layer, LocallyConnected)]
+    numbers = [number for number, layer in enumerate(layers) if isinstance(layer, Windowed)]
     if not numbers:
         raise ValueError(f"model {model.name!r} has no locally connected layer, which `position` refers to")
     layers = layers[: numbers[-1] + 1]
     last = layers[-1]
     for layer in layers:
-        if not isinstance(layer, LocallyConnected | Activation | Dropout):
+        if not isinstance(layer, Windowed | Activation | Dropout):
             raise TypeError(
                 f"model {model.name!r} has {layer.name!r}, a {type(layer).__name__}, before {last.name!r}; only "
-                "LocallyConnected, Activation and Dropout are supported: give a Sequential of the layers after it"
+                "locally connected, transposed and convolutional layers, Activation and Dropout are supported: give a "
+                "Sequential of the layers after it"
             )
-        if isinstance(layer, LocallyConnected):
-            _check_layer(layer)
+        if isinstance(layer, Windowed):
+            _check_rank(layer)
     index = _multi_index("position", position, _output_size(last))
     filters = slice(None) if filter_index is None else _index("filter_index", filter_index, last.filters)
     counts = np.zeros((*_output_size(last), last.filters))
@@ -363,6 +375,70 @@ def receptive_field(
     of = "" if filter_index is None else f", filter {filters}"
     title = f"{last.name}: receptive field of position {_text(index)}{of}"
     return _by_position(ax, read, title, "connections", "input")
+
+
+@public
+def topology(
+    layer: LocallyDirected1D, most_outputs: int = 20, names: Sequence[str] | None = None, ax: "Axes | None" = None
+) -> "Axes":
+    """Draw given connections: inputs along the left side, outputs along the right, and a line for each weight.
+
+    Parameters
+    ----------
+    layer : LocallyDirected1D
+        A built layer.
+    most_outputs : int, default 20
+        How many outputs are drawn, those with the largest weights.
+    names : sequence of str, optional
+        A name for each output of the layer, such as its gene; by default their numbers.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the layer is another one, `most_outputs` is less than 1, or there are not as many names as outputs.
+    AttributeError
+        If the layer has not been built.
+
+    Notes
+    -----
+    The width and colour of a line are the sum of absolute weights over channels and filters. If there were more than
+    1,000 lines, neighbouring inputs are drawn as one line from their middle, with the sum of their weights.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> pairs = [(0, 0), (1, 0), (2, 0), (2, 1), (3, 1)]
+    >>> layer = lc.LocallyDirected1D(pairs, mask_shape=(4, 2), kernel_initializer="ones", input_shape=(4, 1))
+    >>> layer.build((None, 4, 1))
+    >>> ax = plotting.topology(layer, names=["BRCA1", "TP53"])
+    >>> len(ax.collections[0].get_segments())
+    5
+    """
+    if not isinstance(layer, LocallyDirected1D):
+        raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyDirected1D")
+    (inputs, outputs), kernel = layer.mask.shape, layer.kernel
+    count = min(integer("most_outputs", most_outputs), outputs)
+    if names is not None and len(names) != outputs:
+        raise ValueError(f"names has {len(names)} entries; {layer.name!r} has {outputs} outputs")
+    of_output = np.repeat(np.arange(outputs), np.diff(layer.mask.indptr))
+    strength = np.abs(kernel).sum(axis=(1, 2), dtype=np.float64)
+    totals = np.bincount(of_output, strength, outputs)
+    shown = np.sort(np.argsort(-totals, kind="stable")[:count])
+    row = np.full(outputs, -1)
+    row[shown] = np.arange(count)
+    chosen = row[of_output] >= 0
+    start, end, strength = layer.mask.indices[chosen], row[of_output[chosen]], strength[chosen]
+    size = 1 if len(start) <= MOST_LINES else -(-inputs // max(1, MOST_LINES // count))
+    lines, which = np.unique(np.stack([start // size, end]), axis=1, return_inverse=True)
+    strength = np.bincount(which.reshape(-1), strength, lines.shape[1])
+    return _bipartite(ax, layer, lines, size, strength, shown, names)
 
 
 @public
@@ -470,6 +546,10 @@ def _check_layer(layer: Any) -> None:
     """Raise unless the layer is 1D or 2D."""
     if not isinstance(layer, LocallyConnected):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected1D or LocallyConnected2D")
+    _check_rank(layer)
+
+
+def _check_rank(layer: Windowed) -> None:
     if layer.rank > 2:
         raise TypeError(
             f"layer {layer.name!r} is a {type(layer).__name__}, which cannot be drawn; give a LocallyConnected1D or "
@@ -479,7 +559,7 @@ def _check_layer(layer: Any) -> None:
 
 def _layers(model: Any) -> list[Any]:
     """Return the layers of a model, with nested models expanded; or the layer itself."""
-    if not isinstance(model, LocallyConnected | Sequential):
+    if not isinstance(model, Windowed | Sequential):
         raise TypeError(f"model is a {type(model).__name__}; give a Sequential or a locally connected layer")
     return list(flat_layers(model))
 
@@ -511,29 +591,32 @@ def _of_positions(layer: LocallyConnected, values: Array) -> Array:
     return values if sets is None else values[sets]
 
 
-def _output_size(layer: LocallyConnected) -> tuple[int, ...]:
-    """Return the number of positions of a layer along each dimension."""
-    return layer._geometry_of(layer.input_shape).output_size
+def _output_size(layer: Windowed) -> tuple[int, ...]:
+    """Return the size of a layer's output along each dimension."""
+    geometry = layer._geometry_of(layer.input_shape)
+    return geometry.input_size if isinstance(layer, LocallyConnectedTranspose) else geometry.output_size
 
 
 def _channel_axis(layers: Sequence[Any]) -> int:
-    """Return the channel axis of a sample, in the data format of the first locally connected layer."""
-    formats = [layer.data_format for layer in layers if isinstance(layer, LocallyConnected)]
+    """Return the channel axis of a sample, in the data format of the first layer with windows."""
+    formats = [layer.data_format for layer in layers if isinstance(layer, Windowed)]
     return 0 if formats[:1] == ["channels_first"] else -1
 
 
 def _connections(layer: Any, counts: Array) -> Array:
     """Return the connections to each input of a layer, given the `counts` of each output; without the batch axis."""
     axis = _channel_axis([layer])
-    if isinstance(layer, LocallyConnected | Activation) and _mixes(layer.activation):
+    if isinstance(layer, Windowed | Activation) and _mixes(layer.activation):
         counts = np.broadcast_to(counts.sum(axis=axis, keepdims=True), counts.shape)
-    if not isinstance(layer, LocallyConnected):
+    if not isinstance(layer, Windowed):
         return counts
     geometry, mask = layer._geometry_of(layer.input_shape), layer.kernel_mask
-    counts = np.moveaxis(counts, axis, -1).reshape(geometry.positions, geometry.groups, -1)
     if mask is not None and geometry.sets is not None:
         mask = mask[geometry.sets]
-    exists, total = geometry.input_index >= 0, np.zeros(geometry.inputs)
+    exists, counts = geometry.input_index >= 0, np.moveaxis(counts, axis, -1)
+    if isinstance(layer, LocallyConnectedTranspose):
+        return np.moveaxis(_transposed_connections(geometry, mask, exists, counts.reshape(-1)), -1, axis)
+    counts, total = counts.reshape(geometry.positions, geometry.groups, -1), np.zeros(geometry.inputs)
     for group in range(geometry.groups):
         of_group = counts[:, group]
         if mask is not None and mask.ndim == 3:
@@ -544,6 +627,20 @@ def _connections(layer: Any, counts: Array) -> Array:
         index = geometry.input_index[exists] + group * geometry.tap_entries
         total += np.bincount(index, taps[exists], geometry.inputs)
     return np.moveaxis(total.reshape(*geometry.input_size, geometry.channels), -1, axis)
+
+
+def _transposed_connections(geometry: Any, mask: Array | None, exists: Array, counts: Array) -> Array:
+    """The same of a transposed layer, whose adjoint has the geometry: of each of its inputs, channels last."""
+    positions, filters = geometry.positions, geometry.filters
+    total = np.empty((positions, geometry.groups, filters // geometry.groups))
+    for group in range(geometry.groups):
+        taps = np.where(exists, counts[geometry.input_index + group * geometry.tap_entries], 0)
+        if mask is not None and mask.ndim == 3:
+            own = mask.reshape(*mask.shape[:2], geometry.groups, -1)[:, :, group]
+            total[:, group] = np.einsum("pkf,pk->pf", own, taps)
+        else:
+            total[:, group] = (taps if mask is None else taps * mask).sum(axis=1, keepdims=True)
+    return total.reshape(*geometry.output_size, filters)
 
 
 def _mixes(activation: Any) -> bool:
@@ -605,6 +702,39 @@ def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) 
     axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=aspect, label=label)
     axes.set_xlabel(f"{grid} column")
     axes.set_ylabel(f"{grid} row")
+    return axes
+
+
+def _bipartite(
+    ax: "Axes | None", layer: Any, lines: Array, size: int, strength: Array, shown: Array, names: Any
+) -> Any:
+    """Draw lines from `size` inputs each, at x = 0, to the rows of the outputs shown, at x = 1."""
+    with deferred():
+        from matplotlib.collections import LineCollection
+
+    (inputs, outputs), count = layer.mask.shape, len(shown)
+    axes, limit = _axes(ax, (LINES[0], 6)), float(strength[np.isfinite(strength)].max(initial=0)) or 1.0
+    places = (np.arange(count) + 0.5) / count * inputs - 0.5
+    order = np.argsort(strength, kind="stable")  # the largest are drawn last
+    begins = np.minimum(lines[0] * size + (size - 1) / 2, inputs - 1)
+    segments = np.zeros((len(begins), 2, 2))  # (x, y) of the beginning and the end of each
+    segments[:, 1, 0], segments[:, 0, 1], segments[:, 1, 1] = 1, begins, places[lines[1]]
+    drawn = LineCollection(
+        list(segments[order]), array=strength[order], cmap="viridis_r", clim=(0, limit),
+        linewidths=0.3 + 2.2 * np.nan_to_num(strength[order]) / limit,
+    )  # fmt: skip
+    axes.add_collection(drawn, autolim=False)
+    axes.set(xlim=(0, 1), ylim=(inputs - 0.5, -0.5), xticks=[])
+    axes.set_ylabel("input" if size == 1 else f"input, {size} to a line")
+    _whole_numbers(axes.yaxis)
+    right = axes.secondary_yaxis("right")
+    labelled = range(0, count, -(-count // 40))
+    labels = [str(number) if names is None else names[number] for number in shown.tolist()]
+    right.set_yticks([places[row] for row in labelled], [labels[row] for row in labelled])
+    right.set_ylabel("output")
+    axes.get_figure().colorbar(drawn, ax=axes, fraction=0.05, pad=0.03, label="|weight|")
+    of = f"{count} of {outputs}" if count < outputs else f"{outputs}"
+    axes.set_title(f"{layer.name}: connections of {of} outputs", wrap=True)
     return axes
 
 

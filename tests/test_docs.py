@@ -20,6 +20,7 @@ NEEDS = {
     "training.md": ("h5py",),
     "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
     "frameworks.md": (),
+    "local-layers.md": (),
     "migrating.md": ("h5py",),
 }
 
@@ -61,6 +62,35 @@ def test_all_pages_with_code_are_tested():
 def test_frameworks(run):
     names = run("frameworks.md")
     assert names["dx"].shape == names["x"].shape
+
+
+def test_local_layers(run):
+    """The page asserts shapes itself; here are the numbers of its table, and what else it says."""
+    names = run("local-layers.md")
+    zones = np.repeat(names["zone"][:, None], 26, axis=1)
+    settings = {
+        54_080: {},
+        5_480: {"weight_sharing": "all"},
+        8_936: {"weight_sharing": (4, 4)},
+        5_624: {"weight_sharing": zones},
+        60_064: {"padding": "same"},
+    }
+    for count, given in settings.items():
+        layer = lc.LocallyConnected2D(8, 3, input_shape=(28, 28, 1), **given)
+        layer.build((None, 28, 28, 1))
+        assert layer.count_params() == count
+    text = (DOCS / "local-layers.md").read_text()
+    assert all(f"{count:,}" in text for count in settings)
+    x, local, conv = names["x"], names["local"], names["conv"]
+    conv.set_weights([local.kernel.reshape(3, 3, 4, 8), local.bias])
+    np.testing.assert_array_equal(conv(x), local(x))
+    assert np.isfinite(lc.LocallyConnected2D(1, 3, kernel_mask=lc.kernel_mask_from(names["sea"], 3, channels=4))(
+        np.where(names["sea"][..., None], x, np.nan))).all()  # fmt: skip
+    text = text[text.index("## Companions") : text.index("Why these")]
+    named = {name for name in re.findall(r"`(\w+)`", text) if name not in ("Sequential", "Global")}
+    named |= {f"Global{kind}Pooling{rank}D" for kind in ("Max", "Average") for rank in (1, 2)}
+    layers = {name for name in lc.__all__ if hasattr(getattr(lc, name), "compute_output_shape")} - {"Sequential"}
+    assert named == {name for name in layers if not name.startswith(("Locally", "Conv"))}
 
 
 def test_training(run, tmp_path, rng):

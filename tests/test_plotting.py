@@ -285,6 +285,100 @@ class TestReceptiveField:
         assert np.count_nonzero(~np.isnan(front)) == 3 * 2
         assert np.count_nonzero(~np.isnan(image(plotting.receptive_field(model, (0, 0))))) == 4 * 3
 
+    @pytest.mark.parametrize(
+        "settings",
+        [
+            {"strides": 2, "padding": "same"},
+            {"groups": 2, "kernel_mask": masked((20, 3))},
+            {"kernel_mask": masked((20, 6, 2)), "padding_mode": "circular", "padding": ((1, 1), (0, 0))},
+            {"weight_sharing": (2, 3), "kernel_mask": masked((4, 6, 2))},
+        ],
+        ids=["strided", "groups", "wrapped", "shared"],
+    )
+    @FORMATS
+    def test_transposed_layers(self, settings, data_format):
+        settings |= {"data_format": data_format, "use_bias": False, "kernel_initializer": "ones"}
+        shape = (2, 4, 5) if data_format == "channels_first" else (4, 5, 2)
+        model = lc.Sequential(
+            [
+                lc.LocallyConnected2DTranspose(2, (3, 1), input_shape=shape, **settings),
+                lc.Conv2D(1, 2, use_bias=False, data_format=data_format),
+            ]
+        )
+        model.layers[1].set_weights([np.ones_like(model.layers[1].kernel)])
+        ax = plotting.receptive_field(lc.Sequential(model.layers), (1, 2))
+        index, axis = ((0, 1, 2), 0) if data_format == "channels_first" else ((1, 2, 0), -1)
+        np.testing.assert_array_equal(image(ax), counted(model, index, axis))
+
+
+class TestSharingMap:
+    def test_sets_are_at_their_positions(self):
+        sets = np.array([[0, 0, 1, 1, 2], [0, 1, 1, 2, 2], [2, 2, 2, 2, 2]])
+        one = layer(weight_sharing=sets)
+        ax = plotting.sharing_map(one)
+        np.testing.assert_array_equal(image(ax), sets)
+        assert labels(ax) == ("output column", "output row", "number of the weight set")
+        np.testing.assert_array_equal(line(plotting.sharing_map(sequence_layer(weight_sharing=3))), [0, 0, 0, 1])
+
+
+def directed(pairs, shape, **settings):
+    """A built layer of one channel, whose weights are 1, -2, 3, ..."""
+    made = lc.LocallyDirected1D(pairs, mask_shape=shape, use_bias=False, input_shape=(shape[0], 1), **settings)
+    made.build((None, shape[0], 1))
+    numbers = np.arange(1, made.kernel.size + 1) * np.resize([1, -1], made.kernel.size)
+    made.set_weights([numbers.reshape(made.kernel.shape).astype(np.float32)])
+    return made
+
+
+def drawn_lines(ax):
+    """(input, output place, strength) of the lines, the strongest last."""
+    [drawn] = ax.collections
+    return [(*(y for _, y in ends), value) for ends, value in zip(drawn.get_segments(), drawn.get_array(), strict=True)]
+
+
+class TestTopology:
+    def test_each_weight_is_a_line(self):
+        one = directed([(0, 0), (1, 0), (2, 0), (2, 1), (3, 1)], (4, 2))
+        ax = plotting.topology(one)
+        assert drawn_lines(ax) == [(0, 0.5, 1), (1, 0.5, 2), (2, 0.5, 3), (2, 2.5, 4), (3, 2.5, 5)]
+        assert ax.get_ylim() == (3.5, -0.5)
+        assert labels(ax) == ("", "input", "|weight|")
+        assert ax.get_title() == f"{one.name}: connections of 2 outputs"
+        widths = ax.collections[0].get_linewidths()
+        assert sorted(widths) == list(widths)
+
+    def test_the_outputs_with_the_largest_weights_are_drawn(self):
+        one = directed([(0, 0), (1, 1), (2, 2), (0, 3)], (3, 5))
+        ax = plotting.topology(one, most_outputs=2, names=["a", "b", "c", "d", "e"])
+        assert drawn_lines(ax) == [(2, 0.25, 3), (0, 1.75, 4)]
+        [side] = ax.child_axes
+        assert [text.get_text() for text in side.get_yticklabels()] == ["c", "d"]
+        assert "2 of 5 outputs" in ax.get_title()
+        # An output without inputs has no line.
+        assert len(drawn_lines(plotting.topology(one, most_outputs=9))) == 4
+
+    def test_channels_and_filters_are_added(self):
+        one = lc.LocallyDirected1D([[1], [1]], 3, kernel_initializer="ones", input_shape=(2, 2))
+        one.build((None, 2, 2))
+        assert drawn_lines(plotting.topology(one)) == [(0, 0.5, 6), (1, 0.5, 6)]
+
+    def test_neighbouring_inputs_of_many_are_one_line(self):
+        one = lc.LocallyDirected1D(np.ones((1500, 2)), kernel_initializer="ones", input_shape=(1500, 1))
+        one.build((None, 1500, 1))
+        ax = plotting.topology(one)
+        lines = drawn_lines(ax)
+        assert len(lines) == 2 * 500
+        assert {strength for _, _, strength in lines} == {3}
+        assert sorted({begin for begin, _, _ in lines})[:2] == [1, 4]
+        assert ax.get_ylabel() == "input, 3 to a line"
+
+    def test_weights_of_zero(self):
+        one = directed([(0, 0), (1, 0)], (2, 1))
+        one.set_weights([np.zeros_like(one.kernel)])
+        ax = plotting.topology(one)
+        ax.get_figure().canvas.draw()
+        assert [strength for _, _, strength in drawn_lines(ax)] == [0, 0]
+
 
 class Custom:
     """An activation of a user's own."""
@@ -421,6 +515,17 @@ class Doubled(Stateless):
         (lambda: plotting.receptive_field(layer(), (-1, 0)), ValueError, r"position\[0\]=-1 is too small"),
         (lambda: plotting.receptive_field(layer(), (0, 0), 3), ValueError, r"filter_index must be in \[0, 3\), got 3"),
         (lambda: plotting.receptive_field(lc.LocallyConnected2D(2, 3), (0, 0)), AttributeError, "not known yet"),
+        (lambda: plotting.receptive_field(lc.LocallyDirected1D([[1]]), 0), TypeError, "no windows; use .*topology"),
+        (
+            lambda: plotting.receptive_field(behind("mine", lc.MaxPooling2D(2)), (0, 0)),
+            TypeError,
+            "has 'max_pooling2d.*', a MaxPooling2D, before .* only locally connected, transposed and",
+        ),
+        (lambda: plotting.sharing_map(layer()), ValueError, "weights of its own; give a layer with weight_sharing"),
+        (lambda: plotting.topology(layer()), TypeError, "layer is a LocallyConnected2D; give a LocallyDirected1D"),
+        (lambda: plotting.topology(lc.LocallyDirected1D([[1]])), AttributeError, "build"),
+        (lambda: plotting.topology(directed([(0, 0)], (1, 1)), 0), ValueError, "most_outputs=0 is too small"),
+        (lambda: plotting.topology(directed([(0, 0)], (1, 2)), names=["a"]), ValueError, "1 entries; .* has 2 outputs"),
         (lambda: plotting.saliency(lc.Dense(3), [1.0], 0), TypeError, "model is a Dense"),
         (lambda: plotting.saliency(volume(), np.ones((3, 3, 3, 1)), 0), ValueError, r"must be \(W, C\) or \(H, W, C\)"),
         (
@@ -455,6 +560,8 @@ DRAWINGS = {
     "bias_map": lambda ax: plotting.bias_map(layer(), ax=ax),
     "receptive_field": lambda ax: plotting.receptive_field(layer(), (1, 2), ax=ax),
     "saliency": lambda ax: plotting.saliency(layer(), np.ones((5, 6, 2)), (1, 2, 0), ax=ax),
+    "sharing_map": lambda ax: plotting.sharing_map(layer(weight_sharing=2), ax),
+    "topology": lambda ax: plotting.topology(directed([(0, 0), (1, 0), (1, 1)], (2, 2)), ax=ax),
     "a line": lambda ax: plotting.weight_norm_map(sequence_layer(), ax=ax),
 }
 

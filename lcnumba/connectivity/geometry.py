@@ -287,6 +287,8 @@ def of_transposed(
     >>> of_transposed((3,), 1, 2, (3,), (2,), "valid", None, (1,), ("zeros",), 1, None).input_size
     (7,)
     """
+    if padding == "tf_same":
+        raise ValueError("padding='tf_same' of a transposed layer is called 'same', whose windows are TensorFlow's")
     spans = [d * (k - 1) + 1 for k, d in zip(kernel_size, dilation, strict=True)]
     pairs = [(e // 2, e // 2) if padding == "same" else (0, 0) for e in spans]
     added = output_padding or (0,) * len(size)

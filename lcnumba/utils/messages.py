@@ -125,6 +125,7 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "stride": {"strides": ""},
     "dilation": {"dilation_rate": ""},
     "bias": {"use_bias": ""},
+    "groups": {None: "locally connected, transposed and convolutional layers have groups"},
     "kernel_init": {"kernel_initializer": ""},
     "init": {"kernel_initializer": ""},
     "W_regularizer": {"kernel_regularizer": ""},

@@ -36,7 +36,7 @@ WORDS = [
     (lc.Dense, {"units": 1, "in_features": 3}, r"^Dense\(\) .*it follows from the input"),
     (lc.LocallyConnected2D, {"filters": 1, "kernel_size": 3, "stride": 2}, r"^LocallyConnected2D\(\) .*called strides"),
     (lc.LocallyConnected1D, {"out_channels": 1, "kernel_size": 3}, r"^LocallyConnected1D\(\) .*called filters here"),
-    (lc.LocallyConnected3D, {"filters": 1, "kernel_size": 3, "stride": 2}, "called strides"),
+    (lc.Dense, {"units": 1, "groups": 2}, "convolutional layers have groups"),
     (lc.LocallyConnected2D, {"filters": 1, "kernel_size": 3, "dilation": 2}, "called dilation_rate here"),
     (lc.LocallyConnected2D, {"filters": 1, "kernel_size": 3, "bias": False}, "called use_bias here"),
     (lc.LocallyConnected2D, {"filters": 1, "kernel_size": 3, "seed": 0}, "called rng here"),

@@ -107,7 +107,7 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
                 f"{label} has the hard_sigmoid of Keras {version:.20}, relu6(x + 3) / 6; here it is that of Keras 2, "
                 f"0.2 x + 0.5 clipped to [0, 1]. {HINT}"
             )
-        if name.startswith("LocallyConnected") and is_softmax_over_width(activation, _data_format(settings)):
+        if name.startswith(("LocallyConnected", "Conv")) and is_softmax_over_width(activation, _data_format(settings)):
             raise ValueError(
                 f"{label} has {activation_name(activation)} with channels_first, which is over the width in Keras, but "
                 f"over the channels here. {HINT}. A layer without activation, followed by "

@@ -11,6 +11,7 @@ from lcnumba.bridges.keras2 import layouts
 from lcnumba.bridges.keras2.files import StoredArray
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.layers.batch_normalization import BatchNormalization
+from lcnumba.layers.convolution import Convolution
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
 from lcnumba.utils.arrays import as_numpy
@@ -35,6 +36,8 @@ __all__ = [
 ]
 
 
+# The layers with weights that Keras has, too.
+WITH_WEIGHTS = (LocallyConnected, Convolution, Dense, BatchNormalization)
 # A kernel may become this many times larger than it is in the file, or up to this many elements. A window clipped by
 # "same" loses at most three quarters of its connections, unless it is larger than the image.
 MAX_EXPANSION, SMALL_KERNEL = 16, 1 << 22
@@ -52,7 +55,7 @@ def import_weights(layer: Any, weights: list[Any], data_format: str | None = Non
 
     Parameters
     ----------
-    layer : LocallyConnected1D, LocallyConnected2D, Dense or BatchNormalization
+    layer : LocallyConnected1D, LocallyConnected2D, Conv1D, Conv2D, Dense or BatchNormalization
         The layer.
     weights : list of arrays
         As Keras' ``get_weights`` returns them: [kernel, bias] or [kernel]; of a BatchNormalization [gamma, beta,
@@ -93,7 +96,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
 
     Parameters
     ----------
-    layer : LocallyConnected1D, LocallyConnected2D, Dense or BatchNormalization
+    layer : LocallyConnected1D, LocallyConnected2D, Conv1D, Conv2D, Dense or BatchNormalization
         A built layer.
     implementation : {1, 2, 3}, optional
         That of the Keras layer; by default the layer's own, and 1 for "auto".
@@ -123,10 +126,10 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     """
     if not _check_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
+    warn_softmax_axis([layer])
     if not isinstance(layer, LocallyConnected):
         return list(layer.get_weights())
     kernel, *bias = layer.get_weights()
-    warn_softmax_axis([layer])
     geometry = _geometry(layer, layer.input_shape)
     wanted = _default_implementation(layer) if implementation is None else integer("implementation", implementation)
     number = choice("implementation", wanted, (1, 2, 3))
@@ -140,7 +143,8 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
 def warn_softmax_axis(layers: Iterable[Any]) -> None:
     """Warn of layers whose Keras counterpart takes a softmax over another axis."""
     for layer in layers:
-        if isinstance(layer, LocallyConnected) and is_softmax_over_width(layer.activation, layer.data_format):
+        with_windows = isinstance(layer, LocallyConnected | Convolution)
+        if with_windows and is_softmax_over_width(layer.activation, layer.data_format):
             warnings.warn(
                 f"{activation_name(layer.activation)} with channels_first is over the width in Keras, but over the "
                 f"channels in {layer.name!r}: with the same weights the outputs differ. For Keras' result, use a layer "
@@ -219,9 +223,10 @@ def convert_bias(geometry: Geometry, stored: GivenWeights | StoredWeights, numbe
 
 
 def _check_layer(layer: Any) -> Any:
-    if not isinstance(layer, LocallyConnected | Dense | BatchNormalization):
+    if not isinstance(layer, WITH_WEIGHTS):
         raise TypeError(
-            f"layer is a {type(layer).__name__}; give a locally connected, Dense or BatchNormalization layer"
+            f"layer is a {type(layer).__name__}; give a locally connected, convolutional, Dense or BatchNormalization "
+            "layer"
         )
     return layer
 
@@ -267,8 +272,10 @@ def _default_implementation(layer: Any) -> int:
 
 def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
     """Return the weights of any layer in the layout of Keras; empty for a layer without weights."""
-    if isinstance(layer, LocallyConnected | Dense | BatchNormalization):
+    if isinstance(layer, WITH_WEIGHTS):
         return export_weights(layer, implementation)
+    if type(layer).__module__ == "lcnumba" and layer.get_weights():
+        raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}, which does not exist in Keras")
     if layer.get_weights():
         raise TypeError(
             f"layer {layer.name!r} is a custom layer with weights; only built-in layers can be written for Keras"

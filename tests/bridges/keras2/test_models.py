@@ -636,7 +636,7 @@ BROKEN = {
     ),
     "empty config": (attribute("model_config", '{"class_name": "Sequential"}'), "cannot be read"),
     "lambda": (config_changed(lambda entries: entries[2].update(class_name="Lambda")), "'Lambda'; must be one of"),
-    "convolution": (config_changed(lambda entries: entries[2].update(class_name="Conv2D")), "import_weights"),
+    "convolution": (config_changed(lambda entries: entries[2].update(class_name="DepthwiseConv2D")), "import_weights"),
     "foreign class": (config_changed(lambda entries: entries[2].update(class_name="os.system")), "'os.system'"),
     "class that is a list": (config_changed(lambda entries: entries[2].update(class_name=[])), "cannot be read"),
     "foreign activation": (
@@ -934,7 +934,9 @@ def test_a_refused_import_does_not_build():
             lc.import_weights(layer, weights, **settings)
     assert not layer.built
     for wrong in (None, lc.Flatten()):
-        with pytest.raises(TypeError, match="give a locally connected, Dense or BatchNormalization layer"):
+        with pytest.raises(
+            TypeError, match="give a locally connected, convolutional, Dense or BatchNormalization layer"
+        ):
             lc.import_weights(wrong, [])
 
 
@@ -960,6 +962,66 @@ def test_floats_of_another_layout_are_refused(tmp_path):
     changed("digits.h5", tmp_path / "odd.h5", replaced(KERNEL, odd))
     with pytest.raises(KerasFileError, match="weights are float32 or float64"):
         lc.load_keras(tmp_path / "odd.h5")
+
+
+@pytest.mark.parametrize("suffix", [".weights.h5", ".h5"])
+def test_weights_of_convolutions_are_written(suffix, tmp_path):
+    def network(seed):
+        layers = [lc.Conv2D(4, 3, groups=2, input_shape=(6, 5, 2), rng=seed), lc.Reshape((12, 4)), lc.Conv1D(2, 3)]
+        return lc.Sequential([*layers, lc.LocallyConnected1D(1, 2, rng=seed)])
+
+    first, second = network(0), network(1)
+    lc.save_keras_weights(first, tmp_path / f"model{suffix}")
+    lc.load_keras(tmp_path / f"model{suffix}", second)
+    for a, b in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    with h5py.File(tmp_path / f"model{suffix}") as file:
+        shapes = []
+        file.visititems(lambda _, item: shapes.append(item.shape) if isinstance(item, h5py.Dataset) else None)
+    assert {(3, 3, 1, 4), (4,), (3, 4, 2)} <= set(shapes)
+    lc.import_weights(second[0], [2 * weight for weight in lc.export_weights(first[0])])
+    np.testing.assert_array_equal(second[0].kernel, 2 * first[0].kernel)
+
+
+def keras_file(path, name, **settings):
+    """A .keras file of one layer on (8, 8, 1) or (1, 8, 8), as Keras 2 writes it, with weights of ones."""
+    shape = (None, 1, 8, 8) if settings.get("data_format") == "channels_first" else (None, 8, 8, 1)
+    layer = getattr(lc, name)(2, 3, name="local", kernel_initializer="ones", input_shape=shape[1:], **settings)
+    layer.build(shape)
+    config = {"name": "local", "batch_input_shape": shape, **layer.get_config()}
+    for entry in ("implementation", "groups", "dilation_rate"):
+        config.pop(entry, None)
+    model = {"class_name": "Sequential", "config": {"name": "s", "layers": [{"class_name": name, "config": config}]}}
+    with h5py.File(path.with_suffix(".h5"), "w") as file:
+        for number, weight in enumerate(layer.get_weights()):
+            file[f"layers/{name.lower()}/vars/{number}"] = weight
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("config.json", json.dumps(model))
+        archive.writestr("metadata.json", json.dumps({"keras_version": "2.15.0"}))
+        archive.write(path.with_suffix(".h5"), "model.weights.h5")
+    return layer
+
+
+def test_a_convolution_is_read(tmp_path, rng):
+    layer = keras_file(tmp_path / "model.keras", "Conv2D", padding="same", activation="relu")
+    x = rng.random((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(lc.load_keras(tmp_path / "model.keras")(x), layer(x))
+
+
+def test_softmax_of_a_convolution_over_the_width_is_refused(tmp_path):
+    layer = keras_file(tmp_path / "model.keras", "Conv2D", data_format="channels_first", activation="softmax")
+    with pytest.raises(KerasFileError, match=r"'local'.* has softmax with channels_first, which is over the width"):
+        lc.load_keras(tmp_path / "model.keras")
+    with pytest.warns(UserWarning, match="softmax with channels_first is over the width in Keras"):
+        lc.export_weights(layer)
+
+
+def test_layers_that_keras_does_not_have_are_named(tmp_path):
+    for layer in (lc.LocallyConnected1DTranspose(1, 2, name="up"), lc.LocallyDirected1D(np.eye(5), name="up")):
+        model = lc.Sequential([layer])
+        model.build((None, 5, 1))
+        with pytest.raises(TypeError, match=f"layer 'up' is a {type(layer).__name__}, which does not exist in Keras"):
+            lc.save_keras_weights(model, tmp_path / "model.weights.h5")
 
 
 def test_permissions_and_names_of_saved_files(tmp_path):
