@@ -636,7 +636,7 @@ BROKEN = {
     ),
     "empty config": (attribute("model_config", '{"class_name": "Sequential"}'), "cannot be read"),
     "lambda": (config_changed(lambda entries: entries[2].update(class_name="Lambda")), "'Lambda'; must be one of"),
-    "convolution": (config_changed(lambda entries: entries[2].update(class_name="Conv2D")), "import_weights"),
+    "convolution": (config_changed(lambda entries: entries[2].update(class_name="Conv3D")), "import_weights"),
     "foreign class": (config_changed(lambda entries: entries[2].update(class_name="os.system")), "'os.system'"),
     "class that is a list": (config_changed(lambda entries: entries[2].update(class_name=[])), "cannot be read"),
     "foreign activation": (
