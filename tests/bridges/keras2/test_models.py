@@ -934,7 +934,7 @@ def test_a_refused_import_does_not_build():
             lc.import_weights(layer, weights, **settings)
     assert not layer.built
     for wrong in (None, lc.Flatten()):
-        with pytest.raises(TypeError, match="give a locally connected, Dense or BatchNormalization layer"):
+        with pytest.raises(TypeError, match="give a locally connected layer, Conv1D, Conv2D, Dense or BatchNorm"):
             lc.import_weights(wrong, [])
 
 
