@@ -6,9 +6,10 @@ Run in a separate environment, from this folder:
     python make_companions_golden.py
 
 Each case holds x, dy, and Keras' y and dx; of BatchNormalization also the weights, the gradients of gamma and beta, the
-output for inference, and the moving averages after three steps. Inputs are small integers, so that maxima have ties,
-or multiples of 1/8. TensorFlow has no gradient of channels-first maxima on the CPU: there x is transposed around the
-layer.
+output for inference, and the moving averages after three steps; of convolutions the weights and their gradients.
+Inputs are small integers, so that maxima have ties, or multiples of 1/8. TensorFlow has no gradient of channels-first
+maxima on the CPU: there x is transposed around the layer. A case named Sequential is a model: its batches and targets,
+the weights before and after a step of SGD with each batch, and the losses.
 """
 
 import itertools
@@ -110,6 +111,89 @@ NORMALIZATIONS = [
 ]  # fmt: skip
 
 
+def convolutions():
+    """Yield (class name, settings, shape of x, dtype) of convolutions."""
+    shapes = {1: [(9, 4), (4, 4)], 2: [(7, 6, 4), (5, 4, 4)]}
+    sizes = {1: [(3,), (4,), (1,)], 2: [(3, 3), (2, 4), (1, 1)]}
+    steps = {1: [((1,), (1,)), ((2,), (1,)), ((3,), (1,)), ((1,), (2,))],
+             2: [((1, 1), (1, 1)), ((2, 2), (1, 1)), ((3, 1), (1, 1)), ((1, 1), (1, 2))]}  # fmt: skip
+    count = 0
+    for rank, padding, data_format in itertools.product((1, 2), ("valid", "same"), (LAST, FIRST)):
+        for kernel_size, (strides, dilation), shape in itertools.product(sizes[rank], steps[rank], shapes[rank]):
+            spans = [1 + step * (size - 1) for size, step in zip(kernel_size, dilation, strict=True)]
+            if padding == "valid" and any(span > n for span, n in zip(spans, shape, strict=False)):
+                continue
+            settings = {
+                "filters": (4, 6, 2)[count % 3], "kernel_size": kernel_size, "strides": strides, "padding": padding,
+                "data_format": data_format, "dilation_rate": dilation, "groups": (1, 2, 1, 1)[count % 4],
+                "activation": ("linear", "relu")[count % 2], "use_bias": count % 5 != 0,
+            }  # fmt: skip
+            count += 1
+            yield f"Conv{rank}D", settings, (2, *moved(shape, data_format)), "float32"
+    for rank, activation in itertools.product((1, 2), ("tanh", "elu", "sigmoid", "softmax", "leaky_relu")):
+        settings = {"filters": 3, "kernel_size": 3, "activation": activation, "padding": "same"}
+        yield f"Conv{rank}D", settings, (2, *shapes[rank][1]), "float64"
+
+
+# Layers as (class name, settings), shape of x, dtype, momentum of SGD. The loss is the mean squared error.
+MODELS = [
+    (
+        [
+            ("Conv2D", {"filters": 4, "kernel_size": 3, "padding": "same", "strides": 2, "activation": "relu"}),
+            ("BatchNormalization", {"momentum": 0.5}), ("MaxPooling2D", {"pool_size": 2}), ("Flatten", {}),
+            ("Dense", {"units": 3}),
+        ],
+        (6, 8, 9, 2), "float64", 0.0,
+    ),
+    (
+        [
+            ("Conv1D", {"filters": 4, "kernel_size": 4, "padding": "same", "use_bias": False}),
+            ("BatchNormalization", {"momentum": 0.75}), ("Activation", {"activation": "relu"}),
+            ("AveragePooling1D", {"pool_size": 3, "strides": 2, "padding": "same"}),
+            ("Conv1D", {"filters": 2, "kernel_size": 2, "dilation_rate": 2, "groups": 2, "activation": "tanh"}),
+            ("GlobalAveragePooling1D", {}),
+        ],
+        (5, 12, 3), "float64", 0.5,
+    ),
+    (
+        [
+            ("Conv2D", {"filters": 3, "kernel_size": (2, 3), "data_format": FIRST, "kernel_regularizer": "l2"}),
+            ("BatchNormalization", {"axis": 1}), ("AveragePooling2D", {"pool_size": 2, "data_format": FIRST}),
+            ("Conv2D", {"filters": 2, "kernel_size": 2, "data_format": FIRST, "padding": "same",
+                        "kernel_constraint": {"class_name": "MaxNorm",
+                                              "config": {"max_value": 0.5, "axis": [0, 1, 2]}}}),
+            ("GlobalAveragePooling2D", {"data_format": FIRST}),
+        ],
+        (4, 2, 7, 8), "float32", 0.0,
+    ),
+    (
+        [
+            ("ZeroPadding1D", {"padding": (4, 0)}),
+            ("Conv1D", {"filters": 3, "kernel_size": 3, "dilation_rate": 2, "activation": "relu"}),
+            ("BatchNormalization", {}), ("MaxPooling1D", {"pool_size": 2}), ("Flatten", {}), ("Dense", {"units": 2}),
+        ],
+        (4, 8, 2), "float64", 0.0,
+    ),
+]  # fmt: skip
+RATE = 0.0625
+
+
+def train(layers, shape, dtype, momentum, rng):
+    """Three steps of SGD: batches, targets, weights before and after, losses."""
+    tf_keras.backend.set_floatx(dtype)  # that of the loss
+    model = tf_keras.Sequential([layer_of(name, settings, dtype) for name, settings in layers])
+    model.build((None, *shape[1:]))
+    model.set_weights([rng.integers(1, 9, w.shape) / 8 - (w.ndim > 1) / 2 for w in model.get_weights()])
+    record = {f"weight{number}": w for number, w in enumerate(model.get_weights())}
+    x = (rng.integers(-8, 9, (3, *shape)) / 8).astype(dtype)
+    targets = (rng.integers(-8, 9, (3, shape[0], *model.output_shape[1:])) / 8).astype(dtype)
+    # Channels first, TensorFlow's CPU computes in float32 and eagerly alone.
+    model.compile(tf_keras.optimizers.SGD(RATE, momentum), "mse", run_eagerly=dtype == "float32")
+    losses = np.array([model.train_on_batch(batch, target) for batch, target in zip(x, targets, strict=True)], dtype)
+    record |= {f"after{number}": w for number, w in enumerate(model.get_weights())}
+    return {"x": x, "targets": targets, "losses": losses, **record}
+
+
 def layer_of(name, settings, dtype="float32"):
     """The Keras layer; an axis list is one of several, as in files."""
     axis = settings.get("axis")
@@ -182,6 +266,18 @@ def main() -> None:
         record |= dict(zip(("mean", "variance"), layer.get_weights()[-2:], strict=True))
         add("BatchNormalization", settings, dtype, x=batches, y=y, dy=dy, dx=dx, inference=inference,
             dy_inference=dy_inference, dx_inference=dx_inference, **record)  # fmt: skip
+    for name, settings, shape, dtype in convolutions():
+        layer = layer_of(name, settings, dtype)
+        layer.build((None, *shape[1:]))
+        layer.set_weights([integers(w.shape).astype(dtype) for w in layer.get_weights()])
+        x = integers(shape).astype(dtype)
+        y, dy, dx, *grads = gradients(layer, x, integers, *layer.trainable_weights)
+        record = {f"weight{number}": w for number, w in enumerate(layer.get_weights())}
+        record |= {f"grad{number}": g for number, g in enumerate(grads)}
+        add(name, settings, dtype, x=x, y=y, dy=dy, dx=dx, **record)
+    for layers, shape, dtype, momentum in MODELS:
+        settings = {"layers": layers, "momentum": momentum, "lr": RATE}
+        add("Sequential", settings, dtype, **train(layers, shape, dtype, momentum, rng))
     info = json.dumps({"versions": [tf.__version__, tf_keras.__version__], "cases": cases}).encode()
     path = pathlib.Path(__file__).with_name("companions_golden.npz")
     # The arrays one after the other, as float64: small integers take little room.

@@ -22,7 +22,9 @@ LAYERS = [
     layers.Input((8, 6, 2)), layers.ZeroPadding2D(1), layers.BatchNormalization(), layers.LeakyReLU(0.1),
     layers.MaxPooling2D(2, padding="same"), layers.UpSampling2D(2), layers.AveragePooling2D(2),
     layers.BatchNormalization(axis=1, scale=False), layers.ReLU(6.0, 0.1, 0.25), layers.ELU(0.5),
-    layers.Reshape((-1, 2)), layers.ZeroPadding1D(1), layers.MaxPooling1D(2), layers.UpSampling1D(2),
+    layers.Conv2D(4, (2, 3), padding="same", groups=2, activation="tanh"), layers.Reshape((-1, 2)),
+    layers.ZeroPadding1D(1), layers.Conv1D(3, 3, dilation_rate=2, use_bias=False),
+    layers.MaxPooling1D(2), layers.UpSampling1D(2),
     layers.GlobalAveragePooling1D(keepdims=True), layers.Flatten(), layers.Dense(3), layers.Softmax(),
 ]  # fmt: skip
 

@@ -36,6 +36,7 @@ if BACKEND == "jax":
 trains = pytest.mark.skipif(BACKEND == "numpy", reason="Keras' NumPy backend has no gradients")
 LAYERS = {1: LocallyConnected1D, 2: LocallyConnected2D, 3: LocallyConnected3D}
 FILES = Path(__file__).parents[1] / "data" / "keras"
+PUBLISHED = FILES.with_name("keras_models")
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning:(?!lcnumba)"),
     pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning"),
@@ -365,6 +366,19 @@ def test_weights_of_keras_2_files(name, tmp_path):
     shutil.copy(FILES / name, tmp_path / "file")
     assert load_model(tmp_path / "file", model) is model
     np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.keras")))
+def test_models_of_published_shapes_predict_the_same(name):
+    if BACKEND == "torch" and name == "averages":
+        pytest.skip("in torch, Keras repeats the border for averages with padding 'same'")
+    with np.load(PUBLISHED / "training.npz") as file:
+        y = file[f"{name}_y"]
+        x = file[f"{name}_x"][: len(y)] / np.float32(8)
+    model, same = (load_model(PUBLISHED / f"{name}{suffix}") for suffix in (".keras", ".h5"))
+    np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
+    for one, other in zip(model.get_weights(), same.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 class Own(keras.Model):

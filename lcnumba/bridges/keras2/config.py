@@ -12,6 +12,7 @@ from lcnumba.models.sequential import Sequential
 from lcnumba.utils import keras_config, registry
 from lcnumba.utils.arrays import float_dtype
 from lcnumba.utils.types import Shape
+from lcnumba.utils.validation import int_tuple
 
 __all__ = ["HINT", "check_data_formats", "layer_entries", "model_from_config", "translate_layer"]
 
@@ -94,6 +95,8 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
         raise ValueError(f"{label} has settings that the Keras layer does not have: {foreign!r:.200}")
     if not keys & {"activation", "use_bias"} <= set(settings):
         raise ValueError(f"{label} lacks settings of Keras' {name}; it may be a custom class of that name. {HINT}")
+    if name == "Conv1D" and str(settings.get("padding")).lower() == "causal":
+        raise ValueError(f"{label} has padding='causal'; {_without_causal(settings)} is equivalent. {HINT}")
     for key in ignored:
         settings.pop(key, None)
     for key, value in settings.items():
@@ -107,7 +110,7 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
                 f"{label} has the hard_sigmoid of Keras {version:.20}, relu6(x + 3) / 6; here it is that of Keras 2, "
                 f"0.2 x + 0.5 clipped to [0, 1]. {HINT}"
             )
-        if name.startswith(("LocallyConnected", "Conv")) and is_softmax_over_width(activation, _data_format(settings)):
+        if "data_format" in keys and is_softmax_over_width(activation, _data_format(settings)):
             raise ValueError(
                 f"{label} has {activation_name(activation)} with channels_first, which is over the width in Keras, but "
                 f"over the channels here. {HINT}. A layer without activation, followed by "
@@ -116,6 +119,13 @@ def translate_layer(entry: Mapping[str, Any], version: str | None) -> tuple[dict
     if name.startswith("LocallyConnected"):
         warnings = translate_constraints(label, settings, 1 if name.endswith("1D") else 2)
     return {"class_name": name, "config": settings}, warnings
+
+
+def _without_causal(settings: Mapping[str, Any]) -> str:
+    """The layers that a Conv1D of padding "causal" is equal to."""
+    (size,) = int_tuple("kernel_size", settings["kernel_size"], 1)
+    (dilation,) = int_tuple("dilation_rate", settings.get("dilation_rate", 1), 1)
+    return f"ZeroPadding1D(padding=({dilation * (size - 1)}, 0)) before the layer, and padding='valid',"
 
 
 def _without_axes(initializer: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from lcnumba.bridges.keras2 import layouts
 from lcnumba.bridges.keras2.files import StoredArray
 from lcnumba.connectivity.geometry import Geometry
 from lcnumba.layers.batch_normalization import BatchNormalization
-from lcnumba.layers.convolution import Convolution
+from lcnumba.layers.convolution import Conv1D, Conv2D
 from lcnumba.layers.dense import Dense
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected1D, LocallyConnected2D
 from lcnumba.utils.arrays import as_numpy
@@ -36,8 +36,9 @@ __all__ = [
 ]
 
 
-# The layers with weights that Keras has, too.
-WITH_WEIGHTS = (LocallyConnected, Convolution, Dense, BatchNormalization)
+# Layers whose weights have the same shapes in Keras, in either data format.
+_SAME_WEIGHTS = Conv1D | Conv2D | Dense | BatchNormalization
+
 # A kernel may become this many times larger than it is in the file, or up to this many elements. A window clipped by
 # "same" loses at most three quarters of its connections, unless it is larger than the image.
 MAX_EXPANSION, SMALL_KERNEL = 16, 1 << 22
@@ -127,7 +128,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     if not _check_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
     warn_softmax_axis([layer])
-    if not isinstance(layer, LocallyConnected):
+    if isinstance(layer, _SAME_WEIGHTS):
         return list(layer.get_weights())
     kernel, *bias = layer.get_weights()
     geometry = _geometry(layer, layer.input_shape)
@@ -143,8 +144,9 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
 def warn_softmax_axis(layers: Iterable[Any]) -> None:
     """Warn of layers whose Keras counterpart takes a softmax over another axis."""
     for layer in layers:
-        with_windows = isinstance(layer, LocallyConnected | Convolution)
-        if with_windows and is_softmax_over_width(layer.activation, layer.data_format):
+        if isinstance(layer, LocallyConnected | Conv1D | Conv2D) and is_softmax_over_width(
+            layer.activation, layer.data_format
+        ):
             warnings.warn(
                 f"{activation_name(layer.activation)} with channels_first is over the width in Keras, but over the "
                 f"channels in {layer.name!r}: with the same weights the outputs differ. For Keras' result, use a layer "
@@ -198,7 +200,7 @@ def convert_weights(layer: Any, shape: Shape, stored: GivenWeights | StoredWeigh
     wanted = list(layer.weight_shapes(shape).values())
     if len(stored.shapes) != len(wanted):
         raise ValueError(f"{len(stored.shapes)} arrays given; {layer.name!r} has {len(wanted)}")
-    if not isinstance(layer, LocallyConnected):
+    if isinstance(layer, _SAME_WEIGHTS):
         return [stored.read(number, expected) for number, expected in enumerate(wanted)]
     geometry = _geometry(layer, shape)
     kernel = convert_kernel(geometry, stored, 0, data_format)
@@ -223,10 +225,10 @@ def convert_bias(geometry: Geometry, stored: GivenWeights | StoredWeights, numbe
 
 
 def _check_layer(layer: Any) -> Any:
-    if not isinstance(layer, WITH_WEIGHTS):
+    if not isinstance(layer, LocallyConnected | _SAME_WEIGHTS):
         raise TypeError(
-            f"layer is a {type(layer).__name__}; give a locally connected, convolutional, Dense or BatchNormalization "
-            "layer"
+            f"layer is a {type(layer).__name__}; give a locally connected layer, Conv1D, Conv2D, Dense or "
+            "BatchNormalization"
         )
     return layer
 
@@ -272,7 +274,7 @@ def _default_implementation(layer: Any) -> int:
 
 def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
     """Return the weights of any layer in the layout of Keras; empty for a layer without weights."""
-    if isinstance(layer, WITH_WEIGHTS):
+    if isinstance(layer, LocallyConnected | _SAME_WEIGHTS):
         return export_weights(layer, implementation)
     if type(layer).__module__ == "lcnumba" and layer.get_weights():
         raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}, which does not exist in Keras")

@@ -15,6 +15,7 @@ with np.load(DATA / "companions_golden.npz") as file:
     NUMBERS, CASES = file["numbers"], json.loads(file["cases"].tobytes())["cases"]
 # Of these, integers give the same bits.
 EXACT = ("MaxPooling", "GlobalMax", "Reshape", "ZeroPadding", "UpSampling")
+WEIGHTED = ("BatchNormalization", "Conv1D", "Conv2D", "Sequential")
 
 
 def record_of(number):
@@ -40,10 +41,12 @@ def check(actual, expected, exact=False):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=limit)
 
 
-STATELESS = [number for number, case in enumerate(CASES) if case["class_name"] != "BatchNormalization"]
+def numbers_of(*names):
+    """The numbers of the cases of these classes."""
+    return [number for number, case in enumerate(CASES) if case["class_name"] in names]
 
 
-@pytest.mark.parametrize("number", STATELESS)
+@pytest.mark.parametrize("number", sorted(set(range(len(CASES))) - set(numbers_of(*WEIGHTED))))
 def test_layers_without_weights(number):
     case, record = CASES[number], record_of(number)
     layer = getattr(lc, case["class_name"])(**case["settings"])
@@ -58,7 +61,7 @@ def test_layers_without_weights(number):
         assert grads is None
 
 
-@pytest.mark.parametrize("number", sorted(set(range(len(CASES))) - set(STATELESS)))
+@pytest.mark.parametrize("number", numbers_of("BatchNormalization"))
 def test_batch_normalization(number):
     case, record = CASES[number], record_of(number)
     layer = lc.BatchNormalization(**case["settings"], dtype=case["dtype"])
@@ -91,6 +94,48 @@ def test_batch_normalization(number):
     check(layer.moving_variance, record["variance"])
     for one, other in zip(layer.get_weights()[:learned], before, strict=False):
         np.testing.assert_array_equal(one, other)
+
+
+def listed(record, name):
+    """The arrays of a record that are called NAME0, NAME1, ..."""
+    return [record[f"{name}{number}"] for number in range(sum(key.startswith(name) for key in record))]
+
+
+@pytest.mark.parametrize("number", numbers_of("Conv1D", "Conv2D"))
+def test_convolutions(number):
+    case, record = CASES[number], record_of(number)
+    layer = getattr(lc, case["class_name"])(**case["settings"], dtype=case["dtype"])
+    layer.build(record["x"].shape)
+    lc.import_weights(layer, listed(record, "weight"))
+    for one, other in zip(lc.export_weights(layer), listed(record, "weight"), strict=True):
+        np.testing.assert_array_equal(one, other)
+    exact = case["settings"]["activation"] in ("linear", "relu")  # sums of integers
+    y, backward = layer.forward(record["x"])
+    check(y, record["y"], exact)
+    np.testing.assert_array_equal(layer(record["x"]), y)
+    dx, grads = backward(record["dy"])
+    check(dx, record["dx"], exact)
+    found = [grad for grad in (grads.kernel, grads.bias) if grad is not None]
+    for mine, theirs in zip(found, listed(record, "grad"), strict=True):
+        check(mine, theirs, exact)
+
+
+@pytest.mark.parametrize("number", numbers_of("Sequential"))
+def test_models_are_trained(number):
+    case, record = CASES[number], record_of(number)
+    settings = case["settings"]
+    layers = [
+        getattr(lc, name)(**given, **({"dtype": case["dtype"]} if name in (*WEIGHTED, "Dense") else {}))
+        for name, given in settings["layers"]
+    ]
+    model = lc.Sequential(layers)
+    model.build(record["x"][0].shape)
+    model.set_weights(listed(record, "weight"))
+    model.compile(lc.SGD(momentum=settings["momentum"]), "mse", lr=settings["lr"])
+    losses = [model.train_on_batch(*batch)["loss"] for batch in zip(record["x"], record["targets"], strict=True)]
+    check(np.array(losses, case["dtype"]), record["losses"])
+    for mine, theirs in zip(model.get_weights(), listed(record, "after"), strict=True):
+        check(mine, theirs)
 
 
 MODELS = ("companions", "sequence", "planes")
@@ -164,6 +209,24 @@ def entry(name, **settings):
     return {"class_name": name, "config": {"name": "one", "trainable": True, "dtype": "float32", **settings}}
 
 
+def conv_entry(name, **settings):
+    """Of a convolution, as Keras 3 writes it."""
+    default = {
+        "filters": 2, "kernel_size": [3], "strides": [1], "padding": "valid", "data_format": "channels_last",
+        "dilation_rate": [1], "groups": 1, "activation": "linear", "use_bias": True,
+        "kernel_initializer": {"module": "keras.initializers", "class_name": "GlorotUniform", "registered_name": None,
+                               "config": {"seed": None}},
+        "bias_initializer": {"module": "keras.initializers", "class_name": "Zeros", "registered_name": None,
+                             "config": {}},
+        "kernel_regularizer": None, "bias_regularizer": None, "activity_regularizer": None, "kernel_constraint": None,
+        "bias_constraint": None,
+    }  # fmt: skip
+    given = entry(name, **(default | settings))
+    policy = {"module": "keras", "class_name": "DTypePolicy", "config": {"name": "float32"}, "registered_name": None}
+    given["config"]["dtype"] = policy
+    return given
+
+
 @pytest.mark.parametrize(
     ("entry", "message"),
     [
@@ -172,13 +235,63 @@ def entry(name, **settings):
         (entry("BatchNormalization", own=2), "has settings that the Keras layer does not have"),
         (entry("Dense", units=2, quantization_config={"a": 1}), "has quantization_config=.*, which Dense"),
         (entry("UpSampling2D", size=2, interpolation="bilinear"), r"interpolation='bilinear'; .* 'nearest' alone"),
-        (entry("GaussianNoise", stddev=1.0), r"is a 'GaussianNoise'; must be one of .*lcnumba\.keras\.load_model"),
         (entry("MaxPooling3D", pool_size=2), r"is a 'MaxPooling3D'; must be one of .*MaxPooling2D"),
+        (
+            conv_entry("Conv1D", padding="causal"),
+            r"has padding='causal'; ZeroPadding1D\(padding=\(2, 0\)\) before the layer, and padding='valid'",
+        ),
+        (
+            conv_entry("Conv1D", padding="causal", kernel_size=[5], dilation_rate=[3]),
+            r"ZeroPadding1D\(padding=\(12, 0\)\)",
+        ),
+        (
+            conv_entry("Conv2D", activation="softmax", data_format="channels_first"),
+            r"has softmax with channels_first, which is over the width .*Activation\('softmax'\)",
+        ),
+        (conv_entry("Conv2D", own=1), "has settings that the Keras layer does not have"),
+        ({"class_name": "Conv2D", "config": {"name": "one"}}, "lacks settings of Keras' Conv2D"),
     ],
 )
 def test_what_is_not_supported_is_refused_by_name(entry, message):
     with pytest.raises(ValueError, match=message):
         translate_layer(entry, "2.15.0")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Add", "AlphaDropout", "Attention", "AveragePooling3D", "Bidirectional", "Concatenate", "Conv1DTranspose",
+        "Conv2DTranspose", "Conv3D", "Cropping1D", "Cropping2D", "DepthwiseConv1D", "DepthwiseConv2D", "Embedding",
+        "Functional", "GRU", "GaussianDropout", "GaussianNoise", "LSTM", "Lambda", "LayerNormalization", "Masking",
+        "PReLU", "Permute", "RepeatVector", "SeparableConv1D", "SeparableConv2D", "SimpleRNN", "SpatialDropout1D",
+        "SpatialDropout2D", "ThresholdedReLU", "TimeDistributed", "UpSampling3D", "ZeroPadding3D",
+    ],
+)  # fmt: skip
+def test_other_layers_of_keras_are_refused_by_name(name):
+    message = (
+        rf"layer 'one' is a '{name}'; must be one of .*Conv1D, Conv2D, .*import_weights.*lcnumba\.keras\.load_model"
+    )
+    with pytest.raises(ValueError, match=message):
+        translate_layer(entry(name), "2.15.0")
+
+
+def test_a_causal_convolution_equals_the_layers_that_the_message_proposes():
+    x = np.arange(24, dtype=np.float32).reshape(2, 6, 2)
+    valid = lc.Conv1D(3, 3, dilation_rate=2, rng=0)
+    y = lc.Sequential([lc.ZeroPadding1D((4, 0)), valid])(x)
+    assert y.shape == (2, 6, 3)
+    for position in range(6):  # the output at a position reads that position, two before and four before
+        seen = [x[:, at] if at >= 0 else np.zeros((2, 2)) for at in (position - 4, position - 2, position)]
+        expected = sum(part @ tap for part, tap in zip(seen, valid.kernel, strict=True))
+        np.testing.assert_allclose(y[:, position], expected, rtol=1e-5)
+
+
+def test_weights_for_a_softmax_over_the_width_are_a_warning():
+    layer = lc.Conv2D(2, 3, data_format="channels_first", activation="softmax", input_shape=(2, 5, 4))
+    layer.build((None, 2, 5, 4))
+    for action in (lambda: lc.export_weights(layer), lambda: lc.import_weights(layer, layer.get_weights())):
+        with pytest.warns(UserWarning, match="channels_first is over the width in Keras, but over the channels in"):
+            action()
 
 
 @pytest.mark.parametrize(
@@ -203,6 +316,11 @@ def test_what_is_not_supported_is_refused_by_name(entry, message):
             {"units": 2, "kernel_initializer": {"class_name": "HeNormal", "config": {"seed": 3}}},
         ),
         (entry("ZeroPadding1D", padding=(1, 2), data_format="channels_first"), {"data_format": "channels_first"}),
+        (conv_entry("Conv1D", dilation_rate=[2]), {"kernel_size": (3,), "dilation_rate": (2,), "groups": 1}),
+        (
+            conv_entry("Conv2D", kernel_size=[3, 2], strides=[2, 1], dilation_rate=[1, 1], groups=2, padding="same"),
+            {"kernel_size": (3, 2), "strides": (2, 1), "groups": 2, "padding": "same", "filters": 2},
+        ),
     ],
 )
 def test_settings_of_other_versions_of_keras(entry, settings):
@@ -212,5 +330,5 @@ def test_settings_of_other_versions_of_keras(entry, settings):
 
 
 def test_there_are_enough_cases():
-    assert len(CASES) >= 150
-    assert len({case["class_name"] for case in CASES}) == 18
+    assert len(CASES) >= 300
+    assert len({case["class_name"] for case in CASES}) == 21

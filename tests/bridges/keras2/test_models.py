@@ -636,7 +636,7 @@ BROKEN = {
     ),
     "empty config": (attribute("model_config", '{"class_name": "Sequential"}'), "cannot be read"),
     "lambda": (config_changed(lambda entries: entries[2].update(class_name="Lambda")), "'Lambda'; must be one of"),
-    "convolution": (config_changed(lambda entries: entries[2].update(class_name="DepthwiseConv2D")), "import_weights"),
+    "convolution": (config_changed(lambda entries: entries[2].update(class_name="Conv3D")), "import_weights"),
     "foreign class": (config_changed(lambda entries: entries[2].update(class_name="os.system")), "'os.system'"),
     "class that is a list": (config_changed(lambda entries: entries[2].update(class_name=[])), "cannot be read"),
     "foreign activation": (
@@ -934,9 +934,7 @@ def test_a_refused_import_does_not_build():
             lc.import_weights(layer, weights, **settings)
     assert not layer.built
     for wrong in (None, lc.Flatten()):
-        with pytest.raises(
-            TypeError, match="give a locally connected, convolutional, Dense or BatchNormalization layer"
-        ):
+        with pytest.raises(TypeError, match="give a locally connected layer, Conv1D, Conv2D, Dense or BatchNorm"):
             lc.import_weights(wrong, [])
 
 
