@@ -187,9 +187,9 @@ class Spec(_Immutable):
             weight_sharing=sharing.as_argument(sharing.get(weight_sharing, rank)),
             kernel_mask=mask,
         )
-        kernel_shape = self._geometry.kernel_shape
+        geometry = self._geometry
         if mask is not None:
-            masks.check(mask, kernel_shape)
+            masks.check(mask, geometry.kernel_shape, geometry.sets is None and geometry.groups == 1)
 
     def __repr__(self) -> str:
         """The call that makes it, but for the entries of the mask."""

@@ -62,7 +62,7 @@ def get(identifier: Any) -> Mask | None:
     return read_only(np.array(values, order="C"))
 
 
-def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
+def check(mask: Mask, kernel_shape: tuple[int, int, int], plain: bool = True) -> None:
     """Raise unless a mask fits a kernel.
 
     Parameters
@@ -70,7 +70,9 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
     mask : bool array, (P, K) or (P, K, F)
         As `get` returns it.
     kernel_shape : (int, int, int)
-        (P, K, F).
+        (P, K, F), or (S, K, F).
+    plain : bool, default True
+        Whether the layer has neither shared weights nor groups, so that `kernel_mask_from` can make a mask of it.
 
     Raises
     ------
@@ -88,9 +90,10 @@ def check(mask: Mask, kernel_shape: tuple[int, int, int]) -> None:
         lcnumba.kernel_mask_from creates it from an array of valid inputs
     """
     if mask.shape != kernel_shape[: mask.ndim]:
+        hint = "; lcnumba.kernel_mask_from creates it from an array of valid inputs" if plain else ""
         raise ValueError(
             f"kernel_mask has shape {mask.shape}; the kernel has shape {kernel_shape}: give {kernel_shape[:2]} or "
-            f"{kernel_shape}; lcnumba.kernel_mask_from creates it from an array of valid inputs"
+            f"{kernel_shape}{hint}"
         )
 
 

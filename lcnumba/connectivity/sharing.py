@@ -125,14 +125,14 @@ def sets(sharing: Sharing, output_size: tuple[int, ...]) -> tuple[Index, int] | 
     if isinstance(sharing, Regions):
         if sharing.array.shape != output_size:
             raise ValueError(
-                f"weight_sharing has shape {sharing.array.shape}; the output has spatial size {output_size}: give the "
-                "number of the weight set of each output position"
+                f"weight_sharing has shape {sharing.array.shape}; there are {output_size} positions: give the number "
+                "of the weight set of each (outputs, or inputs of a transposed layer)"
             )
         return read_only(sharing.array.reshape(-1))[0], int(sharing.array.max()) + 1
     blocks = output_size if isinstance(sharing, str) else sharing
     if any(block > size for block, size in zip(blocks, output_size, strict=True)):
         raise ValueError(
-            f"weight_sharing={sharing} has blocks larger than the output, {output_size}; give smaller ones, or 'all'"
+            f"weight_sharing={sharing} has blocks larger than the positions, {output_size}; give smaller ones, or 'all'"
         )
     numbers, count = np.zeros(1, np.int64), 1
     for size, block in zip(output_size, blocks, strict=True):

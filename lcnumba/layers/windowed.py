@@ -451,7 +451,7 @@ class Windowed(Trainable):
         if mask is None:
             exists = None if geometry.complete else geometry.weight_exists
         else:
-            masks.check(mask, geometry.kernel_shape)
+            masks.check(mask, geometry.kernel_shape, geometry.sets is None and geometry.groups == 1)
             exists = mask & (geometry.weight_exists if mask.ndim == 2 else geometry.weight_exists[:, :, None])
         attributes = {
             "_geometry": geometry,

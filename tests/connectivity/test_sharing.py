@@ -83,9 +83,9 @@ def test_what_is_refused(value, error, message):
 
 
 def test_blocks_and_arrays_must_fit():
-    with pytest.raises(ValueError, match=r"\(3, 1\) has blocks larger than the output, \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"\(3, 1\) has blocks larger than the positions, \(2, 4\)"):
         sharing.sets((3, 1), (2, 4))
-    with pytest.raises(ValueError, match=r"weight_sharing has shape \(2, 4\); the output has spatial size \(4, 2\)"):
+    with pytest.raises(ValueError, match=r"weight_sharing has shape \(2, 4\); there are \(4, 2\)"):
         Geometry((4, 2), 1, 1, 1, weight_sharing=EIGHT)
 
 

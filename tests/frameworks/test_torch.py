@@ -546,7 +546,7 @@ def test_the_function_is_the_module(channels_last):
     ("arguments", "error", "message"),
     [
         ({"groups": 3}, ValueError, "groups=3 does not divide"),
-        ({"weight_sharing": (9, 9)}, ValueError, "blocks larger than the output"),
+        ({"weight_sharing": (9, 9)}, ValueError, "blocks larger than the positions"),
         ({"bias_sharing": "region"}, ValueError, "bias_sharing='region' shares the bias as weight_sharing shares"),
         ({"in_shape": (5, 5, 5)}, ValueError, r"in_shape=\(5, 5, 5\) has 3 entries; give one integer or 2"),
         ({"in_channels": 0}, ValueError, "in_channels=0 is too small"),

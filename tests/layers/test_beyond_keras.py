@@ -106,8 +106,8 @@ def test_circular_padding_equals_wrapping_the_input(rng):
         ({"groups": 2}, "groups=2 does not divide channels=1"),
         ({"groups": 0}, "groups=0 is too small"),
         ({"weight_sharing": "none"}, "weight_sharing='none' is not known"),
-        ({"weight_sharing": (7, 1)}, r"weight_sharing=\(7, 1\) has blocks larger than the output, \(6, 6\)"),
-        ({"weight_sharing": np.zeros((8, 8), int)}, r"weight_sharing has shape \(8, 8\); the output has spatial"),
+        ({"weight_sharing": (7, 1)}, r"weight_sharing=\(7, 1\) has blocks larger than the positions, \(6, 6\)"),
+        ({"weight_sharing": np.zeros((8, 8), int)}, r"weight_sharing has shape \(8, 8\); there are"),
         ({"kernel_mask": np.ones(3, bool)}, r"give \(P, K\), or \(P, K, F\)"),
         ({"kernel_mask": np.ones((3, 3))}, "kernel_mask has dtype float64; give booleans"),
         ({"kernel_mask": {"shape": [3, 3], "bits": "!"}}, "invalid config of kernel_mask"),
@@ -125,6 +125,14 @@ def test_a_mask_must_fit_the_kernel():
     with pytest.raises(ValueError, match=r"shape \(9, 8\); the kernel has shape \(9, 9, 2\): give \(9, 9\) or"):
         layer(np.ones((1, 5, 5, 1)))
     assert not layer.built
+    for settings in ({"weight_sharing": "all"}, {"groups": 2, "filters": 2}):
+        layer = lc.LocallyConnected2D(
+            **{"filters": 2, "kernel_size": 3, "kernel_mask": np.ones((9, 8), bool)} | settings
+        )
+        with pytest.raises(
+            ValueError, match=r"give \(\d, \d+\) or \(\d, \d+, 2\)$"
+        ):  # kernel_mask_from makes no such mask
+            layer(np.ones((1, 5, 5, 2)))
 
 
 # --- biases

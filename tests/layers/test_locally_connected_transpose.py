@@ -161,11 +161,11 @@ def test_initial_values_follow_the_fans():
         ({"output_padding": (0, 0, 0)}, "has 3 entries"),
         ({"strides": 1, "kernel_size": 2, "padding": "same", "output_padding": 0}, "windows are not as many as the"),
         ({"strides": 1, "padding": "tf_same"}, "of a transposed layer is called 'same'"),
-        ({"strides": 2**30}, r"strides=\(1073741824, 1073741824\) .*; a dimension has at most 2147483648"),
+        ({"strides": 2**30}, r"strides=\(1073741824, 1073741824\), .*; give at most 2147483648 in each dimension"),
         ({"padding": ((9, 9), (9, 9))}, "output of size"),
         ({"padding": "causal"}, "padding='causal' is not known"),
         ({"bias_sharing": "region", "weight_sharing": "all"}, "bias_sharing='region' is not known"),
-        ({"weight_sharing": (5, 5)}, r"blocks larger than the output, \(2, 4\)"),
+        ({"weight_sharing": (5, 5)}, r"blocks larger than the positions, \(2, 4\)"),
         ({"groups": 2}, "groups=2 does not divide"),
     ],
 )
