@@ -18,6 +18,16 @@ _KERAS = KerasSettings(
 _EXTRAS: dict[str, Extra] = {"implementation": (WINDOW_RULES["implementation"], 1)}
 
 
+def _padding(layer: Windowed, value: Any) -> str:
+    """The rule of `padding`."""
+    if layer.rank == 1 and isinstance(value, str) and value.lower() == "causal":
+        raise ValueError(
+            f"padding={value!r} is not supported; give padding='valid', and "
+            "ZeroPadding1D(padding=(dilation_rate * (kernel_size - 1), 0)) before the layer"
+        )
+    return choice("padding", value, ("valid", "same"))
+
+
 @public_class
 class Convolution(Windowed):
     """Base class for any spatial rank; the public subclasses set the rank."""
@@ -27,7 +37,7 @@ class Convolution(Windowed):
     _extras = _EXTRAS
     _rules: ClassVar = {
         **{name: WINDOW_RULES[name] for name in ("dtype", "filters", "kernel_size", "strides")},
-        "padding": lambda _, v: choice("padding", v, ("valid", "same")),
+        "padding": lambda layer, v: _padding(layer, v),
         **{
             name: rule
             for name, rule in WINDOW_RULES.items()

@@ -104,6 +104,13 @@ def test_what_is_refused(settings, message):
         lc.Conv2D(**({"filters": 4, "kernel_size": 3, "input_shape": (6, 7, 3)} | settings))
 
 
+def test_causal_padding_is_refused_with_the_remedy():
+    with pytest.raises(
+        ValueError, match=r"padding='causal' is not supported; give padding='valid', and ZeroPadding1D\("
+    ):
+        lc.Conv1D(2, 3, padding="causal")
+
+
 def test_samples_of_another_shape_are_refused():
     layer = lc.Conv1D(2, 3)
     layer(np.ones((1, 6, 2)))
