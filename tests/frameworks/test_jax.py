@@ -137,7 +137,7 @@ def convolutions(draw):
 
 
 @pytest.mark.hypothesis
-@settings(max_examples=30)  # each compiles two programs
+@settings(max_examples=12)  # each compiles two programs
 @given(convolutions(), st.integers(0, 999))
 def test_one_set_of_weights_is_the_convolution_of_jax(convolution, seed):
     """Bit for bit on integers: output and both gradients, for "valid" and "tf_same", strides, dilations and groups."""

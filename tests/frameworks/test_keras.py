@@ -82,8 +82,12 @@ def outer(array, data_format):
     return array if data_format == "channels_last" else np.moveaxis(array, -1, 1).copy()
 
 
+# Each takes long with the others, of whose maps `test_jax.py` runs all.
+TABLE = PROBLEMS if BACKEND in ("torch", "numpy") else PROBLEMS[::4]
+
+
 @pytest.mark.parametrize(("dtype", "data_format"), [("float32", "channels_last"), ("float64", "channels_first")])
-@pytest.mark.parametrize("problem", PROBLEMS, ids=str)
+@pytest.mark.parametrize("problem", TABLE, ids=str)
 def test_value_and_gradients_are_those_of_the_reference(problem, dtype, data_format, rng):
     x, kernel, bias, dy = problem.data(rng, np.dtype(dtype).type)
     layer = layer_of(problem, data_format=data_format, dtype=dtype)
@@ -130,15 +134,16 @@ def test_masks_and_shared_biases(axes, sharing, rng):
     np.testing.assert_array_equal(dbias, grads.bias)
 
 
-@pytest.mark.parametrize("data_format", ["channels_last", "channels_first"])
 @pytest.mark.parametrize(
-    "settings",
+    ("settings", "data_format"),
     [
-        {"padding": "same", "strides": 2}, {"strides": (2, 1), "output_padding": (1, 0), "bias_sharing": "filter"},
-        {"padding": ((1, 0), (0, 1)), "groups": 2, "fans": "window"}, {"weight_sharing": (2, 2), "use_bias": False},
+        ({"padding": "same", "strides": 2}, "channels_last"),
+        ({"strides": (2, 1), "output_padding": (1, 0), "bias_sharing": "filter"}, "channels_first"),
+        ({"padding": ((1, 0), (0, 1)), "groups": 2, "fans": "window"}, "channels_first"),
+        ({"weight_sharing": (2, 2), "use_bias": False}, "channels_last"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_transposed_layers(settings, data_format, rng, tmp_path):
     shape = (4, 5, 2) if data_format == "channels_last" else (2, 4, 5)
     layer = LocallyConnected2DTranspose(4, 3, data_format=data_format, **settings)
@@ -343,7 +348,11 @@ def predictions():
 
 PREDICTIONS = dict(predictions())
 MODELS = [path.name for path in sorted(FILES.glob("*.keras")) + sorted(FILES.glob("*.h5"))]
+if BACKEND == "numpy":  # in which Keras' own Softmax cannot take several axes
+    MODELS = [name for name in MODELS if not name.startswith("planes")]
 WHOLE = [name for name in MODELS if not name.startswith("own") and "weights" not in name]
+if BACKEND in ("jax", "tensorflow"):  # which take long to build a model; the test of weights reads all kinds of files
+    WHOLE = [name for name in WHOLE if name.endswith(".keras")]
 omitted = pytest.mark.filterwarnings("ignore:.*MaxNorm is omitted:RuntimeWarning")
 
 
@@ -368,7 +377,11 @@ def test_weights_of_keras_2_files(name, tmp_path):
     np.testing.assert_allclose(model.predict(x, verbose=0), y, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PUBLISHED.glob("*.keras")))
+# What a backend computes is tested above; building all of them takes long.
+NAMES = sorted(path.stem for path in PUBLISHED.glob("*.keras"))
+
+
+@pytest.mark.parametrize("name", NAMES if BACKEND == "torch" else NAMES[::6])
 def test_models_of_published_shapes_predict_the_same(name):
     if BACKEND == "torch" and name == "averages":
         pytest.skip("in torch, Keras repeats the border for averages with padding 'same'")
