@@ -26,7 +26,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array, Mask
 
-__all__ = ["Loops", "Plan", "bias_gradient", "store_plan"]
+__all__ = ["Loops", "Plan", "bias_gradient", "rectified", "store_plan"]
 
 # The most plans that are cached.
 PLANS = 32
@@ -229,8 +229,8 @@ class Loops:
             columns = min(width, g.filters)
             k_block = max(1, min(g.window, K_BLOCK_BYTES // (columns * size)))
             values |= {"width": width, "k_block": k_block}
-            large = filters > PANEL * lanes and k_block * columns * size > PACKED_BYTES
-            if N >= PACKED_BATCH and g.groups == 1 and large and columns > PANEL * lanes:
+            large = columns > PANEL * lanes and k_block * columns * size > PACKED_BYTES
+            if N >= PACKED_BATCH and g.groups == 1 and large:
                 values["pack_panels"] = microkernels.pack_panels(size, lanes)
                 sizes["panels"] = threads * -(-columns * size // panel_bytes) * panel_bytes * k_block
         plan = Plan(kernel, values, threads, sizes)
@@ -339,10 +339,7 @@ class Loops:
         if not len(x):
             return
         if y is not None:  # both passes read it
-            masked = aligned(dy.shape, dy.dtype)
-            masked.fill(0)
-            np.copyto(masked, dy, where=y > 0)
-            dy = masked
+            dy = rectified(dy, y)
         if dx is not None:
             self._run_part(x, kernel, dy, None, None, None, dx, threads)
         if target is None:
@@ -531,6 +528,14 @@ class Loops:
 def _odd_lines(size: int) -> int:
     """Round bytes up to an odd number of cache lines: a column of such rows does not map to a few cache sets."""
     return (-(-size // LINE_BYTES) | 1) * LINE_BYTES
+
+
+def rectified(dy: Array, y: Array) -> Array:
+    """Return a copy of dy with 0 where y, the output of a ReLU, is not above 0."""
+    dz = aligned(dy.shape, dy.dtype)
+    dz.fill(0)
+    np.copyto(dz, dy, where=y > 0)
+    return dz
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None, out: Array | None = None) -> Array:

@@ -1,10 +1,7 @@
 """Base class of the implementations with a matrix of the weights: the gradient of the kernel."""
 
-import numpy as np
-
 from lcnumba.connectivity.geometry import Geometry
-from lcnumba.implementations.loop import Loops
-from lcnumba.implementations.scratch import aligned
+from lcnumba.implementations.loop import Loops, rectified
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.types import Array
 
@@ -32,11 +29,7 @@ class MatrixImplementation:
         threads: int | None = None, out: Array | None = None,
     ) -> Array:  # fmt: skip
         """Return dx (N, LI*W*C); see `Implementation`."""
-        g, dz = self._geometry, dy
-        if y is not None:
-            dz = aligned(dy.shape, dy.dtype)
-            dz.fill(0)
-            np.copyto(dz, dy, where=y > 0)
+        g, dz = self._geometry, dy if y is None else rectified(dy, y)
         return self._input_gradient(kernel, dz.reshape(len(dy), g.positions * g.filters), version, threads, out)
 
     def weight_gradient(

@@ -16,7 +16,7 @@ from lcnumba.layers.registry import register_layer
 from lcnumba.layers.windowed import WINDOW_RULES, Extra, Windowed, loop, scratch
 from lcnumba.utils.messages import public_class
 from lcnumba.utils.types import Array, Shape
-from lcnumba.utils.validation import axes_hint, choice
+from lcnumba.utils.validation import choice
 
 __all__ = ["LocallyConnected1DTranspose", "LocallyConnected2DTranspose", "LocallyConnected3DTranspose"]
 
@@ -157,12 +157,7 @@ class LocallyConnectedTranspose(Windowed):
         """Y (N, *output, F) of a channels-last x, the array saved for the gradient, and the version of the weights."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
-            if x.shape[1:] != geometry.bias_shape:
-                shape = self._outer_shape(x.shape)
-                raise ValueError(
-                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: {self._fixed_shape}"
-                    f"{axes_hint('x', shape, self.input_shape)}"
-                )
+            self._check_sample(x, geometry.bias_shape)
             z = self._implementation.apply_transpose(
                 self._kernel, self._flat(x), version=version, threads=self._parameters.threads
             ).reshape(len(x), *geometry.sample_shape)

@@ -413,12 +413,7 @@ class Windowed(Trainable):
         """Y (N, *output, F) of a channels-last x, the array saved for the gradient, and the version of the weights."""
         with self._parameters.lock.shared():
             geometry, version = self._geometry, self._parameters.version
-            if x.shape[1:] != geometry.sample_shape:
-                shape = self._outer_shape(x.shape)
-                raise ValueError(
-                    f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: {self._fixed_shape}"
-                    f"{axes_hint('x', shape, self.input_shape)}"
-                )
+            self._check_sample(x, geometry.sample_shape)
             bias = self._parameters["bias"].reshape(-1, geometry.filters) if self.use_bias else None
             if bias is not None and self.bias_sharing == "region":
                 bias = bias[geometry.sets]
@@ -430,6 +425,15 @@ class Windowed(Trainable):
         if relu:
             return z, z, version
         return *activations.apply(self.activation, z, for_backward), version
+
+    def _check_sample(self, x: Array, wanted: tuple[int, ...]) -> None:
+        """Raise unless the samples of a channels-last x have the shape for which the layer was built."""
+        if x.shape[1:] != wanted:
+            shape = self._outer_shape(x.shape)
+            raise ValueError(
+                f"x has shape {shape}; {self.name!r} was built for {self.input_shape}: {self._fixed_shape}"
+                f"{axes_hint('x', shape, self.input_shape)}"
+            )
 
     @property
     def _output_lines(self) -> int:
