@@ -13,7 +13,7 @@ from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.validation import MAX_SIZE, choice, int_tuple, integer
 
-__all__ = ["Geometry", "Padding", "of_transposed", "output_paddings", "padding_modes", "paddings"]
+__all__ = ["Geometry", "Padding", "of_transposed", "output_paddings", "padding_modes", "paddings", "tensorflow_same"]
 
 # Enough tasks to keep many cores busy. The number must not depend on that of threads, which would change the order of
 # sums, and with it the result.
@@ -148,9 +148,7 @@ class Geometry(Tables):
         if self.padding == "same":
             return tuple((e // 2, 0) for e in self.effective_size)
         if self.padding == "tf_same":
-            sizes = zip(self.input_size, self.strides, self.effective_size, strict=True)
-            totals = (max((-(-n // s) - 1) * s + e - n, 0) for n, s, e in sizes)
-            return tuple((total // 2, total - total // 2) for total in totals)
+            return tuple(map(tensorflow_same, self.input_size, self.effective_size, self.strides))
         return ((0, 0),) * self.rank if isinstance(self.padding, str) else self.padding
 
     @cached_property
@@ -252,6 +250,19 @@ class Geometry(Tables):
         ([2, 3, 4, 5], (2, 3), (6, 18, 3))
         """
         return Stripe(self, first, last)
+
+
+def tensorflow_same(size: int, span: int, stride: int) -> tuple[int, int]:
+    """Return the padding, before and after, of TensorFlow's "SAME" for windows that span so many inputs.
+
+    Examples
+    --------
+    >>> from lcnumba.connectivity.geometry import tensorflow_same
+    >>> tensorflow_same(7, 4, 2)
+    (1, 2)
+    """
+    total = max((-(-size // stride) - 1) * stride + span - size, 0)
+    return total // 2, total - total // 2
 
 
 def of_transposed(

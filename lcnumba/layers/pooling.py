@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from lcnumba.connectivity.geometry import tensorflow_same
 from lcnumba.layers.registry import STATELESS_COMMON, KerasSettings, register_layer
 from lcnumba.layers.stateless import Spatial
 from lcnumba.utils.messages import public_class
@@ -88,7 +89,7 @@ class _Pooling(Spatial):
         by_axis = []
         for axis, size, stride in zip(self._axes, self._pool_size, self._strides, strict=True):
             length, count = x.shape[axis], out[axis] or 0
-            before = max((count - 1) * stride + size - length, 0) // 2 if self._padding == "same" else 0
+            before = tensorflow_same(length, size, stride)[0] if self._padding == "same" else 0
             taps = []
             for tap in range(size):
                 start = max(0, -((tap - before) // stride))  # outputs whose tap is not in the padding
