@@ -61,6 +61,8 @@ TRANSPOSED_CALLS = 100
 # Terms of a sum over positions that share weights, and runs of them, that a product of a block takes at a time: what it
 # reads of x and dy fits in the L1 and L2 caches, for the next rows.
 MOST_SUMMED, MOST_SEGMENTS = 512, 256
+# Bytes of a run of dy up to which they are packed for the gradient of shared weights.
+PACKED_RUN_BYTES = 256
 # Bytes of a band of x that a task packs.
 BAND_BYTES = 1 << 20
 
@@ -375,18 +377,26 @@ class Loops:
         if tasks < TASKS and g.groups == 1 and self._mask is None and not transposed:
             width = min(F, max(least, -(-F // -(-TASKS // tasks) // least) * least))
         VL = vectors.for_filters(row_block if transposed else min(filters, width), size)
-        longest = int(table.length.max(initial=1))
-        segments = max(1, min(MOST_SEGMENTS, N * len(table.length)))
+        longest, ends = int(table.length.max(initial=1)), np.cumsum([0, *table.length])
+        segments, most_runs = (
+            max(1, min(MOST_SEGMENTS, N * len(table.length))),
+            N * int(np.diff(table.start).max(initial=0)),
+        )
+        summed, most_terms = min(MOST_SUMMED, segments * longest), N * np.diff(ends[table.start]).max(initial=0)
+        at_once = not transposed and 0 < most_runs <= segments and most_terms <= summed
         gradient = row_block * width * size * (2 if transposed else 1)
         values: dict[str, Any] = {
             **self._sizes, "size": size, "N": N, "stride": g.strides[-1], "gradient_bytes": gradient,
             **dict(zip(tiled_shared.SETS.split(), table, strict=True)), "S": g.n_sets, "kinds": len(table.kind_tap),
             "tap_lines": lines, "line_table": g.line_table, "row_block": row_block, "width": width,
-            "most_segments": segments, "most_summed": min(MOST_SUMMED, segments * longest), "transposed": transposed,
+            "most_segments": segments, "most_summed": summed, "transposed": transposed,
+            "ahead": -(-tiled_shared.AHEAD_ROWS * width * size // most_runs) if at_once else 0,
             "multiply": microkernels.multiply(size, VL), "panel_bytes": PANEL * VL * size,
-            "transpose": microkernels.transpose(size), **self._mask_values(),
+            "transpose": microkernels.transpose(size), "pack": microkernels.pack(size), **self._mask_values(),
         }  # fmt: skip
         sizes = {"segments": threads * segments * SEGMENT * 8, "gradient": threads * gradient}
+        if g.groups == 1 and not transposed and longest * width * size <= PACKED_RUN_BYTES:
+            sizes["packed_dy"] = 2 * threads * summed * width * size
         plan = Plan(tiled_shared.shared_gradient(), values, threads, sizes)
         return store_plan(self._shared_plans, (N, size, threads), plan)
 

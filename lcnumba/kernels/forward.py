@@ -59,8 +59,6 @@ def forward():
         if r.panels:
             b_row, b_panel = r.panel_bytes, k_block * r.panel_bytes
             panels_bytes = -(-min(width, F) * size // r.panel_bytes) * b_panel
-        # The rows of W that follow are prefetched into the L2 cache; the tiles of all rows of x share this.
-        prefetch_row = r.panel_bytes // N if r.sets == 0 else 0
         row_start, row_tap, row_line = r.row_start, r.row_tap, r.row_line
         col_start, col_input, col_tap, col_taps = r.col_start, r.col_input, r.col_tap, r.col_taps
         # Neighbouring positions that read the same taps are computed by one call, if there is one k-block.
@@ -81,6 +79,8 @@ def forward():
                     run, own, w_step = min(run, int_at(r.set_run, p)), int_at(r.sets, p), r.set_step * w_step
                 out = r.y + (p * F + left) * size
                 init, init_row = r.bias + p * r.bias_step + left * size, 0
+                # The rows of W that follow are prefetched into the L2 cache; the tiles of all rows of x share this.
+                prefetch_row = r.panel_bytes // N
                 weights = r.kernel + (own * K * F + left) * size
                 # Rows of a product are samples, and it is repeated for groups, or for neighbouring positions; or the
                 # reverse.
@@ -91,6 +91,7 @@ def forward():
                 elif r.sets and w_step == 0 and run >= min(N, ROWS_OF_POSITIONS):
                     rows, x_row, out_row, init_row, repeats = run, x_step, row_bytes, r.bias_step, N
                     a_step, b_step, out_step, init_step = sample_bytes, 0, y_row, 0
+                    prefetch_row = 0
                 else:
                     run = run if whole else 1
                     rows, x_row, out_row, repeats = N, sample_bytes, y_row, run

@@ -11,15 +11,18 @@ import numpy as np
 from lcnumba.kernels.jit import Kernel, call, next_task
 from lcnumba.kernels.movement import clear
 from lcnumba.kernels.records import NO_CLAMP, ONE, Fields, array_at, int_at, reader
-from lcnumba.kernels.rules import GRADIENT
+from lcnumba.kernels.rules import FACTOR, GRADIENT
 from lcnumba.kernels.tile import SEGMENT
 from lcnumba.kernels.weight_gradient import EACH_CALL, FIELDS
 
-__all__ = ["shared_gradient"]
+__all__ = ["AHEAD_ROWS", "shared_gradient"]
+
+# How many rows of the weights are prefetched ahead: those of two tiles.
+AHEAD_ROWS = 24
 
 SETS = "kind_tap kind_taps set_start set_line set_column set_input set_length"
 SHARED_GRADIENT = Fields(
-    f"{FIELDS} {SETS} S kinds tap_lines line_table row_block width most_segments most_summed segments transposed",
+    f"{FIELDS} {SETS} S kinds tap_lines line_table row_block width most_segments most_summed segments transposed ahead",
     each_call=EACH_CALL,
 )
 read = reader(SHARED_GRADIENT.dtype)
@@ -39,10 +42,14 @@ def shared_gradient():
 
         Each sum runs over samples, then over the runs of positions, `most_summed` terms or `most_segments` runs at a
         time, so that what a tile reads again for its next rows is in cache. For few filters (`transposed`) the
-        product is that of filters and rows.
+        product is that of filters and rows. Short runs of dy, whose samples are far apart, are packed.
 
-        Scratch per worker: segments (most_segments, SEGMENT), and gradient: the block (row_block, width), followed by
-        its transpose.
+        A plain step of SGD adds to the weights as it computes if each sum is one product (for each kind), of which
+        every run prefetches `ahead` bytes of weights; else `ahead` is 0, and the sums are finished first: to add them
+        part by part would round each part to the precision of a weight.
+
+        Scratch per worker: segments (most_segments, SEGMENT), packed_dy (2*most_summed, width) or 0, and gradient: the
+        block (row_block, width), followed by its transpose.
         """
         r = read(record)
         N, P, K, F, LI, OW, line, C, KW = r.N, r.P, r.K, r.F, r.LI, r.OW, r.line, r.C, r.KW
@@ -54,6 +61,11 @@ def shared_gradient():
         flipped, flipped_row = scratch + row_block * r.width * size, row_block * size
         kind_tap, kind_taps, set_start = r.kind_tap, r.kind_taps, r.set_start
         set_line, set_column, set_input, set_length = r.set_line, r.set_column, r.set_input, r.set_length
+        dy, dy_row = r.dy, row_bytes
+        if r.packed_dy:
+            dy, dy_row = r.packed_dy + worker * 2 * r.most_summed * r.width * size, r.width * size
+        adds = rule == FACTOR and r.ahead > 0
+        factor = r.factor if adds else ONE
         entries = KW * E
         row_parts, column_parts = -(-entries // row_block), -(-F // r.width)
         total = r.S * r.tap_lines * row_parts * column_parts
@@ -66,11 +78,11 @@ def shared_gradient():
             rows = min(row_block, entries - first)
             at = ((of_set * K + tap_line * entries + first) * F + left) * size
             out, out_row = r.target + at, row_bytes
-            if rule != GRADIENT:
+            if rule != GRADIENT and not adds:
                 out, out_row = scratch, width * size
             if r.transposed:
                 clear(flipped, flipped_row, F, rows * size)
-            else:
+            elif not adds:
                 clear(out, out_row, rows, width * size)
             for kind in range(r.kinds):
                 begin_of_kind = int_at(kind_tap, kind) * E
@@ -96,7 +108,13 @@ def shared_gradient():
                                 piece = min(length - done, r.most_summed)
                                 table[count, 0] = source + done * step_bytes
                                 table[count, 1] = products + done * row_bytes
-                                table[count, 2], table[count, 3] = piece, 0
+                                if r.packed_dy:
+                                    call(
+                                        r.pack, r.dy + table[count, 1], 0, row_bytes, dy + summed * dy_row, dy_row,
+                                        piece, width, P * row_bytes,
+                                    )  # fmt: skip
+                                    table[count, 1] = summed * dy_row
+                                table[count, 2], table[count, 3] = piece, count * r.ahead
                                 count, summed, done = count + 1, summed + piece, done + piece
                             if count < r.most_segments and summed < r.most_summed and (done < length or not finished):
                                 continue
@@ -112,14 +130,15 @@ def shared_gradient():
                             else:
                                 c = out + (begin - first) * out_row
                                 call(
-                                    r.multiply, x_at, entry_bytes, step_bytes, r.dy, row_bytes, r.panel_bytes, segments,
-                                    count, c, out_row, c, out_row, n_rows, M if G > 1 else width, r.dy, 0, 0, 0,
-                                    ONE, NO_CLAMP, G, E * size, M * size, M * size, M * size, 0,
+                                    r.multiply, x_at, entry_bytes, step_bytes, dy, dy_row, r.panel_bytes, segments,
+                                    count, c, out_row, c, out_row, n_rows, M if G > 1 else width,
+                                    c + AHEAD_ROWS * out_row, out_row, 0, 0, factor, NO_CLAMP,
+                                    G, E * size, M * size, M * size, M * size, 0,
                                 )  # fmt: skip
                             count, summed = 0, 0
             if r.transposed:
                 call(r.transpose, flipped, flipped_row, out, out_row, F, rows)
-            if rule != GRADIENT:
+            if rule != GRADIENT and not adds:
                 # Whole rows are contiguous in the weights, parts of them are not.
                 pieces, numbers = (1, rows * F) if width == F else (rows, width)
                 for row in range(pieces):

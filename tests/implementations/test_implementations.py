@@ -351,6 +351,40 @@ def test_a_fused_update_is_that_of_the_gradient(problem, rng):
                 np.testing.assert_array_equal(found, dx)
 
 
+@pytest.mark.parametrize("packed_bytes", [0, 1 << 20])
+@pytest.mark.parametrize(("summed", "segments"), [(1, 256), (3, 2), (512, 3), (512, 256)])
+def test_updates_of_shared_weights_are_the_same_in_any_blocking(summed, segments, packed_bytes, rng, monkeypatch):
+    """Whether a sum is one product, which is added to the weights at once, or several; and dy in place or packed."""
+    monkeypatch.setattr(loop, "MOST_SUMMED", summed)
+    monkeypatch.setattr(loop, "MOST_SEGMENTS", segments)
+    monkeypatch.setattr(loop, "PACKED_RUN_BYTES", packed_bytes)
+    found = 0
+    for problem in PROBLEMS:
+        if problem.weight_sharing is None or not vectors.TILED:
+            continue
+        g, (x, kernel, _, dy) = problem.geometry, problem.data(rng)
+        dkernel = reference.backward(x, kernel, dy, **problem.settings)[1]
+        updated, stored = kernel.copy(), np.empty_like(kernel)
+        implementation = create(1, g)
+        x, dy = x.reshape(len(x), g.inputs), dy.reshape(len(dy), g.positions, g.filters)
+        implementation.weight_gradient(x, dy, out=stored)
+        np.testing.assert_array_equal(stored, dkernel)
+        implementation.fused_update(x, updated, dy, rules.Rule(rules.SGDScalars(0.5), ()), wants_dx=False)
+        np.testing.assert_array_equal(updated[g.weight_exists], (kernel - dkernel / 2)[g.weight_exists])
+        found += 1
+    assert found > 5 or not vectors.TILED
+
+
+@pytest.mark.skipif(not vectors.TILED, reason="needs register tiles")
+def test_parts_of_a_sum_are_not_rounded_to_the_precision_of_a_weight(monkeypatch):
+    monkeypatch.setattr(loop, "MOST_SUMMED", 1)
+    g = Geometry((40,), 1, 40, 1, weight_sharing="all")
+    kernel = np.full(g.kernel_shape, 1 << 24, np.float32)  # its neighbour is 1 less, and each part moves it by 1/2
+    x, dy = np.ones((1, 40), np.float32), np.ones((1, 40, 40), np.float32)
+    create(1, g).fused_update(x, kernel, dy, rules.Rule(rules.SGDScalars(0.5), ()), wants_dx=False)
+    np.testing.assert_array_equal(kernel, (1 << 24) - 20)
+
+
 def test_shared_weights_are_not_expanded(rng):
     """In implementation 1 they take the memory of one set, forward and backward."""
     g = Geometry((64, 64), 8, 16, 3, weight_sharing="all")
