@@ -24,8 +24,11 @@ WIDTH = 512
 BLOCK, BLOCKS = 512, 64
 # The most bytes of the outputs of a task of forward.
 OUTPUTS_BYTES = 1 << 25
-# Weights that are updated by one call of a formula; a single segment may have more.
+# Weights whose gradient is kept until it is applied; a single segment may have more.
 UPDATED = 2048
+# Weights of a mean segment from which their update is fused. Of shorter ones each would be a call, and the weights of a
+# block of inputs lie anywhere: then the gradient of all weights is stored first.
+FUSED = 16
 
 
 class Directed:
@@ -113,10 +116,13 @@ class Directed:
     ) -> Array | None:  # fmt: skip
         """Update the kernel and the states of `rule` in place; return dx, at the kernel before, if it is wanted."""
         dx = (self._dx(dy) if out is None else out) if wants_dx else None
-        if len(x):
+        segments = len(self.topology.segments(self._width).table)
+        if len(x) and kernel.size >= FUSED * segments:
             self._backward(x, kernel, dy, rule, kernel, dx, threads)
-        else:  # the gradient is 0, but momentum and weight decay still change the weights
-            update.run(rule, kernel, np.zeros_like(kernel), threads)
+        else:
+            dkernel = self._dkernel(dy)
+            self._backward(x, kernel, dy, None, dkernel, dx, threads)
+            update.run(rule, kernel, dkernel, threads)
         return dx
 
     def _dx(self, dy: Array) -> Array:
@@ -124,10 +130,7 @@ class Directed:
 
     def _dkernel(self, dy: Array) -> Array:
         shape = (len(self.topology.indices), self.channels, self.filters)
-        require(
-            int(np.prod(shape)) * dy.itemsize, "the gradient of the weights",
-            "use backward.step, which needs none with a built-in optimizer",
-        )  # fmt: skip
+        require(int(np.prod(shape)) * dy.itemsize, "the gradient of the weights", "give fewer connections or filters")
         return np.empty(shape, dy.dtype)
 
     def _samples(self, given: np.dtype[Any], size: int, entries: int) -> dict[str, Any]:
@@ -237,9 +240,9 @@ class Directed:
         block = threads * width * C * tile_row
         sizes: dict[str, int] = {}
         if wants_kernel:
-            values |= {"gradient_segments": directed.gradient(size), "copy": directed.copy(size)}
-            sizes |= dict.fromkeys(("gradient", "old", "state_a", "state_b"), threads * most * size)
-            sizes |= {"xt": block, "packed": block} if samples["cast"] else {"xt": block}
+            values["gradient_segments"] = directed.gradient(size)
+            sizes |= {"gradient": threads * most * size, "xt": block}
+            sizes |= {"packed": block} if samples["cast"] else {}
         if wants_dx:
             values["dx_segments"] = directed.dx(size)
             sizes["dxt"] = block

@@ -22,7 +22,7 @@ from lcnumba.kernels.records import Fields, array_at, int_at, jitted, reader, ze
 from lcnumba.kernels.rules import FORMULA, LINE_BYTES
 from lcnumba.kernels.tile import DOTS_PREFETCH_ROWS, emit_dots
 
-__all__ = ["SEGMENT_BYTES", "backward", "cast", "copy", "dx", "fill", "forward", "gradient", "transpose", "y"]
+__all__ = ["SEGMENT_BYTES", "backward", "cast", "dx", "fill", "forward", "gradient", "transpose", "y"]
 
 # Bytes of a segment in a table: its output, first connection, first input and length.
 SEGMENT_BYTES = 32
@@ -173,32 +173,6 @@ def emit_gradient(e, b, table, count, target, xt, dyt, C, F, input_0, row, packe
     loop(b, count, [target], one)
 
 
-def emit_copy(e, b, table, count, array, packed, entries, back):
-    """Copy the segments of an array with `entries` elements a connection to packed, or `back` from there."""
-    size = const(e.size)
-    # As integers, so that no bit changes.
-    number = ir.IntType(8 * e.size).as_pointer()
-
-    def one(s, carried):
-        _, weight, _, length = segment(b, table, s)
-        many = b.mul(length, entries)
-        here = b.add(array, b.mul(b.mul(weight, entries), size))
-        is_back = b.icmp_signed("!=", back, const(0))
-        source, target = b.select(is_back, carried[0], here), b.select(is_back, here, carried[0])
-        e.prefetch(b, b.add(array, b.mul(b.mul(segment_ahead(b, table, s, count)[1], entries), size)), 3)
-
-        def element(n, _):
-            offset = b.mul(n, size)
-            value = b.load(b.inttoptr(b.add(source, offset), number), align=e.size)
-            b.store(value, b.inttoptr(b.add(target, offset), number), align=e.size)
-            return []
-
-        loop(b, many, [], element)
-        return [b.add(carried[0], b.mul(many, size))]
-
-    loop(b, count, [packed], one)
-
-
 def _micro_kernel(emit, arguments):
     """The function that compiles an emitted function of so many integers for SIZE and VL, and returns its address."""
     name = emit.__name__.removeprefix("emit_")
@@ -216,9 +190,7 @@ def _micro_kernel(emit, arguments):
     return emitted
 
 
-_y, _dx, _gradient, _copy = (
-    _micro_kernel(emit, n) for emit, n in ((emit_y, 9), (emit_dx, 9), (emit_gradient, 10), (emit_copy, 6))
-)
+_y, _dx, _gradient = (_micro_kernel(emit, n) for emit, n in ((emit_y, 9), (emit_dx, 9), (emit_gradient, 10)))
 
 
 @functools.cache
@@ -252,17 +224,6 @@ def gradient(SIZE):
         _gradient(SIZE, VL, (table, count, target, xt, dyt, C, F, input_0, row, packed))
 
     return code_address(compiled(specialised(directed_gradient, SIZE, VL)), 10)
-
-
-@functools.cache
-def copy(SIZE):
-    """The address of `emit_copy`."""
-    VL = LINE_BYTES // SIZE
-
-    def directed_copy(table, count, array, packed, entries, back):
-        _copy(SIZE, VL, (table, count, array, packed, entries, back))
-
-    return code_address(compiled(specialised(directed_copy, SIZE, VL)), 6)
 
 
 @functools.cache
@@ -303,8 +264,7 @@ FORWARD = Fields(
     each_call="x kernel bias y",
 )
 BACKWARD = Fields(
-    f"{SAMPLES} N I C F width blocks block_start table tile_row xt dxt most gradient old state_a state_b "
-    "dx_segments gradient_segments copy",
+    f"{SAMPLES} N I C F width blocks block_start table tile_row xt dxt most gradient dx_segments gradient_segments",
     each_call="x kernel dyt dx rule formula scalars target state_1 state_2",
 )
 read_transpose, read_forward, read_backward = (reader(f.dtype) for f in (TRANSPOSE, FORWARD, BACKWARD))
@@ -403,18 +363,15 @@ def backward():
 
         x and dx (N, I*C), kernel and target (connections, C, F), dyt (outputs*F, N) with rows of `tile_row` bytes,
         whole vectors. The gradient is added to target, or target is updated by it if the rule is FORMULA, after dx of
-        the same weights: some segments at a time, `most` weights or a single segment, whose weights and states are
-        packed, because a formula takes contiguous ones.
+        the same weights: some segments at a time, `most` weights or a single segment.
 
-        Scratch per worker: xt and dxt (width*C, N), the block's x and dx; gradient, old, state_a and state_b (most);
-        packed (N, width*C), for a cast.
+        Scratch per worker: xt and dxt (width*C, N), the block's x and dx; gradient (most); packed (N, width*C), for a
+        cast.
         """
         r = read_backward(record)
         N, C, F, size, tile_row, most_bytes = r.N, r.C, r.F, r.size, r.tile_row, r.most * r.size
         block_bytes, dx_row, entries = r.width * C * tile_row, r.I * C * size, C * F
         xt, dxt, gradient = r.xt + worker * block_bytes, r.dxt + worker * block_bytes, r.gradient + worker * most_bytes
-        shift = worker * most_bytes
-        old, state_a, state_b = r.old + shift, r.state_a + shift, r.state_b + shift
         packed = r.packed
         if r.cast:
             packed += worker * block_bytes
@@ -429,34 +386,32 @@ def backward():
                 transposed(r, r.x + begin * C * r.itemsize, N, rows, xt, tile_row, packed)
             if r.dx:
                 zero(dxt, rows * tile_row)
-            while s < end:
+                call(
+                    r.dx_segments, r.table + s * SEGMENT_BYTES, end - s, r.kernel, r.dyt, dxt, C, F, begin, tile_row
+                )  # fmt: skip
+            if r.target and r.rule != FORMULA:
+                call(
+                    r.gradient_segments, r.table + s * SEGMENT_BYTES, end - s, r.target, xt, r.dyt, C, F, begin,
+                    tile_row, 0,
+                )  # fmt: skip
+            while r.target and r.rule == FORMULA and s < end:
                 table, count, weights = r.table + s * SEGMENT_BYTES, 0, 0
                 while s < end:
                     more = int_at(table + count * SEGMENT_BYTES, 3) * entries
                     if count and weights + more > r.most:
                         break
                     s, count, weights = s + 1, count + 1, weights + more
-                if r.dx:
-                    call(r.dx_segments, table, count, r.kernel, r.dyt, dxt, C, F, begin, tile_row)
-                if r.target and r.rule != FORMULA:
-                    call(r.gradient_segments, table, count, r.target, xt, r.dyt, C, F, begin, tile_row, 0)
-                elif r.target:
-                    zero(gradient, weights * size)
-                    call(r.gradient_segments, table, count, gradient, xt, r.dyt, C, F, begin, tile_row, 1)
-                    if count == 1:
-                        at = int_at(table, 1) * entries * size
-                        call(
-                            r.formula, r.scalars, r.target + at, gradient, r.state_1 + at, r.state_2 + at, weights
-                        )  # fmt: skip
-                    else:
-                        for back in range(2):
-                            call(r.copy, table, count, r.target, old, entries, back)
-                            if r.state_1:
-                                call(r.copy, table, count, r.state_1, state_a, entries, back)
-                            if r.state_2:
-                                call(r.copy, table, count, r.state_2, state_b, entries, back)
-                            if not back:
-                                call(r.formula, r.scalars, old, gradient, state_a, state_b, weights)
+                zero(gradient, weights * size)
+                call(r.gradient_segments, table, count, gradient, xt, r.dyt, C, F, begin, tile_row, 1)
+                done = 0
+                for e in range(count):
+                    at = int_at(table + e * SEGMENT_BYTES, 1) * entries * size
+                    many = int_at(table + e * SEGMENT_BYTES, 3) * entries
+                    call(
+                        r.formula, r.scalars, r.target + at, gradient + done * size, r.state_1 + at, r.state_2 + at,
+                        many,
+                    )  # fmt: skip
+                    done += many
             if r.dx:
                 call(r.transpose, dxt, tile_row, r.dx + begin * C * size, dx_row, rows, N)
             task = next_task(r.counter, r.workers, worker, r.blocks)
