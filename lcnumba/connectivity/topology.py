@@ -23,18 +23,21 @@ DENSE_ENTRIES = 1 << 26
 class Segments(NamedTuple):
     """Connections in segments: neighbouring inputs that one output reads, and that lie in one block of inputs.
 
-    The weights of a segment are contiguous.
+    The weights of a segment are contiguous. Segments are sorted by block and, within a block, by output.
 
     Attributes
     ----------
     block_start : int64 array, (blocks + 1,)
         The segments of each block of inputs.
-    table : int64 array, (segments, 4)
-        Output, first connection, first input and length of each, by blocks and, within a block, by outputs.
+    connection, output, input, length : int64 arrays, (segments,)
+        First connection, output, first input, and number of connections.
     """
 
     block_start: Array
-    table: Array
+    connection: Array
+    output: Array
+    input: Array
+    length: Array
 
 
 class Topology:
@@ -59,7 +62,6 @@ class Topology:
 
     def __init__(self, shape: tuple[int, int], indptr: Array, indices: Array) -> None:
         self.shape, self.indptr, self.indices = shape, _own(indptr), _own(indices)
-        self._segments: dict[int, Segments] = {}
 
     def __repr__(self) -> str:
         """The numbers of inputs, outputs and connections."""
@@ -122,12 +124,6 @@ class Topology:
 
     def segments(self, width: int) -> Segments:
         """The segments, for blocks of `width` inputs."""
-        found = self._segments.get(width)
-        if found is None:
-            found = self._segments[width] = self._cut(width)
-        return found
-
-    def _cut(self, width: int) -> Segments:
         indices, indptr = self.indices, self.indptr
         first = np.ones(len(indices), np.bool_)
         first[1:] = (np.diff(indices) != 1) | (indices[1:] % width == 0)
@@ -137,10 +133,8 @@ class Topology:
         blocks = indices[begin] // width
         order = np.argsort(blocks, kind="stable")
         block_start = np.searchsorted(blocks[order], np.arange(-(-self.shape[0] // width) + 1))
-        table = np.empty((len(begin), 4), np.int64)
-        for column, values in enumerate((outputs, begin, indices[begin], np.diff(begin, append=len(indices)))):
-            table[:, column] = values[order]
-        return Segments(block_start, table)
+        columns = begin, outputs, indices[begin], np.diff(begin, append=len(indices))
+        return Segments(block_start, *(values[order] for values in columns))
 
 
 def _own(array: Array) -> Array:

@@ -8,9 +8,10 @@ from lcnumba.connectivity.topology import Topology
 from lcnumba.implementations.loop import Plan, store_plan
 from lcnumba.implementations.scratch import aligned, scratch
 from lcnumba.kernels import directed, microkernels, plain, update, vectors
-from lcnumba.kernels.records import address
+from lcnumba.kernels.records import SEGMENT, address
 from lcnumba.kernels.rules import FORMULA, GRADIENT, LINE_BYTES, Rule, workers
 from lcnumba.runtime.memory import require
+from lcnumba.utils.lazy import cached_property
 from lcnumba.utils.types import Array
 
 __all__ = ["CASTS", "Directed"]
@@ -52,6 +53,15 @@ class Directed:
         share = -(-inputs * channels // BLOCKS)
         self._width = max(1, min(BLOCK, max(16, share - share % 16)) // channels)
         self._plans: dict[Any, Plan] = {}
+
+    @cached_property
+    def _segments(self) -> tuple[Array, Array]:
+        """The segments of each block of inputs, (blocks + 1,), and the table of all."""
+        block_start, *columns = self.topology.segments(self._width)
+        table = np.empty(len(columns[0]), SEGMENT)
+        for name, values in zip(("connection", "output", "input", "length"), columns, strict=True):
+            table[name] = values % self._width if name == "input" else values
+        return block_start, table
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Plans hold addresses of this object's tables: neither a copy nor another process may use them.
@@ -116,8 +126,7 @@ class Directed:
     ) -> Array | None:  # fmt: skip
         """Update the kernel and the states of `rule` in place; return dx, at the kernel before, if it is wanted."""
         dx = (self._dx(dy) if out is None else out) if wants_dx else None
-        segments = len(self.topology.segments(self._width).table)
-        if len(x) and kernel.size >= FUSED * segments:
+        if len(x) and kernel.size >= FUSED * len(self._segments[1]):
             self._backward(x, kernel, dy, rule, kernel, dx, threads)
         else:
             dkernel = self._dkernel(dy)
@@ -147,20 +156,20 @@ class Directed:
         if plan is not None:
             return plan
         (inputs, outputs), C, F, width = self.topology.shape, self.channels, self.filters, self._width
-        segments, samples = self.topology.segments(width), self._samples(given, size, inputs * C)
+        (block_start, table), samples = self._segments, self._samples(given, size, inputs * C)
         # Parts of the outputs for threads that get no samples: each part transposes the inputs that it reads. It has
         # no influence on sums.
         vectors_of_samples = -(-N * size // LINE_BYTES)
         parts = max(-(-threads // vectors_of_samples), -(-outputs * F * LINE_BYTES // OUTPUTS_BYTES))
         edges = np.searchsorted(self.topology.indptr, np.linspace(0, len(self.topology.indices), parts + 1))
         edges[-1] = outputs  # the last ones may have no inputs
-        blocks = np.arange(len(segments.block_start) - 1)
-        keys = np.repeat(blocks, np.diff(segments.block_start)) * outputs + segments.table[:, 0]
+        blocks = np.arange(len(block_start) - 1)
+        keys = np.repeat(blocks, np.diff(block_start)) * outputs + table["output"]
         starts = np.searchsorted(keys, blocks * outputs + edges[:, None])
         most = int(np.max(np.diff(edges)))
         values = {
             **samples, "N": N, "I": inputs, "C": C, "F": F, "outputs": outputs, "width": width, "blocks": len(blocks),
-            "parts": parts, "part_output": edges, "part_start": starts, "table": segments.table,
+            "parts": parts, "part_output": edges, "part_start": starts, "table": table,
             "most_outputs": most, "y_segments": directed.y(size), "fill": directed.fill(size),
         }  # fmt: skip
         block = threads * width * C * LINE_BYTES
@@ -182,12 +191,12 @@ class Directed:
         C, F = self.channels, self.filters
         threads = workers(N * self._work * ((dx is not None) + (target is not None)), threads)
         if not vectors.TILED:
-            segments = self.topology.segments(self._width)
+            block_start, table = self._segments
             plain.backward_directed(size)(
                 x=0 if x is None else x.astype(dy.dtype, copy=False), kernel=kernel, dy=dy,
                 dx=0 if dx is None else dx, target=0 if target is None else target, N=N, I=inputs, C=C, F=F,
-                outputs=outputs, connections=len(kernel), width=self._width, blocks=len(segments.block_start) - 1,
-                segments=len(segments.table), block_start=segments.block_start, table=segments.table, threads=threads,
+                outputs=outputs, connections=len(kernel), width=self._width, blocks=len(block_start) - 1,
+                block_start=block_start, table=table, threads=threads,
             )  # fmt: skip
             return
         tile_row = self._tile_row(N, size)
@@ -231,11 +240,11 @@ class Directed:
         if plan is not None:
             return plan
         C, F, inputs, width = self.channels, self.filters, self.topology.shape[0], self._width
-        segments, samples = self.topology.segments(width), self._samples(given, size, inputs * C)
+        (block_start, table), samples = self._segments, self._samples(given, size, inputs * C)
         tile_row, most = self._tile_row(N, size), max(UPDATED, width * C * F)
         values = {
-            **samples, "N": N, "I": inputs, "C": C, "F": F, "width": width, "blocks": len(segments.block_start) - 1,
-            "block_start": segments.block_start, "table": segments.table, "tile_row": tile_row, "most": most,
+            **samples, "N": N, "I": inputs, "C": C, "F": F, "width": width, "blocks": len(block_start) - 1,
+            "block_start": block_start, "table": table, "tile_row": tile_row, "most": most,
         }  # fmt: skip
         block = threads * width * C * tile_row
         sizes: dict[str, int] = {}

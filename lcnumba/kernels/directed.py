@@ -5,8 +5,8 @@ once, in order, and no transposed copy of it is kept. Forward goes through all b
 whose outputs stay in cache: a task owns them. Backward has a task for each block, which owns dx of its inputs, and all
 weights that read them.
 
-The tables are those of `lcnumba.connectivity.topology.Segments`. Sums of y and dx are chains of multiply-adds in the
-order of the table, so they depend on nothing else. `plain.py` has the same as bare loops.
+The table has the segments of `lcnumba.connectivity.topology`. Sums of y and dx are chains of multiply-adds in the order
+of the table, so they depend on nothing else. `plain.py` has the same as bare loops.
 """
 
 import functools
@@ -18,14 +18,15 @@ from numba.extending import intrinsic
 
 from lcnumba.kernels.emit import I64, Emitter, const, loop
 from lcnumba.kernels.jit import Kernel, call, code_address, compiled, next_task, specialised
-from lcnumba.kernels.records import Fields, array_at, int_at, jitted, reader, zero
+from lcnumba.kernels.records import SEGMENT, Fields, array_at, int_at, jitted, reader, zero
 from lcnumba.kernels.rules import FORMULA, LINE_BYTES
 from lcnumba.kernels.tile import DOTS_PREFETCH_ROWS, emit_dots
 
-__all__ = ["SEGMENT_BYTES", "backward", "cast", "dx", "fill", "forward", "gradient", "transpose", "y"]
+__all__ = ["backward", "cast", "dx", "fill", "forward", "gradient", "transpose", "y"]
 
-# Bytes of a segment in a table: its output, first connection, first input and length.
-SEGMENT_BYTES = 32
+SEGMENT_BYTES = SEGMENT.itemsize
+LAYOUT = {name: field[:2] for name, field in (SEGMENT.fields or {}).items()}
+read_segment = reader(SEGMENT)
 # How many segments ahead rows of y and dy are prefetched.
 AHEAD = 16
 # Rows that are summed together.
@@ -33,9 +34,14 @@ GROUPS = (4, 1)
 
 
 def segment(b, table, s):
-    """The fields of a segment."""
-    at = b.add(table, b.mul(s, const(SEGMENT_BYTES)))
-    return [b.load(b.inttoptr(b.add(at, const(8 * n)), I64.as_pointer()), align=8) for n in range(4)]
+    """Output, first connection, first input in its block, and length of a segment."""
+    at, fields = b.add(table, b.mul(s, const(SEGMENT_BYTES))), []
+    for name in ("output", "connection", "input", "length"):
+        kind, offset = LAYOUT[name]
+        integer = ir.IntType(8 * kind.itemsize).as_pointer()
+        value = b.load(b.inttoptr(b.add(at, const(offset)), integer), align=kind.itemsize)
+        fields.append(value if kind.itemsize == 8 else b.sext(value, I64))
+    return fields
 
 
 def segment_ahead(b, table, s, count):
@@ -57,7 +63,7 @@ def by_groups(b, rows, action):
         (done,) = loop(b, times, [done], group)
 
 
-def emit_y(e, b, table, count, kernel, xt, yt, C, F, input_0, output_0):
+def emit_y(e, b, C, F, table, count, kernel, xt, yt, output_0):
     """yt[o, f] += sum over k of kernel[k, f] xt[k], for each segment; rows of one vector."""
     width, row_bytes = const(e.size * e.lanes), b.mul(F, const(e.size))
 
@@ -65,7 +71,7 @@ def emit_y(e, b, table, count, kernel, xt, yt, C, F, input_0, output_0):
         o, weight, i, length = segment(b, table, s)
         rows = b.mul(length, C)
         w_at = b.add(kernel, b.mul(b.mul(weight, C), row_bytes))
-        x_at = b.add(xt, b.mul(b.mul(b.sub(i, input_0), C), width))
+        x_at = b.add(xt, b.mul(b.mul(i, C), width))
         y_bytes = b.mul(F, width)
         y_at = b.add(yt, b.mul(b.sub(o, output_0), y_bytes))
         next_o, next_weight = segment_ahead(b, table, s, count)
@@ -92,7 +98,7 @@ def emit_y(e, b, table, count, kernel, xt, yt, C, F, input_0, output_0):
     loop(b, count, [], one)
 
 
-def emit_dx(e, b, table, count, kernel, dyt, dxt, C, F, input_0, row):
+def emit_dx(e, b, C, F, table, count, kernel, dyt, dxt, row):
     """dxt[k] += sum over f of kernel[k, f] dyt[o, f], for each segment; rows of `row` bytes, whole vectors."""
     width, row_bytes = e.size * e.lanes, b.mul(F, const(e.size))
     vectors = b.sdiv(row, const(width))
@@ -100,7 +106,7 @@ def emit_dx(e, b, table, count, kernel, dyt, dxt, C, F, input_0, row):
     def one(s, _):
         o, weight, i, length = segment(b, table, s)
         w_at = b.add(kernel, b.mul(b.mul(weight, C), row_bytes))
-        x_at = b.add(dxt, b.mul(b.mul(b.sub(i, input_0), C), row))
+        x_at = b.add(dxt, b.mul(b.mul(i, C), row))
         y_at = b.add(dyt, b.mul(b.mul(o, F), row))
         next_o, next_weight = segment_ahead(b, table, s, count)
         ahead = b.add(dyt, b.mul(b.mul(next_o, F), row))
@@ -135,7 +141,7 @@ def emit_dx(e, b, table, count, kernel, dyt, dxt, C, F, input_0, row):
     loop(b, count, [], one)
 
 
-def emit_gradient(e, b, table, count, target, xt, dyt, C, F, input_0, row, packed):
+def emit_gradient(e, b, C, F, table, count, target, xt, dyt, row, packed):
     """target[k, f] += the dot product of xt[k] and dyt[o, f], for each segment.
 
     target is the kernel's gradient or, if `packed`, has the segments one after the other.
@@ -150,12 +156,14 @@ def emit_gradient(e, b, table, count, target, xt, dyt, C, F, input_0, row, packe
         rows = b.mul(length, C)
         here = b.add(target, b.mul(b.mul(weight, C), row_bytes))
         here = b.select(b.icmp_signed("!=", packed, const(0)), carried[0], here)
-        x_at = b.add(xt, b.mul(b.mul(b.sub(i, input_0), C), row))
+        x_at = b.add(xt, b.mul(b.mul(i, C), row))
         y_at = b.add(dyt, b.mul(b.mul(o, F), row))
         with b.if_else(single) as (one_filter, filters):
             with one_filter:
                 # What `dots` prefetches after the last row is at a distance from the last one.
-                ahead = b.add(dyt, b.mul(segment_ahead(b, table, s, count)[0], row))
+                next_o, next_weight = segment_ahead(b, table, s, count)
+                ahead = b.add(dyt, b.mul(next_o, row))
+                e.prefetch(b, b.add(target, b.mul(b.mul(next_weight, C), row_bytes)), 3)
                 missing = b.sub(const(DOTS_PREFETCH_ROWS), rows)
                 missing = b.select(b.icmp_signed(">", missing, const(0)), missing, const(0))
                 ahead = b.sub(ahead, b.mul(missing, row))
@@ -174,15 +182,25 @@ def emit_gradient(e, b, table, count, target, xt, dyt, C, F, input_0, row, packe
 
 
 def _micro_kernel(emit, arguments):
-    """The function that compiles an emitted function of so many integers for SIZE and VL, and returns its address."""
-    name = emit.__name__.removeprefix("emit_")
+    """The function that compiles an emitted function of so many integers for SIZE and VL, and returns its address.
+
+    The first are C and F. If both are 1, as for genotypes, it is compiled for that: their products and loops are gone.
+    """
+    name, kinds = emit.__name__.removeprefix("emit_"), [I64] * arguments
 
     @intrinsic(prefer_literal=True)
     def emitted(typingctx, SIZE, VL, given):
         def codegen(context, b, signature, values):
             e = Emitter(b.module, SIZE.literal_value, VL.literal_value)
-            function = e.function(f"directed_{name}", [I64] * arguments, lambda b, *rest: emit(e, b, *rest))
-            b.call(function, [b.extract_value(values[2], n) for n in range(arguments)])
+            given = [b.extract_value(values[2], n) for n in range(arguments)]
+            single = b.icmp_signed("==", b.mul(given[0], given[1]), const(1))
+            with b.if_else(single) as (of_one, of_any):
+                with of_one:
+                    ones = const(1), const(1)
+                    function = e.function(f"directed_{name}_1", kinds, lambda b, *rest: emit(e, b, *ones, *rest[2:]))
+                    b.call(function, given)
+                with of_any:
+                    b.call(e.function(f"directed_{name}", kinds, lambda b, *rest: emit(e, b, *rest)), given)
             return context.get_dummy_value()
 
         return types.void(SIZE, VL, given), codegen
@@ -190,7 +208,7 @@ def _micro_kernel(emit, arguments):
     return emitted
 
 
-_y, _dx, _gradient = (_micro_kernel(emit, n) for emit, n in ((emit_y, 9), (emit_dx, 9), (emit_gradient, 10)))
+_y, _dx, _gradient = (_micro_kernel(emit, n) for emit, n in ((emit_y, 8), (emit_dx, 8), (emit_gradient, 9)))
 
 
 @functools.cache
@@ -198,10 +216,10 @@ def y(SIZE):
     """The address of `emit_y` for vectors of a cache line."""
     VL = LINE_BYTES // SIZE
 
-    def directed_y(table, count, kernel, xt, yt, C, F, input_0, output_0):
-        _y(SIZE, VL, (table, count, kernel, xt, yt, C, F, input_0, output_0))
+    def directed_y(C, F, table, count, kernel, xt, yt, output_0):
+        _y(SIZE, VL, (C, F, table, count, kernel, xt, yt, output_0))
 
-    return code_address(compiled(specialised(directed_y, SIZE, VL)), 9)
+    return code_address(compiled(specialised(directed_y, SIZE, VL)), 8)
 
 
 @functools.cache
@@ -209,10 +227,10 @@ def dx(SIZE):
     """The address of `emit_dx`."""
     VL = LINE_BYTES // SIZE
 
-    def directed_dx(table, count, kernel, dyt, dxt, C, F, input_0, row):
-        _dx(SIZE, VL, (table, count, kernel, dyt, dxt, C, F, input_0, row))
+    def directed_dx(C, F, table, count, kernel, dyt, dxt, row):
+        _dx(SIZE, VL, (C, F, table, count, kernel, dyt, dxt, row))
 
-    return code_address(compiled(specialised(directed_dx, SIZE, VL)), 9)
+    return code_address(compiled(specialised(directed_dx, SIZE, VL)), 8)
 
 
 @functools.cache
@@ -220,10 +238,10 @@ def gradient(SIZE):
     """The address of `emit_gradient`."""
     VL = LINE_BYTES // SIZE
 
-    def directed_gradient(table, count, target, xt, dyt, C, F, input_0, row, packed):
-        _gradient(SIZE, VL, (table, count, target, xt, dyt, C, F, input_0, row, packed))
+    def directed_gradient(C, F, table, count, target, xt, dyt, row, packed):
+        _gradient(SIZE, VL, (C, F, table, count, target, xt, dyt, row, packed))
 
-    return code_address(compiled(specialised(directed_gradient, SIZE, VL)), 10)
+    return code_address(compiled(specialised(directed_gradient, SIZE, VL)), 9)
 
 
 @functools.cache
@@ -344,8 +362,7 @@ def forward():
                         r, source + at * C * r.itemsize, count, min(width, r.I - at) * C, xt, LINE_BYTES, packed
                     )  # fmt: skip
                     call(
-                        r.y_segments, r.table + first * SEGMENT_BYTES, last - first, r.kernel, xt, yt, C, F, at,
-                        begin,
+                        r.y_segments, C, F, r.table + first * SEGMENT_BYTES, last - first, r.kernel, xt, yt, begin
                     )  # fmt: skip
             y_row = r.outputs * F * size
             call(r.transpose, yt, LINE_BYTES, r.y + sample * y_row + begin * F * size, y_row, rows, count)
@@ -387,26 +404,26 @@ def backward():
             if r.dx:
                 zero(dxt, rows * tile_row)
                 call(
-                    r.dx_segments, r.table + s * SEGMENT_BYTES, end - s, r.kernel, r.dyt, dxt, C, F, begin, tile_row
+                    r.dx_segments, C, F, r.table + s * SEGMENT_BYTES, end - s, r.kernel, r.dyt, dxt, tile_row
                 )  # fmt: skip
             if r.target and r.rule != FORMULA:
                 call(
-                    r.gradient_segments, r.table + s * SEGMENT_BYTES, end - s, r.target, xt, r.dyt, C, F, begin,
-                    tile_row, 0,
+                    r.gradient_segments, C, F, r.table + s * SEGMENT_BYTES, end - s, r.target, xt, r.dyt, tile_row, 0,
                 )  # fmt: skip
             while r.target and r.rule == FORMULA and s < end:
                 table, count, weights = r.table + s * SEGMENT_BYTES, 0, 0
                 while s < end:
-                    more = int_at(table + count * SEGMENT_BYTES, 3) * entries
+                    more = read_segment(table + count * SEGMENT_BYTES).length * entries
                     if count and weights + more > r.most:
                         break
                     s, count, weights = s + 1, count + 1, weights + more
                 zero(gradient, weights * size)
-                call(r.gradient_segments, table, count, gradient, xt, r.dyt, C, F, begin, tile_row, 1)
+                call(r.gradient_segments, C, F, table, count, gradient, xt, r.dyt, tile_row, 1)
                 done = 0
                 for e in range(count):
-                    at = int_at(table + e * SEGMENT_BYTES, 1) * entries * size
-                    many = int_at(table + e * SEGMENT_BYTES, 3) * entries
+                    segment = read_segment(table + e * SEGMENT_BYTES)
+                    at = segment.connection * entries * size
+                    many = segment.length * entries
                     call(
                         r.formula, r.scalars, r.target + at, gradient + done * size, r.state_1 + at, r.state_2 + at,
                         many,

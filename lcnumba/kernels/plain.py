@@ -10,7 +10,7 @@ import functools
 import numpy as np
 
 from lcnumba.kernels.jit import Kernel, next_task, specialised
-from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, Fields, array_at, int_at, reader, tables_3, tables_4
+from lcnumba.kernels.records import BANDS, COLUMNS, ROWS, SEGMENT, Fields, array_at, int_at, reader, tables_3, tables_4
 
 SIZES = "N P K F LI OW line C KW G E entry_step"
 FORWARD = Fields(f"x kernel bias bias_rows y {SIZES} LO task_positions sets {ROWS} {COLUMNS}")
@@ -19,10 +19,11 @@ BACKWARD = Fields(
     f"x kernel dy result adds {SIZES} sets n_bands first_line part_lines first_band part_bands {ROWS} {BANDS}"
 )
 FORWARD_DIRECTED = Fields("x kernel bias y N I C F outputs connections indptr indices")
-BACKWARD_DIRECTED = Fields("x kernel dy dx target N I C F outputs connections width blocks segments block_start table")
+BACKWARD_DIRECTED = Fields("x kernel dy dx target N I C F outputs connections width blocks block_start table")
 
 read_forward, read_shared, read_backward = reader(FORWARD.dtype), reader(SHARED.dtype), reader(BACKWARD.dtype)
 read_forward_directed, read_backward_directed = reader(FORWARD_DIRECTED.dtype), reader(BACKWARD_DIRECTED.dtype)
+SEGMENT_BYTES, read_segment = SEGMENT.itemsize, reader(SEGMENT)
 
 
 @functools.cache
@@ -241,14 +242,14 @@ def backward_directed(SIZE):
         kernel = array_at(r.kernel, (r.connections if r.dx else 0, C, F), number)
         target = array_at(r.target, (r.connections if r.target else 0, C, F), number)
         block_start = array_at(r.block_start, r.blocks + 1, np.int64)
-        table = array_at(r.table, (r.segments, 4), np.int64)
         task = next_task(r.counter, r.workers, worker, r.blocks)
         while task >= 0:
             dx[:, task * r.width : min(inputs, (task + 1) * r.width)] = 0
             for s in range(block_start[task], block_start[task + 1]):
-                o = table[s, 0]
-                for k in range(table[s, 3]):
-                    at, i = table[s, 1] + k, table[s, 2] + k
+                segment = read_segment(r.table + s * SEGMENT_BYTES)
+                o, first = segment.output, task * r.width + segment.input
+                for k in range(segment.length):
+                    at, i = segment.connection + k, first + k
                     for c in range(C):
                         for n in range(len(dx)):
                             for f in range(F):

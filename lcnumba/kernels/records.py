@@ -29,6 +29,7 @@ __all__ = [
     "NO_CLAMP",
     "ONE",
     "ROWS",
+    "SEGMENT",
     "Fields",
     "address",
     "array_at",
@@ -48,6 +49,10 @@ __all__ = [
 ROWS = "row_start row_tap row_line"
 COLUMNS = "col_start col_input col_tap col_taps"
 BANDS = "band_start band_column band_input band_tap band_taps edges"
+
+# A segment of a list of connections: its first connection, its output, its first input, from the first of a block of
+# inputs on, and how many connections it has.
+SEGMENT = np.dtype([("connection", np.int64), ("output", np.int32), ("input", np.int16), ("length", np.int16)])
 
 _FLOAT, _INT = struct.Struct("d"), struct.Struct("q")
 

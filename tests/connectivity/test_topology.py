@@ -123,13 +123,15 @@ def test_degrees_are_means_over_those_that_have_any(genes):
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 100])
 def test_segments_are_runs_of_connections_within_blocks(width, genes):
-    start, table = genes.segments(width)
+    start, connections, outputs, inputs, lengths = genes.segments(width)
     assert len(start) == -(-7 // width) + 1
     found = []
     for block in range(len(start) - 1):
-        rows = table[start[block] : start[block + 1]]
-        assert (np.diff(rows[:, 0]) >= 0).all()
-        for output, weight, first, length in rows:
+        rows = slice(start[block], start[block + 1])
+        assert (np.diff(outputs[rows]) >= 0).all()
+        for output, weight, first, length in zip(
+            outputs[rows], connections[rows], inputs[rows], lengths[rows], strict=True
+        ):
             assert first // width == (first + length - 1) // width == block
             assert genes.indices[weight : weight + length].tolist() == list(range(first, first + length))
             assert genes.indptr[output] <= weight
@@ -137,7 +139,7 @@ def test_segments_are_runs_of_connections_within_blocks(width, genes):
             found += range(weight, weight + length)
     assert sorted(found) == list(range(7))
     if width == 100:
-        assert table.tolist() == [[0, 0, 0, 3], [1, 3, 2, 4]]
+        assert [a.tolist() for a in (connections, outputs, inputs, lengths)] == [[0, 3], [0, 1], [0, 2], [3, 4]]
 
 
 def test_sizes_beyond_32_bits_are_not_cut_off():

@@ -172,7 +172,9 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype, batch, monkeypatc
     "name", ["sgd", "momentum", "adam", "rmsprop", "penalized"]
 )  # fmt: skip
 @pytest.mark.parametrize("number", range(len(WIDE)))
-def test_a_fused_update_is_the_formula_of_the_gradient(name, number):
+@pytest.mark.parametrize("fused", [0, 1 << 40])
+def test_a_fused_update_is_the_formula_of_the_gradient(fused, number, name, monkeypatch):
+    monkeypatch.setattr(directed, "FUSED", fused)
     case, rng = wide(number), np.random.default_rng(2)
     made = {
         "sgd": optimizers.SGD(), "momentum": optimizers.SGD(momentum=0.5), "adam": optimizers.Adam(),
