@@ -8,9 +8,10 @@ import math
 from typing import NamedTuple
 
 from lcnumba.connectivity.geometry import Geometry
+from lcnumba.connectivity.topology import Topology
 from lcnumba.utils.messages import warn
 
-__all__ = ["Cost", "choose", "costs", "explained"]
+__all__ = ["Cost", "choose", "costs", "costs_directed", "explained", "explained_directed"]
 
 # The batch size for which "auto" estimates.
 TYPICAL_BATCH = 32
@@ -21,6 +22,8 @@ LOOPS, DENSE, SPARSE = 0.7, 0.7, 0.1
 FULL, SHORTEST = 16, 4
 # Multiplications and additions in the time of reading one element from memory, and of writing it.
 READ, WRITE = 10, 50
+# Bytes at most of a connection in the list of `implementations/directed.py`.
+SEGMENT_BYTES = 16
 # Bytes that another layout of the weights may always use, regardless of the number of weights.
 SMALL = 1 << 26
 
@@ -97,6 +100,18 @@ def costs(geometry: Geometry, batch: int, itemsize: int) -> tuple[Cost, Cost, Co
     )  # fmt: skip
 
 
+def costs_directed(topology: Topology, channels: int, filters: int, batch: int, itemsize: int) -> tuple[Cost]:
+    """Return the cost of the only implementation of connections that are given one by one."""
+    connections, outputs = len(topology.indices), topology.shape[1]
+    weights = connections * channels * filters
+    products = 2 * batch * weights
+    # Both passes read x, whose blocks they transpose, and the weights, most of them in no order.
+    estimate = 3 * products / LOOPS + 2 * READ * batch * topology.shape[0] * channels + 3 * WRITE * weights
+    # dy is transposed, and connections are listed in the order in which x is read.
+    memory = batch * outputs * filters * itemsize + SEGMENT_BYTES * connections
+    return (Cost(1, products, 3 * products, memory, 3 * weights * itemsize, estimate),)
+
+
 def choose(geometry: Geometry, itemsize: int) -> int:
     """Return the implementation with the lowest estimate among those whose memory is proportional to the weights."""
     table = costs(geometry, TYPICAL_BATCH, itemsize)
@@ -106,8 +121,22 @@ def choose(geometry: Geometry, itemsize: int) -> int:
 
 def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str, used: int) -> str:
     """Return a table of the costs, and which implementation is used and why."""
+    g, why = geometry, f"the lowest estimate for a batch of {TYPICAL_BATCH}" if setting == "auto" else "as set"
+    weights = g.connections * g.filters if g.sets is None else math.prod(g.kernel_shape)
+    share = g.connections / (g.inputs * g.positions)
+    last = f"* in use: implementation {used}, {why}. Estimates depend on shapes alone; lcnumba.tune measures."
+    return _text(costs(g, batch, itemsize), used, weights, share, batch, itemsize, last)
+
+
+def explained_directed(topology: Topology, channels: int, filters: int, batch: int, itemsize: int) -> str:
+    """Return the cost of connections that are given one by one, as `explained`."""
+    table, (inputs, outputs) = costs_directed(topology, channels, filters, batch, itemsize), topology.shape
+    weights, share = len(topology.indices) * channels * filters, len(topology.indices) / (inputs * outputs)
+    return _text(table, 1, weights, share, batch, itemsize, "* the only implementation of this layer.")
+
+
+def _text(table: tuple[Cost, ...], used: int, weights: int, share: float, batch: int, itemsize: int, last: str) -> str:
     head = ("implementation", "GFLOP forward", "GFLOP step", "MB extra", "MB of weights moved", "estimate")
-    table = costs(geometry, batch, itemsize)
     least = min(cost.estimate for cost in table)
     rows = [
         (
@@ -119,12 +148,9 @@ def explained(geometry: Geometry, batch: int, itemsize: int, setting: int | str,
     ]  # fmt: skip
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
-    weights = geometry.connections * geometry.filters if geometry.sets is None else math.prod(geometry.kernel_shape)
-    share = geometry.connections / (geometry.inputs * geometry.positions)
+    percent = f"{share:.2%}" if share >= 1e-4 else f"{100 * share:.2g}%"
     first = (
-        f"{weights:,} weights ({weights * itemsize / 1e6:.3g} MB), {share:.2%} of a dense matrix; "
+        f"{weights:,} weights ({weights * itemsize / 1e6:.3g} MB), {percent} of a dense matrix; "
         f"batch of {batch}, {8 * itemsize} bits"
     )
-    why = f"the lowest estimate for a batch of {TYPICAL_BATCH}" if setting == "auto" else "as set"
-    last = f"* in use: implementation {used}, {why}. Estimates depend on shapes alone; lcnumba.tune measures."
     return "\n".join((first, *lines, last))

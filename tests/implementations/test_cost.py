@@ -76,6 +76,23 @@ def test_explain_prints_costs_and_choice():
     assert "implementation 3, as set" in lines[-1]
 
 
+def test_explain_of_given_connections():
+    mask, lines = np.zeros((100, 8), bool), []
+    mask[::3, 2] = mask[5:9, 7] = True
+    layer = lc.LocallyDirected1D(mask, 4, dtype="float64", input_shape=(100, 2))
+    weights = (34 + 4) * 2 * 4
+    (cost,) = layer.costs(10)
+    assert (cost.implementation, cost.flop_forward, cost.flop_step) == (1, 20 * weights, 60 * weights)
+    assert cost.memory == 10 * 8 * 4 * 8 + 16 * 38
+    layer.explain(10, lines.append)
+    assert f"{weights} weights (0.00243 MB), 4.75% of a dense matrix; batch of 10, 64 bits" in lines[0]
+    assert "1 loops *" in lines[0]
+    with pytest.raises(AttributeError, match=r"input shape of .* is not known yet"):
+        lc.LocallyDirected1D(mask).explain()
+    with pytest.raises(ValueError, match="batch_size=0"):
+        layer.costs(0)
+
+
 def test_explain_requires_an_input_shape():
     with pytest.raises(AttributeError, match=r"input shape of .* is not known yet"):
         lc.LocallyConnected2D(2, 3).explain()

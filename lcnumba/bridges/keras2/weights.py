@@ -128,6 +128,7 @@ def export_weights(layer: Any, implementation: int | None = None, data_format: s
     if not _check_layer(layer).built:
         raise RuntimeError(f"{layer.name!r} has not been built; call or build it first")
     warn_softmax_axis([layer])
+    _check_has_implementations(layer, implementation)
     if isinstance(layer, _SAME_WEIGHTS):
         return list(layer.get_weights())
     kernel, *bias = layer.get_weights()
@@ -233,6 +234,14 @@ def _check_layer(layer: Any) -> Any:
     return layer
 
 
+def _check_has_implementations(layer: Any, implementation: Any) -> None:
+    if implementation is not None and not isinstance(layer, LocallyConnected):
+        raise ValueError(
+            f"implementation={implementation!r} is given for {layer.name!r}, a {type(layer).__name__}, which has no "
+            "implementations in Keras; leave it out"
+        )
+
+
 def _geometry(layer: Any, shape: Shape) -> Geometry:
     """Return the geometry of a layer that exists in Keras."""
     if not isinstance(layer, LocallyConnected1D | LocallyConnected2D):
@@ -276,6 +285,7 @@ def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
     """Return the weights of any layer in the layout of Keras; empty for a layer without weights."""
     if isinstance(layer, LocallyConnected | _SAME_WEIGHTS):
         return export_weights(layer, implementation)
+    _check_has_implementations(layer, implementation)
     if type(layer).__module__ == "lcnumba" and layer.get_weights():
         raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}, which does not exist in Keras")
     if layer.get_weights():

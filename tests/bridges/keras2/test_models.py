@@ -111,6 +111,12 @@ def test_the_implementation_of_each_layer_may_be_chosen(tmp_path):
     assert len(shapes["second/second/kernel:0"]) == 6
     with pytest.raises(ValueError, match="no implementation 1 with padding='same'"):
         lc.save_keras_weights(model, tmp_path / "other.h5", {"second": 1})
+    for layer in model.layers:
+        if not isinstance(layer, lc.LocallyConnected2D):
+            with pytest.raises(ValueError, match="has no implementations in Keras; leave it out"):
+                lc.save_keras_weights(model, tmp_path / "other.h5", {layer.name: 1})
+    with pytest.raises(ValueError, match=r"implementation=2 is given for .*, a Dense"):
+        lc.export_weights(next(layer for layer in model.layers if isinstance(layer, lc.Dense)), 2)
     assert not (tmp_path / "other.h5").exists()
 
 
