@@ -50,11 +50,24 @@ MEMORY = 12 << 30  # bytes of address space of a child, so that a wrong size is 
 # The tests of each module, besides the examples in its docstrings.
 TESTS = {
     "connectivity.geometry": "connectivity/geometry layers/beyond_keras implementations/implementations",
+    "connectivity.sharing": "connectivity/sharing connectivity/geometry layers/beyond_keras",
+    "connectivity.topology": "connectivity/topology kernels/directed layers/locally_directed",
+    "bridges.layouts": "bridges/layouts",
     "bridges.keras2.layouts": "bridges/keras2/layouts bridges/keras2/models bridges/keras2/parity runtime/memory",
     "layers.locally_connected": (
         "layers/locally_connected layers/beyond_keras kernels/update layers/regularization implementations/cost "
         "initializers bridges/keras2/parity utils/keras_config runtime/memory"
     ),
+    "layers.locally_connected_transpose": "layers/locally_connected_transpose",
+    "layers.locally_directed": "layers/locally_directed kernels/directed implementations/cost",
+    "layers.convolution": "layers/convolution bridges/keras2/companions",
+    "layers.windowed": (
+        "layers/beyond_keras layers/locally_connected layers/locally_connected_transpose layers/convolution"
+    ),
+    "layers.pooling": "layers/pooling bridges/keras2/companions",
+    "layers.batch_normalization": "layers/batch_normalization bridges/keras2/companions",
+    "layers.shapes": "layers/shapes bridges/keras2/companions",
+    "layers.advanced_activations": "layers/advanced_activations bridges/keras2/companions",
     "optimizers": "optimizers kernels/update layers/regularization bridges/keras2/parity runtime/memory",
     "constraints": "layers/regularization layers/beyond_keras layers/locally_connected bridges/keras2/parity",
     "regularizers": "layers/regularization layers/parameters layers/locally_connected bridges/keras2/parity",
@@ -81,6 +94,7 @@ TESTS = {
         "implementations/implementations kernels/tile kernels/update layers/beyond_keras runtime/memory "
         "layers/locally_connected"
     ),
+    "implementations.directed": "kernels/directed layers/locally_directed",
     "implementations.masked": "layers/beyond_keras layers/locally_connected",
     "implementations.matrix": (
         "implementations/implementations layers/locally_connected kernels/update layers/beyond_keras"

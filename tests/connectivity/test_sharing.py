@@ -74,6 +74,7 @@ def test_any_regions(values):
         (np.array([[0, 2**62], [0, 0]]), ValueError, "but not 1"),
         ({"shape": [2, 2]}, ValueError, "invalid config of weight_sharing"),
         ({"shape": [2, 2], "regions": "AAAA"}, ValueError, "invalid config of weight_sharing"),
+        ({"shape": [-2, -4], "regions": sharing.serialize(sharing.get(EIGHT, 2))["regions"]}, ValueError, "8 numbers"),
         ({"shape": [9, 9], "regions": sharing.serialize(sharing.get(EIGHT, 2))["regions"]}, ValueError, "8 numbers"),
     ],
 )

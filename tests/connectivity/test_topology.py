@@ -168,6 +168,8 @@ def outside():
         (([(0, 0), (-1, 1)], SHAPE), ValueError, r"connection 1 of mask is of input -1 and output 1"),
         (([(0, 0), (2, 1), (0, 0)], SHAPE), ValueError, "of input 0 and output 0 twice; give each pair once"),
         ((sp.coo_array(([1, 1], ([4, 4], [1, 1])), shape=SHAPE),), ValueError, "input 4 and output 1 twice"),
+        ((sp.coo_array(np.ones(3)),), ValueError, r"mask has shape \(3,\); give a matrix"),
+        (({"shape": [2, 1], "indptr": [0, 1], "indices": [[0]]},), ValueError, "config of mask .* is invalid"),
         ((outside(),), ValueError, "connection 1 of mask is of input -4 and output 1; inputs are 0 to 2"),
         ((malformed(),), ValueError, "mask is not a valid csr_array"),
         (([], SHAPE), ValueError, r"mask has shape \(0,\); with mask_shape give pairs"),

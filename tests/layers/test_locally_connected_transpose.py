@@ -151,6 +151,11 @@ def test_initial_values_follow_the_fans():
         layer.build((None, 400, 5))
     assert abs(layers[1].kernel).max() == pytest.approx(np.sqrt(3 / (3 * 5)), rel=0.01)
     assert abs(layers[0].kernel).max() < abs(layers[1].kernel).max() / 5
+    grouped = lc.LocallyConnected1DTranspose(
+        4, 3, groups=2, fans="window", kernel_initializer="lecun_uniform", rng=0, input_shape=(400, 10)
+    )
+    grouped.build((None, 400, 10))
+    assert abs(grouped.kernel).max() == pytest.approx(np.sqrt(3 / (3 * 5)), rel=0.01)
 
 
 @pytest.mark.parametrize(

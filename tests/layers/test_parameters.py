@@ -133,6 +133,31 @@ class SetsItself:
         self.layer.optimizer = self
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lc.Dense(2), (3, 5)),
+        (lc.LocallyConnected1D(2, 3), (3, 7, 2)),
+        (lc.LocallyConnected2D(2, 3, weight_sharing="all"), (3, 5, 4, 2)),
+        (lc.LocallyConnected3D(2, 2, groups=2), (3, 3, 4, 3, 2)),
+        (lc.LocallyConnected2DTranspose(2, 3, 2), (3, 3, 4, 2)),
+        (lc.Conv1D(2, 3), (3, 7, 2)),
+        (lc.LocallyDirected1D(np.eye(7)), (3, 7, 1)),
+        (lc.BatchNormalization(), (3, 7, 2)),
+    ],
+    ids=lambda given: "" if isinstance(given, tuple) else type(given).__name__,
+)
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_pullback_of_other_weights_is_refused(layer, shape, fused, rng):
+    y, backward = layer.forward(rng.standard_normal(shape, np.float32))
+    changed = [weight + 1 for weight in layer.get_weights()]
+    layer.set_weights(changed)
+    with pytest.raises(RuntimeError, match=r"backward belongs to older weights .* call forward again"):
+        backward.step(np.ones_like(y), 0.1) if fused else backward(np.ones_like(y))
+    for weight, expected in zip(layer.get_weights(), changed, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+
+
 def test_an_optimizer_that_replaces_itself_is_an_error_in_any_thread():
     layer = lc.Dense(1, optimizer=(optimizer := SetsItself()))
     optimizer.layer = layer
