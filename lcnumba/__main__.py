@@ -112,7 +112,8 @@ def _add_size(command: Any, any_rank: bool = False) -> None:
             )
         size.add_argument(f"--{name}", type=positive, help=text, **settings)
     size.add_argument("--filters", type=positive, default=32, metavar="F", help="number of filters")
-    size.add_argument("--padding", choices=("valid", "same"), default="valid", help="as in Keras")
+    size.add_argument("--padding", choices=("valid", "same", "tf_same"), default="valid", help="as in Keras")
+    size.add_argument("--groups", type=positive, default=1, metavar="G", help="parts of the channels and filters")
     size.add_argument("--batch", type=positive, default=32, metavar="N", help="batch size")
 
 
@@ -124,7 +125,7 @@ def _workloads(parser: argparse.ArgumentParser, command: str, given: dict[str, A
         return [bench.WORKLOADS[name] for name in given["workload"]]
     input_size, kernel, strides = (tuple(given[name]) for name in ("input", "kernel", "strides"))
     settings = (given["batch"], input_size, given["filters"], kernel, strides, given["padding"])
-    return [bench.Workload("own", "given on the command line", *settings)]
+    return [bench.Workload("own", "given on the command line", *settings, groups=given["groups"])]
 
 
 def _add_bench(commands: Any) -> None:
@@ -258,7 +259,7 @@ def _mpi_plan(parser: argparse.ArgumentParser, given: dict[str, Any]) -> int:
         try:
             geometry = Geometry(
                 workload.input_size[:-1], workload.input_size[-1], workload.filters, kernel, strides, (1,) * rank,
-                workload.padding, modes,
+                workload.padding, modes, groups=workload.groups,
             )  # fmt: skip
         except ValueError as error:
             parser.error(f"mpi-plan: {error}")

@@ -117,6 +117,11 @@ def init(
     weights = {"kernel": draw(key, spec.kernel_shape, wanted)}
     if spec.exists is not None:
         weights["kernel"] = jnp.where(spec.exists, weights["kernel"], 0)
+    if bias_sharing == "region":
+        raise ValueError(
+            "bias_sharing='region' is not known to locally_connected; give use_bias=False, and a bias (S, F) of your "
+            "own as bias[spec.sets].reshape(spec.output_shape), with spec = lcnumba.functional.Spec(...)"
+        )
     shared = choice("bias_sharing", bias_sharing, ("position", "filter")) == "filter"
     if boolean("use_bias", use_bias):
         weights["bias"] = jnp.zeros(spec.output_shape[-1:] if shared else spec.output_shape, wanted)
@@ -163,7 +168,8 @@ def locally_connected(
         Divides channels and filters into as many groups; filters read the channels of their group, and K counts those.
     weight_sharing : None, "all", int, tuple of int, or NumPy array of int, default None
         Which positions share their weights, as for `lcnumba.LocallyConnected2D`; the kernel is then (S, K, F). For a
-        bias of each set of weights give ``bias[regions]``.
+        bias of each set of weights, (S, F), give ``bias[regions]``, or of blocks
+        ``bias[spec.sets].reshape(spec.output_shape)`` with their `lcnumba.functional.Spec`.
     kernel_mask : NumPy bool array, (P, K) or (P, K, F), optional
         Which connections exist; no tracer. The others are not read, and their gradient is 0. It is part of compiled
         programs, with one bit an entry.

@@ -210,12 +210,14 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
 
 
 @public
-def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
+def bias_map(
+    layer: LocallyConnected | LocallyConnectedTranspose, filter_index: int | None = None, ax: "Axes | None" = None
+) -> "Axes":
     """Draw the bias at each output position, as an image, or as a line for 1D layers.
 
     Parameters
     ----------
-    layer : LocallyConnected1D or LocallyConnected2D
+    layer : LocallyConnected1D or LocallyConnected2D, or a transposed one
         A built layer with a bias at each position.
     filter_index : int, optional
         Which filter; by default the mean over filters.
@@ -242,7 +244,7 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
     >>> plotting.bias_map(layer).images[0].get_array().tolist()
     [[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]
     """
-    _check_layer(layer)
+    _check_layer(layer, LocallyConnected | LocallyConnectedTranspose)
     number = None if filter_index is None else _index("filter_index", filter_index, layer.filters)
     if layer.bias is None:
         raise ValueError(f"{layer.name!r} has no bias (use_bias=False); give a layer with use_bias=True")
@@ -260,12 +262,14 @@ def bias_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes
 
 
 @public
-def sharing_map(layer: LocallyConnected, ax: "Axes | None" = None) -> "Axes":
-    """Draw which output positions share their weights, as an image, or as a line for 1D layers.
+def sharing_map(layer: LocallyConnected | LocallyConnectedTranspose, ax: "Axes | None" = None) -> "Axes":
+    """Draw which positions share their weights, as an image, or as a line for 1D layers.
+
+    Positions are those of the output, or of the input of a transposed layer.
 
     Parameters
     ----------
-    layer : LocallyConnected1D or LocallyConnected2D
+    layer : LocallyConnected1D or LocallyConnected2D, or a transposed one
         A layer with `weight_sharing`, whose input shape is known.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
@@ -289,13 +293,14 @@ def sharing_map(layer: LocallyConnected, ax: "Axes | None" = None) -> "Axes":
     >>> plotting.sharing_map(layer).images[0].get_array().tolist()
     [[0.0, 0.0, 1.0, 1.0], [2.0, 2.0, 3.0, 3.0]]
     """
-    _check_layer(layer)
+    _check_layer(layer, LocallyConnected | LocallyConnectedTranspose)
     geometry = layer._geometry_of(layer.input_shape)
     if geometry.sets is None:
         raise ValueError(f"each position of {layer.name!r} has weights of its own; give a layer with weight_sharing")
     sets = geometry.sets.reshape(geometry.output_size).astype(np.float64)
     title = f"{layer.name}: {geometry.n_sets} sets of weights at {_text(geometry.output_size)} positions"
-    return _by_position(ax, sets, title, "number of the weight set", "output")
+    of = "input" if isinstance(layer, LocallyConnectedTranspose) else "output"
+    return _by_position(ax, sets, title, "number of the weight set", of)
 
 
 @public
@@ -542,9 +547,9 @@ def _of_estimator(estimator: Any) -> dict[str, Any]:
     return curves
 
 
-def _check_layer(layer: Any) -> None:
-    """Raise unless the layer is 1D or 2D."""
-    if not isinstance(layer, LocallyConnected):
+def _check_layer(layer: Any, kinds: Any = LocallyConnected) -> None:
+    """Raise unless the layer is of these kinds, and 1D or 2D."""
+    if not isinstance(layer, kinds):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected1D or LocallyConnected2D")
     _check_rank(layer)
 
@@ -585,7 +590,7 @@ def _text(index: tuple[int, ...]) -> str:
     return str(index[0] if len(index) == 1 else index)
 
 
-def _of_positions(layer: LocallyConnected, values: Array) -> Array:
+def _of_positions(layer: Windowed, values: Array) -> Array:
     """The values of each position, given those of each set of weights."""
     sets = layer._geometry.sets
     return values if sets is None else values[sets]

@@ -57,10 +57,13 @@ def _spec(
         for name, value in (("kernel_size", kernel_size), ("stride", stride), ("dilation", dilation))
     )
     if isinstance(padding, str):
-        padding = choice("padding", padding, ("valid", "same"))
+        padding = choice("padding", padding, ("valid", "same", "tf_same"))
+    modes = padding_modes(mode, rank)
+    if padding == "tf_same":
+        return Spec(in_shape, filters, size, steps, padding, dilation_rate=dilated, padding_mode=modes, groups=groups)
     if padding == "same":
         if max(steps) > 1:
-            raise ValueError(f"padding='same' needs stride=1, as in torch, got {stride!r}; give the padding in numbers")
+            raise ValueError(f"padding='same' needs stride=1, as in torch, got {stride!r}; give 'tf_same' or numbers")
         total = [d * (k - 1) for k, d in zip(size, dilated, strict=True)]
         padding = tuple((t // 2, t - t // 2) for t in total)
     elif padding == "valid":
@@ -69,7 +72,6 @@ def _spec(
         padding = (padding,) * rank
     pairs = paddings(tuple(pair if isinstance(pair, tuple) else (pair, pair) for pair in padding), rank)
     plain = pairs if any(map(any, pairs)) else "valid"
-    modes = padding_modes(mode, rank)
     return Spec(in_shape, filters, size, steps, plain, dilation_rate=dilated, padding_mode=modes, groups=groups)
 
 
@@ -483,9 +485,9 @@ class LocallyConnected2d(_LocallyConnected):
         Height and width of the input: the number of weights depends on it.
     stride : int or (int, int), default 1
         Distance of neighbouring windows.
-    padding : int, (int, int), ((int, int), (int, int)), "valid" or "same", default 0
+    padding : int, (int, int), ((int, int), (int, int)), "valid", "same" or "tf_same", default 0
         Padding of each dimension, or before and after it; less than the span of the window. "same" is that of torch,
-        for ``stride=1``.
+        for ``stride=1``, "tf_same" TensorFlow's.
     dilation : int or (int, int), default 1
         Distance of neighbouring entries of a window.
     groups : int, default 1

@@ -320,6 +320,16 @@ class TestSharingMap:
         assert labels(ax) == ("output column", "output row", "number of the weight set")
         np.testing.assert_array_equal(line(plotting.sharing_map(sequence_layer(weight_sharing=3))), [0, 0, 0, 1])
 
+    def test_transposed_layers_share_by_input_and_have_biases_by_output(self):
+        one = lc.LocallyConnected2DTranspose(2, 3, 2, weight_sharing=(1, 2), input_shape=(2, 4, 1))
+        one.build((None, 2, 4, 1))
+        ax = plotting.sharing_map(one)
+        np.testing.assert_array_equal(image(ax), [[0, 0, 1, 1], [2, 2, 3, 3]])
+        assert labels(ax)[:2] == ("input column", "input row")
+        biases = np.arange(5 * 9 * 2, dtype=np.float32).reshape(5, 9, 2)
+        one.set_weights([one.kernel, biases])
+        np.testing.assert_array_equal(image(plotting.bias_map(one, 1)), biases[:, :, 1])
+
 
 def directed(pairs, shape, **settings):
     """A built layer of one channel, whose weights are 1, -2, 3, ..."""

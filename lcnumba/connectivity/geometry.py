@@ -120,7 +120,9 @@ class Geometry(Tables):
             )
         for name, size in (("channels", self.channels), ("filters", self.filters)):
             if size % self.groups:
-                raise ValueError(f"groups={self.groups} does not divide {name}={size}; each group has as many of them")
+                raise ValueError(
+                    f"groups={self.groups} does not divide {name}={size}; give a common divisor of channels and filters"
+                )
         if isinstance(self.weight_sharing, tuple | sharing.Regions):
             sharing.sets(self.weight_sharing, self.output_size)
 

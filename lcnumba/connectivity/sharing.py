@@ -222,7 +222,10 @@ def _checked(array: Array, rank: int) -> Regions:
         )
     if array.min() < 0:
         place = tuple(int(i) for i in np.unravel_index(np.argmin(array), array.shape))
-        raise ValueError(f"weight_sharing is {array.min()} at {place}; numbers of sets begin at 0")
+        raise ValueError(
+            f"weight_sharing is {array.min()} at {place}; number the sets from 0: "
+            "numpy.unique(regions, return_inverse=True)[1]"
+        )
     highest = int(array.max())
     # A number beyond the positions cannot do without gaps, and would ask for a long count.
     if highest < array.size:

@@ -193,6 +193,12 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
         )
     if values.dtype.kind not in "biufc":
         raise TypeError(f"mask has dtype {values.dtype}; give booleans or numbers, of which 0 means no connection")
+    if values.dtype.kind in "iu" and values.shape[1] == 2 and values.max(initial=0) > 1:
+        # Rare as a mask of numbers, and its entries would be taken for connections of a wrong layer.
+        raise ValueError(
+            f"mask is an integer array of shape {values.shape} with a {values.max()}, which looks like pairs (input, "
+            "output); give mask_shape=(inputs, outputs) with pairs, or a matrix of booleans"
+        )
     if values.size > DENSE_ENTRIES:
         raise ValueError(
             f"mask is a dense matrix of {values.size:,} entries, more than {DENSE_ENTRIES:,}; give a scipy.sparse "
@@ -215,7 +221,10 @@ def _of_pairs(pairs: Any, shape: tuple[int, int]) -> Topology:
         )
     values, _ = as_numpy("mask", pairs, any_dtype=True)
     if values.ndim != 2 or values.shape[1] != 2:
-        raise ValueError(f"mask has shape {values.shape}; with mask_shape give pairs (input, output): (connections, 2)")
+        raise ValueError(
+            f"mask has shape {values.shape}; with mask_shape give pairs (input, output): (connections, 2), as from "
+            "np.stack([inputs, outputs], axis=1)"
+        )
     if values.dtype.kind not in "iu":
         raise TypeError(f"mask has dtype {values.dtype}; with mask_shape give pairs (input, output) of integers")
     return _made(shape, values[:, 0], values[:, 1])
@@ -227,7 +236,8 @@ def _of_sparse(matrix: Any) -> Topology:
     shape = _shape("the shape of mask", tuple(map(int, matrix.shape)))
     try:
         if hasattr(matrix, "check_format"):  # the conversion trusts its indices
-            matrix.check_format(full_check=True)
+            matrix.check_format(full_check=False)
+            _check_indices(matrix, shape)
         matrix = matrix.tocoo()
     except (ValueError, IndexError, TypeError) as error:
         raise ValueError(f"mask is not a valid {type(matrix).__name__}: {error}") from error
@@ -235,6 +245,23 @@ def _of_sparse(matrix: Any) -> Topology:
     if not np.all(values):
         rows, columns = rows[values != 0], columns[values != 0]
     return _made(shape, rows, columns)
+
+
+def _check_indices(matrix: Any, shape: tuple[int, int]) -> None:
+    """Raise with the entry's place if a CSR or CSC matrix has an index that is out of range."""
+    if matrix.format not in ("csr", "csc"):
+        matrix.check_format(full_check=True)
+        return
+    by_inputs = matrix.format == "csr"
+    name, size = ("output", shape[1]) if by_inputs else ("input", shape[0])
+    outside = (matrix.indices < 0) | (matrix.indices >= size)
+    if outside.any():
+        entry = int(np.argmax(outside))
+        line = int(np.searchsorted(matrix.indptr, entry, side="right")) - 1
+        raise ValueError(
+            f"entry {entry} is of {name} {int(matrix.indices[entry])} at {'input' if by_inputs else 'output'} {line}; "
+            f"{name}s are 0 to {size - 1}"
+        )
 
 
 def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
@@ -245,7 +272,10 @@ def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
         if outside.any():
             entry = int(np.argmax(outside))
             found = " and ".join(f"{each} {int(given[entry])}" for each, given in pairs.items())
-            raise ValueError(f"connection {entry} of mask is of {found}; {name}s are 0 to {size - 1}")
+            raise ValueError(
+                f"connection {entry} of mask is of {found}; {name}s are 0 to {size - 1}: count from 0, or give a "
+                "larger shape"
+            )
     if not len(inputs):
         raise ValueError(f"mask of shape {shape} has no connections; give at least one")
     keys = outputs.astype(np.int64) * shape[0] + inputs.astype(np.int64)
@@ -254,7 +284,10 @@ def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
         twice = keys[1:] == keys[:-1]
         if twice.any():
             output, index = divmod(int(keys[int(np.argmax(twice))]), shape[0])
-            raise ValueError(f"mask has the connection of input {index} and output {output} twice; give each pair once")
+            raise ValueError(
+                f"mask has the connection of input {index} and output {output} twice; give each pair once, as "
+                "sum_duplicates() of a scipy.sparse matrix leaves it"
+            )
     require(16 * shape[1], f"a mask of {shape[1]} outputs", "give fewer outputs")
     sorted_outputs, indices = np.divmod(keys, shape[0])
     return Topology(shape, np.searchsorted(sorted_outputs, np.arange(shape[1] + 1)), indices)

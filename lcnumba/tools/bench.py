@@ -43,9 +43,11 @@ class Workload:
     kernel_size, strides : tuple of int
         Window and strides.
     padding : str
-        "valid" or "same".
+        "valid", "same" or "tf_same".
     padding_mode : str or (str, str)
         "zeros" or "circular", or one for each dimension.
+    groups : int
+        Parts of the channels and filters.
     """
 
     name: str
@@ -57,6 +59,7 @@ class Workload:
     strides: tuple[int, ...] = (1, 1)
     padding: str = "valid"
     padding_mode: str | tuple[str, ...] = "zeros"
+    groups: int = 1
 
 
 WORKLOADS = {
@@ -179,8 +182,9 @@ def _layer(workload: Workload, implementation: int, dtype: str, rng: np.random.G
     kind = LocallyConnected2D if len(workload.input_size) == 3 else LocallyConnected1D
     return kind(
         workload.filters, workload.kernel_size, workload.strides[: len(workload.kernel_size)], workload.padding,
-        padding_mode=workload.padding_mode, use_bias=False, implementation=implementation, dtype=dtype,
-        input_shape=workload.input_size, kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype), rng=rng,
+        padding_mode=workload.padding_mode, groups=workload.groups, use_bias=False, implementation=implementation,
+        dtype=dtype, input_shape=workload.input_size, rng=rng,
+        kernel_initializer=lambda shape, _, rng: integers(rng, shape, dtype),
     )  # fmt: skip
 
 

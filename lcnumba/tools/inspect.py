@@ -8,6 +8,7 @@ from typing import Any
 from lcnumba.bridges.keras2.config import HINT, layer_entries, model_from_config, translate_layer
 from lcnumba.bridges.keras2.files import KerasFile
 from lcnumba.bridges.keras2.names import printable, read_entries
+from lcnumba.connectivity import topology
 from lcnumba.formats import contents, npz
 from lcnumba.layers.base import Trainable
 from lcnumba.models.saving import from_config
@@ -114,7 +115,9 @@ def _settings(entry: Mapping[str, Any]) -> str:
 
 def _brief(value: Any) -> str:
     """Return a value of a config as short text."""
-    if isinstance(value, dict) and isinstance(value.get("config"), dict):
+    if isinstance(value, dict) and set(value) == {"shape", "indptr", "indices"}:
+        text = repr(topology.get(value))
+    elif isinstance(value, dict) and isinstance(value.get("config"), dict):
         text = f"{value.get('class_name')}({', '.join(f'{k}={v!r}' for k, v in value['config'].items())})"
     else:
         text = str(_sizes(value)) if isinstance(value, list) else str(value)

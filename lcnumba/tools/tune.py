@@ -81,7 +81,10 @@ def tune(layer: Any, x: Any, *, seconds: float = 1.0, memory: float = 2**30) -> 
     >>> best = layer.with_implementation(tuning.implementation)
     """
     if not isinstance(layer, Windowed):
-        raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
+        raise TypeError(
+            f"layer is a {type(layer).__name__}, which has one implementation; give a LocallyConnected2D or another "
+            "layer of windows"
+        )
     limit, budget = real("memory", memory), real("seconds", seconds)
     if limit < 0:
         raise ValueError(f"memory must be a number of bytes of at least 0, got {memory!r}")

@@ -69,7 +69,7 @@ def test_any_regions(values):
         (np.ones((2, 2)), TypeError, "dtype float64; give integers"),
         (np.array([0, 1]), ValueError, r"shape \(2,\); give the spatial shape of the output, with 2 dimensions"),
         (np.zeros((0, 2), int), ValueError, "shape"),
-        (np.array([[0, -1], [0, 0]]), ValueError, r"is -1 at \(0, 1\); numbers of sets begin at 0"),
+        (np.array([[0, -1], [0, 0]]), ValueError, r"is -1 at \(0, 1\); number the sets from 0"),
         (np.array([[0, 2], [2, 0]]), ValueError, "uses numbers up to 2, but not 1"),
         (np.array([[0, 2**62], [0, 0]]), ValueError, "but not 1"),
         ({"shape": [2, 2]}, ValueError, "invalid config of weight_sharing"),

@@ -249,16 +249,19 @@ def _geometry(layer: Any, shape: Shape) -> Geometry:
     geometry = layer._geometry_of(shape)
     not_in_keras = {
         "dilation_rate": max(geometry.dilation) > 1,
-        "padding": geometry.padding not in ("valid", "same"),
+        f"padding={layer.padding!r}": geometry.padding not in ("valid", "same"),
         "padding_mode": "circular" in geometry.padding_mode,
-        "groups": geometry.groups > 1,
+        f"groups={geometry.groups}": geometry.groups > 1,
         "weight_sharing": geometry.sets is not None,
-        "bias_sharing": layer.bias_sharing != "position",
+        f"bias_sharing={layer.bias_sharing!r}": layer.bias_sharing != "position",
         "kernel_mask": layer.kernel_mask is not None,
     }
     for name, used in not_in_keras.items():
         if used:
-            raise ValueError(f"Keras has no {name} for {layer.name!r}; use get_weights and set_weights")
+            raise ValueError(
+                f"Keras 2 has no {name} for {layer.name!r}; use get_weights and set_weights, or lcnumba.keras with "
+                "Keras 3"
+            )
     return geometry
 
 
@@ -287,7 +290,10 @@ def keras_weights(layer: Any, implementation: int | None) -> list[Array]:
         return export_weights(layer, implementation)
     _check_has_implementations(layer, implementation)
     if type(layer).__module__ == "lcnumba" and layer.get_weights():
-        raise TypeError(f"layer {layer.name!r} is a {type(layer).__name__}, which does not exist in Keras")
+        raise TypeError(
+            f"layer {layer.name!r} is a {type(layer).__name__}, which does not exist in Keras 2; use model.save, or "
+            "lcnumba.keras with Keras 3"
+        )
     if layer.get_weights():
         raise TypeError(
             f"layer {layer.name!r} is a custom layer with weights; only built-in layers can be written for Keras"
