@@ -21,12 +21,21 @@ from lcnumba.utils.validation import choice
 __all__ = ["LocallyConnected1DTranspose", "LocallyConnected2DTranspose", "LocallyConnected3DTranspose"]
 
 
+def _bias_sharing(value: Any) -> Any:
+    if isinstance(value, str) and value.lower() == "region":
+        raise ValueError(
+            f"bias_sharing={value!r} is not known in transposed layers, whose weight sets are of inputs and biases of "
+            "outputs; give 'position' or 'filter'"
+        )
+    return choice("bias_sharing", value, ("position", "filter"))
+
+
 _EXTRAS: dict[str, Extra] = {
     "implementation": (WINDOW_RULES["implementation"], 1),
     "fans": (lambda _, v: choice("fans", v, ("keras", "window")), "keras"),
     "padding_mode": (WINDOW_RULES["padding_mode"], "zeros"),
     "weight_sharing": (WINDOW_RULES["weight_sharing"], None),
-    "bias_sharing": (lambda _, v: choice("bias_sharing", v, ("position", "filter")), "position"),
+    "bias_sharing": (lambda _, v: _bias_sharing(v), "position"),
     "kernel_mask": (WINDOW_RULES["kernel_mask"], None),
 }
 
@@ -172,6 +181,9 @@ class LocallyConnectedTranspose(Windowed):
     def _flat(self, x: Array) -> Array:
         """An input (N, *input, C) as (N, P, C)."""
         return x.reshape(len(x), self._geometry.positions, self._geometry.filters)
+
+    def _masks_are_by_output(self, geometry: Geometry) -> bool:
+        return False
 
     def _vjp(self, x: Array, saved: Array, version: int) -> "_Vjp":
         return _Vjp(self, x, saved, version)

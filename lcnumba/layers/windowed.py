@@ -227,7 +227,8 @@ class Windowed(Trainable):
         -------
         array, (*output, *kernel_size, C, F)
             The spatial size of the output, that of the window, the channels that a filter reads, and the filters. With
-            shared weights the number of the weight set comes first, in place of the output.
+            shared weights the number of the weight set comes first, in place of the output. Of a transposed layer:
+            (*input, *kernel_size, F, C).
 
         Raises
         ------
@@ -449,13 +450,17 @@ class Windowed(Trainable):
         lines = dbias.reshape(self._output_lines, -1, self.filters).astype(np.float64)
         return np.stack([np.add.reduce(line, axis=0) for line in lines]) if lines.shape[1] > 1 else lines[:, 0]
 
+    def _masks_are_by_output(self, geometry: Geometry) -> bool:
+        """Whether a mask has the form of `kernel_mask_from`."""
+        return geometry.sets is None and geometry.groups == 1
+
     def _parts(self, input_shape: Shape) -> tuple[dict[str, Any], dict[str, Mask]]:
         geometry = self._geometry_of(input_shape)
         mask = self.kernel_mask
         if mask is None:
             exists = None if geometry.complete else geometry.weight_exists
         else:
-            masks.check(mask, geometry.kernel_shape, geometry.sets is None and geometry.groups == 1)
+            masks.check(mask, geometry.kernel_shape, self._masks_are_by_output(geometry))
             exists = mask & (geometry.weight_exists if mask.ndim == 2 else geometry.weight_exists[:, :, None])
         attributes = {
             "_geometry": geometry,

@@ -126,6 +126,7 @@ PUBLIC_WORDS: dict[str, dict[str | None, str]] = {
     "dilation": {"dilation_rate": ""},
     "bias": {"use_bias": ""},
     "groups": {None: "locally connected, transposed and convolutional layers have groups"},
+    "weight_sharing": {None: "locally connected and transposed layers have weight_sharing"},
     "kernel_init": {"kernel_initializer": ""},
     "init": {"kernel_initializer": ""},
     "W_regularizer": {"kernel_regularizer": ""},
