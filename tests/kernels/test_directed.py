@@ -197,6 +197,18 @@ def test_a_fused_update_is_the_formula_of_the_gradient(fused, number, name, monk
         np.testing.assert_array_equal(value, states[1][key])
 
 
+@pytest.mark.skipif(not vectors.TILED, reason="fused steps need register tiles")
+def test_a_segment_may_have_more_weights_than_are_updated_at_a_time():
+    inputs, filters = 64 * directed.BLOCK, 8
+    assert directed.BLOCK * filters > directed.UPDATED
+    one = Directed(topology.get([(i, 0) for i in range(inputs)], (inputs, 1)), 1, filters)
+    rng = np.random.default_rng(0)
+    x, dy = integers(rng, (3, inputs, 1)), integers(rng, (3, 1, filters))
+    kernel = np.ones((inputs, 1, filters), np.float32)
+    one.fused_update(x, kernel, dy, Rule(SGDScalars(0.5), ()), wants_dx=False)
+    np.testing.assert_array_equal(kernel[:, 0], 1 - 0.5 * (x[:, :, 0].T @ dy[:, 0]))
+
+
 def test_nothing_is_written_elsewhere():
     """Results go to the given arrays, all of which are written; the arguments stay as they are."""
     case = Case(random_mask(50, 8, 0.3), 2, 3, 5)
