@@ -505,11 +505,24 @@ def _packed(array: Array) -> str:
 
 def _unpacked(config: dict[str, Any]) -> dict[str, Any]:
     """The config of a topology from its text."""
-    arrays = {
-        name: np.cumsum(np.frombuffer(zlib.decompress(base64.b64decode(config[name])), "<i8")).astype(np.int64)
-        for name in ("indptr", "indices")
-    }
-    return {"shape": tuple(config["shape"]), **arrays}
+    try:
+        inputs, outputs = config["shape"]
+        shape = int_tuple("shape", (inputs, outputs), 2)
+        indptr = _integers(config["indptr"], shape[1] + 1)
+        return {"shape": shape, "indptr": indptr, "indices": _integers(config["indices"], int(indptr[-1]))}
+    except (KeyError, TypeError, ValueError, zlib.error) as error:
+        raise ValueError(f"the text of a DirectedSpec has an invalid mask: {error}") from error
+
+
+def _integers(packed: str, count: int) -> Array:
+    """The integers of a text of `_packed`, which must be as many: no more of them is decompressed."""
+    if count < 0:
+        raise ValueError(f"{count} numbers are declared")
+    require(8 * count, "a mask", "give fewer outputs or connections")
+    content = zlib.decompressobj().decompress(base64.b64decode(packed, validate=True), 8 * count + 1)
+    if len(content) != 8 * count:
+        raise ValueError(f"it does not have the {count} numbers that are declared")
+    return np.cumsum(np.frombuffer(content, "<i8")).astype(np.int64)
 
 
 def _sample_shape(input_shape: Any) -> tuple[int, ...]:

@@ -551,8 +551,7 @@ kernel_constraint, bias_constraint
     ) -> None:
         super().__init__(activity_regularizer=activity_regularizer, **settings)
         _check_policy(self)
-        in_config = isinstance(mask, str) and mask[functional.DIGEST : functional.DIGEST + 1] == "{"
-        self.mask = Spec.from_text(mask).mask if in_config else topology.get(mask, mask_shape)
+        self.mask = Spec.from_text(mask).mask if _is_text(mask) else topology.get(mask, mask_shape)
         self.filters, self.use_bias = integer("filters", filters), boolean("use_bias", use_bias)
         self.activation = keras.activations.get(activation)
         _set_weight_settings(self, locals())
@@ -601,6 +600,18 @@ kernel_constraint, bias_constraint
         config["mask"] = DirectedSpec(self.mask).text
         config["activation"] = keras.activations.serialize(self.activation)
         return config | _weight_settings(self)
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Any:
+        """Return the layer of a config, which may be from a file: a path in it is not read."""
+        if isinstance(mask := config.get("mask"), str) and not _is_text(mask):
+            raise ValueError(f"the config has mask={mask!r:.80}, which is not the text of a DirectedSpec")
+        return super().from_config(config)
+
+
+def _is_text(mask: Any) -> bool:
+    """Whether a mask is the text of a spec, as in a config, rather than a path."""
+    return isinstance(mask, str) and mask[functional.DIGEST : functional.DIGEST + 1] == "{"
 
 
 @public

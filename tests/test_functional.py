@@ -1,7 +1,11 @@
+import base64
 import copy
+import json
 import pickle
 import subprocess
 import sys
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
@@ -309,3 +313,46 @@ def test_the_text_of_given_connections():
     assert repr(spec) == "DirectedSpec(<Topology: 6 inputs, 4 outputs, 9 connections>, 2, 3)"
     with pytest.raises(AttributeError, match="filters of a DirectedSpec cannot be set"):
         spec.filters = 4
+
+
+def packed(*numbers):
+    return base64.b64encode(zlib.compress(np.diff(numbers, prepend=0).astype("<i8").tobytes())).decode()
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"indptr": packed(0, 1, 2, 3, 3)},
+        {"indptr": packed(0, 1)},
+        {"indptr": packed(0, 1, 2, -1)},
+        {"indptr": "!"},
+        {"indptr": base64.b64encode(b"no zlib").decode()},
+        {"indices": 3},
+        {"indices": packed(0, 1, 2, 3)},
+        {"shape": [3]},
+        {"shape": "3"},
+    ],
+)
+def test_a_text_of_an_invalid_mask_is_refused(changed):
+    spec = functional.DirectedSpec(np.eye(3))
+    fields = json.loads(spec.text[functional.DIGEST :])
+    fields["mask"] |= changed
+    config = json.dumps(fields)
+    text = functional._digest(config) + config
+    with pytest.raises(ValueError, match="the text of a DirectedSpec has an invalid mask"):
+        Spec.from_text(text)
+
+
+def test_no_more_of_a_text_is_decompressed_than_its_shape_declares():
+    spec = functional.DirectedSpec(np.eye(3))
+    fields = json.loads(spec.text[functional.DIGEST :])
+    fields["mask"]["indptr"] = base64.b64encode(zlib.compress(bytes(1 << 26))).decode()
+    config = json.dumps(fields)
+    text = functional._digest(config) + config
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match="does not have the 4 numbers"):
+            Spec.from_text(text)
+        assert tracemalloc.get_traced_memory()[1] < 1 << 23
+    finally:
+        tracemalloc.stop()

@@ -1,5 +1,6 @@
 """Connections without a geometry: which inputs each output reads, as a list."""
 
+import errno
 import os
 import zipfile
 from collections.abc import Mapping
@@ -181,7 +182,7 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
         return identifier
     if isinstance(identifier, str | os.PathLike):
         identifier = _read(identifier)
-    if type(identifier).__module__.startswith("scipy.sparse"):
+    if type(identifier).__module__.startswith("scipy.sparse") and hasattr(identifier, "tocoo"):
         return _of_sparse(identifier)
     if isinstance(identifier, Mapping):
         return _of_config(identifier)
@@ -238,10 +239,12 @@ def _of_sparse(matrix: Any) -> Topology:
         if hasattr(matrix, "check_format"):  # the conversion trusts its indices
             matrix.check_format(full_check=False)
             _check_indices(matrix, shape)
-        matrix = matrix.tocoo()
-    except (ValueError, IndexError, TypeError) as error:
+        entries = matrix.tocoo()
+        rows, columns, values = entries.row, entries.col, entries.data
+        if not len(rows) == len(columns) == len(values):
+            raise ValueError(f"it has {len(rows)} rows, {len(columns)} columns and {len(values)} values")
+    except (ValueError, IndexError, TypeError, ZeroDivisionError) as error:
         raise ValueError(f"mask is not a valid {type(matrix).__name__}: {error}") from error
-    rows, columns, values = matrix.row, matrix.col, matrix.data
     if not np.all(values):
         rows, columns = rows[values != 0], columns[values != 0]
     return _made(shape, rows, columns)
@@ -295,7 +298,7 @@ def _made(shape: tuple[int, int], inputs: Array, outputs: Array) -> Topology:
 
 def _of_config(config: Mapping[str, Any]) -> Topology:
     if set(config) != {"shape", "indptr", "indices"}:
-        raise ValueError(f"mask is a dict of {sorted(config)}; a config has shape, indptr and indices")
+        raise ValueError(f"mask is a dict of {sorted(map(str, config))}; a config has shape, indptr and indices")
     shape = _shape("shape of the config of mask", config["shape"])
     indptr, indices = np.asarray(config["indptr"]), np.asarray(config["indices"])
     valid = (
@@ -317,11 +320,19 @@ def _of_config(config: Mapping[str, Any]) -> Topology:
 def _read(path: Any) -> Any:
     """The matrix in a file of `scipy.sparse.save_npz`, without unpickling anything."""
     found = file_path(path, "mask")
+    if found.exists() and not (found.is_file() or found.is_dir()):  # opening a pipe without a writer would block
+        raise OSError(errno.EINVAL, "not a regular file, so it is not read; give the path of a file", str(found))
+    sparse = _sparse()
+    file = found.open("rb")
     try:
-        with zipfile.ZipFile(found) as archive:
+        with file, zipfile.ZipFile(file) as archive:
             require(sum(m.file_size for m in archive.infolist()), f"reading {str(found)!r}", "give a smaller mask")
-        return _sparse().load_npz(found)
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+            file.seek(0)
+            return sparse.load_npz(file)
+    except Exception as error:
+        # EINVAL: a seek to an offset that a damaged file names.
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
+            raise
         raise ValueError(
             f"mask={str(found)!r} is no file of scipy.sparse.save_npz, which holds a matrix (inputs, outputs): {error}"
         ) from error

@@ -1,7 +1,8 @@
 """The layer whose connections are given one by one, as from variants to genes and from genes to pathways."""
 
+import os
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from lcnumba.runtime.signals import import_whole
 from lcnumba.utils.arrays import as_numpy, normalise
 from lcnumba.utils.messages import public, public_class
 from lcnumba.utils.types import Array, Mask, Shape
-from lcnumba.utils.validation import axes_hint, boolean, choice, integer, thread_count
+from lcnumba.utils.validation import arguments, axes_hint, boolean, choice, integer, thread_count
 
 __all__ = ["LocallyDirected1D"]
 
@@ -305,6 +306,28 @@ class LocallyDirected1D(Trainable):
         """
         config = {name: serialized(name, getattr(self, name)) for name in self._rules}
         return {**self._common_config(), **config, "mask": self.mask.get_config()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> Self:
+        """Create a layer from the result of `get_config`, without weights.
+
+        Parameters
+        ----------
+        config : dict
+            Arguments of the constructor; but no path, since configs are read from files that others may have written.
+
+        Returns
+        -------
+        layer
+
+        Raises
+        ------
+        TypeError, ValueError
+            As for the constructor, or if the mask is a path.
+        """
+        if isinstance(path := arguments(config).get("mask"), str | os.PathLike):
+            raise TypeError(f"the config has mask={str(path)!r:.80}, a path, which is not read; give its matrix")
+        return super().from_config(config)
 
     def _apply(self, x: Array, for_backward: bool) -> tuple[Array, Array, int]:
         """Y, the array saved for the activation's gradient, and the version of the weights."""

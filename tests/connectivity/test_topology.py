@@ -1,11 +1,15 @@
 """Connections given one by one."""
 
+import contextlib
 import copy
+import os
 import pickle
+import warnings
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from scipy.sparse.linalg import aslinearoperator
 
 from lcnumba.connectivity import topology
 
@@ -218,3 +222,39 @@ def test_what_is_no_file_of_a_matrix_is_refused(tmp_path):
     np.savez(path, format=np.array("csr"), shape=(3, 3), data=[1.0], indices=[7], indptr=[0, 1, 1, 1])
     with pytest.raises(ValueError, match=r"is not a valid|is no file of"):
         topology.get(path)
+
+
+def test_no_damaged_file_raises_anything_but_a_value_error(tmp_path):
+    path, random = tmp_path / "mask.npz", np.random.default_rng(0)
+    sp.save_npz(path, sp.csr_array(np.eye(4)))
+    whole = np.frombuffer(path.read_bytes(), np.uint8)
+    for _ in range(500):
+        damaged = whole.copy()
+        damaged[random.integers(damaged.size, size=2)] = random.integers(256, size=2)
+        path.write_bytes(damaged.tobytes())
+        with contextlib.suppress(ValueError), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert topology.get(path) == topology.get(np.eye(4))
+    blocks = {"indptr": [0, 1, 2], "indices": [0, 1], "data": np.ones((2, 0, 0))}
+    np.savez(path, format=np.array("bsr"), shape=(4, 4), **blocks)
+    with pytest.raises(ValueError, match=r"is not a valid|is no file of"):  # an empty block
+        topology.get(path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes")
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="not a regular file"):
+        topology.get(tmp_path / "pipe")
+
+
+def test_what_scipy_has_beside_matrices_is_refused():
+    operator = aslinearoperator(np.eye(2))
+    with pytest.raises(TypeError, match="mask is a scipy MatrixLinearOperator"):
+        topology.get(operator)
+    ragged = sp.coo_array(np.eye(2))
+    ragged.data = np.array([1.0, 1.0, 0.0])
+    with pytest.raises(ValueError, match="mask is not a valid coo_array"):
+        topology.get(ragged)
+    with pytest.raises(ValueError, match="mask is a dict of"):
+        topology.get({1: 2, "indices": 3})

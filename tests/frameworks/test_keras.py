@@ -185,6 +185,8 @@ def test_given_connections(rng, tmp_path):
     again = keras.saving.load_model(tmp_path / "model.keras")
     np.testing.assert_array_equal(again.predict(x, verbose=0), y)
     assert again.layers[0].get_config() == layer.get_config()
+    with pytest.raises(ValueError, match=r"the config has mask='genes.npz', which is not the text"):
+        LocallyDirected1D.from_config(layer.get_config() | {"mask": "genes.npz"})
     with pytest.raises(ValueError, match=r"the inputs of its mask|incompatible"):
         LocallyDirected1D(pairs, mask_shape=(6, 4)).build((None, 7, 2))
     if BACKEND == "numpy":

@@ -338,6 +338,19 @@ def test_a_mask_is_read_from_and_written_to_a_file(tmp_path):
     assert lc.LocallyDirected1D(path).mask == genes().mask
 
 
+def test_a_path_in_a_config_is_not_read(tmp_path):
+    path, other = tmp_path / "model.npz", tmp_path / "genes.npz"
+    sp.save_npz(other, genes().mask.to_scipy())
+    lc.Sequential([genes(input_shape=(6, 1))]).save(path)
+    with np.load(path) as file:
+        members = {name: array for name, array in file.items() if not name.startswith("array_")}
+    config = json.loads(members["config"].tobytes())
+    config["model"]["layers"][0]["config"]["mask"] = str(other)
+    np.savez(path, **{**members, "config": np.frombuffer(json.dumps(config).encode(), np.uint8)})
+    with pytest.raises(ValueError, match=r"the config has mask=.*, a path, which is not read"):
+        lc.load(path)
+
+
 @pytest.mark.parametrize(
     ("action", "error", "message"),
     [

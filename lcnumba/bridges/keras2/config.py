@@ -217,7 +217,7 @@ def translate_constraints(label: str, settings: dict[str, Any], rank: int) -> li
 
 
 def check_data_formats(config: Mapping[str, Any], model: Sequential) -> None:
-    """Raise if layers of the file and of the model differ in data_format, which orders the weights."""
+    """Raise if layers of the file and of the model differ in what orders or names their weights alone."""
     entries = layer_entries(config) or []
     for kind in (("LocallyConnected1D", "LocallyConnected2D"), ("Flatten",)):
         theirs = [entry["config"] for entry in entries if entry["class_name"] in kind]
@@ -231,3 +231,14 @@ def check_data_formats(config: Mapping[str, Any], model: Sequential) -> None:
                     f"{here['name']!r} has {here['data_format']!r}, which orders the weights differently; use the "
                     "file's data_format"
                 )
+    normalization = "BatchNormalization"
+    theirs = [entry["config"] for entry in entries if entry["class_name"] == normalization]
+    mine = [layer.get_config() for layer in model.layers if type(layer).__name__ == normalization]
+    if len(theirs) == len(mine):
+        for there, here in zip(theirs, mine, strict=True):
+            for key in ("center", "scale"):
+                if (found := there.get(key, True)) != here[key]:
+                    raise ValueError(
+                        f"layer {there.get('name')!r:.80} has {key}={found!r:.80} in the file, but "
+                        f"{here['name']!r} has {here[key]!r}: a beta could be taken for a gamma; use the file's {key}"
+                    )

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
@@ -207,6 +208,23 @@ def test_one_layer_of_a_model_is_imported_and_exported():
 
 def entry(name, **settings):
     return {"class_name": name, "config": {"name": "one", "trainable": True, "dtype": "float32", **settings}}
+
+
+def test_a_beta_is_not_taken_for_a_gamma(tmp_path):
+    path = tmp_path / "model.h5"
+    model, other = (
+        lc.Sequential([lc.BatchNormalization(**{absent: False}, input_shape=(3,))]) for absent in ("scale", "center")
+    )
+    for each in (model, other):
+        each.build((None, 3))
+    lc.save_keras_weights(model, path)
+    config = {"class_name": "Sequential", "config": {"layers": [entry("BatchNormalization", scale=False)]}}
+    with h5py.File(path, "a") as file:
+        file.attrs["model_config"] = json.dumps(config)
+    with pytest.raises(ValueError, match="'one' has center=True in the file, but 'batch_"):
+        lc.load_keras(path, other)
+    np.testing.assert_array_equal(other.layers[0].gamma, np.ones(3))
+    assert lc.load_keras(path, model) is model
 
 
 def conv_entry(name, **settings):
