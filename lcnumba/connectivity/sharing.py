@@ -247,5 +247,5 @@ def _decoded(config: Mapping[str, Any]) -> Array:
         if min(shape, default=-1) < 0 or numbers.size != size:
             raise ValueError(f"{numbers.size} numbers do not match shape {shape}")
         return numbers.reshape(shape)
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+    except (KeyError, OverflowError, TypeError, ValueError, binascii.Error, zlib.error) as error:
         raise ValueError(f"invalid config of weight_sharing: {error}") from error

@@ -73,6 +73,10 @@ def test_any_regions(values):
         (np.array([[0, 2], [2, 0]]), ValueError, "uses numbers up to 2, but not 1"),
         (np.array([[0, 2**62], [0, 0]]), ValueError, "but not 1"),
         ({"shape": [2, 2]}, ValueError, "invalid config of weight_sharing"),
+        *(
+            ({"shape": [2, size], "regions": "eJxjAAAAAQAB"}, ValueError, "invalid config of weight_sharing")
+            for size in (2**62, 10**40)
+        ),
         ({"shape": [2, 2], "regions": "AAAA"}, ValueError, "invalid config of weight_sharing"),
         ({"shape": [9, 9], "regions": sharing.serialize(sharing.get(EIGHT, 2))["regions"]}, ValueError, "8 numbers"),
     ],
