@@ -210,7 +210,10 @@ def serialize(sharing: Any) -> Any:
 
 def _is_block(value: Any, rank: int) -> bool:
     """Whether a list, as JSON has it, is the size of a block rather than an array: [0] is an array, [2] a size."""
-    return isinstance(value, list) and len(value) == rank and all(isinstance(size, int) and size for size in value)
+    if not isinstance(value, list) or len(value) != rank:
+        return False
+    sizes = all(isinstance(size, int | np.integer) for size in value)
+    return sizes and (rank > 1 or value[0] != 0)  # arrays of more dimensions are nested lists
 
 
 def _checked(array: Array, rank: int) -> Regions:
