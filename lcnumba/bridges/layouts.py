@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from lcnumba.layers.locally_connected import LocallyConnected
-from lcnumba.utils.arrays import as_numpy
+from lcnumba.utils.arrays import as_numpy, check_dtype
 from lcnumba.utils.messages import public
 from lcnumba.utils.types import Array
 from lcnumba.utils.validation import choice
@@ -70,6 +70,8 @@ def from_layout(layer: LocallyConnected, weights: list[Any], layout: str) -> Non
     if not isinstance(weights, list | tuple):
         raise TypeError(f"weights is a {type(weights).__name__}; give a list of arrays")
     given = [as_numpy(f"weights[{number}]", weight)[0] for number, weight in enumerate(weights)]
+    for number, values in enumerate(given):  # before the layer is built
+        check_dtype(f"weights[{number}]", values, layer._dtype)
     shapes = list(layer.weight_shapes(layer.input_shape).values())
     if len(given) != len(shapes):
         raise ValueError(f"{len(given)} weights given; {layer.name!r} needs {len(shapes)}")
@@ -79,14 +81,14 @@ def from_layout(layer: LocallyConnected, weights: list[Any], layout: str) -> Non
     if given[0].shape != wanted:
         raise ValueError(f"weights[0] has shape {given[0].shape}; the layout {name!r} of {layer.name!r} has {wanted}")
     kernel = given[0].reshape([view[axis] for axis in order]).transpose(np.argsort(order))
-    values = [_flipped(name, kernel, rank).reshape(shapes[0])]
+    new = [_flipped(name, kernel, rank).reshape(shapes[0])]
     for bias in given[1:]:
         expected = _bias_shape(name, shapes[1])
         if bias.shape != expected:
             raise ValueError(f"weights[1] has shape {bias.shape}; the layout {name!r} of {layer.name!r} has {expected}")
-        values.append(bias if name == "flax" or bias.ndim == 1 else np.moveaxis(_by_filter(bias, shapes[1]), 0, -1))
+        new.append(bias if name == "flax" or bias.ndim == 1 else np.moveaxis(_by_filter(bias, shapes[1]), 0, -1))
     layer.ensure_built(layer.input_shape)
-    layer.set_weights(values)
+    layer.set_weights(new)
 
 
 @public

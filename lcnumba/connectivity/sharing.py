@@ -210,7 +210,10 @@ def serialize(sharing: Any) -> Any:
 
 def _is_block(value: Any, rank: int) -> bool:
     """Whether a list, as JSON has it, is the size of a block rather than an array: [0] is an array, [2] a size."""
-    return isinstance(value, list) and len(value) == rank and all(isinstance(size, int) and size for size in value)
+    if not isinstance(value, list) or len(value) != rank:
+        return False
+    sizes = all(isinstance(size, int | np.integer) for size in value)
+    return sizes and (rank > 1 or value[0] != 0)  # arrays of more dimensions are nested lists
 
 
 def _checked(array: Array, rank: int) -> Regions:
@@ -250,5 +253,5 @@ def _decoded(config: Mapping[str, Any]) -> Array:
         if min(shape, default=-1) < 0 or numbers.size != size:
             raise ValueError(f"{numbers.size} numbers do not match shape {shape}")
         return numbers.reshape(shape)
-    except (KeyError, TypeError, ValueError, binascii.Error, zlib.error) as error:
+    except (KeyError, OverflowError, TypeError, ValueError, binascii.Error, zlib.error) as error:
         raise ValueError(f"invalid config of weight_sharing: {error}") from error

@@ -377,7 +377,7 @@ class Parameters:
                     self.version = version
                     raise
                 now.advance(states["kernel"])
-                self._regularization("kernel").apply_norm_constraint(self._arrays["kernel"])
+                self._regularization("kernel").apply_norm_constraint(self._arrays["kernel"], self._exists.get("kernel"))
                 for name, grad in others.items():
                     self._step_array(now, name, grad, states[name], rate)
                 self._states = states
@@ -483,7 +483,7 @@ class Parameters:
         """Step one array in place."""
         array, regularization = self._arrays[name], self._regularization(name)
         optimizers.run(optimizer, array, grad, state, lr, self.threads, regularization.extend_rule)
-        regularization.apply_norm_constraint(array)
+        regularization.apply_norm_constraint(array, self._exists.get(name))
 
     def require_built(self, action: str) -> None:
         """Raise unless the arrays exist."""

@@ -1,5 +1,6 @@
 """The penalty and the constraint of one weight array."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,9 +9,12 @@ import numpy as np
 from lcnumba import constraints, regularizers
 from lcnumba.kernels.rules import Rule
 from lcnumba.utils.arrays import like_model, read_only
-from lcnumba.utils.types import Array
+from lcnumba.utils.types import Array, Mask
 
 __all__ = ["Regularization"]
+
+# Entries of a mask that are negated at a time: running out of memory half-way could not be undone.
+ABSENT = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -41,10 +45,22 @@ class Regularization:
         )
         return rule.regularized(l1, l2, isinstance(self.constraint, constraints.NonNeg))
 
-    def apply_norm_constraint(self, array: Array) -> None:
-        """Apply a norm constraint in place, after a step by the rule of `extend_rule`."""
-        if isinstance(self.constraint, constraints.Norm):
-            self.constraint.apply(array)
+    def apply_norm_constraint(self, array: Array, exists: Mask | None) -> None:
+        """Apply a norm constraint in place, after a step by the rule of `extend_rule`.
+
+        Where `exists`, of the array's shape or without its last axis, is False, 0 stays 0: times the factor of a norm
+        that is infinite or NaN it would be NaN.
+        """
+        if not isinstance(self.constraint, constraints.Norm):
+            return
+        self.constraint.apply(array)
+        if exists is None:
+            return
+        exists = exists if exists.ndim == array.ndim else exists[..., None]
+        length = max(1, ABSENT // max(1, math.prod(exists.shape[1:])))
+        for begin in range(0, len(array), length):
+            rows = slice(begin, begin + length)
+            np.copyto(array[rows], 0, where=~exists[rows])
 
     def total_gradient(self, array: Array, grad: Array) -> Array:
         """Return the gradient of loss and penalty; the penalty may be user code."""

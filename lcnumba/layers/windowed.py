@@ -227,8 +227,8 @@ class Windowed(Trainable):
         -------
         array, (*output, *kernel_size, C, F)
             The spatial size of the output, that of the window, the channels that a filter reads, and the filters. With
-            shared weights the number of the weight set comes first, in place of the output. Of a transposed layer:
-            (*input, *kernel_size, F, C).
+            shared weights the number of the weight set comes first, in place of the output. For a transposed layer
+            (*input, *kernel_size, F, C): the spatial size of the input, the filters of a group, and the channels.
 
         Raises
         ------

@@ -101,3 +101,14 @@ def test_what_is_refused():
         lc.from_layout(lc.LocallyConnected1D(3, 2, input_shape=(5, 2)), {}, "torch")
     with pytest.raises(AttributeError, match=r"the input shape of .* is not known yet"):
         lc.from_layout(lc.LocallyConnected1D(3, 2), [np.zeros(1)], "torch")
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_refused_dtypes_leave_the_layer_unbuilt(number):
+    layer = lc.LocallyConnected1D(1, 2, input_shape=(3, 1))
+    weights = [np.ones((2, 1, 1, 2)), np.ones((1, 2))]
+    weights[number] = weights[number].astype(complex)
+    with pytest.raises(TypeError, match=rf"weights\[{number}\] has dtype complex128"):
+        lc.from_layout(layer, weights, "torch")
+    assert not layer.built
+    layer.filters = 2  # not locked

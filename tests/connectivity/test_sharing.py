@@ -22,6 +22,8 @@ EIGHT = np.arange(8).reshape(2, 4)
         ((1, 2), (2, 3), [[0, 0, 1], [2, 2, 3]]),
         ([2, 2], (3, 3), [[0, 0, 1], [0, 0, 1], [2, 2, 3]]),
         ([2], (3,), [0, 0, 1]),
+        (list(np.array([1, 2])), (2, 3), [[0, 0, 1], [2, 2, 3]]),
+        ([np.int64(2)], (3,), [0, 0, 1]),
         ([0], (1,), [0]),
         (np.int64(2), (4,), [0, 0, 1, 1]),
         ([[0, 1], [1, 0]], (2, 2), [[0, 1], [1, 0]]),
@@ -72,7 +74,12 @@ def test_any_regions(values):
         (np.array([[0, -1], [0, 0]]), ValueError, r"is -1 at \(0, 1\); number the sets from 0"),
         (np.array([[0, 2], [2, 0]]), ValueError, "uses numbers up to 2, but not 1"),
         (np.array([[0, 2**62], [0, 0]]), ValueError, "but not 1"),
+        ([2, 0], ValueError, "weight_sharing=0 is too small; give an integer of at least 1"),
         ({"shape": [2, 2]}, ValueError, "invalid config of weight_sharing"),
+        *(
+            ({"shape": [2, size], "regions": "eJxjAAAAAQAB"}, ValueError, "invalid config of weight_sharing")
+            for size in (2**62, 10**40)
+        ),
         ({"shape": [2, 2], "regions": "AAAA"}, ValueError, "invalid config of weight_sharing"),
         ({"shape": [-2, -4], "regions": sharing.serialize(sharing.get(EIGHT, 2))["regions"]}, ValueError, "8 numbers"),
         ({"shape": [9, 9], "regions": sharing.serialize(sharing.get(EIGHT, 2))["regions"]}, ValueError, "8 numbers"),

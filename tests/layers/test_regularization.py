@@ -425,3 +425,29 @@ def test_factors_too_large_for_the_dtype_change_nothing():
         with pytest.raises(ValueError, match=r"lr \* weight_decay must be at least 0 and finite in float32, got"):
             step()
     np.testing.assert_array_equal(layer.kernel, before)
+
+
+@pytest.mark.parametrize("constraint", ["max_norm", "unit_norm", "min_max_norm"])
+@pytest.mark.parametrize("mask", [[[1, 1], [0, 1]], [[[1], [1]], [[0], [1]]]], ids=["of entries", "of filters"])
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_norms_that_are_not_finite_leave_absent_weights_0(constraint, mask, fused, value, monkeypatch):
+    monkeypatch.setattr("lcnumba.layers.regularization.ABSENT", 1)
+    layer = lc.LocallyConnected1D(
+        1, 2, strides=2, kernel_mask=np.array(mask, bool), kernel_constraint=constraint, kernel_initializer="ones",
+        use_bias=False,
+    )  # fmt: skip
+    y, backward = layer.forward(np.ones((1, 4, 1)))
+    dy = np.array([[[value], [1.0]]])
+    with np.errstate(invalid="ignore"):
+        if fused:
+            backward.step(dy, lr=0.5)
+        else:
+            layer.step(backward(dy)[1], lr=0.5)
+    assert layer.kernel[1, 0, 0] == 0
+    assert np.isnan(layer.kernel[0, 0, 0])
+    alone = lc.LocallyConnected1D(1, 2, padding="same", kernel_constraint=constraint, kernel_initializer="ones")
+    y, backward = alone.forward(np.ones((1, 3, 1)))
+    with np.errstate(invalid="ignore"):
+        backward.step(np.full_like(y, value), lr=0.5)
+    assert alone.kernel[0, 0, 0] == 0
