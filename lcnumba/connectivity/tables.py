@@ -283,12 +283,15 @@ class Tables:
     @cached_property
     def column_runs(self) -> Index:
         """For each output column, how many from it on read the same taps, one stride further on each time."""
-        start, _, first_input, first_tap, taps = self.columns
-        rows = [
-            (*first_tap[a:b], *taps[a:b], *(first_input[a:b] - j * self.strides[-1]))
-            for j, (a, b) in enumerate(pairwise(start))
-        ]
-        return _runs([a == b for a, b in pairwise(rows)])
+        start, column, first_input, first_tap, taps = self.columns
+        counts = np.diff(start)
+        follows = np.append(counts[1:] == counts[:-1], False)
+        # A segment is compared with the one of the same rank in the next column.
+        at = np.flatnonzero(follows[column])
+        other = at + counts[column[at]]
+        for values in (first_tap, taps, first_input - column * self.strides[-1]):
+            follows[column[at[values[at] != values[other]]]] = False
+        return _runs(follows[:-1])
 
     @cached_property
     def band_runs(self) -> Index:

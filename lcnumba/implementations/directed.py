@@ -72,6 +72,10 @@ class Directed:
         """Whether there are register tiles, which apply a gradient as it is computed."""
         return vectors.TILED
 
+    def updates_in_place(self, kernel: Array) -> bool:
+        """Whether a fused update takes weights as their gradients are computed, rather than storing these first."""
+        return kernel.size >= FUSED * len(self._segments[1])
+
     def apply(
         self, x: Array, kernel: Array, bias: Array | None = None, *, threads: int | None = None,
         out: Array | None = None,
@@ -126,7 +130,7 @@ class Directed:
     ) -> Array | None:  # fmt: skip
         """Update the kernel and the states of `rule` in place; return dx, at the kernel before, if it is wanted."""
         dx = (self._dx(dy) if out is None else out) if wants_dx else None
-        if len(x) and kernel.size >= FUSED * len(self._segments[1]):
+        if len(x) and self.updates_in_place(kernel):
             self._backward(x, kernel, dy, rule, kernel, dx, threads)
         else:
             dkernel = self._dkernel(dy)

@@ -50,13 +50,13 @@ class Vjp(Protocol):
         Whether no user code, which may raise, is involved.
     supports_fused : bool
         Whether `fused_update` can apply a rule; without, it computes dx alone, for weights that are not trainable.
-    bytes_of_dx : int
-        The size of dx in bytes.
+    bytes_of_step : int
+        Bytes of dx, and of the gradient of the kernel if a fused step stores it.
     """
 
     cannot_fail: bool
     supports_fused: bool
-    bytes_of_dx: int
+    bytes_of_step: int
 
     def gradients(self, dy: Array) -> tuple[Array, LayerGradients]:
         """Return dx and the gradients; raise if the weights have changed since the call."""
@@ -119,9 +119,9 @@ class Backward(PublicNames):
         return 0.0 if self._activity is None else self._activity.loss
 
     @property
-    def bytes_of_dx(self) -> int:
-        """The size of dx in bytes."""
-        return self._vjp.bytes_of_dx
+    def bytes_of_step(self) -> int:
+        """Bytes of dx, and of the gradient of the kernel if a fused step stores it."""
+        return self._vjp.bytes_of_step
 
     @property
     def bytes_of_weights(self) -> int:
@@ -168,8 +168,8 @@ class Backward(PublicNames):
         """Backward and the layer's `step` in one: return dx, and change the parameters.
 
         With a built-in optimizer each block of weights is updated as its gradient is computed: one pass over the
-        weights, and no gradient array. Any other optimizer gets the whole gradients, as in `step`. Results are equal up
-        to rounding.
+        weights, and no gradient array, except for scattered connections given one by one. Any other optimizer gets the
+        whole gradients, as in `step`. Results are equal up to rounding.
 
         Parameters
         ----------

@@ -363,7 +363,7 @@ class _Vjp:
     ) -> None:
         self._layer, self._version, self._normalised, self._scale = layer, version, normalised, scale
         self._over, self._by_batch, self._moments = over, by_batch, moments
-        self.bytes_of_dx = normalised.nbytes
+        self.bytes_of_step = normalised.nbytes
 
     def gradients(self, dy: Array) -> tuple[Array, BatchNormalizationGradients]:
         normalised, layer = self._normalised, self._layer

@@ -236,7 +236,7 @@ class _Vjp:
     def __init__(self, layer: Dense, x: Array, saved: Array, version: int) -> None:
         self._layer, self._x, self._saved, self._version = layer, x, saved, version
         self.cannot_fail, self.supports_fused = activations.is_built_in(layer.activation), False
-        self.bytes_of_dx = x.nbytes
+        self.bytes_of_step = x.nbytes
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer

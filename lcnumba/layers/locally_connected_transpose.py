@@ -205,7 +205,7 @@ class _Vjp:
     def __init__(self, layer: LocallyConnectedTranspose, x: Array, saved: Array, version: int) -> None:
         self._layer, self._x, self._saved, self._version = layer, x, saved, version
         self.cannot_fail = activations.is_built_in(layer.activation)
-        self.supports_fused, self.bytes_of_dx = layer._implementation.supports_fused, x.nbytes
+        self.supports_fused, self.bytes_of_step = layer._implementation.supports_fused, x.nbytes
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         """Return dx and the gradients of the weights."""

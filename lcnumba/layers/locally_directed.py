@@ -393,7 +393,9 @@ class _Vjp:
         self._layer, self._x, self._saved, self._version = layer, x, saved, version
         self.cannot_fail = activations.is_built_in(layer.activation)
         self.supports_fused = layer._implementation.supports_fused
-        self.bytes_of_dx = x.size * saved.itemsize
+        kernel = layer._parameters["kernel"]
+        stored = 0 if layer._implementation.updates_in_place(kernel) else kernel.nbytes
+        self.bytes_of_step = x.size * saved.itemsize + stored
 
     def gradients(self, dy: Array) -> tuple[Array, Gradients]:
         layer = self._layer

@@ -529,7 +529,7 @@ class Vjp:
         geometry = layer._geometry
         self._layer, self._version = layer, version
         self._x_shape, self._x = x.shape, x.reshape(len(x), geometry.inputs)
-        self._saved, self.bytes_of_dx = saved, x.nbytes
+        self._saved, self.bytes_of_step = saved, x.nbytes
         self._flat = (len(x), geometry.positions, geometry.filters)
         self.cannot_fail = activations.is_built_in(layer.activation)
         self.supports_fused = layer._implementation.supports_fused

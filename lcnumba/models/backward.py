@@ -2,9 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 from lcnumba.protocol import Layer, Pullback, note_step
+from lcnumba.runtime.memory import require
 from lcnumba.runtime.signals import deferred
 from lcnumba.utils.arrays import as_numpy, fresh
 from lcnumba.utils.deprecation import Renamed, plan_method
@@ -81,6 +83,10 @@ class SequentialBackward(PublicNames):
         plans = [plan(lr) if (plan := getattr(p, "plan_step", None)) else None for p in self._pullbacks]
         if any(plan is None for plan in plans):
             return None
+
+        # What is alive at a time: dx of a layer, and that of the layer above it.
+        sizes = [getattr(pullback, "bytes_of_step", 0) for pullback in self._pullbacks]
+        require(max(map(sum, pairwise([0, *sizes, 0]))), "a step of the model", "give fewer samples at a time")
 
         def run(dy: Any, wants_dx: bool) -> Any:
             given, like = as_numpy("dy", dy)

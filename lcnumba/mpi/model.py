@@ -728,7 +728,7 @@ class _DistributedBackward(SequentialBackward):
         """Raise a MemoryError if there is not enough memory for dx of all layers, and their gradients."""
         backwards = [pullback for pullback in self._pullbacks if isinstance(pullback, Backward)]
         # An array of dx, and a copy for messages.
-        needed = sum(2 * pullback.bytes_of_dx + gradients * pullback.bytes_of_weights for pullback in backwards)
+        needed = sum(2 * pullback.bytes_of_step + gradients * pullback.bytes_of_weights for pullback in backwards)
         require(needed, "the gradients of this rank", "give fewer samples at a time, or use more ranks")
         np.empty(needed, np.uint8)
 

@@ -14,6 +14,7 @@ from lcnumba.formats import npz
 from lcnumba.implementations.directed import FUSED
 from lcnumba.kernels import vectors
 from lcnumba.mpi.model import _check_layer
+from lcnumba.runtime import memory
 from lcnumba.testing import integers, numerical_gradient
 
 # Variants 0, 1, 2 -> gene 0; 2, 3, 4, 5 -> gene 1.
@@ -115,7 +116,7 @@ def test_other_dtypes_equal_floats(dtype, order, rng):
         stepped = backward.step(np.ones_like(y), 0.1)
         results.append([layer(given), y, dx, grads.kernel, grads.bias, stepped, *layer.get_weights()])
         assert all(array.dtype == np.float32 for array in results[-1])
-        assert backward.bytes_of_dx == dx.nbytes
+        assert dx.nbytes <= backward.bytes_of_step <= dx.nbytes + grads.kernel.nbytes
     for array, expected in zip(*results, strict=True):
         np.testing.assert_array_equal(array, expected)
 
@@ -200,6 +201,23 @@ def test_neither_the_batch_nor_the_weights_are_copied(filters, rng):
     stored = layer.kernel.nbytes if filters < FUSED else 0
     assert peak < stored + (2 << 20)
     assert layer.kernel.nbytes > 3 << 20 or filters < FUSED
+
+
+def test_a_step_for_which_memory_is_missing_changes_no_layer(monkeypatch):
+    layers = [genes(optimizer="adam"), lc.BatchNormalization(), lc.Flatten(), lc.Dense(2)]
+    model = lc.Sequential(layers)
+    y, backward = model.forward(np.ones((5, 6, 1), np.float32))
+    backward.step(np.ones_like(y), 0.1)  # makes the optimizer's states
+    y, backward = model.forward(np.ones((5, 6, 1), np.float32))
+    before = model.get_weights()
+    monkeypatch.setattr(memory, "SMALL", 0)
+    monkeypatch.setattr(memory, "available", lambda: (layers[0].kernel.nbytes, "this test"))
+    with pytest.raises(MemoryError, match=r"a step of the model needs .* give fewer samples at a time"):
+        backward.step(np.ones_like(y), 0.1)
+    for weight, expected in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(weight, expected)
+    monkeypatch.undo()
+    backward.step(np.ones_like(y), 0.1)
 
 
 def test_steps_of_an_empty_batch_and_of_fixed_weights(rng):
