@@ -221,7 +221,8 @@ def _checked(array: Array, rank: int) -> Regions:
         raise TypeError(f"weight_sharing has dtype {array.dtype}; give integers, the number of each position's set")
     if array.ndim != rank or array.size == 0:
         raise ValueError(
-            f"weight_sharing has shape {array.shape}; give the spatial shape of the output, with {rank} dimensions"
+            f"weight_sharing has shape {array.shape}; give the spatial shape of the output, with {rank} dimensions, or "
+            "a tuple for the size of blocks"
         )
     if array.min() < 0:
         place = tuple(int(i) for i in np.unravel_index(np.argmin(array), array.shape))

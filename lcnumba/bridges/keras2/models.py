@@ -169,8 +169,8 @@ def save_keras_weights(
     model : Sequential
         A built model.
     path : path
-        Must end in ``.weights.h5``, for Keras' v3 format, or ``.h5``, for the legacy format. If writing fails, an
-        existing file is unchanged.
+        Must end in ``.weights.h5``, for Keras' v3 format, or ``.h5``, for the legacy format. tf_keras loads the v3
+        format into models that have not been trained yet. If writing fails, an existing file is unchanged.
     implementations : mapping of str to int, optional
         The implementation of layers in Keras by name; by default the layer's own.
 
