@@ -9,6 +9,8 @@ import numpy as np
 from lcnumba import activations
 from lcnumba.layers.activation import Activation
 from lcnumba.layers.batch_normalization import BatchNormalization
+from lcnumba.layers.convolution import Convolution
+from lcnumba.layers.dense import Dense
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.locally_connected import LocallyConnected, LocallyConnected2D
 from lcnumba.layers.locally_connected_transpose import LocallyConnectedTranspose
@@ -25,8 +27,8 @@ from lcnumba.utils.types import Array
 from lcnumba.utils.validation import choice, integer
 
 __all__ = [
-    "bias_map", "filters_by_position", "receptive_field", "saliency", "sharing_map", "topology", "training_curve",
-    "weight_norm_map",
+    "bias_map", "filters_by_position", "model", "receptive_field", "saliency", "sharing_map", "topology",
+    "training_curve", "weight_norm_map",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ if TYPE_CHECKING:
 
 # Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
+# Colours of layers, light ones of a palette that colour-blind readers can tell apart (M. Okabe and K. Ito, 2008).
+OWN, SHARED, DENSE, UNKNOWN = "#a6d1ee", "#f5cf87", "#a5dccb", "#e4e4e4"
 # The most lines of a topology: with more, neighbouring inputs are drawn as one.
 MOST_LINES = 1000
 
@@ -380,6 +384,83 @@ def receptive_field(
     of = "" if filter_index is None else f", filter {filters}"
     title = f"{last.name}: receptive field of position {_text(index)}{of}"
     return _by_position(ax, read, title, "connections", "input")
+
+
+@public
+def model(model: Sequential, ax: "Axes | None" = None) -> "Axes":
+    """Draw a model as a column of boxes: its layers, their output shapes and numbers of parameters.
+
+    Layers whose outputs have weights of their own are blue, those with shared weights orange, `Dense` green; layers
+    without weights are grey.
+
+    Parameters
+    ----------
+    model : Sequential
+        A model, whose input shape is known for shapes and numbers.
+    ax : matplotlib Axes, optional
+        Where to draw; by default a new figure.
+
+    Returns
+    -------
+    Axes
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no `Sequential`, or has no layers.
+
+    Examples
+    --------
+    >>> import lcnumba as lc
+    >>> from lcnumba import plotting
+    >>> network = lc.Sequential([lc.LocallyConnected2D(8, 3, input_shape=(12, 12, 3)), lc.Flatten(), lc.Dense(10)])
+    >>> ax = plotting.model(network)
+    >>> [text.get_text() for text in ax.texts][:3]
+    ['input', '(12, 12, 3)', 'LocallyConnected2D, 100 x 27 x 8']
+    """
+    if not isinstance(model, Sequential):
+        raise TypeError(f"model is a {type(model).__name__}; give a Sequential")
+    layers = list(flat_layers(model))
+    if not layers:
+        raise ValueError(f"{model.name!r} has no layers; add some")
+    shape = model.input_shape if model.built else _declared_shape(layers)
+    rows: list[tuple[str, str, str]] = [("input", "" if shape is None else str(shape[1:]), UNKNOWN)]
+    for layer in layers:
+        weights = {} if shape is None or not hasattr(layer, "weight_shapes") else layer.weight_shapes(shape)
+        shape = None if shape is None else tuple(layer.compute_output_shape(shape))
+        sizes = " x ".join(map(str, next(iter(weights.values()), ())))
+        title = type(layer).__name__ + (f", {sizes}" if sizes else "")
+        rows.append((title, "" if shape is None else str(shape[1:]), _color(layer)))
+    with deferred():
+        from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+
+    axes = _axes(ax, (6.0, 0.7 * len(rows) + 0.6))
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6), title=model.name)
+    axes.set_axis_off()
+    for row, (title, size, color) in enumerate(rows):
+        if row:
+            ends = (0.3, row - 0.74), (0.3, row - 0.26)
+            axes.add_patch(FancyArrowPatch(*ends, arrowstyle="->", mutation_scale=12, color="0.4"))
+        style = {"boxstyle": "round,pad=0.01,rounding_size=0.015", "mutation_aspect": len(rows) / 1.5}
+        axes.add_patch(FancyBboxPatch((0.02, row - 0.26), 0.56, 0.52, facecolor=color, edgecolor="0.3", **style))
+        axes.text(0.3, row, title, ha="center", va="center", color="black", clip_on=True)
+        axes.text(0.64, row, size, ha="left", va="center", family="monospace")
+    return axes
+
+
+def _declared_shape(layers: Sequence[Any]) -> Any:
+    """The input shape that the first layer was given, or None."""
+    try:
+        return layers[0].input_shape
+    except AttributeError:
+        return None
+
+
+def _color(layer: Any) -> str:
+    shared = isinstance(layer, Convolution) or getattr(layer, "weight_sharing", None) is not None
+    if isinstance(layer, Windowed | LocallyDirected1D):
+        return SHARED if shared else OWN
+    return DENSE if isinstance(layer, Dense) else UNKNOWN
 
 
 @public

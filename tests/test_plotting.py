@@ -311,6 +311,31 @@ class TestReceptiveField:
         np.testing.assert_array_equal(image(ax), counted(model, index, axis))
 
 
+class TestModel:
+    def test_layers_have_their_sizes_and_colours_by_kind(self):
+        local = lc.LocallyConnected2D(4, 3, input_shape=(8, 8, 1))
+        shared = lc.LocallyConnected2D(2, 3, weight_sharing=(2, 2))
+        inner = lc.Sequential([lc.MaxPooling2D(2), lc.Flatten()])
+        network = lc.Sequential([local, shared, lc.Conv2D(3, 1), inner, lc.Dense(5)], name="mine")
+        ax = plotting.model(network)
+        assert ax.get_title() == "mine"
+        titles, sizes = ([text.get_text() for text in ax.texts[first::2]] for first in (0, 1))
+        assert titles == [
+            "input", "LocallyConnected2D, 36 x 9 x 4", "LocallyConnected2D, 4 x 36 x 2", "Conv2D, 1 x 1 x 2 x 3",
+            "MaxPooling2D", "Flatten", "Dense, 12 x 5",
+        ]  # fmt: skip
+        assert sizes == ["(8, 8, 1)", "(6, 6, 4)", "(4, 4, 2)", "(4, 4, 3)", "(2, 2, 3)", "(12,)", "(5,)"]
+        colors = [patch.get_facecolor() for patch in ax.patches if hasattr(patch, "get_boxstyle")]
+        none, own, one, conv, *rest, dense = colors
+        assert one == conv
+        assert len({none, own, one, dense}) == 4
+        assert set(rest) == {none}
+
+    def test_without_a_known_shape_there_are_names_alone(self):
+        texts = [text.get_text() for text in plotting.model(lc.Sequential([lc.Flatten(), lc.Dense(2)])).texts]
+        assert [text for text in texts if text] == ["input", "Flatten", "Dense"]
+
+
 class TestSharingMap:
     def test_sets_are_at_their_positions(self):
         sets = np.array([[0, 0, 1, 1, 2], [0, 1, 1, 2, 2], [2, 2, 2, 2, 2]])
@@ -537,6 +562,8 @@ class Doubled(Stateless):
         (lambda: plotting.topology(directed([(0, 0)], (1, 1)), 0), ValueError, "most_outputs=0 is too small"),
         (lambda: plotting.topology(directed([(0, 0)], (1, 2)), names=["a"]), ValueError, "1 entries; .* has 2 outputs"),
         (lambda: plotting.saliency(lc.Dense(3), [1.0], 0), TypeError, "model is a Dense"),
+        (lambda: plotting.model(lc.Dense(3)), TypeError, "model is a Dense; give a Sequential"),
+        (lambda: plotting.model(lc.Sequential()), ValueError, "has no layers; add some"),
         (lambda: plotting.saliency(volume(), np.ones((3, 3, 3, 1)), 0), ValueError, r"must be \(W, C\) or \(H, W, C\)"),
         (
             lambda: plotting.saliency(layer(), np.ones((1, 5, 6, 2)), (0, 0, 0)),
@@ -572,6 +599,8 @@ DRAWINGS = {
     "saliency": lambda ax: plotting.saliency(layer(), np.ones((5, 6, 2)), (1, 2, 0), ax=ax),
     "sharing_map": lambda ax: plotting.sharing_map(layer(weight_sharing=2), ax),
     "topology": lambda ax: plotting.topology(directed([(0, 0), (1, 0), (1, 1)], (2, 2)), ax=ax),
+    "model": lambda ax: plotting.model(lc.Sequential([lc.Flatten()]), ax),
+    "history": lambda ax: lc.History({"loss": [2.0, 1.0]}, [0, 1]).plot(ax),
     "a line": lambda ax: plotting.weight_norm_map(sequence_layer(), ax=ax),
 }
 

@@ -174,7 +174,8 @@ def get(identifier: Any, shape: tuple[int, int] | None = None) -> Topology:
     >>> topology.get([(2, 0), (2, 0)], (3, 1))
     Traceback (most recent call last):
     ...
-    ValueError: mask has the connection of input 2 and output 0 twice; give each pair once
+    ValueError: mask has the connection of input 2 and output 0 twice; give each pair once, as sum_duplicates() of a
+        scipy.sparse matrix leaves it
     """
     if shape is not None:
         return _of_pairs(identifier, _shape("mask_shape", shape))

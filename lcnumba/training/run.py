@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from lcnumba.utils.messages import refuse_attribute, warn
 from lcnumba.utils.validation import generator, learning_rate
 
 __all__ = ["History", "ResumePoint", "Run"]
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 @dataclass(repr=False)
@@ -66,6 +69,19 @@ class History(PublicNames):
         for name, values in self.history.items():
             values.append(logs.get(name, math.nan))
         self.epoch.append(epoch)
+
+    def plot(self, ax: "Axes | None" = None, *, yscale: str = "linear") -> "Axes":
+        """Plot losses and metrics by epoch, as `lcnumba.plotting.training_curve`, which has the parameters.
+
+        Examples
+        --------
+        >>> import lcnumba as lc
+        >>> history = lc.History()
+        >>> history.add(0, {"loss": 0.5})
+        >>> history.plot().get_ylabel()
+        'loss'
+        """
+        return lcnumba.plotting.training_curve(self, ax, yscale=yscale)
 
     def __repr__(self) -> str:
         """The number of epochs, and the first and last value of each metric."""
