@@ -3,13 +3,16 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
+.PHONY: help demo docs test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/demo/ready ## Train a locally connected network on real handwritten digits; see demo-output/ afterwards
 	.venv/demo/bin/python -P -m lcnumba train --output demo-output
+
+docs: .venv/docs/ready ## Build the site in dist/site; warnings are errors
+	KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -b html -q -W --keep-going docs dist/site
 
 test: .venv/test/ready ## The quick suite, against the installed wheel rather than the checkout
 	.venv/test/bin/pytest -n auto --dist worksteal
@@ -117,6 +120,7 @@ clean: ## Remove environments and output
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
 .venv/bridges/made: EXTRAS = . --group bridges
+.venv/docs/made: EXTRAS = .[demo] --group docs
 .venv/mpi/made: EXTRAS = .[mpi] --group mpi
 .venv/openmpi/made: EXTRAS = .[mpi] --group openmpi
 .venv/pre/made: EXTRAS = --pre .[demo] --group test
@@ -140,7 +144,7 @@ $(foreach p,$(notdir $(PYTHONS)),.venv/$(p)/made): EXTRAS = .[demo] --group test
 	$(PIP) install --quiet $(EXTRAS)
 	touch $@
 
-READY = $(foreach e,demo test interop bridges mpi openmpi pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
+READY = $(foreach e,demo docs test interop bridges mpi openmpi pre frozen bench $(notdir $(PYTHONS)),.venv/$(e)/ready)
 $(READY): %/ready: %/made $(SOURCES)
 	$(PIP) install --quiet --no-deps --force-reinstall .
 	touch $@

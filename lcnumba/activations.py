@@ -401,7 +401,7 @@ class Softplus(_BuiltIn):
 
 
 class Softsign(_BuiltIn):
-    """y = z / (1 + |z|).
+    """``y = z / (1 + |z|)``.
 
     Examples
     --------
@@ -416,7 +416,7 @@ class Softsign(_BuiltIn):
         return np.divide(z, 1 + np.abs(z), out=out)
 
     def gradient(self, dy: Array, y: Array) -> Array:
-        """Return dy * (1 - |y|)^2."""
+        """Return ``dy * (1 - |y|)^2``."""
         return dy * np.square(1 - np.abs(y))
 
 

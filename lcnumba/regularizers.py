@@ -67,7 +67,7 @@ class Regularizer(Protocol):
 
 @public_class
 class L1L2:
-    """l1 * sum |w| + l2 * sum w^2, without a half.
+    """``l1 * sum |w| + l2 * sum w^2``, without a half.
 
     Parameters
     ----------
@@ -98,7 +98,7 @@ class L1L2:
         return self.of_sums(*map(exact_sum, self.row_sums(values)))
 
     def row_sums(self, values: Array) -> tuple[Array, Array]:
-        """Return the sums of |w| and of w^2 of the rows of the first axis, those whose factor is not 0."""
+        """Return the sums of ``|w|`` and of ``w^2`` of the rows of the first axis, those whose factor is not 0."""
         sums, squares = [np.zeros(0)], [np.zeros(0)]
         for block in row_blocks(values):
             if self.l1:
@@ -108,7 +108,7 @@ class L1L2:
         return np.concatenate(sums), np.concatenate(squares)
 
     def of_sums(self, sums: float, squares: float) -> float:
-        """Return the penalty, given the sums of |w| and of w^2."""
+        """Return the penalty, given the sums of ``|w|`` and of ``w^2``."""
         return (self.l1 * sums if self.l1 else 0.0) + (self.l2 * squares if self.l2 else 0.0)
 
     def gradient(self, values: Array) -> Array:
@@ -131,7 +131,7 @@ class L1L2:
 
 @public_class
 class L1(L1L2):
-    """l1 * sum |w|.
+    """``l1 * sum |w|``.
 
     Parameters
     ----------

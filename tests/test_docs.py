@@ -20,6 +20,8 @@ NEEDS = {
     "training.md": ("h5py",),
     "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
     "frameworks.md": (),
+    "get-started.md": ("matplotlib", "sklearn"),
+    "index.md": (),
     "local-layers.md": (),
     "migrating.md": ("h5py",),
 }
@@ -57,6 +59,17 @@ def test_all_pages_with_code_are_tested():
     assert with_code == set(NEEDS) | {"torch.md", "jax.md", "keras3.md", "onnx.md", "distributed.md"}, (
         "give a page with Python blocks a test here, or mark what cannot run as text"
     )
+
+
+def test_index(run, rng):
+    names = run("index.md", images=rng.random((20, 6, 6, 1)), labels=np.arange(20) % 10)
+    assert names["model"].count_params() == 4 * 4 * 9 * 8 + 128 + 1290
+
+
+def test_get_started(run):
+    names = run("get-started.md")
+    assert 0.9 < names["result"]["accuracy"] < 0.94  # "about 92 of 100"
+    assert len(names["wrong"]) == round(400 * (1 - names["result"]["accuracy"]))
 
 
 def test_frameworks(run):
@@ -253,7 +266,9 @@ def test_links_lead_somewhere(page):
         other = page.parent / target if target else page
         assert other.is_file(), target
         if anchor:
-            headings = re.findall(r"^#+ (.*)$", other.read_text(), re.MULTILINE)
+            shown = other.read_text()
+            shown += "".join((DOCS / name).read_text() for name in re.findall(r"{include} (\S+)", shown))
+            headings = re.findall(r"^#+ (.*)$", shown, re.MULTILINE)
             assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings]
 
 

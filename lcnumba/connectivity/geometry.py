@@ -46,7 +46,7 @@ class Geometry(Tables):
         Distance of neighbouring windows.
     dilation : int or tuple of int, default 1
         Distance of neighbouring taps inside a window.
-    padding : {"valid", "same"} or tuple of (int, int), default "valid"
+    padding : {"valid", "same", "tf_same"} or tuple of (int, int), default "valid"
         "valid": only windows inside the input. "same": as in Keras; the window of output o begins at
         input ``o * stride - effective // 2``, where ``effective = dilation * (kernel - 1) + 1``. For
         even kernels and strides this is not the window of TensorFlow's convolutions, which "tf_same" is:
@@ -280,7 +280,7 @@ def of_transposed(
         The input's spatial size and channels, and the filters, of the transposed layer.
     kernel_size, strides, dilation, padding_mode, groups, weight_sharing
         As for `Geometry`.
-    padding : {"valid", "same"} or tuple of (int, int)
+    padding : {"valid", "same", "tf_same"} or tuple of (int, int)
         What is cut off of the output.
     output_padding : tuple of int, optional
         What is added to it; the sizes are those of Keras' ``Conv2DTranspose``.

@@ -151,7 +151,7 @@ class LocallyConnected2D(LocallyConnected):
         Height and width of the window.
     strides : int or (int, int), default (1, 1)
         Strides along height and width.
-    padding : {"valid", "same"} or ((int, int), (int, int)), default "valid"
+    padding : {"valid", "same", "tf_same"} or ((int, int), (int, int)), default "valid"
         "valid": windows inside the input. "same": ``ceil(size / stride)`` windows, placed as in Keras and clipped to
         the input; connections outside it do not exist. Works with every implementation (in Keras not with
         implementation 1). "tf_same": as many windows, placed as in TensorFlow's, Flax' and JAX' convolutions.
