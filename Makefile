@@ -3,13 +3,24 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo docs test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
+.PHONY: help demo dist docs test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 demo: .venv/demo/ready ## Train a locally connected network on real handwritten digits; see demo-output/ afterwards
 	.venv/demo/bin/python -P -m lcnumba train --output demo-output
+
+# The tests of the source distribution run in what it unpacks to, so that no file of the checkout helps.
+dist: .venv/dist/made ## Source distribution and wheel in dist/, checked, and the quick suite from the former
+	rm -rf dist/lcnumba-*
+	.venv/dist/bin/python -m build --outdir dist
+	.venv/dist/bin/twine check --strict dist/lcnumba-*
+	.venv/dist/bin/check-wheel-contents dist
+	.venv/dist/bin/validate-pyproject pyproject.toml
+	tar -xzf dist/lcnumba-*.tar.gz -C dist
+	$(MAKE) -C $$(ls -d dist/lcnumba-*/) test
+	rm -rf dist/lcnumba-*/
 
 docs: .venv/docs/ready ## Build the site in dist/site; warnings are errors
 	KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -b html -q -W --keep-going docs dist/site
@@ -120,6 +131,7 @@ clean: ## Remove environments and output
 .venv/test/made: EXTRAS = .[demo] --group test
 .venv/interop/made: EXTRAS = .[threads] --group interop
 .venv/bridges/made: EXTRAS = . --group bridges
+.venv/dist/made: EXTRAS = --group dist
 .venv/docs/made: EXTRAS = .[demo] --group docs
 .venv/mpi/made: EXTRAS = .[mpi] --group mpi
 .venv/openmpi/made: EXTRAS = .[mpi] --group openmpi
