@@ -219,7 +219,7 @@ class ReLU(_BuiltIn):
         """Return dy where y is above the threshold (selected, since 0 * inf would be NaN)."""
         number = dy.dtype.type
         if self.plain:
-            return np.where(y > 0, dy, number(0))
+            return _where(y > 0, dy)
         if self.max_value is None and not self.threshold:  # Keras' leaky_relu: alpha at 0 and at NaN
             return np.where(y > 0, dy, dy * number(self.alpha))
         below = np.where(y < number(self.threshold), dy * number(self.alpha), number(0))
@@ -246,7 +246,7 @@ class ReLU6(_BuiltIn):
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy where 0 < y < 6, else 0."""
-        return np.where((y > 0) & (y < 6), dy, dy.dtype.type(0))
+        return _where((y > 0) & (y < 6), dy)
 
 
 @public_class
@@ -281,11 +281,22 @@ class LeakyReLU(_BuiltIn):
 
     def __call__(self, z: Array, out: Array | None = None) -> Array:
         """Return y."""
-        return _into(out, np.where(z > 0, z, z * z.dtype.type(self._alpha32)))
+        number = z.dtype.type(self._alpha32)
+        if number == 0:  # Keras' ReLU, also of -inf
+            return np.maximum(z, number, out=out)
+        if number > 1:
+            return _into(out, np.where(z > 0, z, z * number))
+        return np.maximum(z, z * number, out=out)  # a seventh of the time of where
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy, or alpha * dy where y is not above 0."""
-        return np.where(y > 0, dy, dy * dy.dtype.type(self._alpha32))
+        number = dy.dtype.type(self._alpha32)
+        if number > 1:
+            return np.where(y > 0, dy, dy * number)
+        # 1 or alpha; (1 - alpha) + alpha is rounded to 1.
+        slope = np.multiply(y > 0, 1 - number, dtype=dy.dtype)
+        slope += number
+        return np.multiply(slope, dy)
 
 
 @public_class
@@ -319,7 +330,7 @@ class ThresholdedReLU(_BuiltIn):
 
     def gradient(self, dy: Array, y: Array) -> Array:
         """Return dy where y > 0, else 0."""
-        return np.where(y > 0, dy, dy.dtype.type(0))
+        return _where(y > 0, dy)
 
 
 @public_class
@@ -659,6 +670,13 @@ def _into(out: Array | None, y: Array) -> Array:
         return y
     out[...] = y
     return out
+
+
+def _where(mask: Array, dy: Array) -> Array:
+    """Dy where the mask is true, else 0, by their bits: np.where takes three times as long, and 0 * inf is NaN."""
+    bits = np.dtype(f"u{dy.itemsize}")
+    found: Array = (dy.view(bits) & np.negative(mask.astype(bits))).view(dy.dtype)
+    return found
 
 
 def _not_negative(name: str, value: Any) -> float:

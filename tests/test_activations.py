@@ -22,6 +22,21 @@ def slope(activation, dy, z):
     return activations.vjp(activation, dy, kept)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("alpha", [0.0, 1e-8, 0.1, 0.3, 0.7, 1.0, 1.5])
+def test_leaky_relu_selects(alpha, dtype, rng):
+    """To the bits of a choice by sign, also where x or dy is not finite; with alpha 0 it is Keras' ReLU."""
+    z = np.concatenate([rng.standard_normal(200), [0.0, -0.0, np.inf, np.nan, *([-np.inf] if alpha else [])]])
+    z, dy = z.astype(dtype), rng.standard_normal(len(z)).astype(dtype)
+    dy[:3] = np.inf, -np.inf, np.nan
+    number = np.dtype(dtype).type(np.float32(alpha))
+    leaky = activations.LeakyReLU(alpha)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(leaky(z), np.where(z > 0, z, z * number))
+        np.testing.assert_array_equal(leaky.gradient(dy, z), np.where(z > 0, dy, dy * number))
+    assert activations.LeakyReLU(0.0)(np.array([-np.inf])) == 0
+
+
 @pytest.mark.parametrize("name", ALL, ids=repr)
 def test_gradient_is_that_of_finite_differences(name, rng):
     activation = activations.get(name)

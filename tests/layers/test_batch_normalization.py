@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import lcnumba as lc
+from lcnumba.layers import batch_normalization
 from lcnumba.testing import integers, numerical_gradient
 
 
@@ -86,6 +87,16 @@ def test_weights():
     bare = built(center=False, scale=False)
     assert bare.gamma is bare.beta is None
     assert [weight.tolist() for weight in bare.get_weights()] == [[0] * 4, [1] * 4]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (5, 3), (64, 3), (3, 7, 11, 5), (2, 64, 1)])
+def test_sums_of_rows(shape, rng):
+    """Those of all leading axes, in groups of rows and a remainder, and those of others."""
+    x = integers(rng, shape)
+    for over in (tuple(range(len(shape) - 1)), tuple(range(1, len(shape)))):
+        found = batch_normalization._sums(x, over)
+        assert found.dtype == np.float64
+        np.testing.assert_array_equal(found, x.astype(np.float64).sum(axis=over, keepdims=True))
 
 
 def test_forward_is_pure_and_a_step_takes_the_statistics(rng):
