@@ -1,7 +1,11 @@
 """Configuration of the site, which ``make docs`` builds: warnings are errors, and nothing comes from the network."""
 
 import re
+import sys
 from importlib.metadata import version as installed
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # gallery_pictures
 
 project = "lcnumba"
 author = "the lcnumba developers"
@@ -15,8 +19,9 @@ extensions = [
     "sphinx.ext.autosummary",
     "sphinx_copybutton",
     "sphinx_design",
+    "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["examples", "figures"]
+exclude_patterns = ["examples", "figures", "gallery"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -28,6 +33,17 @@ autodoc_typehints = "none"  # the sections of the docstrings have them
 numpydoc_show_class_members = False
 copybutton_prompt_text = ">>> |... |$ "
 copybutton_prompt_is_regexp = True
+
+sphinx_gallery_conf = {
+    "examples_dirs": "gallery",
+    "gallery_dirs": "auto_gallery",
+    "image_scrapers": ("gallery_pictures.scrape",),
+    "capture_repr": (),
+    "abort_on_example_error": True,
+    "download_all_examples": False,
+    "show_signature": False,
+    "within_subsection_order": "FileNameSortKey",
+}
 
 html_theme = "pydata_sphinx_theme"
 html_title = "lcnumba"
