@@ -378,11 +378,11 @@ class Loops:
             width = min(F, max(least, -(-F // -(-TASKS // tasks) // least) * least))
         VL = vectors.for_filters(row_block if transposed else min(filters, width), size)
         longest, ends = int(table.length.max(initial=1)), np.cumsum([0, *table.length])
-        segments, most_runs = (
-            max(1, min(MOST_SEGMENTS, N * len(table.length))),
-            N * int(np.diff(table.start).max(initial=0)),
-        )
-        summed, most_terms = min(MOST_SUMMED, segments * longest), N * np.diff(ends[table.start]).max(initial=0)
+        segments = max(1, min(MOST_SEGMENTS, N * len(table.length)))
+        summed = min(MOST_SUMMED, segments * longest)
+        # Of a set and kind: the runs, and the terms of a sum.
+        most_runs = N * int(np.diff(table.start).max(initial=0))
+        most_terms = N * np.diff(ends[table.start]).max(initial=0)
         at_once = not transposed and 0 < most_runs <= segments and most_terms <= summed
         gradient = row_block * width * size * (2 if transposed else 1)
         values: dict[str, Any] = {
