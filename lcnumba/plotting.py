@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
 # Colours of layers, light ones of a palette that colour-blind readers can tell apart (M. Okabe and K. Ito, 2008).
-OWN, SHARED, DENSE, UNKNOWN = "#a6d1ee", "#f5cf87", "#a5dccb", "#e4e4e4"
+OWN, SHARED, DENSE, OTHER = "#a6d1ee", "#f5cf87", "#a5dccb", "#e4e4e4"
 # The most lines of a topology: with more, neighbouring inputs are drawn as one.
 MOST_LINES = 1000
 
@@ -388,15 +388,15 @@ def receptive_field(
 
 @public
 def model(model: Sequential, ax: "Axes | None" = None) -> "Axes":
-    """Draw a model as a column of boxes: its layers, their output shapes and numbers of parameters.
+    """Draw a model as a column of boxes: its layers, the shapes of their kernels, and of their outputs.
 
-    Layers whose outputs have weights of their own are blue, those with shared weights orange, `Dense` green; layers
-    without weights are grey.
+    Layers whose outputs have weights of their own are blue, those with shared weights orange, `Dense` green, all others
+    grey.
 
     Parameters
     ----------
     model : Sequential
-        A model, whose input shape is known for shapes and numbers.
+        A model; there are shapes if its input shape is known.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
 
@@ -423,8 +423,8 @@ def model(model: Sequential, ax: "Axes | None" = None) -> "Axes":
     layers = list(flat_layers(model))
     if not layers:
         raise ValueError(f"{model.name!r} has no layers; add some")
-    shape = model.input_shape if model.built else _declared_shape(layers)
-    rows: list[tuple[str, str, str]] = [("input", "" if shape is None else str(shape[1:]), UNKNOWN)]
+    shape: Any = model.input_shape if model.built else None
+    rows: list[tuple[str, str, str]] = [("input", "" if shape is None else str(shape[1:]), OTHER)]
     for layer in layers:
         weights = {} if shape is None or not hasattr(layer, "weight_shapes") else layer.weight_shapes(shape)
         shape = None if shape is None else tuple(layer.compute_output_shape(shape))
@@ -448,19 +448,11 @@ def model(model: Sequential, ax: "Axes | None" = None) -> "Axes":
     return axes
 
 
-def _declared_shape(layers: Sequence[Any]) -> Any:
-    """The input shape that the first layer was given, or None."""
-    try:
-        return layers[0].input_shape
-    except AttributeError:
-        return None
-
-
 def _color(layer: Any) -> str:
     shared = isinstance(layer, Convolution) or getattr(layer, "weight_sharing", None) is not None
     if isinstance(layer, Windowed | LocallyDirected1D):
         return SHARED if shared else OWN
-    return DENSE if isinstance(layer, Dense) else UNKNOWN
+    return DENSE if isinstance(layer, Dense) else OTHER
 
 
 @public

@@ -24,6 +24,7 @@ from lcnumba.kernels.rules import FACTOR, FORMULA, GRADIENT, LINE_BYTES, NO_GRAD
 from lcnumba.kernels.tile import PANEL, SEGMENT
 from lcnumba.runtime.memory import require
 from lcnumba.utils.lazy import cached_property
+from lcnumba.utils.selection import selected
 from lcnumba.utils.types import Array, Mask
 
 __all__ = ["Loops", "Plan", "bias_gradient", "rectified", "store_plan"]
@@ -543,9 +544,7 @@ def _odd_lines(size: int) -> int:
 def rectified(dy: Array, y: Array) -> Array:
     """Return a copy of dy with 0 where y, the output of a ReLU, is not above 0."""
     dz = aligned(dy.shape, dy.dtype)
-    dz.fill(0)
-    np.copyto(dz, dy, where=y > 0)
-    return dz
+    return selected(y > 0, dy, dz)
 
 
 def bias_gradient(dy: Array, y: Array | None, threads: int | None, out: Array | None = None) -> Array:
