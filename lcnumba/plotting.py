@@ -21,6 +21,7 @@ from lcnumba.models.sequential import Sequential
 from lcnumba.runtime.signals import deferred
 from lcnumba.training.run import History
 from lcnumba.utils.arrays import as_numpy
+from lcnumba.utils.coordinates import between, edges, grid_coordinates
 from lcnumba.utils.messages import public
 from lcnumba.utils.norms import norms_over
 from lcnumba.utils.types import Array
@@ -35,10 +36,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+# The label and the coordinates of each dimension of a grid.
+Grid = list[tuple[str, Array]]
 # Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
 # Colours of layers, light ones of a palette that colour-blind readers can tell apart (M. Okabe and K. Ito, 2008).
 OWN, SHARED, DENSE, OTHER = "#a6d1ee", "#f5cf87", "#a5dccb", "#e4e4e4"
+# Lines of the same palette, which differ in lightness, too.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 # The most lines of a topology: with more, neighbouring inputs are drawn as one.
 MOST_LINES = 1000
 
@@ -92,7 +97,7 @@ def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "lin
     for name, values in curves.items():
         metric = name.removeprefix("val_")
         side, style = axes if metric in left else other, "-" if metric == name else "--"
-        color = f"C{metrics.index(metric)}"
+        color = COLORS[metrics.index(metric) % len(COLORS)]
         # Markers show a single epoch, or a value between two gaps.
         lines += side.plot(range(1, len(values) + 1), values, style, marker=".", color=color, label=name)
     axes.set_xlabel("epoch")
@@ -112,7 +117,12 @@ def training_curve(history: Any, ax: "Axes | None" = None, *, yscale: str = "lin
 
 @public
 def filters_by_position(
-    layer: LocallyConnected2D, filter_index: int = 0, channel: int | None = None, ax: "Axes | None" = None
+    layer: LocallyConnected2D,
+    filter_index: int = 0,
+    channel: int | None = None,
+    ax: "Axes | None" = None,
+    *,
+    coords: Any = None,
 ) -> "Axes":
     """Draw one filter at every output position, as an image of windows.
 
@@ -128,6 +138,10 @@ def filters_by_position(
         Which input channel; by default the mean over channels.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the layer's input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns. Outputs are drawn at the centres of their windows.
 
     Returns
     -------
@@ -153,6 +167,7 @@ def filters_by_position(
     if not isinstance(layer, LocallyConnected2D):
         raise TypeError(f"layer is a {type(layer).__name__}; give a LocallyConnected2D")
     number = _index("filter_index", filter_index, layer.filters)
+    grid = _output_grid(layer, coords)
     (KH, KW), (OH, OW) = layer.kernel_size, _output_size(layer)
     windows = _of_positions(layer, layer.kernel[:, :, number]).reshape(OH, OW, KH, KW, -1)
     chosen = windows.mean(axis=-1) if channel is None else windows[..., _index("channel", channel, windows.shape[-1])]
@@ -161,15 +176,21 @@ def filters_by_position(
     framed[:, :, :KH, :KW] = chosen
     picture = framed.transpose(0, 2, 1, 3).reshape(OH * (KH + 1), -1)[:-1, :-1]
     axes = _map(ax, picture, "weight", "output", signed=True)
-    for axis, positions, taps in ((axes.xaxis, OW, KW), (axes.yaxis, OH, KH)):
+    for axis, positions, taps, dimension in ((axes.xaxis, OW, KW, 1), (axes.yaxis, OH, KH, 0)):
         shown = range(0, positions, -(-positions // 10))
-        axis.set_ticks([position * (taps + 1) + (taps - 1) / 2 for position in shown], labels=shown)
+        labels: Sequence[Any] = shown
+        if grid is not None:
+            labels = [f"{grid[dimension][1][position]:g}" for position in shown]
+            axis.set_label_text(grid[dimension][0])
+        axis.set_ticks([position * (taps + 1) + (taps - 1) / 2 for position in shown], labels=labels)
     axes.set_title(f"{layer.name}: filter {number} at {OH} x {OW} positions", wrap=True)
     return axes
 
 
 @public
-def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None) -> "Axes":
+def weight_norm_map(
+    layer: LocallyConnected, filter_index: int | None = None, ax: "Axes | None" = None, *, coords: Any = None
+) -> "Axes":
     """Draw the norm of the weights at each output position, as an image, or as a line for 1D layers.
 
     Parameters
@@ -180,6 +201,10 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
         Which filter; by default the norm over all filters.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the layer's input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns. Outputs are drawn at the centres of their windows.
 
     Returns
     -------
@@ -210,12 +235,17 @@ def weight_norm_map(layer: LocallyConnected, filter_index: int | None = None, ax
     kernel = layer.kernel if number is None else layer.kernel[:, :, number, None]
     norms = _of_positions(layer, norms_over(kernel, (1, 2))).reshape(_output_size(layer))
     of = "all filters" if number is None else f"filter {number}"
-    return _by_position(ax, norms, f"{layer.name}: weights of {of}", "norm of the weights", "output")
+    title = f"{layer.name}: weights of {of}"
+    return _by_position(ax, norms, title, "norm of the weights", "output", grid=_output_grid(layer, coords))
 
 
 @public
 def bias_map(
-    layer: LocallyConnected | LocallyConnectedTranspose, filter_index: int | None = None, ax: "Axes | None" = None
+    layer: LocallyConnected | LocallyConnectedTranspose,
+    filter_index: int | None = None,
+    ax: "Axes | None" = None,
+    *,
+    coords: Any = None,
 ) -> "Axes":
     """Draw the bias at each output position, as an image, or as a line for 1D layers.
 
@@ -227,6 +257,10 @@ def bias_map(
         Which filter; by default the mean over filters.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the layer's input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns. Outputs are drawn at the centres of their windows.
 
     Returns
     -------
@@ -262,11 +296,14 @@ def bias_map(
         bias = _of_positions(layer, bias).reshape(*_output_size(layer), -1)
     biases = bias.mean(axis=-1) if number is None else bias[..., number]
     of = "mean over filters" if number is None else f"filter {number}"
-    return _by_position(ax, biases, f"{layer.name}: bias, {of}", "bias", "output", signed=True)
+    title, grid = f"{layer.name}: bias, {of}", _output_grid(layer, coords)
+    return _by_position(ax, biases, title, "bias", "output", signed=True, grid=grid)
 
 
 @public
-def sharing_map(layer: LocallyConnected | LocallyConnectedTranspose, ax: "Axes | None" = None) -> "Axes":
+def sharing_map(
+    layer: LocallyConnected | LocallyConnectedTranspose, ax: "Axes | None" = None, *, coords: Any = None
+) -> "Axes":
     """Draw which positions share their weights, as an image, or as a line for 1D layers.
 
     Positions are those of the output, or of the input of a transposed layer.
@@ -277,6 +314,10 @@ def sharing_map(layer: LocallyConnected | LocallyConnectedTranspose, ax: "Axes |
         A layer with `weight_sharing`, whose input shape is known.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the layer's input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns. Outputs are drawn at the centres of their windows.
 
     Returns
     -------
@@ -303,8 +344,9 @@ def sharing_map(layer: LocallyConnected | LocallyConnectedTranspose, ax: "Axes |
         raise ValueError(f"each position of {layer.name!r} has weights of its own; give a layer with weight_sharing")
     sets = geometry.sets.reshape(geometry.output_size).astype(np.float64)
     title = f"{layer.name}: {geometry.n_sets} sets of weights at {_text(geometry.output_size)} positions"
-    of = "input" if isinstance(layer, LocallyConnectedTranspose) else "output"
-    return _by_position(ax, sets, title, "number of the weight set", of)
+    transposed = isinstance(layer, LocallyConnectedTranspose)
+    grid = _input_grid(coords, sets.shape) if transposed else _output_grid(layer, coords)
+    return _by_position(ax, sets, title, "number of the weight set", "input" if transposed else "output", grid=grid)
 
 
 @public
@@ -313,6 +355,8 @@ def receptive_field(
     position: int | Sequence[int],
     filter_index: int | None = None,
     ax: "Axes | None" = None,
+    *,
+    coords: Any = None,
 ) -> "Axes":
     """Draw which inputs an output position reads, and through how many connections.
 
@@ -328,6 +372,10 @@ def receptive_field(
         Which filter; by default all of them.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns.
 
     Returns
     -------
@@ -383,7 +431,7 @@ def receptive_field(
     read[read == 0] = np.nan
     of = "" if filter_index is None else f", filter {filters}"
     title = f"{last.name}: receptive field of position {_text(index)}{of}"
-    return _by_position(ax, read, title, "connections", "input")
+    return _by_position(ax, read, title, "connections", "input", grid=_input_grid(coords, read.shape))
 
 
 @public
@@ -526,6 +574,8 @@ def saliency(
     output_index: int | Sequence[int],
     channel: int | None = None,
     ax: "Axes | None" = None,
+    *,
+    coords: Any = None,
 ) -> "Axes":
     """Draw the absolute gradient of one output of a sample with respect to its input.
 
@@ -541,6 +591,10 @@ def saliency(
         Which channel of the input; by default the maximum over channels.
     ax : matplotlib Axes, optional
         Where to draw; by default a new figure.
+    coords : xarray.DataArray, or mapping of str to 1-D array, optional
+        Coordinates of the input, for the axes: an array that has its dimensions, as the field
+        that a model was trained on, or the coordinates of each alone, as {"lat": lat, "lon": lon}. By default axes
+        show rows and columns.
 
     Returns
     -------
@@ -579,7 +633,8 @@ def saliency(
     picture = gradients.max(axis=axis) if number is None else gradients.take(number, axis=axis)
     of = "maximum over channels" if number is None else f"channel {number}"
     title = f"{model.name}: saliency for output {_text(index)}"
-    return _by_position(ax, picture, title, f"|gradient|, {of}", "input")
+    grid = _input_grid(coords, picture.shape)
+    return _by_position(ax, picture, title, f"|gradient|, {of}", "input", grid=grid)
 
 
 def _curves(history: Any) -> dict[str, Array]:
@@ -749,37 +804,71 @@ def _gradient(layers: Sequence[Any], x: Array, index: tuple[int, ...]) -> Array:
     return dx - vjp(np.zeros_like(y)) if penalised else dx
 
 
-def _by_position(ax: "Axes | None", values: Array, title: str, label: str, grid: str, signed: bool = False) -> Any:
+def _input_grid(coords: Any, size: Sequence[int]) -> Grid | None:
+    return None if coords is None else grid_coordinates(coords, size)
+
+
+def _output_grid(layer: LocallyConnected | LocallyConnectedTranspose, coords: Any) -> Grid | None:
+    """The labels and coordinates of a layer's output, at the centres of windows, given those of its input."""
+    if coords is None:
+        return None
+    geometry = layer._geometry_of(layer.input_shape)
+    transposed = isinstance(layer, LocallyConnectedTranspose)
+    centres = []
+    size, windows = geometry.input_size, geometry.output_size
+    named = grid_coordinates(coords, windows if transposed else size)
+    for dimension, (label, values) in enumerate(named):
+        stride = geometry.strides[dimension]
+        first = (geometry.effective_size[dimension] - 1) / 2 - geometry.margins[dimension][0]  # the centre, in points
+        if transposed:
+            places: Array = (np.arange(size[dimension]) - first) / stride
+        else:
+            places = first + stride * np.arange(windows[dimension])
+        centres.append((label, between(values, places)))
+    return centres
+
+
+def _by_position(
+    ax: "Axes | None", values: Array, title: str, label: str, of: str, signed: bool = False, grid: Grid | None = None
+) -> Any:
     """Draw values by position of the input or output: an image of (H, W), or a line of (W,)."""
     if values.ndim == 1:
         axes = _axes(ax, LINES)
-        axes.plot(values, marker=".", drawstyle="steps-mid")
-        axes.set_xlim(-0.5, len(values) - 0.5)
-        axes.set_xlabel(f"{grid} position")
+        places = np.arange(len(values)) if grid is None else grid[0][1]
+        axes.plot(places, values, marker=".", drawstyle="steps-mid")
+        limits = edges(np.asarray(places, np.float64))
+        axes.set_xlim(limits.min(), limits.max())
+        axes.set_xlabel(f"{of} position" if grid is None else grid[0][0])
         axes.set_ylabel(label)
         if not signed:
             axes.set_ylim(bottom=0)
     else:
-        axes = _map(ax, values, label, grid, signed)
-        _whole_numbers(axes.yaxis)
-    _whole_numbers(axes.xaxis)
+        axes = _map(ax, values, label, of, signed, grid)
+        if grid is None:
+            _whole_numbers(axes.yaxis)
+    if grid is None:
+        _whole_numbers(axes.xaxis)
     axes.set_title(title, wrap=True)
     return axes
 
 
-def _map(ax: "Axes | None", values: Array, label: str, grid: str, signed: bool) -> Any:
+def _map(ax: "Axes | None", values: Array, label: str, of: str, signed: bool, grid: Grid | None = None) -> Any:
     """Draw an image with a colour bar, from 0, or symmetric around 0 if signed; NaN is blank."""
     height, width = values.shape
     inches = 5 / max(height, width)
     axes = _axes(ax, (max(3, inches * width) + 2, max(2, inches * height) + 1))
     limit = float(np.abs(values[np.isfinite(values)]).max(initial=0)) or 1.0
     colors, least = ("RdBu_r", -limit) if signed else ("viridis", 0)
-    image = axes.imshow(values, cmap=colors, vmin=least, vmax=limit, interpolation="nearest")
+    style = {"cmap": colors, "vmin": least, "vmax": limit}
+    if grid is None:
+        image = axes.imshow(values, interpolation="nearest", **style)
+        axes.set(xlabel=f"{of} column", ylabel=f"{of} row")
+    else:  # cells of any size, with larger coordinates at the top
+        image = axes.pcolormesh(edges(grid[1][1]), edges(grid[0][1]), values, **style)
+        axes.set(xlabel=grid[1][0], ylabel=grid[0][0])
     # About as high as the image, also if that is low and wide.
     aspect = 20 * min(1, height / width)
     axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=aspect, label=label)
-    axes.set_xlabel(f"{grid} column")
-    axes.set_ylabel(f"{grid} row")
     return axes
 
 

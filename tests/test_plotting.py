@@ -666,3 +666,111 @@ def test_training_curve_of_a_fitted_estimator(rng):
     [loss], [score] = (one.lines for one in ax.figure.axes)
     assert loss.get_ydata().tolist() == model.loss_curve_
     assert (score.get_label(), score.get_ydata().tolist()) == ("val_accuracy", model.validation_scores_)
+
+
+class TestCoordinates:
+    """Maps of fields, whose axes are latitudes and longitudes."""
+
+    LAT, LON = np.array([60.0, 50, 40, 20, 0]), np.arange(0.0, 60, 10)
+
+    def field(self):
+        xarray = pytest.importorskip("xarray")
+        lat = ("lat", self.LAT, {"long_name": "latitude", "units": "degrees_north"})
+        lon = ("lon", self.LON, {"units": "degrees_east"})
+        return xarray.DataArray(np.zeros((7, 5, 6)), dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon})
+
+    def mesh(self, ax):
+        [drawn] = ax.collections
+        x, y = drawn.get_coordinates()[0, :, 0], drawn.get_coordinates()[:, 0, 1]
+        return x, y, np.ma.filled(drawn.get_array(), nan)
+
+    @pytest.mark.parametrize("padding", ["valid", "same"])
+    @pytest.mark.parametrize("strides", [1, 2])
+    def test_outputs_are_at_the_centres_of_their_windows(self, padding, strides):
+        """A kernel that takes the mean of its window finds them in a field of coordinates."""
+        settings = {"padding": padding, "strides": strides, "bias_initializer": "ones"}
+        made = lc.LocallyConnected2D(1, 3, input_shape=(5, 6, 1), kernel_initializer="zeros", **settings)
+        made.build((None, 5, 6, 1))
+        kernel = made.kernel.copy()
+        kernel[:, 4] = 1
+        made.set_weights([kernel, np.zeros_like(made.bias)])
+        ax = plotting.weight_norm_map(made, coords={"lat": self.LAT, "lon": self.LON})
+        x, y, values = self.mesh(ax)
+        np.testing.assert_array_equal(values, np.ones(made.output_shape[1:3]))
+        lat = made(np.broadcast_to(self.LAT[:, None, None], (1, 5, 6, 1)))[0, :, 0, 0]
+        lon = made(np.broadcast_to(self.LON[:, None], (1, 5, 6, 1)))[0, 0, :, 0]
+        assert len(x) == len(lon) + 1
+        assert len(y) == len(lat) + 1
+        np.testing.assert_allclose((x[1:] + x[:-1]) / 2, lon)  # equally spaced
+        assert ((y[:-1] > lat) & (lat > y[1:])).all()
+        assert labels(ax)[:2] == ("lon", "lat")
+        plain = plotting.bias_map(made)
+        assert plain.images
+        assert not plain.collections
+
+    def test_even_windows_lie_between_points(self):
+        x, y, _ = self.mesh(plotting.bias_map(layer(), coords={"lat": self.LAT, "lon": self.LON}))
+        np.testing.assert_array_equal(x, np.arange(6) * 10)  # centres 5, 15, ...
+        np.testing.assert_array_equal(y, [55, 45, 30, 10])  # centres 50, 40, 20
+
+    def test_xarray_gives_names_and_units(self):
+        made, field = layer(), self.field()
+        wanted = ("lon [degrees_east]", "latitude [degrees_north]")
+        for ax in (
+            plotting.weight_norm_map(made, coords=field),
+            plotting.bias_map(made, coords={"lat": field.lat, "lon": field.lon}),
+            plotting.receptive_field(made, (1, 2), coords=field),
+            plotting.saliency(made, np.ones((5, 6, 2)), (0, 1, 2), coords=field),
+            plotting.filters_by_position(made, coords=field),
+        ):
+            assert labels(ax)[:2] == wanted
+        ticks = [text.get_text() for text in ax.get_yticklabels()]
+        assert ticks == ["50", "40", "20"]
+
+    def test_inputs_are_at_their_coordinates(self):
+        ax = plotting.receptive_field(layer(), (0, 0), coords=self.field())
+        x, y, values = self.mesh(ax)
+        np.testing.assert_array_equal(x, np.arange(7) * 10 - 5)
+        np.testing.assert_array_equal(y, [65, 55, 45, 30, 10, -10])
+        np.testing.assert_array_equal(values, image(plotting.receptive_field(layer(), (0, 0))))
+
+    def test_transposed_layers(self):
+        """Their outputs lie where the adjoint layer, from outputs to inputs, has its inputs."""
+        made = lc.LocallyConnected1DTranspose(1, 2, strides=2, input_shape=(4, 1))
+        made.build((None, 4, 1))
+        [drawn] = plotting.bias_map(made, coords={"km": [0, 2, 4, 6]}).lines
+        np.testing.assert_array_equal(drawn.get_xdata(), np.arange(8) - 0.5)
+        shared = lc.LocallyConnected1DTranspose(1, 2, strides=2, weight_sharing=2, input_shape=(4, 1))
+        ax = plotting.sharing_map(shared, coords={"km": [0, 2, 4, 6]})
+        np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 2, 4, 6])
+        assert ax.get_xlabel() == "km"
+
+    def test_one_point(self):
+        made = lc.LocallyConnected2D(1, (1, 5), input_shape=(4, 5, 1))
+        made.build((None, 4, 5, 1))
+        x, y, _ = self.mesh(plotting.bias_map(made, coords={"lat": [1, 2, 3, 4], "lon": [0, 1, 2, 3, 4]}))
+        np.testing.assert_array_equal(x, [1.5, 2.5])
+        np.testing.assert_array_equal(y, [0.5, 1.5, 2.5, 3.5, 4.5])
+
+    @pytest.mark.parametrize(
+        ("coords", "error", "message"),
+        [
+            (np.zeros((5, 6)), TypeError, r"coords is a ndarray; give an xarray.DataArray"),
+            ({"lat": LAT}, ValueError, r"coords has \['lat'\]; give those of the dimensions of size \(5, 6\) alone"),
+            ({"lat": LAT, "lon": LAT}, ValueError, r"coords\['lon'\] has shape \(5,\); the grid needs \(6,\)"),
+            ({"lat": LAT, "lon": [0, 1, 2, 2, 3, 4]}, ValueError, r"coords\['lon'\] neither rises nor falls"),
+            ({"lat": [0, 1, 2, 3, nan], "lon": LON}, ValueError, r"coords\['lat'\] neither rises nor falls"),
+            ({"lat": LAT, "lon": list("abcdef")}, TypeError, r"coords\['lon'\] has dtype <U1; give numbers"),
+        ],
+    )
+    def test_bad_coordinates(self, coords, error, message):
+        for draw in (plotting.weight_norm_map, plotting.bias_map, plotting.filters_by_position):
+            with pytest.raises(error, match=message):
+                draw(layer(), coords=coords)
+
+    def test_dimensions_that_are_no_grid_of_the_layer(self):
+        with pytest.raises(ValueError, match=r"'lon': 6\}, none of which are a grid of size \(5, 2\)"):
+            plotting.receptive_field(lc.LocallyConnected2D(1, 2, input_shape=(5, 2, 1)), (0, 0), coords=self.field())
+        square = self.field().isel(lat=[0, 1, 2], lon=[0, 1, 2], time=[0, 1, 2])
+        with pytest.raises(ValueError, match=r"several of which are a grid of size \(3, 3\); give the coordinates"):
+            plotting.receptive_field(lc.LocallyConnected2D(1, 2, input_shape=(3, 3, 1)), (0, 0), coords=square)
