@@ -11,19 +11,26 @@ help: ## List the targets
 demo: .venv/demo/ready ## Train a locally connected network on real handwritten digits; see demo-output/ afterwards
 	.venv/demo/bin/python -P -m lcnumba train --output demo-output
 
-# The tests of the source distribution run in what it unpacks to, so that no file of the checkout helps.
-dist: .venv/dist/made ## Source distribution and wheel in dist/, checked, and the quick suite from the former
+# The tests of the source distribution run in what it unpacks to, so that no file of the checkout helps. The wheel is
+# installed with the core dependencies alone.
+dist: .venv/dist/made docs ## Source distribution, wheel and site in dist/, checked, and the quick suite from the former
 	rm -rf dist/lcnumba-*
 	.venv/dist/bin/python -m build --outdir dist
 	.venv/dist/bin/twine check --strict dist/lcnumba-*
 	.venv/dist/bin/check-wheel-contents dist
 	.venv/dist/bin/validate-pyproject pyproject.toml
+	$(PYTHON) -m venv --clear --without-pip .venv/wheel
+	.venv/dist/bin/python -m pip --disable-pip-version-check --python .venv/wheel/bin/python install --quiet dist/lcnumba-*.whl
+	.venv/wheel/bin/python -P tests/installed.py
 	tar -xzf dist/lcnumba-*.tar.gz -C dist
 	$(MAKE) -C $$(ls -d dist/lcnumba-*/) test
 	rm -rf dist/lcnumba-*/
 
-docs: .venv/docs/ready ## Build the site in dist/site; warnings are errors
-	KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -b html -q -W --keep-going docs dist/site
+# The second run tests the examples in docstrings, those of the frameworks' modules included.
+SPHINX = KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -q -W --keep-going
+docs: .venv/docs/ready ## Build the site in dist/site, and test its examples; warnings are errors
+	$(SPHINX) -b html docs dist/site
+	$(SPHINX) -b doctest -D plot_gallery=0 docs dist/doctest
 
 test: .venv/test/ready ## The quick suite, against the installed wheel rather than the checkout
 	.venv/test/bin/pytest -n auto --dist worksteal
@@ -116,15 +123,14 @@ format: .venv/lint/ready ## Fix rules and format where that can be done automati
 
 BENCH = .venv/bench/bin/python -m bench
 
-bench: .venv/bench/ready ## Compare with TensorFlow, JAX and PyTorch; writes docs/benchmarks.md and the table in README.md
-	rm -f benchmarks-256.json
-	$(BENCH).compare --json benchmarks.json
+bench: .venv/bench/ready ## Compare with TensorFlow, JAX and PyTorch; writes results, docs/benchmarks.md and charts
+	$(BENCH).compare --keep
 	if grep -qs avx512f /proc/cpuinfo; then NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=+avx2,+fma \
-		$(BENCH).compare --json benchmarks-256.json; fi
-	$(BENCH).tables benchmarks.json $$(ls benchmarks-256.json 2>/dev/null)
+		$(BENCH).compare --keep; fi
+	$(BENCH).tables
 
 clean: ## Remove environments and output
-	rm -rf .venv dist demo-output benchmarks*.json .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv dist demo-output .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]

@@ -19,6 +19,7 @@ from bench.cells import Row, ms, threads
 from bench.measure import Settings, measure, run
 from bench.peers import PEERS
 from bench.process import Process, available_memory
+from bench.results import path_of, save
 from bench.roofline import geometry
 from bench.selection import chosen
 from lcnumba.implementations.cost import choose
@@ -46,14 +47,19 @@ def _parser() -> argparse.ArgumentParser:
         "--share", action="store_true", help="print only lcnumba's share of the roofline, in four minutes"
     )
     parser.add_argument("--json", metavar="FILE", help="write all results to this file")
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md and the table in README.md")
+    parser.add_argument("--keep", action="store_true", help="keep the results, for pages and charts, in bench/results")
     return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the comparison; return 1 if lcnumba failed or a peer's results differ, otherwise 0."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    given = _parser().parse_args(arguments)
+    parser = _parser()
+    given = parser.parse_args(arguments)
+    if given.keep and (given.workload or given.peers or given.dtype):
+        parser.error(
+            "--keep replaces earlier results, so it is for whole runs; leave out --workload, --peers and --dtype"
+        )
     free = available_memory()
     limit = given.memory_limit * 1e9 if given.memory_limit else free and 0.8 * free
     settings = Settings(given.threads, given.seconds, limit and int(limit), given.build_limit)
@@ -80,8 +86,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results["overhead"] = [overhead.measure(Case.of(workload, dtypes[0])) for workload in small]
     results["minutes"] = round((time.monotonic() - start) / 60, 1)
     _save(results, given.json)
-    if given.write:
-        tables.write([results])
+    if given.keep:
+        save(results, path_of(results))
     return int(
         any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
     )

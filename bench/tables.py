@@ -1,17 +1,16 @@
-"""Output of a run: a line per result, docs/benchmarks.md, and the short table in README.md.
+"""Output of a run, a line per result; and pages of all results: docs/benchmarks.md, charts, the summary in README.md.
 
-``python -m bench.tables FILE...`` renders the JSON of previous runs; README.md shows the first.
+``python -m bench.tables`` renders what is in bench/results.
 """
 
-import argparse
-import json
+import statistics
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench import ROOT
-from bench.cells import Row, by_workload, disturbed, dtypes, ms, own_cells, ratio, table, threads
+from bench import ROOT, charts, results
+from bench.cells import Row, disturbed, ms, rounded
 from bench.page import document
 from bench.peers import PEERS
 
@@ -34,23 +33,21 @@ def line(row: Row) -> str:
     return f"{head}{spread:<34}{row['gflops']:>7.1f} GFLOP/s  {row['peak'] / 1e6:>6.0f} MB  {relative}{others}"
 
 
-def summary(results: dict[str, Any]) -> str:
-    """Return the short table: a step of lcnumba in ms, and the relative time of each peer."""
-    rows = [row for row in results["rows"] if row["dtype"] == dtypes(results["rows"])[0]]
-    steps = by_workload(row for row in rows if row["operation"] == "step")
-    peers = [name for name in PEERS if not name.startswith("own") and _any_ok(rows, name)]
-    head = ["layer", "lcnumba", "of roofline", *(PEERS[name].label for name in peers)]
-    body = [
-        [f"`{workload}`", *own_cells(of), *(ratio(of.get(name)) for name in peers)] for workload, of in steps.items()
-    ]
-    about = results["environment"]
-    vectors = f" vectors of {about['vector_bits']} bits," if "vector_bits" in about else ""
-    note = (
-        f"A training step (forward, all gradients, SGD) of lcnumba in ms, and the relative time of others; "
-        f"{about['cpu']},{vectors} {threads(about)}, {about['date'].split()[0]}. "
-        f"All results, including those where others are faster: [{_DOCUMENT}]({_DOCUMENT})."
+def summary(run: dict[str, Any]) -> str:
+    """Return the chart of a run's steps, and a sentence with its figures."""
+    parts = []
+    for label, names, _, _ in charts.PEERS:
+        if times := sorted(charts.relative(run, names).values()):
+            least, most = rounded(times[0]), rounded(times[-1])
+            parts.append(f"{label} {rounded(statistics.median(times))} ({least} to {most})")
+    about = run["environment"]
+    return (
+        "![Times of a training step of PyTorch, NumPy, Keras' own layer and JAX relative to lcnumba, on layers of "
+        f"published models; the figures are given below.](docs/figures/benchmark-times.svg)\n\n"
+        f"Time of a training step (forward, all gradients, SGD) relative to lcnumba, median and range over the layers: "
+        f"{'; '.join(parts)}. {charts.machine(run)}, {about['date'].split()[0]}. [{_DOCUMENT}]({_DOCUMENT}) has all "
+        "results, also those where others are faster."
     )
-    return f"{table(head, body)}\n\n{note}"
 
 
 def insert(text: str, table: str) -> str:
@@ -69,22 +66,17 @@ def insert(text: str, table: str) -> str:
 
 
 def write(runs: Sequence[dict[str, Any]], root: str = str(ROOT)) -> None:
-    """Write docs/benchmarks.md, and the short table of the first run in README.md."""
+    """Write docs/benchmarks.md and the charts of all runs, and the summary of the first in README.md."""
     readme = Path(root, "README.md")
     text = insert(readme.read_text(encoding="utf-8"), summary(runs[0]))
+    charts.write(runs, Path(root, "docs", "figures"))
     Path(root, _DOCUMENT).write_text(document(runs), encoding="utf-8")
     readme.write_text(text, encoding="utf-8")
 
 
-def _any_ok(rows: Iterable[Row], peer: str) -> bool:
-    return any(row["peer"] == peer and row["status"] == "ok" and row["operation"] == "step" for row in rows)
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Render JSON files."""
-    parser = argparse.ArgumentParser(prog="python -m bench.tables", description="Render the results of previous runs.")
-    parser.add_argument("files", nargs="+", help="JSON files written by `python -m bench.compare --json`")
-    write([json.loads(Path(file).read_text()) for file in parser.parse_args(arguments).files])
+def main() -> int:
+    """Render the results that are kept."""
+    write(results.kept())
     return 0
 
 
