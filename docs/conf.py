@@ -5,6 +5,8 @@ import sys
 from importlib.metadata import version as installed
 from pathlib import Path
 
+from sphinx.errors import ExtensionError
+
 sys.path.insert(0, str(Path(__file__).parent))  # gallery_pictures
 
 project = "lcnumba"
@@ -17,11 +19,12 @@ extensions = [
     "numpydoc",
     "sphinx.ext.autodoc",
     "sphinx.ext.autosummary",
+    "sphinx.ext.doctest",
     "sphinx_copybutton",
     "sphinx_design",
     "sphinx_gallery.gen_gallery",
 ]
-exclude_patterns = ["examples", "figures", "gallery"]
+exclude_patterns = ["figures", "gallery"]
 templates_path = ["_templates"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
@@ -41,9 +44,11 @@ sphinx_gallery_conf = {
     "capture_repr": (),
     "abort_on_example_error": True,
     "download_all_examples": False,
+    "remove_config_comments": True,
     "show_signature": False,
     "write_computation_times": False,
-    "within_subsection_order": "FileNameSortKey",
+    "within_subsection_order": "gallery_pictures.Order",
+    "ignore_pattern": "global_field",  # a program for several processes, which an example starts
 }
 
 html_theme = "pydata_sphinx_theme"
@@ -74,6 +79,26 @@ def prepare(app, what, name, obj, options, lines):
     lines[:] = [line if ">>>" in line else re.sub(r"(?<=[(\s/])\*(?=[a-z])", r"\\*", line) for line in text]
 
 
+def lead_to_gallery(app, name, source):
+    """Let links to the files of the gallery lead to its pages."""
+    source[0] = re.sub(r"\]\(gallery/(plot_\w+)\.py\)", r"](auto_gallery/\1.rst)", source[0])
+
+
+def refuse_network(app, exception):
+    """Raise if a page fetches anything from another host; links to follow may lead there."""
+    if exception is not None or app.builder.name != "html":
+        return
+    fetches = re.compile(
+        r"""<(?:script|img|iframe|source|link(?! rel="canonical"))\b[^>]*(?:src|href)="(?:https?:)?//[^"]*"""
+    )
+    pages = Path(app.outdir).rglob("*.html")
+    found = {f"{page.name}: {tag}" for page in pages for tag in fetches.findall(page.read_text(encoding="utf-8"))}
+    if found:
+        raise ExtensionError("pages fetch from other hosts:\n" + "\n".join(sorted(found)))
+
+
 def setup(app):
     """Connect to Sphinx, before numpydoc reads the docstrings."""
+    app.connect("source-read", lead_to_gallery)
+    app.connect("build-finished", refuse_network)
     app.connect("autodoc-process-docstring", prepare, priority=100)

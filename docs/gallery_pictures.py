@@ -1,7 +1,28 @@
-"""For the gallery: the figure in which a block of an example ends is its picture."""
+"""For the gallery: its order, and the figure in which a block of an example ends is its picture."""
+
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from sphinx_gallery.scrapers import figure_rst
+
+EXAMPLES = (
+    "digits", "faces", "cortical_sheet", "autoencoder", "stream", "downscaling", "genes", "causal_discovery", "lbfgs",
+    "frameworks", "two_ranks",
+)  # fmt: skip
+
+
+class Order:
+    """The place of an example in the gallery, given its file."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __call__(self, file):
+        """Return the place."""
+        return EXAMPLES.index(Path(file).stem.removeprefix("plot_"))
+
+    def __repr__(self):
+        return "Order"
 
 
 def scrape(block, block_vars, gallery_conf, dpi=100):

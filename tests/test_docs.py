@@ -18,7 +18,7 @@ if not DOCS.is_dir():
 NEEDS = {
     "estimators.md": ("sklearn",),
     "training.md": ("h5py",),
-    "pipelines.md": ("dask.array", "h5py", "joblib", "xarray"),
+    "pipelines.md": ("dask.array", "h5py", "joblib", "matplotlib", "xarray"),
     "frameworks.md": (),
     "get-started.md": ("matplotlib", "sklearn"),
     "index.md": (),
@@ -159,8 +159,20 @@ def test_training(run, tmp_path, rng):
         names["upper"].fit(x, x[:, 0, 0, 0], progress=False)
 
 
-def test_pipelines(run, rng):
+def test_pipelines(run, rng, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    lat = ("lat", np.linspace(60, 30, 5), {"units": "degrees_north"})
+    lon = ("lon", np.arange(0, 360, 60), {"units": "degrees_east"})
+    wave = 280 + 10 * np.sin((np.arange(120)[:, None, None] + np.arange(6)) * np.pi / 3) + np.zeros((1, 5, 1))
+    given = xarray.DataArray(wave, dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}, name="temperature")
+    given.transpose("lat", "lon", "time").to_netcdf(tmp_path / "temperature.nc")
     names = run("pipelines.md")
+    with xarray.open_dataarray(tmp_path / "forecast.nc") as written:
+        assert written.dims == ("time", "lat", "lon")
+        np.testing.assert_array_equal(written.lat, given.lat)
+        np.testing.assert_allclose(written, given[101:], atol=0.1)
+    assert names["error"] < 0.01 * names["persistence"]  # a wave that moves is a shift of the field
+    assert {path.name for path in tmp_path.iterdir()} >= {"forecaster.npz", "weights.png"}
     model, field = names["model"], names["temperature"]
 
     # xarray: in any order of dimensions, with coordinates and attributes.
@@ -275,6 +287,20 @@ def test_links_lead_somewhere(page):
 def test_decisions_keep_their_numbers():
     numbers = [int(n) for n in re.findall(r"^\*\*(\d+)\. ", (DOCS / "decisions.md").read_text(), re.MULTILINE)]
     assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
+def test_one_version():
+    """The changelog's first entry is the version of the package, or what comes after it."""
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+    entries = re.findall(r"^## (.*)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    released = [entry for entry in entries if entry != "Unreleased"]
+    assert entries.index(released[0]) <= 1
+    assert all(re.fullmatch(r"\d+\.\d+\.\d+ - \d{4}-\d\d-\d\d", entry) for entry in released)
+    number, _, date = released[0].partition(" - ")
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert number == version == lc.__version__
+    assert f"\nversion: {version}\ndate-released: {date}\n" in citation
+    assert f"Version {version.rpartition('.')[0]}, " in (ROOT / "README.md").read_text()
 
 
 def test_make_targets():

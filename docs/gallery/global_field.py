@@ -1,13 +1,14 @@
 """A global field one step later, by a model whose weights are divided between ranks.
 
-The field is synthetic: waves along circles of latitude, which move east in the middle latitudes and west near the
-equator, with a speed that depends on the latitude. Each point has its own weights for the 3 by 3 points around it, the
-first and the last longitude are neighbours, and two such layers follow each other. Persistence, the forecast that
-nothing changes, is what it is compared with.
+The field is synthetic: waves along circles of latitude, which move east in the middle latitudes and
+west near the equator, with a speed that depends on the latitude. Each point has its own weights for
+the 3 by 3 points around it, the first and the last longitude are neighbours, and two such layers
+follow each other. Persistence, the forecast that nothing changes, is what it is compared with.
 
-Run with ``mpiexec -n 4 python -m mpi4py docs/examples/global_field.py --size 180 360``, or in one process without
-mpiexec. With the size of ERA5, 721 by 1440 with 8 channels, the model has 1.2 billion weights, 14 GB with Adam's
-states, which no rank has as a whole. The result does not depend on the number of ranks.
+Run with ``mpiexec -n 4 python -m mpi4py docs/gallery/global_field.py --size 180 360``, or in one
+process without mpiexec. With the size of ERA5, 721 by 1440 with 8 channels, the model has 1.2 billion
+weights, 14 GB with Adam's states, which no rank has as a whole. The result does not depend on the
+number of ranks.
 """
 
 import argparse
@@ -46,7 +47,10 @@ def model_of(size: tuple[int, int], channels: int, comm: object) -> object:
     """Return the model, divided between the ranks of a communicator unless that is None."""
     rng = np.random.default_rng(1)
     settings = {"padding": "same", "padding_mode": ("zeros", "circular"), "fans": "window", "rng": rng}
-    layers = [lc.LocallyConnected2D(channels, 3, **settings), lc.LocallyConnected2D(channels, 3, **settings)]
+    layers = [
+        lc.LocallyConnected2D(channels, 3, **settings),
+        lc.LocallyConnected2D(channels, 3, **settings),
+    ]
     model, shape = lc.Sequential(layers, name="field"), (None, *size, channels)
     if comm is None:
         model.build(shape)
@@ -58,13 +62,17 @@ def model_of(size: tuple[int, int], channels: int, comm: object) -> object:
 
 def main(arguments: list[str] | None = None) -> dict[str, float]:
     """Train, and return the mean squared errors of persistence and of the model."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", nargs=2, type=int, default=(45, 90), metavar=("H", "W"))
     parser.add_argument("--channels", type=int, default=4)
     parser.add_argument("--samples", type=int, default=128)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--batch-size", type=int, default=8)
-    parser.add_argument("--folder", type=Path, help="for data and checkpoint, seen by all ranks; by default temporary")
+    parser.add_argument(
+        "--folder", type=Path, help="for data and checkpoint, seen by all ranks; by default temporary"
+    )
     given = parser.parse_args(arguments)
     try:
         from mpi4py import MPI
@@ -85,8 +93,8 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
 
     model = model_of(tuple(given.size), given.channels, comm)
     history = model.fit(
-        x, y, epochs=given.epochs, batch_size=given.batch_size, rng=2, progress=False, validation_split=0.25,
-        callbacks=[lc.callbacks.Checkpoint(folder / "run.npz")], resume=folder / "run.npz",
+        x, y, epochs=given.epochs, batch_size=given.batch_size, validation_split=0.25, rng=2,
+        progress=False, resume=folder / "run.npz", callbacks=[lc.callbacks.Checkpoint(folder / "run.npz")],
     )  # fmt: skip
     held_out = slice(int(len(x) * 0.75), None)
     errors = {
@@ -96,8 +104,12 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     peaks = [peak] if comm is None else comm.allgather(peak)
     if rank == 0:
-        print(f"{model.count_params():,} weights on {len(peaks)} ranks; at most {max(peaks):.0f} MB each")
-        print(f"mean squared error: persistence {errors['persistence']:.4f}, model {errors['model']:.6f}")
+        print(
+            f"{model.count_params():,} weights on {len(peaks)} ranks; at most {max(peaks):.0f} MB each"
+        )
+        print(
+            f"mean squared error: persistence {errors['persistence']:.4f}, model {errors['model']:.6f}"
+        )
     return errors
 
 
