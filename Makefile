@@ -30,7 +30,7 @@ dist: .venv/dist/made docs ## Source distribution, wheel and site in dist/, chec
 SPHINX = KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -q -W --keep-going
 docs: .venv/docs/ready ## Build the site in dist/site, and test its examples; warnings are errors
 	$(SPHINX) -b html docs dist/site
-	$(SPHINX) -b doctest -D plot_gallery=0 docs dist/doctest
+	$(SPHINX) -b doctest -D plot_gallery=0 docs .venv/docs/doctest
 
 test: .venv/test/ready ## The quick suite, against the installed wheel rather than the checkout
 	.venv/test/bin/pytest -n auto --dist worksteal

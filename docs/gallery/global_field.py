@@ -92,9 +92,10 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
     x, y = (np.load(folder / name, mmap_mode="r") for name in ("x.npy", "y.npy"))
 
     model = model_of(tuple(given.size), given.channels, comm)
+    path = folder / "run.npz"
     history = model.fit(
         x, y, epochs=given.epochs, batch_size=given.batch_size, validation_split=0.25, rng=2,
-        progress=False, resume=folder / "run.npz", callbacks=[lc.callbacks.Checkpoint(folder / "run.npz")],
+        callbacks=[lc.callbacks.Checkpoint(path)], resume=path, progress=False,
     )  # fmt: skip
     held_out = slice(int(len(x) * 0.75), None)
     errors = {
