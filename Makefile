@@ -29,6 +29,7 @@ dist: .venv/dist/made docs ## Source distribution, wheel and site in dist/, chec
 # The second run tests the examples in docstrings, those of the frameworks' modules included.
 SPHINX = KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -q -W --keep-going
 docs: .venv/docs/ready ## Build the site in dist/site, and test its examples; warnings are errors
+	rm -rf dist/site
 	$(SPHINX) -b html docs dist/site
 	$(SPHINX) -b doctest -D plot_gallery=0 docs .venv/docs/doctest
 
@@ -130,7 +131,7 @@ bench: .venv/bench/ready ## Compare with TensorFlow, JAX and PyTorch; writes res
 	$(BENCH).tables
 
 clean: ## Remove environments and output
-	rm -rf .venv dist demo-output .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
+	rm -rf .venv dist docs/api/generated docs/auto_gallery demo-output .benchmarks .mypy_cache .ruff_cache .pytest_cache .coverage
 
 # `made` is the environment with its dependencies, `ready` also holds the current sources.
 .venv/demo/made: EXTRAS = .[demo]

@@ -13,13 +13,13 @@ from matplotlib.figure import Figure
 
 from bench.cells import Row, threads
 
-__all__ = ["PEERS", "relative", "roofline", "times", "write"]
+__all__ = ["PEERS", "layers", "machine", "relative", "roofline", "times", "write"]
 
 # Name, peers of which the fastest counts, marker and colour; a palette that colour-blind readers can tell apart.
 PEERS = (
     ("PyTorch", ("torch",), "o", "#D55E00"),
     ("NumPy", ("numpy",), "s", "#009E73"),
-    ("Keras' own, the fastest", ("keras1", "keras1-xla", "keras2", "keras3"), "D", "#0072B2"),
+    ("Keras' own", ("keras1", "keras1-xla", "keras2", "keras3"), "D", "#0072B2"),
     ("JAX", ("jax",), "^", "#CC79A7"),
 )
 
@@ -33,6 +33,11 @@ def relative(results: dict[str, Any], names: Sequence[str]) -> dict[str, float]:
     return found
 
 
+def layers(results: dict[str, Any]) -> list[str]:
+    """Return the layers whose steps were measured, in the order of the run."""
+    return list(dict.fromkeys(row["workload"] for row in _steps(results)))
+
+
 def machine(results: dict[str, Any]) -> str:
     """Return the CPU, the length of vectors and the number of threads as a title."""
     about = results["environment"]
@@ -43,17 +48,17 @@ def machine(results: dict[str, Any]) -> str:
 def times(runs: Sequence[dict[str, Any]]) -> Figure:
     """Draw the times of a training step relative to lcnumba, a panel for each run."""
     figure, panels = _panels(runs, 4.6)
+    names = list(dict.fromkeys(name for results in runs for name in layers(results)))
     for axes, results in zip(panels, runs, strict=False):
-        layers = list(dict.fromkeys(row["workload"] for row in _steps(results)))
         axes.axvline(1, color="black", linewidth=1.5)
-        for label, names, marker, color in PEERS:
-            points = relative(results, names)
-            axes.plot(list(points.values()), [layers.index(name) for name in points], marker, color=color, label=label)
+        for label, peers, marker, color in PEERS:
+            points = relative(results, peers)
+            axes.plot(list(points.values()), [names.index(name) for name in points], marker, color=color, label=label)
         axes.set_xscale("log")
         axes.set_xticks([1, 3, 10, 30, 100], ["1x", "3x", "10x", "30x", "100x"])
         axes.tick_params(axis="x", which="minor", bottom=False)
-        axes.set_yticks(range(len(layers)), layers)
-        axes.set_ylim(len(layers) - 0.5, -0.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.5, -0.5)
         axes.grid(color="0.9")
         axes.set_axisbelow(True)
         axes.set_title(machine(results), fontsize="medium")

@@ -86,11 +86,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     results["overhead"] = [overhead.measure(Case.of(workload, dtypes[0])) for workload in small]
     results["minutes"] = round((time.monotonic() - start) / 60, 1)
     _save(results, given.json)
-    if given.keep:
-        save(results, path_of(results))
-    return int(
-        any(row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"])
+    failed = any(
+        row["status"] == "wrong" or (row["peer"] == "own1" and row["status"] != "ok") for row in results["rows"]
     )
+    if given.keep and not failed:
+        save(results, path_of(results))
+    return int(failed)
 
 
 # Seconds per operation of `--share`.

@@ -35,17 +35,18 @@ def line(row: Row) -> str:
 
 def summary(run: dict[str, Any]) -> str:
     """Return the chart of a run's steps, and a sentence with its figures."""
-    parts = []
+    parts, layers = [], len(charts.layers(run))
     for label, names, _, _ in charts.PEERS:
         if times := sorted(charts.relative(run, names).values()):
             least, most = rounded(times[0]), rounded(times[-1])
-            parts.append(f"{label} {rounded(statistics.median(times))} ({least} to {most})")
+            some = f", {len(times)} layers" if len(times) < layers else ""
+            parts.append(f"{label} {rounded(statistics.median(times))} ({least} to {most}{some})")
     about = run["environment"]
     return (
-        "![Times of a training step of PyTorch, NumPy, Keras' own layer and JAX relative to lcnumba, on layers of "
-        f"published models; the figures are given below.](docs/figures/benchmark-times.svg)\n\n"
-        f"Time of a training step (forward, all gradients, SGD) relative to lcnumba, median and range over the layers: "
-        f"{'; '.join(parts)}. {charts.machine(run)}, {about['date'].split()[0]}. [{_DOCUMENT}]({_DOCUMENT}) has all "
+        "![Times of a training step of PyTorch, NumPy, Keras' own layer and JAX relative to lcnumba; the figures are "
+        "given below.](docs/figures/benchmark-times.svg)\n\n"
+        f"Time of a training step (forward, all gradients, SGD) relative to lcnumba, median and range over {layers} "
+        f"layers: {'; '.join(parts)}. {charts.machine(run)}, {about['date'].split()[0]}. [{_DOCUMENT}]({_DOCUMENT}) has all "
         "results, also those where others are faster."
     )
 

@@ -45,6 +45,7 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "download_all_examples": False,
     "remove_config_comments": True,
+    "run_stale_examples": True,  # the library may have changed
     "show_signature": False,
     "write_computation_times": False,
     "within_subsection_order": "gallery_pictures.Order",

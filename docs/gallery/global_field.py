@@ -1,7 +1,7 @@
 """A global field one step later, by a model whose weights are divided between ranks.
 
-The field is synthetic: waves along circles of latitude, which move east in the middle latitudes and
-west near the equator, with a speed that depends on the latitude. Each point has its own weights for
+The field is synthetic: waves along circles of latitude, which move east near the equator and west in
+the middle latitudes, with a speed that depends on the latitude. Each point has its own weights for
 the 3 by 3 points around it, the first and the last longitude are neighbours, and two such layers
 follow each other. Persistence, the forecast that nothing changes, is what it is compared with.
 

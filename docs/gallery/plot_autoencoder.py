@@ -69,7 +69,7 @@ for name, error in errors.items():
     print(f"{name:22}{error:.4f}")
 
 # %%
-# Each number of the local code sees 6 x 6 pixels at most, a principal component all of them; yet the
+# Each number of the local code sees 5 x 5 pixels at most, a principal component all of them; yet the
 # error is half as large. The hidden layers make the difference: a single layer in each direction is
 # linear, and worse than the components. In the pictures strokes are sharper, and the loops of 8 and 9
 # stay open.

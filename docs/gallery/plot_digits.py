@@ -61,7 +61,11 @@ for name, share in right.items():
     print(f"{name:20} {share:.1%}")
 
 # %%
-# Training and validation:
+# The convolution, with 400 weights instead of 25,600, is as good: on digits like these a stroke means
+# much the same wherever it is. Both are better than a model without windows.
+#
+# Training and validation, whose images are those of the test; both losses still fall in the last
+# epoch:
 history.plot().figure
 
 # %%
@@ -71,8 +75,8 @@ history.plot().figure
 lc.plotting.filters_by_position(local[0], 0).figure
 
 # %%
-# How strong the weights of all filters are at each place, beside the mean of the images. In the
-# corners, where nothing is drawn, the weights have stayed as small as they were at first.
+# How strong the weights of all filters are at each place, beside the mean of the images. They are
+# smallest in the upper left corner, where hardly anything is drawn.
 figure = Figure(figsize=(9, 3.6), layout="constrained")
 left, right_side = figure.subplots(1, 2)
 lc.plotting.weight_norm_map(local[0], ax=left)
@@ -82,7 +86,8 @@ figure.colorbar(drawn, ax=right_side, label="brightness")
 figure
 
 # %%
-# Which pixels the score of an image depends on:
+# Which pixels of an image the score of its digit depends on: a change of the bright ones changes it
+# most.
 lc.plotting.saliency(local, x_test[3], int(y_test[3])).figure
 
 # sphinx_gallery_thumbnail_number = 3

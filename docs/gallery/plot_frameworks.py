@@ -191,7 +191,7 @@ for name, (losses, accuracy) in results.items():
     print(f"{name:16} loss {losses[-1]:.5f}, accuracy on the test images {accuracy:.1%}")
 
 # %%
-# The four curves lie upon each other.
+# The four curves lie upon each other. The convolution learns these digits faster, and a little better.
 figure = Figure(figsize=(7, 4.2), layout="constrained")
 axes = figure.subplots()
 styles = (

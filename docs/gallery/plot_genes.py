@@ -76,7 +76,7 @@ lc.plotting.model(model).figure
 # %%
 # The importance of a gene is the sum over all paths through it of the products of absolute weights,
 # with each variant's standard deviation. The lasso, which knows of no genes, stands beside it; both
-# penalties were chosen on the validation people.
+# penalties are near the best ones on the validation people.
 deviation, mean = genotypes[train].std(axis=0), genotypes[train].mean(axis=0)
 first, second = (
     scipy.sparse.csc_array(
@@ -105,9 +105,10 @@ for name, (share, by_gene) in figures.items():
     )
 
 # %%
-# With so simple a truth the lasso does nearly as well, and with 1,600 people to learn from instead of
-# 4,000 it is better. What the network adds is where the genes' effects go; real traits have
-# interactions, which the lasso cannot see.
+# With so simple a truth the lasso does nearly as well, and as well if it is fitted once more to the
+# variants it has chosen. With 1,600 people to learn from instead of 4,000 it is far better: it
+# explains 47 %, the network 24 %. What the network adds is the way of the effects, from variants to
+# genes to pathways.
 figure = Figure(figsize=(12, 5), layout="constrained")
 left, right = figure.subplots(1, 2)
 left.scatter(true, importance, s=16, c=np.where(true > 0, "#D55E00", "#999999"))

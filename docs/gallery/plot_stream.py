@@ -76,7 +76,7 @@ for name, (before, after) in accuracy.items():
 # %%
 # All that learn on recover within some hundred images. The convolution does best: with so few images
 # to see, it pays that what a stroke looks like is learned everywhere at once. The locally connected
-# layer is no better than the linear model here, and slower at first; its place is where many more
+# layer is hardly better than the linear model here, and slower at first; its place is where many more
 # samples come, or places differ more.
 figure = Figure(figsize=(8, 4.2), layout="constrained")
 axes = figure.subplots()
