@@ -46,8 +46,8 @@ def summary(run: dict[str, Any]) -> str:
         "![Times of a training step of PyTorch, NumPy, Keras' own layer and JAX relative to lcnumba; the figures are "
         "given below.](docs/figures/benchmark-times.svg)\n\n"
         f"Time of a training step (forward, all gradients, SGD) relative to lcnumba, median and range over {layers} "
-        f"layers: {'; '.join(parts)}. {charts.machine(run)}, {about['date'].split()[0]}. [{_DOCUMENT}]({_DOCUMENT}) has all "
-        "results, also those where others are faster."
+        f"layers: {'; '.join(parts)}. {charts.machine(run)}, {about['date'].split()[0]}. "
+        f"[{_DOCUMENT}]({_DOCUMENT}) has all results, also those where others are faster."
     )
 
 

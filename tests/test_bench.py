@@ -480,6 +480,19 @@ def test_pages_show_the_results_that_are_kept():
     assert {f"{run['environment']['vector_bits']}" for run in runs} >= {"256", "512"}
 
 
+@pytest.mark.parametrize(("status", "names"), [("ok", ["kept.json"]), ("wrong", [])])
+def test_a_failed_run_is_not_kept(status, names, results, monkeypatch, tmp_path):
+    made = [row | {"status": status, "reason": "other"} if row["peer"] == "torch" else row for row in results["rows"]]
+    monkeypatch.setattr(compare, "measure", lambda *_: made)
+    monkeypatch.setattr(compare, "run", lambda *_, **__: 2.7e11)
+    monkeypatch.setattr(startup, "measure", lambda *_: results["startup"])
+    monkeypatch.setattr(memory, "measure", lambda *_: results["memory"][0])
+    monkeypatch.setattr(overhead, "measure", lambda *_: results["overhead"][0])
+    monkeypatch.setattr(compare, "path_of", lambda _: tmp_path / "kept.json")
+    assert compare.main(["--keep"]) == (status == "wrong")
+    assert [path.name for path in tmp_path.iterdir()] == names
+
+
 def test_a_part_of_a_run_is_not_kept(capsys):
     with pytest.raises(SystemExit):
         compare.main(["--keep", "--workload", "digits"])

@@ -761,12 +761,18 @@ class TestCoordinates:
             ({"lat": LAT, "lon": [0, 1, 2, 2, 3, 4]}, ValueError, r"coords\['lon'\] neither rises nor falls"),
             ({"lat": [0, 1, 2, 3, nan], "lon": LON}, ValueError, r"coords\['lat'\] neither rises nor falls"),
             ({"lat": LAT, "lon": list("abcdef")}, TypeError, r"coords\['lon'\] has dtype <U1; give numbers"),
+            ({"lat": np.ma.masked_equal(LAT, 20), "lon": LON}, TypeError, r"coords\['lat'\] is a numpy MaskedArray"),
         ],
     )
     def test_bad_coordinates(self, coords, error, message):
         for draw in (plotting.weight_norm_map, plotting.bias_map, plotting.filters_by_position):
             with pytest.raises(error, match=message):
                 draw(layer(), coords=coords)
+
+    def test_a_dataset_is_not_a_grid(self):
+        dataset = self.field().to_dataset(name="t")
+        with pytest.raises(TypeError, match=r"coords is a Dataset; give one of its arrays, as coords=dataset"):
+            plotting.weight_norm_map(layer(), coords=dataset)
 
     def test_dimensions_that_are_no_grid_of_the_layer(self):
         with pytest.raises(ValueError, match=r"'lon': 6\}, none of which are a grid of size \(5, 2\)"):

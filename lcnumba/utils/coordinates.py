@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from lcnumba.utils.arrays import refuse_masked
 from lcnumba.utils.types import Array
 
 __all__ = ["between", "edges", "grid_coordinates"]
@@ -26,7 +27,9 @@ def grid_coordinates(coords: Any, size: Sequence[int]) -> list[tuple[str, Array]
     TypeError, ValueError
         If it is neither, if the dimensions do not fit, or if coordinates are no numbers or not in order.
     """
-    if hasattr(coords, "dims") and hasattr(coords, "coords") and not isinstance(coords, Mapping):
+    if hasattr(coords, "dims") and hasattr(coords, "coords"):
+        if isinstance(coords, Mapping):
+            raise TypeError(f"coords is a {type(coords).__name__}; give one of its arrays, as coords=dataset['name']")
         coords = {str(name): coords[name] for name in _grid_dimensions(coords, size)}
     if not isinstance(coords, Mapping):
         raise TypeError(
@@ -58,6 +61,7 @@ def _grid_dimensions(array: Any, size: Sequence[int]) -> Sequence[Any]:
 
 
 def _checked(name: str, given: Any, size: int) -> Array:
+    refuse_masked(**{name: given})
     values = np.asarray(given)
     if values.dtype.kind not in "iuf":
         raise TypeError(f"{name} has dtype {values.dtype}; give numbers")
