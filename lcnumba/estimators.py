@@ -240,8 +240,8 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
             )
         if epochs is not None and epochs == monitor.epochs and not monitor.converged:
             warn(
-                f"max_iter={epochs} reached without convergence; increase max_iter, tol={self.tol!r} or "
-                f"learning_rate_init={self.learning_rate_init!r}",
+                f"training ended after max_iter={epochs} passes, before its loss or score stopped improving by "
+                f"tol={self.tol!r}; increase max_iter to train on, or ignore this where so many passes were intended",
                 ConvergenceWarning,
             )
 
@@ -376,7 +376,16 @@ class _Estimator(BaseEstimator):  # type: ignore[misc]
         strides = _by_layer("strides", self.strides, len(hidden))
         groups = _by_layer("groups", self.groups, len(hidden))
         shared = _by_layer("weight_sharing", self.weight_sharing, len(hidden))
-        kind = _LAYERS[len(self._sample_shape())]
+        sample = self._sample_shape()
+        if self.image_shape is None and len(sample) == 2:
+            for name, entries in (("kernel_size", windows), ("strides", strides)):
+                for entry in entries:
+                    if isinstance(entry, list | tuple) and len(entry) > 1:
+                        raise ValueError(
+                            f"{name}={entry!r} has {len(entry)} entries, but the rows of a table are sequences, of "
+                            f"{sample[0]} features here; for images give image_shape=(height, width), too"
+                        )
+        kind = _LAYERS[len(sample)]
         activation = self.activation
         if isinstance(activation, str):
             activation = _ACTIVATIONS.get(activation, activation)

@@ -44,6 +44,12 @@ __all__ = [
     "LocallyConnectedTranspose2d", "LocallyConnectedTranspose3d", "LocallyDirected1d", "locally_connected",
 ]  # fmt: skip
 
+# What layers of the library have beside weights and the linear map, and modules of torch do not.
+_BEYOND_THE_MAP = (
+    "activation", "kernel_regularizer", "bias_regularizer", "activity_regularizer", "kernel_constraint",
+    "bias_constraint",
+)  # fmt: skip
+
 
 @functools.lru_cache(maxsize=1024)
 def _spec(
@@ -270,24 +276,34 @@ class _Windowed(nn.Module):
         return ", ".join(parts)
 
     @classmethod
-    def from_layer(cls, layer: Any) -> Self:
+    def from_layer(cls, layer: Any, *, linear: bool = False) -> Self:
         """Return a module with the settings and copies of the weights of a layer of this library.
 
         Parameters
         ----------
         layer : the layer of the library of this class's name
-            A built layer without activation, regularizers and constraints, which in torch are not part of a layer. The
-            order of axes, `channels_last`, is that of the layer.
+            A built layer. The order of axes, `channels_last`, is that of the layer.
+        linear : bool, default False
+            Whether to leave out the layer's activation, regularizers and constraints, which in torch are not part of a
+            layer: add torch's own to the network and the loss.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is another layer or has no weights yet; or if it has any of these, unless `linear`.
         """
+        linear = boolean("linear", linear)
         if not isinstance(layer, cls._layer):
             raise TypeError(f"layer is a {type(layer).__name__}; {cls.__name__} needs a {cls._layer.__name__}")
         if not layer.built:
             raise ValueError(f"{layer.name!r} has no weights yet; call or build it first")
-        others = [layer.kernel_regularizer, layer.bias_regularizer, layer.activity_regularizer, layer.kernel_constraint]
-        if not isinstance(layer.activation, activations.Linear) or any([*others, layer.bias_constraint]):
+        found = {name: getattr(layer, name) for name in _BEYOND_THE_MAP}
+        found = {name: of for name, of in found.items() if of is not None and not isinstance(of, activations.Linear)}
+        if found and not linear:
+            given = ", ".join(f"{name}={getattr(of, '__name__', type(of).__name__)}" for name, of in found.items())
             raise ValueError(
-                f"{layer.name!r} has an activation, a regularizer or a constraint; a module of torch has none: take "
-                "them out, and add torch's own to the network and the loss"
+                f"{layer.name!r} has {given}; a module of torch has none: from_layer(layer, linear=True) leaves "
+                "them out; add torch's own to the network and the loss"
             )
         module = cls.__new__(cls)
         nn.Module.__init__(module)

@@ -182,7 +182,7 @@ def test_training_ends_when_it_gains_no_more(digits):
     assert model.n_iter_ == 5 + 1, "the first pass gains, against nothing"
     with pytest.warns(
         ConvergenceWarning,
-        match="max_iter=2 reached without convergence; increase max_iter, .*tol=.*learning_rate_init=",
+        match=r"ended after max_iter=2 passes, before .* stopped improving by tol=0\.0001; increase max_iter",
     ):
         classifier(max_iter=2).fit(X, y)
 
@@ -267,6 +267,16 @@ def test_progress_in_words(digits, capsys):
 @pytest.mark.parametrize(
     ("settings", "error", "message"),
     [
+        (
+            {"kernel_size": (3, 3), "image_shape": None},
+            ValueError,
+            r"rows of a table are sequences, .* give image_shape=\(height, width\), too",
+        ),
+        (
+            {"strides": [(2, 2)], "image_shape": None},
+            ValueError,
+            r"strides=\(2, 2\) has 2 entries, but the rows of a table",
+        ),
         ({"image_shape": (3, 3)}, ValueError, r"image_shape=\(3, 3\) does not fit samples of 64 features"),
         ({"image_shape": (1, 1, 8, 8, 1)}, ValueError, "does not fit samples"),
         ({"filters": 0}, ValueError, "filters=0"),

@@ -128,7 +128,8 @@ def kernel_mask_from(
     Raises
     ------
     TypeError, ValueError
-        If `valid` is not boolean, or the windows do not fit.
+        If `valid` is not boolean, or the windows do not fit; also if `kernel_size` is an integer and the last of
+        several axes of `valid` has length 1.
 
     Examples
     --------
@@ -145,6 +146,11 @@ def kernel_mask_from(
     if values.dtype != np.bool_:
         raise TypeError(f"valid has dtype {values.dtype}; give booleans, such as np.isfinite(field)")
     rank = len(kernel_size) if isinstance(kernel_size, list | tuple) else values.ndim
+    if values.ndim == rank > 1 == values.shape[-1] and not isinstance(kernel_size, list | tuple):
+        raise ValueError(
+            f"valid has shape {values.shape}, whose last axis may be that of channels; give kernel_size as a tuple, "
+            f"with a number for each other axis: {(kernel_size,) * (rank - 1)}"
+        )
     if not 1 <= rank <= 3 or values.ndim not in (rank, rank + 1):
         raise ValueError(
             f"valid has shape {values.shape} and kernel_size={kernel_size!r} has {rank} dimensions; give an array of "

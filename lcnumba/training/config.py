@@ -184,7 +184,10 @@ def config_of_call(model: Model, loss: Any, metrics: Iterable[Any] | None, lr: A
 def completed(model: Model, config: TrainingConfig) -> TrainingConfig:
     """The config with a loss (required) and a learning rate (by default the optimizer's)."""
     if config.loss is None:
-        raise ValueError(f"loss is required to train {model.name!r}; pass loss=... or compile the model with one")
+        raise ValueError(
+            f"{model.name!r} has no loss; pass loss=..., or compile the model with one: files do not keep what compile "
+            "was given"
+        )
     if config.lr is not None:
         return config
     defaults = {optimizers.default_lr(optimizer) for optimizer in optimizers_of(model)} or {0.01}

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lcnumba import gradients
+from lcnumba import gradients, losses
 from lcnumba.callbacks import Logs
 from lcnumba.layers.dropout import Dropout
 from lcnumba.layers.tree import is_model
@@ -127,12 +127,15 @@ class Stepper:
             name: np.count_nonzero(np.isnan(array)) if array.dtype.kind == "f" else 0
             for name, array in {"x": batch.x, "y": batch.y}.items()
         }
-        hint = None
-        if nans["y"]:
-            hint = f"y has {nans['y']} NaN there; lcnumba.losses.Masked ignores them"
-        elif nans["x"]:
-            hint = f"x has {nans['x']} NaN there; fill them or set a kernel_mask"
-        hint = self._model.share.first(hint) or "check for non-finite inputs, or lower lr"
+        hints = []
+        if nans["y"] and not isinstance(self._config.loss, losses.Masked):
+            hints.append(f"y has {nans['y']} NaN there; lcnumba.losses.Masked ignores them")
+        if nans["x"]:
+            hints.append(
+                f"x has {nans['x']} NaN there; fill them with 0, and if they are always the same inputs, leave these "
+                "out by kernel_mask=lcnumba.kernel_mask_from(...)"
+            )
+        hint = self._model.share.first("; ".join(hints) or None) or "check for non-finite inputs, or lower lr"
         warn(f"the loss is {loss} in epoch {self._run.epoch + 1}, batch {self._run.batch + 1}; {hint}")
 
 

@@ -72,7 +72,7 @@ def int_tuple(name: str, value: Any, rank: int, minimum: int = 1) -> tuple[int, 
     if not isinstance(value, list | tuple):
         return (integer(name, value, minimum, MAX_SIZE),) * rank
     if len(value) != rank:
-        raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer or {rank}")
+        raise ValueError(f"{name}={value!r} has {len(value)} entries; give one integer{f' or {rank}' * (rank > 1)}")
     return tuple(integer(name, entry, minimum, MAX_SIZE) for entry in value)
 
 

@@ -474,12 +474,19 @@ def test_from_and_to_layers(padding, data_format, sharing, mask_width, rng):
 
 
 def test_layers_with_parts_that_modules_lack_are_refused():
-    layer = lc.LocallyConnected1D(2, 3, activation="relu", input_shape=(5, 1))
+    settings = {"activation": "relu", "kernel_regularizer": "l2", "bias_constraint": "non_neg"}
+    layer = lc.LocallyConnected1D(2, 3, **settings, input_shape=(5, 1))
     with pytest.raises(ValueError, match="has no weights yet"):
-        LocallyConnected1d.from_layer(layer)
+        LocallyConnected1d.from_layer(layer, linear=True)
     layer.build((None, 5, 1))
-    with pytest.raises(ValueError, match="has an activation, a regularizer or a constraint"):
+    message = r"has activation=ReLU, kernel_regularizer=L2, bias_constraint=NonNeg; .*from_layer\(layer, linear=True\)"
+    with pytest.raises(ValueError, match=message):
         LocallyConnected1d.from_layer(layer)
+    with pytest.raises(TypeError, match="linear"):
+        LocallyConnected1d.from_layer(layer, linear="relu")
+    module = LocallyConnected1d.from_layer(layer, linear=True)
+    x = np.arange(-5, 5, dtype=np.float32).reshape(2, 5, 1)
+    np.testing.assert_array_equal(module(torch.from_numpy(x)).relu().detach(), layer(x))
     with pytest.raises(TypeError, match="LocallyConnected2d needs a LocallyConnected2D"):
         LocallyConnected2d.from_layer(layer)
 

@@ -483,6 +483,7 @@ def test_masks_of_valid_inputs_of_other_ranks():
         (np.ones((3, 3)), (2,), r"valid has dtype float64; give booleans, such as np\.isfinite\(field\)"),
         (np.ones((3, 3), bool), ((2, 2, 2),), r"valid has shape \(3, 3\) and kernel_size=\(2, 2, 2\) has 3 dim"),
         (np.ones((3, 3, 2, 2), bool), (2,), "has 4 dimensions"),
+        (np.ones((3, 3, 1), bool), (3,), r"shape \(3, 3, 1\), whose last axis .*: \(3, 3\)"),
         (np.ones((3, 3), bool), (4,), "kernel_size"),
         (np.ones((3, 3), bool), (2, 0), "strides=0"),
     ],

@@ -171,7 +171,7 @@ def test_compile_changes_all_or_nothing(data):
             net.compile(**{"optimizer": "sgd", "loss": "mse", **bad})
         assert net.training_config is before
         assert isinstance(net.layers[0].optimizer, lc.Adam)
-    with pytest.raises(ValueError, match=r"loss is required to train 'sequential\w*'; pass loss=\.\.\."):
+    with pytest.raises(ValueError, match=r"'sequential\w*' has no loss; pass loss=\.\.\., or compile"):
         model().fit(*data, progress=False)
 
 
@@ -675,13 +675,26 @@ def test_a_warning_that_is_an_error_comes_before_any_change():
 
 @pytest.mark.parametrize(
     ("where", "hint"),
-    [("y", r"y has 1 NaN there; lcnumba\.losses\.Masked"), ("x", "x has 25 NaN there; fill them")],
+    [
+        ("y", r"y has 1 NaN there; lcnumba\.losses\.Masked ignores them$"),
+        ("x", r"x has 25 NaN there; fill them with 0, .*kernel_mask_from\(\.\.\.\)$"),
+        ("xy", r"y has 1 NaN there; .*; x has 25 NaN there; "),
+    ],
 )
 def test_a_loss_of_nan_says_where_it_comes_from(where, hint, rng):
     x, y = rng.random((4, 5, 5, 1)), rng.random((4, 1))
-    (x if where == "x" else y)[1] = np.nan
+    for name in where:
+        {"x": x, "y": y}[name][1] = np.nan
     with pytest.warns(RuntimeWarning, match=f"the loss is nan in epoch 1, batch 1; {hint}"):
         lc.Sequential([lc.Flatten(), lc.Dense(1)]).fit(x, y, loss="mse", progress=False)
+
+
+def test_a_masked_loss_of_nan_comes_from_x(rng):
+    """Unknown targets are what it is for."""
+    x, y = rng.random((4, 5, 5, 1)), rng.random((4, 1))
+    x[1], y[2] = np.nan, np.nan
+    with pytest.warns(RuntimeWarning, match="epoch 1, batch 1; x has 25 NaN there"):
+        lc.Sequential([lc.Flatten(), lc.Dense(1)]).fit(x, y, loss=lc.losses.Masked("mse"), progress=False)
 
 
 def test_figures_that_are_nan_or_unknown_to_auto_are_told(data):
