@@ -8,7 +8,6 @@ import json
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from statistics import geometric_mean
 from typing import Any
@@ -28,6 +27,9 @@ from lcnumba.tools.info import usable_processors
 
 __all__ = ["main"]
 
+# Seconds per operation, and those of `--share`.
+_SECONDS, _SHARE_SECONDS = 0.4, 0.15
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -39,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--peers", nargs="+", choices=peers, metavar="NAME", help="some of: " + ", ".join(peers))
     parser.add_argument("--dtype", choices=("float32", "float64"), help="default float32; both with --all")
     parser.add_argument("--threads", type=int, default=usable_processors(), metavar="N", help="default all processors")
-    parser.add_argument("--seconds", type=float, default=0.4, metavar="S", help="per operation, default 0.4")
+    parser.add_argument("--seconds", type=float, metavar="S", help="per operation, default 0.4, with --share 0.15")
     parser.add_argument("--all", action="store_true", help="all peers on all workloads in both dtypes; takes hours")
     parser.add_argument("--memory-limit", type=float, metavar="GB", help="per worker, default 80 %% of free memory")
     parser.add_argument("--build-limit", type=float, default=300.0, metavar="S", help="to build a peer, default 300")
@@ -56,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = _parser()
     given = parser.parse_args(arguments)
-    if given.keep and (given.workload or given.peers or given.dtype):
-        parser.error(
-            "--keep replaces earlier results, so it is for whole runs; leave out --workload, --peers and --dtype"
-        )
+    partial = [name for name in ("workload", "peers", "dtype", "seconds", "share") if getattr(given, name)]
+    if given.keep and partial:
+        parser.error(f"--keep replaces earlier results, so it is for whole runs; leave out --{', --'.join(partial)}")
     free = available_memory()
     limit = given.memory_limit * 1e9 if given.memory_limit else free and 0.8 * free
-    settings = Settings(given.threads, given.seconds, limit and int(limit), given.build_limit)
+    seconds = given.seconds or (_SHARE_SECONDS if given.share else _SECONDS)
+    settings = Settings(given.threads, seconds, limit and int(limit), given.build_limit)
     dtypes = [given.dtype] if given.dtype else ["float32", "float64"] if given.all else ["float32"]
     if given.share:
         return _share(settings, [WORKLOADS[name] for name in given.workload or WORKLOADS], dtypes[0])
@@ -94,10 +96,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return int(failed)
 
 
-# Seconds per operation of `--share`.
-_SHARE_SECONDS = 0.15
-
-
 def _share(settings: Settings, workloads: list[Any], dtype: str) -> int:
     """Print lcnumba's share of the roofline on each workload, and the geometric means; return 1 if it failed."""
     about = environment.describe(settings.threads, ["--share"])
@@ -106,7 +104,6 @@ def _share(settings: Settings, workloads: list[Any], dtype: str) -> int:
     )
     print(f"{'layer':<14}{'forward':>9}{'step':>9}  (milliseconds, share of the roofline, bound)")
     shares: dict[str, list[float]] = {}
-    settings = replace(settings, seconds=min(settings.seconds, _SHARE_SECONDS))
     with Process(settings.threads) as machine:
         for workload in workloads:
             rows = list(measure(Case.of(workload, dtype), [], settings, machine))

@@ -1,4 +1,4 @@
-"""Results that are kept, a file for each CPU and length of vectors; pages and charts are made from all of them."""
+"""Results that are kept, a file for each CPU, vector length and number of threads; pages show all of them."""
 
 import json
 import re
@@ -14,10 +14,10 @@ _DIGITS = 5  # significant ones: more than are shown
 
 
 def path_of(results: dict[str, Any], folder: Path = FOLDER) -> Path:
-    """Return the file that keeps the results of a CPU and a length of vectors."""
+    """Return the file that keeps the results of a CPU, a vector length and a number of threads."""
     about = results["environment"]
     cpu = re.sub(r"[^a-z0-9]+", "-", re.sub(r"\((r|tm)\)", "", about["cpu"].lower())).strip("-")
-    return folder / f"{cpu}-{about['vector_bits']}.json"
+    return folder / f"{cpu}-{about['vector_bits']}-bits-{about['threads']}-threads.json"
 
 
 def save(results: dict[str, Any], path: Path) -> None:

@@ -415,6 +415,20 @@ def test_summary(results):
     assert "NumPy" not in text.split("\n\n")[1], "what was not measured is not listed"
 
 
+def test_overview(results):
+    made = of_layers(results)
+    for row in made["rows"]:
+        if row["peer"] == "own1" and row["operation"] == "step":
+            row |= {"digits": {"median": 9e-4}, "seed1": {"efficiency": 0.2}}.get(row["workload"], {})
+    made["environment"]["cpu"] = "Some CPU"
+    head, _, row, _, _ = tables.overview([made]).split("\n")
+    cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, row)), strict=True))
+    assert cells["CPU"] == "Some CPU, vectors of 512 bits, 2 threads"
+    assert cells["PyTorch"] == "2.00 (0.750 to 3.00)"
+    assert cells["NumPy"] == "-", "it was not measured"
+    assert cells["step"] == "50% (`seed1` 20%)", "of layers that take more than a millisecond"
+
+
 def test_charts(results, tmp_path):
     runs = [of_layers(results)]
     slower = of_layers(results)
@@ -458,7 +472,7 @@ def test_results_are_kept_by_cpu_and_vectors(results, tmp_path):
     for made in runs:
         save(made, path_of(made, tmp_path))
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{cpu}-{bits}.json" for cpu in ("amd-epyc", "intel-xeon-processor") for bits in (256, 512)
+        f"{cpu}-{bits}-bits-2-threads.json" for cpu in ("amd-epyc", "intel-xeon-processor") for bits in (256, 512)
     }
     found = kept(tmp_path)
     order = [(made["environment"]["cpu"][:3], made["environment"]["vector_bits"]) for made in found]
@@ -468,16 +482,25 @@ def test_results_are_kept_by_cpu_and_vectors(results, tmp_path):
     assert kept(tmp_path / "none") == []
 
 
-def test_pages_show_the_results_that_are_kept():
+def test_pages_show_the_results_that_are_kept(tmp_path):
     """They, and the charts if this version of matplotlib has made them, are what ``python -m bench.tables`` writes."""
     if not (ROOT / "README.md").exists():
         pytest.skip("the README is in the checkout only")
     runs = kept()
     assert runs
-    readme = (ROOT / "README.md").read_text()
-    assert tables.insert(readme, tables.summary(runs[0])) == readme
-    assert (ROOT / "docs" / "benchmarks.md").read_text() == page.document(runs)
+    pages = [Path(name) for name in ("README.md", "docs/performance.md", "docs/benchmarks.md")]
+    (tmp_path / "docs").mkdir()
+    for name in pages:
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    tables.write(runs, str(tmp_path))
+    for name in pages:
+        assert (tmp_path / name).read_text() == (ROOT / name).read_text(), name
+    for drawn in (tmp_path / "docs" / "figures").iterdir():
+        given = (ROOT / "docs" / "figures" / drawn.name).read_text()
+        if f"Matplotlib v{charts.matplotlib.__version__}," in given:
+            assert drawn.read_text() == given, drawn.name
     assert {f"{run['environment']['vector_bits']}" for run in runs} >= {"256", "512"}
+    assert all(path_of(run).is_file() for run in runs)
 
 
 @pytest.mark.parametrize(("status", "names"), [("ok", ["kept.json"]), ("wrong", [])])
@@ -493,10 +516,11 @@ def test_a_failed_run_is_not_kept(status, names, results, monkeypatch, tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == names
 
 
-def test_a_part_of_a_run_is_not_kept(capsys):
+@pytest.mark.parametrize("part", [["--workload", "digits"], ["--seconds", "0.1"], ["--share"]])
+def test_a_part_of_a_run_is_not_kept(part, capsys):
     with pytest.raises(SystemExit):
-        compare.main(["--keep", "--workload", "digits"])
-    assert "--keep replaces earlier results, so it is for whole runs" in capsys.readouterr().err
+        compare.main(["--keep", *part])
+    assert f"it is for whole runs; leave out {part[0]}\n" in capsys.readouterr().err
 
 
 def test_document_contains_all_results(results):
@@ -530,7 +554,9 @@ def test_document_of_several_runs(results):
     about = results["environment"] | {"cpu": "Other CPU", "vector_bits": 256, "target": "haswell"}
     text = page.document([results, results | {"environment": about}])
     heads = [line for line in text.splitlines() if line.startswith(("# ", "## "))]
-    assert heads == ["# Benchmarks", "## Some CPU, vectors of unknown length", "## Other CPU, vectors of 256 bits"]
+    assert heads == [
+        "# Benchmarks", "## The layers", "## Some CPU, vectors of unknown length", "## Other CPU, vectors of 256 bits",
+    ]  # fmt: skip
     assert text.count("### Roofline") == 2
     assert "2 threads (target haswell)." in text
 
@@ -559,14 +585,16 @@ def test_progress_lines(results):
 
 def test_write_is_idempotent(results, tmp_path):
     results = of_layers(results)
-    readme, document = tmp_path / "README.md", tmp_path / "docs" / "benchmarks.md"
-    document.parent.mkdir()
-    readme.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    pages = [tmp_path / name for name in ("README.md", "docs/performance.md", "docs/benchmarks.md")]
+    (tmp_path / "docs").mkdir()
+    for path in pages[:2]:
+        path.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
     tables.write([results], str(tmp_path))
-    first = readme.read_text(), document.read_text()
+    first = [path.read_text() for path in pages]
     assert first[0] == f"before\n{tables.BEGIN}\n{tables.summary(results)}\n{tables.END}\nafter\n"
+    assert first[1] == f"before\n{tables.BEGIN}\n{tables.overview([results])}\n{tables.END}\nafter\n"
     tables.write([results], str(tmp_path))
-    assert (readme.read_text(), document.read_text()) == first
+    assert [path.read_text() for path in pages] == first
 
 
 @pytest.mark.parametrize(
