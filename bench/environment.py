@@ -5,6 +5,8 @@ import platform
 from collections.abc import Sequence
 from typing import Any
 
+from llvmlite.binding import get_host_cpu_name
+
 from bench.peers import PEERS
 from bench.process import available_memory
 from lcnumba.kernels.vectors import target, vector_bytes
@@ -20,7 +22,7 @@ def describe(threads: int, command: Sequence[str]) -> dict[str, Any]:
     return {
         "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "command": " ".join(("python -m bench.compare", *command)),
-        "cpu": processor(),
+        "cpu": f"{processor()} ({get_host_cpu_name()})",  # LLVM's name tells apart what vendors call by one
         "vector_bits": 8 * vector_bytes(),
         "target": target(),
         "cores": usable_processors(),
