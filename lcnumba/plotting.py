@@ -1,6 +1,7 @@
 """Plots with matplotlib (the extra ``lcnumba[plot]``); every function draws on `ax` and returns it."""
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -36,8 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-# The label and the coordinates of each dimension of a grid.
-Grid = list[tuple[str, Array]]
+# The label, the coordinates and the borders of the cells of each dimension of a grid.
+Grid = list[tuple[str, Array, Array]]
 # Width and height in inches of a line plot.
 LINES = (7.0, 4.5)
 # Colours of layers, light ones of a palette that colour-blind readers can tell apart (M. Okabe and K. Ito, 2008).
@@ -180,8 +181,11 @@ def filters_by_position(
         shown = range(0, positions, -(-positions // 10))
         labels: Sequence[Any] = shown
         if grid is not None:
-            labels = [f"{grid[dimension][1][position]:g}" for position in shown]
-            axis.set_label_text(grid[dimension][0])
+            name, values, _ = grid[dimension]
+            labels = [np.format_float_positional(np.float32(values[position]), trim="-") for position in shown]
+            axis.set_label_text(name if dimension else _upright(name))
+            if (values[-1] > values[0]) == (dimension == 0):  # larger coordinates are at the top and on the right
+                axis.set_inverted(not axis.get_inverted())
         axis.set_ticks([position * (taps + 1) + (taps - 1) / 2 for position in shown], labels=labels)
     axes.set_title(f"{layer.name}: filter {number} at {OH} x {OW} positions", wrap=True)
     return axes
@@ -805,27 +809,31 @@ def _gradient(layers: Sequence[Any], x: Array, index: tuple[int, ...]) -> Array:
 
 
 def _input_grid(coords: Any, size: Sequence[int]) -> Grid | None:
-    return None if coords is None else grid_coordinates(coords, size)
+    """The labels, the coordinates and the borders of the cells of an input, for each dimension."""
+    if coords is None:
+        return None
+    return [(label, values, edges(values)) for label, values in grid_coordinates(coords, size)]
 
 
 def _output_grid(layer: LocallyConnected | LocallyConnectedTranspose, coords: Any) -> Grid | None:
-    """The labels and coordinates of a layer's output, at the centres of windows, given those of its input."""
+    """The same for a layer's output, whose points are the centres of windows, given the coordinates of its input."""
     if coords is None:
         return None
     geometry = layer._geometry_of(layer.input_shape)
     transposed = isinstance(layer, LocallyConnectedTranspose)
-    centres = []
+    grid = []
     size, windows = geometry.input_size, geometry.output_size
     named = grid_coordinates(coords, windows if transposed else size)
     for dimension, (label, values) in enumerate(named):
         stride = geometry.strides[dimension]
         first = (geometry.effective_size[dimension] - 1) / 2 - geometry.margins[dimension][0]  # the centre, in points
-        if transposed:
-            places: Array = (np.arange(size[dimension]) - first) / stride
-        else:
-            places = first + stride * np.arange(windows[dimension])
-        centres.append((label, between(values, places)))
-    return centres
+        count = size[dimension] if transposed else windows[dimension]
+        centres, borders = (
+            between(values, (of - first) / stride if transposed else first + stride * of)
+            for of in (np.arange(count), np.arange(count + 1) - 0.5)
+        )
+        grid.append((label, centres, borders))
+    return grid
 
 
 def _by_position(
@@ -834,11 +842,12 @@ def _by_position(
     """Draw values by position of the input or output: an image of (H, W), or a line of (W,)."""
     if values.ndim == 1:
         axes = _axes(ax, LINES)
-        places = np.arange(len(values)) if grid is None else grid[0][1]
+        name, places, borders = (f"{of} position", np.arange(len(values)), np.array([0, len(values)]) - 0.5)
+        if grid is not None:
+            [(name, places, borders)] = grid
         axes.plot(places, values, marker=".", drawstyle="steps-mid")
-        limits = edges(np.asarray(places, np.float64))
-        axes.set_xlim(limits.min(), limits.max())
-        axes.set_xlabel(f"{of} position" if grid is None else grid[0][0])
+        axes.set_xlim(borders.min(), borders.max())
+        axes.set_xlabel(name)
         axes.set_ylabel(label)
         if not signed:
             axes.set_ylim(bottom=0)
@@ -864,12 +873,18 @@ def _map(ax: "Axes | None", values: Array, label: str, of: str, signed: bool, gr
         image = axes.imshow(values, interpolation="nearest", **style)
         axes.set(xlabel=f"{of} column", ylabel=f"{of} row")
     else:  # cells of any size, with larger coordinates at the top
-        image = axes.pcolormesh(edges(grid[1][1]), edges(grid[0][1]), values, **style)
-        axes.set(xlabel=grid[1][0], ylabel=grid[0][0])
+        (y_name, _, y), (x_name, _, x) = grid
+        image = axes.pcolormesh(x, y, values, **style)
+        axes.set(xlabel=x_name, ylabel=_upright(y_name))
     # About as high as the image, also if that is low and wide.
     aspect = 20 * min(1, height / width)
     axes.get_figure().colorbar(image, ax=axes, fraction=0.05, pad=0.03, aspect=aspect, label=label)
     return axes
+
+
+def _upright(label: str) -> str:
+    """A label of a vertical axis, in lines that fit beside a low map."""
+    return textwrap.fill(label, 20)
 
 
 def _bipartite(

@@ -715,7 +715,7 @@ class TestCoordinates:
 
     def test_xarray_gives_names_and_units(self):
         made, field = layer(), self.field()
-        wanted = ("lon [degrees_east]", "latitude [degrees_north]")
+        wanted = ("lon [degrees_east]", "latitude\n[degrees_north]")
         for ax in (
             plotting.weight_norm_map(made, coords=field),
             plotting.bias_map(made, coords={"lat": field.lat, "lon": field.lon}),
@@ -745,12 +745,35 @@ class TestCoordinates:
         np.testing.assert_array_equal(ax.lines[0].get_xdata(), [0, 2, 4, 6])
         assert ax.get_xlabel() == "km"
 
-    def test_one_point(self):
-        made = lc.LocallyConnected2D(1, (1, 5), input_shape=(4, 5, 1))
+    def test_one_output_is_as_large_as_its_step(self):
+        made = lc.LocallyConnected2D(1, (1, 5), strides=(1, 2), input_shape=(4, 5, 1))
         made.build((None, 4, 5, 1))
-        x, y, _ = self.mesh(plotting.bias_map(made, coords={"lat": [1, 2, 3, 4], "lon": [0, 1, 2, 3, 4]}))
-        np.testing.assert_array_equal(x, [1.5, 2.5])
+        x, y, _ = self.mesh(plotting.bias_map(made, coords={"lat": [1, 2, 3, 4], "lon": [0, 10, 20, 30, 40]}))
+        np.testing.assert_array_equal(x, [10, 30])
         np.testing.assert_array_equal(y, [0.5, 1.5, 2.5, 3.5, 4.5])
+
+    def test_north_and_east_are_where_they_are_on_maps(self):
+        for lat, lon in ((self.LAT, self.LON), (self.LAT[::-1], self.LON[::-1] + 0.0625)):
+            coords = {"lat": lat.astype(np.float32) + np.float32(0.7), "lon": lon}
+            ax = plotting.filters_by_position(layer(), coords=coords)
+            ticks = [(text.get_text(), ax.transData.transform((0, at))[1]) for text, at in
+                     zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)]  # fmt: skip
+            assert [text for text, _ in sorted(ticks, key=lambda tick: tick[1])] == ["20.7", "40.7", "50.7"]
+            first, last = (float(ax.get_xticklabels()[which].get_text()) for which in (0, -1))
+            left, right = (ax.transData.transform((ax.get_xticks()[which], 0))[0] for which in (0, -1))
+            assert (first < last) == (left < right)
+        assert first == 45.0625
+
+    def test_labels_of_low_maps_are_not_cut_off(self):
+        made = lc.LocallyConnected2D(1, 3, input_shape=(4, 40, 1))
+        made.build((None, 4, 40, 1))
+        lat = self.field().lat.isel(lat=slice(0, 4))
+        for draw in (plotting.filters_by_position, plotting.weight_norm_map):
+            ax = draw(made, coords={"lat": lat, "lon": np.arange(40)})
+            ax.figure.draw_without_rendering()
+            box = ax.yaxis.label.get_window_extent()
+            assert box.y0 >= 0
+            assert box.y1 <= ax.figure.bbox.height
 
     @pytest.mark.parametrize(
         ("coords", "error", "message"),
@@ -760,7 +783,8 @@ class TestCoordinates:
             ({"lat": LAT, "lon": LAT}, ValueError, r"coords\['lon'\] has shape \(5,\); the grid needs \(6,\)"),
             ({"lat": LAT, "lon": [0, 1, 2, 2, 3, 4]}, ValueError, r"coords\['lon'\] neither rises nor falls"),
             ({"lat": [0, 1, 2, 3, nan], "lon": LON}, ValueError, r"coords\['lat'\] neither rises nor falls"),
-            ({"lat": LAT, "lon": list("abcdef")}, TypeError, r"coords\['lon'\] has dtype <U1; give numbers"),
+            ({"lat": LAT, "lon": list("abcdef")}, TypeError, r"coords\['lon'\] has dtype <U1; give numbers$"),
+            ({"lat": LAT, "lon": LON.astype("M8[h]")}, TypeError, r"datetime64.*; give numbers, such as the h"),
             ({"lat": np.ma.masked_equal(LAT, 20), "lon": LON}, TypeError, r"coords\['lat'\] is a numpy MaskedArray"),
         ],
     )
@@ -777,6 +801,13 @@ class TestCoordinates:
     def test_dimensions_that_are_no_grid_of_the_layer(self):
         with pytest.raises(ValueError, match=r"'lon': 6\}, none of which are a grid of size \(5, 2\)"):
             plotting.receptive_field(lc.LocallyConnected2D(1, 2, input_shape=(5, 2, 1)), (0, 0), coords=self.field())
+        apart = self.field().transpose("lat", "time", "lon")
+        assert labels(plotting.weight_norm_map(layer(), coords=apart))[0] == "lon [degrees_east]"
+        with pytest.raises(ValueError, match=r"several of which are a grid of size \(5, 6\)"):
+            plotting.weight_norm_map(layer(), coords=apart.isel(time=slice(6)))  # lat and time, or lat and lon
+        flat = lc.LocallyConnected2D(1, (1, 3), input_shape=(1, 6, 1))
+        with pytest.raises(ValueError, match=r"coords\['lat'\] is a single point"):
+            plotting.receptive_field(flat, (0, 0), coords={"lat": [50], "lon": self.LON})
         square = self.field().isel(lat=[0, 1, 2], lon=[0, 1, 2], time=[0, 1, 2])
         with pytest.raises(ValueError, match=r"several of which are a grid of size \(3, 3\); give the coordinates"):
             plotting.receptive_field(lc.LocallyConnected2D(1, 2, input_shape=(3, 3, 1)), (0, 0), coords=square)

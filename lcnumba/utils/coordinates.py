@@ -1,6 +1,7 @@
 """Coordinates of a grid, as xarray's arrays carry them; xarray itself is not imported."""
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ def grid_coordinates(coords: Any, size: Sequence[int]) -> list[tuple[str, Array]
     Raises
     ------
     TypeError, ValueError
-        If it is neither, if the dimensions do not fit, or if coordinates are no numbers or not in order.
+        If it is neither, if the dimensions do not fit, or if coordinates are no numbers, a single one or not in order.
     """
     if hasattr(coords, "dims") and hasattr(coords, "coords"):
         if isinstance(coords, Mapping):
@@ -48,12 +49,11 @@ def grid_coordinates(coords: Any, size: Sequence[int]) -> list[tuple[str, Array]
 
 
 def _grid_dimensions(array: Any, size: Sequence[int]) -> Sequence[Any]:
-    """The neighbouring dimensions of an array of xarray that have these sizes."""
-    rank, shape = len(size), tuple(array.shape)
-    found = [array.dims[i : i + rank] for i in range(len(shape) - rank + 1) if shape[i : i + rank] == tuple(size)]
+    """The dimensions of an array of xarray that have these sizes, in this order."""
+    sizes = dict(zip(array.dims, array.shape, strict=True))
+    found = [dims for dims in combinations(sizes, len(size)) if tuple(sizes[name] for name in dims) == tuple(size)]
     if len(found) == 1:
         return found[0]
-    sizes = dict(zip(array.dims, shape, strict=True))
     raise ValueError(
         f"coords has the dimensions {sizes}, {'none' if not found else 'several'} of which are a grid of size "
         f"{tuple(size)}; give the coordinates of each dimension, as in {{'lat': field.lat, 'lon': field.lon}}"
@@ -64,10 +64,13 @@ def _checked(name: str, given: Any, size: int) -> Array:
     refuse_masked(**{name: given})
     values = np.asarray(given)
     if values.dtype.kind not in "iuf":
-        raise TypeError(f"{name} has dtype {values.dtype}; give numbers")
+        times = ", such as the hours since the first" if values.dtype.kind in "mM" else ""
+        raise TypeError(f"{name} has dtype {values.dtype}; give numbers{times}")
     values = values.astype(np.float64)
     if values.shape != (size,):
         raise ValueError(f"{name} has shape {values.shape}; the grid needs ({size},)")
+    if size == 1:
+        raise ValueError(f"{name} is a single point, which does not say how large its cell is; leave coords out")
     steps = np.diff(values)
     if not (np.isfinite(values).all() and (np.all(steps > 0) or np.all(steps < 0))):
         raise ValueError(f"{name} neither rises nor falls throughout; sort the field by it, as with field.sortby")
@@ -82,8 +85,6 @@ def _label(name: str, values: Any) -> str:
 
 def between(values: Array, places: Array) -> Array:
     """Return the coordinates of places given in units of grid points, which may lie between points or beyond them."""
-    if len(values) == 1:
-        return values[0] + places
     before = np.clip(np.floor(places), 0, len(values) - 2).astype(np.intp)
     return values[before] + (places - before) * np.diff(values)[before]
 
