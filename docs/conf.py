@@ -80,9 +80,10 @@ def prepare(app, what, name, obj, options, lines):
     lines[:] = [line if ">>>" in line else re.sub(r"(?<=[(\s/])\*(?=[a-z])", r"\\*", line) for line in text]
 
 
-def lead_to_gallery(app, name, source):
-    """Let links to the files of the gallery lead to its pages."""
+def lead_to_pages(app, name, source):
+    """Let links to files of the gallery, and to the changelog, lead to their pages."""
     source[0] = re.sub(r"\]\(gallery/(plot_\w+)\.py\)", r"](auto_gallery/\1.rst)", source[0])
+    source[0] = source[0].replace("](../CHANGELOG.md)", "](changelog.md)")
 
 
 def refuse_network(app, exception):
@@ -92,14 +93,19 @@ def refuse_network(app, exception):
     fetches = re.compile(
         r"""<(?:script|img|iframe|source|link(?! rel="canonical"))\b[^>]*(?:src|href)="(?:https?:)?//[^"]*"""
     )
-    pages = Path(app.outdir).rglob("*.html")
-    found = {f"{page.name}: {tag}" for page in pages for tag in fetches.findall(page.read_text(encoding="utf-8"))}
+    of_style = re.compile(r"""(?:url\(\s*|@import\s+)["']?(?:https?:)?//[^)"'\s]*""")
+    found = set()
+    for path in Path(app.outdir).rglob("*"):
+        if path.suffix in (".html", ".css", ".svg"):
+            text = path.read_text(encoding="utf-8")
+            tags = fetches.findall(text) if path.suffix == ".html" else []
+            found |= {f"{path.name}: {tag}" for tag in tags + of_style.findall(text)}
     if found:
         raise ExtensionError("pages fetch from other hosts:\n" + "\n".join(sorted(found)))
 
 
 def setup(app):
     """Connect to Sphinx, before numpydoc reads the docstrings."""
-    app.connect("source-read", lead_to_gallery)
+    app.connect("source-read", lead_to_pages)
     app.connect("build-finished", refuse_network)
     app.connect("autodoc-process-docstring", prepare, priority=100)

@@ -165,14 +165,15 @@ def test_pipelines(run, rng, tmp_path):
     lon = ("lon", np.arange(0, 360, 60), {"units": "degrees_east"})
     wave = 280 + 10 * np.sin((np.arange(120)[:, None, None] + np.arange(6)) * np.pi / 3) + np.zeros((1, 5, 1))
     given = xarray.DataArray(wave, dims=("time", "lat", "lon"), coords={"lat": lat, "lon": lon}, name="temperature")
+    given[:, 2, 3] = np.nan  # an island in the sea
     given.transpose("lat", "lon", "time").to_netcdf(tmp_path / "temperature.nc")
     names = run("pipelines.md")
     with xarray.open_dataarray(tmp_path / "forecast.nc") as written:
         assert written.dims == ("time", "lat", "lon")
         np.testing.assert_array_equal(written.lat, given.lat)
-        np.testing.assert_allclose(written, given[101:], atol=0.1)
+        np.testing.assert_allclose(written, given[101:], atol=0.1)  # NaN on the island alone
     assert names["error"] < 0.01 * names["persistence"]  # a wave that moves is a shift of the field
-    assert {path.name for path in tmp_path.iterdir()} >= {"forecaster.npz", "weights.png"}
+    assert {path.name for path in tmp_path.iterdir()} >= {"forecaster.npz", "weights.png", "forecast.png"}
     model, field = names["model"], names["temperature"]
 
     # xarray: in any order of dimensions, with coordinates and attributes.

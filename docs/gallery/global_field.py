@@ -12,7 +12,7 @@ number of ranks.
 """
 
 import argparse
-import resource
+import contextlib
 import sys
 import tempfile
 from pathlib import Path
@@ -82,8 +82,20 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         comm = None
     rank = 0 if comm is None else comm.rank
 
-    folder = given.folder or (Path(tempfile.mkdtemp()) if rank == 0 else None)
-    folder = folder if comm is None else comm.bcast(folder)
+    with contextlib.ExitStack() as stack:
+        folder = given.folder
+        if folder is None and rank == 0:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = folder if comm is None else comm.bcast(folder)
+        errors = train(folder, given, comm)
+        if comm is not None:
+            comm.Barrier()  # all are done with the folder
+        return errors
+
+
+def train(folder: Path, given: argparse.Namespace, comm: object) -> dict[str, float]:
+    """Train on the data of a folder, which are made if it has none, and resume what it has begun."""
+    rank = 0 if comm is None else comm.rank
     if rank == 0 and not (folder / "y.npy").exists():
         write(folder, given.samples, tuple(given.size), given.channels)
     if comm is not None:
@@ -102,12 +114,9 @@ def main(arguments: list[str] | None = None) -> dict[str, float]:
         "persistence": float(np.mean(np.square(y[held_out] - x[held_out]), dtype=np.float64)),
         "model": history.history["val_loss"][-1],
     }
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    peaks = [peak] if comm is None else comm.allgather(peak)
     if rank == 0:
-        print(
-            f"{model.count_params():,} weights on {len(peaks)} ranks; at most {max(peaks):.0f} MB each"
-        )
+        ranks = 1 if comm is None else comm.size
+        print(f"{model.count_params():,} weights on {ranks} rank{'s' * (ranks > 1)}")
         print(
             f"mean squared error: persistence {errors['persistence']:.4f}, model {errors['model']:.6f}"
         )

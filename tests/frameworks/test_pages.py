@@ -44,6 +44,22 @@ def test_keras(backend, tmp_path, monkeypatch):
     assert (tmp_path / "new.keras").is_file()
 
 
+def test_the_frameworks_of_the_gallery(tmp_path):
+    """They agree to the bit, and train alike; the convolution beside them learns faster."""
+    pytest.importorskip("matplotlib")
+    check = """
+assert all(equal.values()), equal
+(losses, accuracy), *others, (of_convolution, its_accuracy) = results.values()
+for name, (other, found) in list(results.items())[1:4]:
+    assert np.allclose(other, losses, rtol=1e-3), name
+    assert abs(found - accuracy) < 0.01, name
+assert of_convolution[-1] < losses[-1] and its_accuracy >= accuracy
+"""
+    program = tmp_path / "program.py"
+    program.write_text((ROOT / "docs" / "gallery" / "plot_frameworks.py").read_text() + check)
+    subprocess.run([sys.executable, "-P", program], cwd=tmp_path, check=True, timeout=300)
+
+
 def test_the_imports_of_the_readme():
     _, code = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,6 +1,8 @@
 """The code of the page on several machines runs as it is written, but for its size."""
 
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,8 @@ import lcnumba as lc
 
 need_mpi()
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "distributed.md"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+PAGE = DOCS / "distributed.md"
 if not PAGE.exists():
     pytest.skip("docs/ is in the checkout only", allow_module_level=True)
 
@@ -28,3 +31,20 @@ def test_the_page(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run(script, ranks=3)
     assert lc.load("model.npz").count_params() == lc.load("run.npz").count_params()
+
+
+def test_the_example_of_the_gallery(tmp_path, monkeypatch, capsys):
+    """Both runs write the same bytes, and the local layers learn what a convolution cannot."""
+    pytest.importorskip("matplotlib")
+    for name in ("plot_two_ranks.py", "global_field.py"):
+        shutil.copy(DOCS / "gallery" / name, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names = runpy.run_path("plot_two_ranks.py")
+    assert names["equal"]
+    printed = capsys.readouterr().out
+    assert "weights on 1 rank\n" in printed
+    assert "weights on 2 ranks\n" in printed
+    nothing, convolution, local = names["errors"].values()
+    assert local < 0.2 * nothing
+    assert local < 0.3 * convolution
+    names["temporary"].cleanup()
