@@ -77,7 +77,10 @@ html_sidebars = {"index": [], "get-started": []}
 def prepare(app, what, name, obj, options, lines):
     """Join lists of parameters that go on in another line, and keep the stars of shapes such as (N, *input, C)."""
     text = re.sub(r"\\\n\s*", "", "\n".join(lines)).split("\n")
-    lines[:] = [line if ">>>" in line else re.sub(r"(?<=[(\s/])\*(?=[a-z])", r"\\*", line) for line in text]
+    lines[:] = [
+        line if ">>>" in line else re.sub(r"(?<=[(\s/])\*(?=[a-z])", r"\\*", line)
+        for line in text
+    ]
 
 
 def lead_to_pages(app, name, source):

@@ -35,4 +35,6 @@ def scrape(block, block_vars, gallery_conf, dpi=100):
     path = str(next(block_vars["image_path_iterator"]))
     value.savefig(path, dpi=dpi)
     titles = [text for axes in value.axes if (text := axes.get_title() or axes.get_ylabel())]
-    return figure_rst([path], gallery_conf["src_dir"], fig_titles="; ".join(titles).replace("\n", " "))
+    return figure_rst(
+        [path], gallery_conf["src_dir"], fig_titles="; ".join(titles).replace("\n", " ")
+    )

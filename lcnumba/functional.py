@@ -328,7 +328,7 @@ class Spec(_Immutable):
 
     @property
     def kernel_view_shape(self) -> tuple[int, ...]:
-        """The shape (*output, *kernel_size, C, F) of the kernel by position and tap; (S, ...) with shared weights."""
+        """The shape (*output, *kernel_size, C, F) of the kernel by position and window entry; (S, ...) if shared."""
         return self._geometry.kernel_view_shape
 
     def bias_shape(self, bias_sharing: str) -> tuple[int, ...]:

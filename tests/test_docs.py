@@ -61,6 +61,12 @@ def test_all_pages_with_code_are_tested():
     )
 
 
+def test_code_fits_beside_the_navigation():
+    """On a window of 1280 pixels, without scrolling."""
+    long = [(page, line) for page, code in PAGES.items() for line in "\n".join(code).splitlines() if len(line) > 96]
+    assert not long
+
+
 def test_index(run, rng):
     names = run("index.md", images=rng.random((20, 6, 6, 1)), labels=np.arange(20) % 10)
     assert names["model"].count_params() == 4 * 4 * 9 * 8 + 128 + 1290

@@ -221,7 +221,7 @@ class Windowed(Trainable):
         return self._outer_shape((input_shape[0], *geometry.output_size, self.filters))
 
     def kernel_view(self) -> Array:
-        """Return the kernel by position and tap, as a read-only view that reflects later steps.
+        """Return the kernel by position and window entry, as a read-only view that reflects later steps.
 
         Returns
         -------
