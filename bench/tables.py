@@ -48,12 +48,13 @@ def summary(run: dict[str, Any]) -> str:
 def overview(runs: Sequence[dict[str, Any]]) -> str:
     """Return a table with a row for each run: its steps, and how far lcnumba is from the roofline."""
     labels = [label for label, *_ in charts.PEERS]
-    head = ["CPU", *labels, "share of the roofline: forward", "step"]
+    head = ["CPU, vectors", *labels, "forward, of the roofline", "step, of the roofline"]
     body = []
     for run in runs:
         relative = _relative(run)
         shares = [_shares(run, operation) for operation in ("forward", "step")]
-        body.append([charts.machine(run), *(relative.get(label, NONE) for label in labels), *shares])
+        machine = charts.machine(run).replace("vectors of ", "")
+        body.append([machine, *(relative.get(label, NONE) for label in labels), *shares])
     return (
         f"{table(head, body)}\n\nTime of a step relative to lcnumba: median and range over the layers. Share of the "
         "roofline that lcnumba reaches: median over the layers that take more than a millisecond, and the least."

@@ -423,10 +423,10 @@ def test_overview(results):
     made["environment"]["cpu"] = "Some CPU"
     head, _, row, _, _ = tables.overview([made]).split("\n")
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, row)), strict=True))
-    assert cells["CPU"] == "Some CPU, vectors of 512 bits, 2 threads"
+    assert cells["CPU, vectors"] == "Some CPU, 512 bits, 2 threads"
     assert cells["PyTorch"] == "2.00 (0.750 to 3.00)"
     assert cells["NumPy"] == "-", "it was not measured"
-    assert cells["step"] == "50% (`seed1` 20%)", "of layers that take more than a millisecond"
+    assert cells["step, of the roofline"] == "50% (`seed1` 20%)", "of layers that take more than a millisecond"
 
 
 def test_charts(results, tmp_path):
