@@ -84,9 +84,10 @@ def prepare(app, what, name, obj, options, lines):
 
 
 def lead_to_pages(app, name, source):
-    """Let links to files of the gallery, and to the changelog, lead to their pages."""
+    """Let links to files of the gallery and to the changelog lead to their pages; show titles, not names of files."""
     source[0] = re.sub(r"\]\(gallery/(plot_\w+)\.py\)", r"](auto_gallery/\1.rst)", source[0])
     source[0] = source[0].replace("](../CHANGELOG.md)", "](changelog.md)")
+    source[0] = re.sub(r"\[[\w-]+\.md\]\(([\w-]+\.md)", r"[](\1", source[0])
 
 
 def refuse_network(app, exception):
