@@ -49,15 +49,22 @@ def overview(runs: Sequence[dict[str, Any]]) -> str:
     """Return a table with a row for each run: its steps, and how far lcnumba is from the roofline."""
     labels = [label for label, *_ in charts.PEERS]
     head = ["CPU, vectors", *labels, "forward, of the roofline", "step, of the roofline"]
-    body = []
+    body, faster = [], []
     for run in runs:
         relative = _relative(run)
         shares = [_shares(run, operation) for operation in ("forward", "step")]
         machine = charts.machine(run).replace("vectors of ", "")
         body.append([machine, *(relative.get(label, NONE) for label in labels), *shares])
+        if rows := [row for row in run["rows"] if row.get("ratio", 1) < 1]:
+            peers = (
+                f"`{row['workload']}` {row['operation']}, {PEERS[row['peer']].label} {rounded(row['ratio'])}"
+                for row in rows
+            )
+            faster.append(f"- {machine}: {'; '.join(peers)}")
     return (
         f"{table(head, body)}\n\nTime of a step relative to lcnumba: median and range over the layers. Share of the "
         "roofline that lcnumba reaches: median over the layers that take more than a millisecond, and the least."
+        + ("\n\nFaster than lcnumba were:\n\n" + "\n".join(faster) if faster else "")
     )
 
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # gallery_pictures
 
 project = "lcnumba"
 author = "the lcnumba developers"
-project_copyright = "2026, the lcnumba developers"
+project_copyright = "2026, the lcnumba developers; BSD-3-Clause"
 release = version = installed("lcnumba")
 
 extensions = [
@@ -26,7 +26,8 @@ extensions = [
 ]
 exclude_patterns = ["figures", "gallery"]
 templates_path = ["_templates"]
-myst_enable_extensions = ["colon_fence"]
+myst_enable_extensions = ["colon_fence", "substitution"]
+myst_substitutions = {"version": version}
 myst_heading_anchors = 3
 
 autosummary_imported_members = True

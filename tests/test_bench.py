@@ -421,11 +421,15 @@ def test_overview(results):
         if row["peer"] == "own1" and row["operation"] == "step":
             row |= {"digits": {"median": 9e-4}, "seed1": {"efficiency": 0.2}}.get(row["workload"], {})
     made["environment"]["cpu"] = "Some CPU"
-    head, _, row, _, _ = tables.overview([made]).split("\n")
+    head, _, row, _, _, _, _, _, faster = tables.overview([made]).split("\n")
     cells = dict(zip(*([cell.strip() for cell in line.split("|")] for line in (head, row)), strict=True))
     assert cells["CPU, vectors"] == "Some CPU, 512 bits, 2 threads"
     assert cells["PyTorch"] == "2.00 (0.750 to 3.00)"
     assert cells["NumPy"] == "-", "it was not measured"
+    assert faster == (
+        "- Some CPU, 512 bits, 2 threads: `seed1` step, PyTorch baddbmm 0.750; `seed1` forward, PyTorch baddbmm 0.100; "
+        "`seed1` step, PyTorch baddbmm 0.100"
+    )
     assert cells["step, of the roofline"] == "50% (`seed1` 20%)", "of layers that take more than a millisecond"
 
 

@@ -330,8 +330,8 @@ def _refuse(
         first = args[len(positional)]
         form = f"{name}({rest[0]}=...)" if rest else f"{name}({', '.join(names)})"
         raise TypeError(
-            f"{name}() takes {len(positional) - method} positional arguments but {len(args) - method} were given, "
-            f"{first!r:.80} too many: "
+            f"{name}() takes {len(positional) - method} positional arguments but {len(args) - method} were given; "
+            f"{first!r:.80} is too many: "
             + (f"give settings by name, such as {form}" if rest else f"give {form}")
             + (f"; {note}" if note else "")
         )

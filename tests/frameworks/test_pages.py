@@ -19,7 +19,7 @@ def run(page, folder, before="", after=""):
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     assert blocks
     (folder / "page.py").write_text("\n".join([before, *blocks, after]))
-    command = [sys.executable, "-P", "page.py"]
+    command = [sys.executable, "-P", "-W", "error::UserWarning", "page.py"]
     found = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
     assert found.returncode == 0, found.stderr
     return found.stdout

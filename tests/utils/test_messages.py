@@ -109,7 +109,7 @@ def test_calls_of_layers():
         (
             lc.Adam,
             (0.01,),
-            r"takes 0 positional arguments but 1 were given, 0\.01 too many.*Adam\(beta_1.*learning rate",
+            r"takes 0 positional arguments but 1 were given; 0\.01 is too many.*Adam\(beta_1.*learning rate",
         ),
         (lc.SGD, (0.1,), r"SGD\(momentum=\.\.\.\); the learning rate is not a parameter"),
         (lc.AdamW, (0.1, 0.2), "the learning rate is not a parameter"),
