@@ -313,7 +313,8 @@ def test_models_train_save_and_resume(rng, tmp_path):
     model.compile("adam", "categorical_crossentropy", ["accuracy"], lr=0.05)
     history = model.fit(x, y, epochs=4, batch_size=8, rng=0, progress=False)
     assert history.history["loss"][-1] < history.history["loss"][0]
-    np.testing.assert_array_equal(model(x[:5]), model(x)[:5])  # inference does not depend on the batch
+    # Inference does not depend on the batch, but for the rounding of BLAS in `Dense`.
+    np.testing.assert_allclose(model(x[:5]), model(x)[:5], rtol=1e-5)
 
     model.save(tmp_path / "model.npz")
     for again in (lc.load(tmp_path / "model.npz"), pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):

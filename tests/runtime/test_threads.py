@@ -490,3 +490,26 @@ def test_a_finalizer_while_threads_are_chosen_does_without_numbas(tmp_path):
         cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     assert result.stdout == "[False]\n", result.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="GNU OpenMP is Linux'")
+@pytest.mark.parametrize(
+    ("given", "spins"),
+    [({}, "5000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "30000000000")],
+)
+def test_openmp_threads_soon_leave_the_processors_to_blas(given, spins, tmp_path):
+    """Unless the user wants it otherwise; and the variable that says so is gone afterwards."""
+    code = """
+        import os
+        from lcnumba.runtime import threads
+
+        before = dict(os.environ)
+        assert threads.threading_layer() == "omp"
+        assert dict(os.environ) == before
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_"))}
+    found = subprocess.run(
+        [sys.executable, "-P", "-c", textwrap.dedent(code)], cwd=tmp_path, capture_output=True, text=True, check=True,
+        env=kept | {"NUMBA_THREADING_LAYER": "omp", "OMP_DISPLAY_ENV": "VERBOSE"} | given,
+    )  # fmt: skip
+    assert f"GOMP_SPINCOUNT = '{spins}'" in found.stderr
