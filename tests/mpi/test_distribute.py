@@ -125,7 +125,7 @@ def test_what_the_model_is():
     assert model.count_params() == lc.Sequential.from_config(model.get_config()).count_params()
     with pytest.raises(TypeError, match="optimizer"):
         model.compile(Mine(), "mse")
-    with pytest.raises(ValueError, match="loss is required"):
+    with pytest.raises(ValueError, match="has no loss; pass loss="):
         model.fit(np.ones((2, *SHAPE[1:])), np.zeros(2, int), progress=False)
     with pytest.raises(TypeError, match="it is called epochs here"):
         model.fit(np.ones((2, *SHAPE[1:])), np.zeros(2, int), nb_epoch=3)
