@@ -3,7 +3,7 @@ PYTHON ?= python3
 SOURCES := pyproject.toml README.md $(shell find lcnumba -name '*.py')
 PIP = $(@D)/bin/python -m pip --disable-pip-version-check
 
-.PHONY: help demo dist docs test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
+.PHONY: help demo dist docs site test test-all test-interop test-bridges test-mpi test-openmpi test-slow test-checked test-interpreted test-deep test-lowest test-pythons test-pre test-frozen test-signals stress lint format bench clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -26,12 +26,13 @@ dist: .venv/dist/made docs ## Source distribution, wheel and site in dist/, chec
 	$(MAKE) -C $$(ls -d dist/lcnumba-*/) test
 	rm -rf dist/lcnumba-*/
 
-# The second run tests the examples in docstrings, those of the frameworks' modules included.
 SPHINX = KERAS_BACKEND=torch .venv/docs/bin/python -P -m sphinx -q -W --keep-going
-docs: .venv/docs/ready ## Build the site in dist/site, and test its examples; warnings are errors
+docs: site ## The site, and the examples in all docstrings, those of the frameworks' modules included
+	$(SPHINX) -b doctest -D plot_gallery=0 docs .venv/docs/doctest
+
+site: .venv/docs/ready ## Build the site in dist/site; warnings are errors
 	rm -rf dist/site
 	$(SPHINX) -b html docs dist/site
-	$(SPHINX) -b doctest -D plot_gallery=0 docs .venv/docs/doctest
 
 test: .venv/test/ready ## The quick suite, against the installed wheel rather than the checkout
 	.venv/test/bin/pytest -n auto --dist worksteal
